@@ -1,33 +1,133 @@
+// The key-value cache and the attention of the engine, both libthink's: this pair of files is the pattern to copy into another engine.
+//
+//   Attention   one per process: libthink's context (on the engine's threads), its plan for this model's heads, and one workspace for all calls
+//   Cache       one per conversation: per layer a dense segment that grows, and after prune() a compact one before it
+//
+// Life of a Cache: attend() for every layer of every chunk of the prompt, advance(); at the end of the prompt prune(); then attend() for every new token,
+// or for the next question, over sinks + compact prefix + dense window.
 #pragma once
+
 #include "threads.h"
+
+#include <think.h>
+
+#include <cstddef>
 #include <cstdint>
+#include <memory>
+#include <string>
 #include <vector>
-#include <cmath>
-#include <algorithm>
+
 namespace generate {
-struct CacheShape { int64_t layers, query_heads, kv_heads, channels, max_tokens, max_queries; };
-struct Rows { const float *data; int64_t stride; };
+
+struct CacheShape {
+  int64_t layers, query_heads, kv_heads, channels;
+  int64_t max_tokens;  // of one conversation
+  int64_t max_queries; // of one call of attend()
+};
+
+// Rows of fresh activations inside a wider buffer; libthink takes strides, so nothing is copied to bring heads together.
+struct Rows {
+  const float *data;
+  int64_t stride; // elements from one token to the next
+};
+
+class Attention {
+public:
+  Attention(const CacheShape &shape, think_dtype cache_type, ThreadPool &pool);
+  ~Attention();
+  Attention(const Attention &) = delete;
+  Attention &operator=(const Attention &) = delete;
+
+  const CacheShape &shape() const { return shape_; }
+  think_dtype cache_type() const { return cache_type_; }
+  const think_plan *plan() const { return plan_; }
+  const think_launch *launch() const { return &launch_; }
+  std::string describe() const; // the plan, as JSON
+
+private:
+  CacheShape shape_;
+  think_dtype cache_type_;
+  think_context *context_ = nullptr;
+  think_plan *plan_ = nullptr;
+  std::unique_ptr<std::byte, void (*)(void *)> workspace_;
+  think_launch launch_ = THINK_LAUNCH_INIT;
+};
+
 class Cache {
 public:
-  Cache(const CacheShape &s, ThreadPool &p) : s_(s), pool_(p), k_(s.layers), v_(s.layers) {}
-  int64_t tokens() const { return tokens_; }
-  void advance(int64_t n) { tokens_ += n; }
-  void attend(int64_t l, Rows q, Rows k, Rows v, int64_t n, float *out) {
-    int64_t D = s_.channels, W = s_.kv_heads * D, T = tokens_ + n, G = s_.query_heads / s_.kv_heads;
-    k_[l].resize(T * W); v_[l].resize(T * W);
-    for (int64_t i = 0; i < n; ++i) { std::copy_n(k.data + i * k.stride, W, &k_[l][(tokens_ + i) * W]); std::copy_n(v.data + i * v.stride, W, &v_[l][(tokens_ + i) * W]); }
-    pool_.run(s_.query_heads, [&](int64_t h) {
-      std::vector<float> z(T);
-      for (int64_t i = 0; i < n; ++i) {
-        int64_t N = tokens_ + i + 1; const float *x = q.data + i * q.stride + h * D; float m = -1e30f;
-        for (int64_t t = 0; t < N; ++t) { const float *kk = &k_[l][t * W + h / G * D]; float a = 0; for (int j = 0; j < D; ++j) a += x[j] * kk[j]; z[t] = a / std::sqrt((float)D); m = std::max(m, z[t]); }
-        double sum = 0; for (int64_t t = 0; t < N; ++t) { z[t] = std::exp(z[t] - m); sum += z[t]; }
-        float *o = out + (i * s_.query_heads + h) * D; std::fill_n(o, D, 0.f);
-        for (int64_t t = 0; t < N; ++t) { float p = z[t] / sum; const float *vv = &v_[l][t * W + h / G * D]; for (int j = 0; j < D; ++j) o[j] += p * vv[j]; }
-      }
-    });
-  }
+  // What the cache occupies, as allocated: rows with their spare capacity, compact pages with padding, bases, head offsets.
+  struct Usage {
+    int64_t tokens, compact_tokens, dense_tokens;
+    int64_t bytes;            // of all layers
+    int64_t dense_bytes;      // what a dense cache of as many tokens would have allocated
+    int64_t key_channels;     // kept by all KV heads of a layer together
+    int64_t value_channels;
+  };
+
+  explicit Cache(Attention &attention);
+  Cache(Cache &&) = default;
+
+  Cache clone() const;
+
+  int64_t tokens() const { return compact_tokens_ + dense_tokens_; }
+
+  // Appends the keys and values of `count` new tokens to `layer` and lets their queries attend to everything before and to themselves.
+  // out: [count][query_heads * channels].
+  void attend(int64_t layer, Rows query, Rows key, Rows value, int64_t count, float *out);
+
+  // The chunk is complete in every layer.
+  void advance(int64_t count) { dense_tokens_ += static_cast<int32_t>(count); }
+
+  // End of the prompt: all rows but the sinks and the recent window become compact, layer by layer, and the dense rows they came from are freed.
+  // Returns false, and changes nothing, when the prompt is too short. Once per cache.
+  bool prune(const think_prune_options &options);
+
+  // Nothing will be pruned: the score state is freed and no longer kept up.
+  void stop_scoring();
+
+  Usage usage() const;
+
+  // Seconds spent in think_attend() since the last call.
+  double take_attention_seconds();
+
 private:
-  CacheShape s_; ThreadPool &pool_; int64_t tokens_ = 0; std::vector<std::vector<float>> k_, v_;
+  // Memory whose size is known, because it is counted.
+  struct Block {
+    std::unique_ptr<std::byte, void (*)(void *)> memory{nullptr, nullptr};
+    int64_t bytes = 0;
+
+    Block() = default;
+    explicit Block(int64_t size);
+    Block copy() const;
+  };
+
+  struct Side { // keys or values of a compact layer
+    Block rows, basis_memory;
+    std::vector<int64_t> head_offset; // [kv_heads]
+    think_basis basis = THINK_BASIS_INIT;
+    bool has_basis = false;
+  };
+
+  struct Layer {
+    Block key, value; // dense: [kv_heads][capacity][channels]
+    Block score;      // state of the score stage, until prune()
+    Side compact_key, compact_value;
+  };
+
+  void reserve(Layer &layer, int64_t tokens);
+  think_segment dense_segment(const Block &key, const Block &value, int64_t capacity, const int32_t *first, const int32_t *length) const;
+  think_segment compact_segment(Layer &layer) const;
+  void allocate(Side &side, int32_t which, int64_t page_bytes, bool with_basis) const;
+  void prune_layer(Layer &layer, const think_prune_options &options, const think_prune_result &result);
+  int64_t row_bytes() const;
+
+  Attention *attention_;
+  std::vector<Layer> layers_;
+  std::vector<int64_t> capacity_; // [layer] rows of the dense part
+  int32_t compact_tokens_ = 0, dense_tokens_ = 0;
+  int64_t key_channels_ = 0, value_channels_ = 0;
+  bool scoring_ = true;
+  double attention_seconds_ = 0;
 };
-}
+
+} // namespace generate
