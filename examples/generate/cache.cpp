@@ -6,6 +6,7 @@
 #include <cstring>
 #include <new>
 #include <stdexcept>
+#include <utility>
 
 #include <sys/mman.h>
 
@@ -54,7 +55,8 @@ Attention::Attention(const CacheShape &shape, think_dtype cache_type, ThreadPool
   options.threads = pool.threads();
   options.parallel_for = parallel_for;
   options.user = &pool;
-  check(think_context_create(&options, &context_, &error), error, "think_context_create");
+  think_context *context = nullptr;
+  check(think_context_create(&options, &context, &error), error, "think_context_create");
 
   think_problem problem = THINK_PROBLEM_INIT;
   problem.query_dtype = THINK_F32;
@@ -64,10 +66,11 @@ Attention::Attention(const CacheShape &shape, think_dtype cache_type, ThreadPool
   problem.key_channels = static_cast<int32_t>(shape.channels);
   problem.max_queries = static_cast<int32_t>(shape.max_queries);
   problem.max_tokens = shape.max_tokens;
-  const think_status status = think_plan_create(context_, &problem, &plan_, &error);
-  think_context_destroy(context_); // the plan keeps what it needs
-  context_ = nullptr;
+  think_plan *plan = nullptr;
+  const think_status status = think_plan_create(context, &problem, &plan, &error);
+  think_context_destroy(context); // the plan keeps what it needs
   check(status, error, "think_plan_create");
+  plan_.reset(plan);
 
   // One workspace serves every call, because they come one after the other.
   int64_t bytes = 0;
@@ -76,7 +79,7 @@ Attention::Attention(const CacheShape &shape, think_dtype cache_type, ThreadPool
     // New tokens of one update of the score are at most one chunk.
     extent.tokens = stage == THINK_STAGE_SCORE ? shape.max_queries : 0;
     int64_t needed = 0;
-    check(think_workspace_size(plan_, stage, &extent, &needed, nullptr, &error), error, "think_workspace_size");
+    check(think_workspace_size(plan, stage, &extent, &needed, nullptr, &error), error, "think_workspace_size");
     bytes = std::max(bytes, needed);
   }
   workspace_ = allocate_aligned(static_cast<size_t>(bytes));
@@ -85,14 +88,12 @@ Attention::Attention(const CacheShape &shape, think_dtype cache_type, ThreadPool
   launch_.workspace_bytes = bytes;
 }
 
-Attention::~Attention() { think_plan_destroy(plan_); }
-
 std::string Attention::describe() const {
   think_error error = THINK_ERROR_INIT;
   size_t needed = 0;
-  check(think_plan_describe(plan_, nullptr, 0, &needed, &error), error, "think_plan_describe");
+  check(think_plan_describe(plan(), nullptr, 0, &needed, &error), error, "think_plan_describe");
   std::string json(needed, '\0');
-  check(think_plan_describe(plan_, json.data(), json.size(), &needed, &error), error, "think_plan_describe");
+  check(think_plan_describe(plan(), json.data(), json.size(), &needed, &error), error, "think_plan_describe");
   json.resize(needed - 1);
   return json;
 }

@@ -34,21 +34,19 @@ struct Rows {
 class Attention {
 public:
   Attention(const CacheShape &shape, think_dtype cache_type, ThreadPool &pool);
-  ~Attention();
   Attention(const Attention &) = delete;
   Attention &operator=(const Attention &) = delete;
 
   const CacheShape &shape() const { return shape_; }
   think_dtype cache_type() const { return cache_type_; }
-  const think_plan *plan() const { return plan_; }
+  const think_plan *plan() const { return plan_.get(); }
   const think_launch *launch() const { return &launch_; }
   std::string describe() const; // the plan, as JSON
 
 private:
   CacheShape shape_;
   think_dtype cache_type_;
-  think_context *context_ = nullptr;
-  think_plan *plan_ = nullptr;
+  std::unique_ptr<think_plan, void (*)(think_plan *)> plan_{nullptr, think_plan_destroy};
   std::unique_ptr<std::byte, void (*)(void *)> workspace_;
   think_launch launch_ = THINK_LAUNCH_INIT;
 };

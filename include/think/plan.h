@@ -73,7 +73,7 @@ typedef struct think_extent {
 /** Stages, for think_workspace_size(). */
 #define THINK_STAGE_SCORE 1   /* think_score_reset, _update, _finish, think_value_score; tokens of the extent = new tokens of a call */
 #define THINK_STAGE_MOMENTS 2 /* think_moments, think_gains */
-#define THINK_STAGE_SELECT 3  /* think_budgets, think_select */
+#define THINK_STAGE_SELECT 3  /* think_budgets (up to 256 layers in steps of 8), think_select */
 #define THINK_STAGE_FIT 4     /* think_fit */
 #define THINK_STAGE_COMPACT 5 /* think_compact, think_segment_place */
 #define THINK_STAGE_ATTEND 6  /* think_attend, think_merge */

@@ -47,6 +47,8 @@ namespace reference {
 // Double precision, plain loops, the same arguments. basis_in_double: use W and offsets as stored (f16, f32) but sum in double.
 void attend(const Arguments &arguments);
 void merge(const Merge &arguments);
+// The same loops in f32: what a straightforward implementation of the same precision loses. The yardstick of the tests' tolerance.
+void attend_single(const Arguments &arguments);
 }  // namespace reference
 
 }  // namespace think::attend

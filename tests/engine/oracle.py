@@ -2,7 +2,7 @@
 """What pruning should cost: masks, budgets, regressions and their KL on the example's model, in plain torch (f32 on the CPU, fits in f64).
 
     python3 tests/engine/oracle.py --program build/release/examples/generate/generate --model SmolLM2-135M-Instruct.Q4_1.gguf \\
-        --text moby:4:data.txt --text speech1862:1:... --text program:4:lodash.js --out tests/engine/oracle.json
+        --text moby:4:moby.txt --text speech1862:1:speech1862.txt --text speech1961:1:speech1961.txt --text program:4:program.txt --out tests/engine/oracle.json
 
 Needs torch, numpy and gguf. Nothing of libthink is used: a key or value row of full width, changed as the method changes it, stands for the compact
 row, and attention is torch's. The tokens come from the example's own tokenizer, the rows that are changed are those that think_prune() moves, so the
@@ -12,7 +12,6 @@ Protocol: prefill 1,536 tokens, change their cache, feed the next 512 tokens in 
 Rows that are moved: [sinks, sinks + 32 * floor((1536 - sinks - 32) / 32)), without sinks for the paper's method and with 4 for the regressed ones.
 """
 import argparse
-import hashlib
 import json
 import math
 import subprocess
@@ -218,6 +217,14 @@ ROWS = [("keys", method, kept) for method in ("think", "regressed", "adaptive") 
 ROWS += [("values", "think", kept) for kept in (48, 44, 32)] + [("values", "adaptive", kept) for kept in (44, 32)]
 
 
+def token_digest(tokens):
+    """FNV-1a over the tokens as little-endian int32, as `generate --evaluate` gives it."""
+    digest = 0xCBF29CE484222325
+    for byte in np.array(tokens, dtype="<i4").tobytes():
+        digest = (digest ^ byte) * 0x100000001B3 % 2**64
+    return f"{digest:016x}"
+
+
 def row_name(side, method, kept):
     return f"{side}:{method}:{kept}"
 
@@ -239,10 +246,9 @@ def main():
         for i in range(int(segments)):
             start = int((i + 0.5) / int(segments) * (len(tokens) - PREFILL - SCORED))
             part, began = tokens[start : start + PREFILL + SCORED], time.time()
-            digest = hashlib.sha256(np.array(part, dtype="<i4").tobytes()).hexdigest()
             segment = Segment(model, torch.tensor(part))
-            rows = {row_name(*row): segment.measure(*row) for row in ROWS}
-            texts[name]["segments"].append({"start": start, "sha256": digest, "rows": rows})
+            rows = {row_name(*row): {key: round(x, 6) for key, x in segment.measure(*row).items()} for row in ROWS}
+            texts[name]["segments"].append({"start": start, "digest": token_digest(part), "rows": rows})
             shown = ", ".join(f"{key} {rows[key]['kl']:.4f}" for key in ("keys:think:32", "keys:regressed:32", "keys:adaptive:32", "values:adaptive:44"))
             print(f"{name} segment {i} from token {start}, {time.time() - began:.0f} s: {shown}", flush=True)
             with open(options.out, "w") as out:

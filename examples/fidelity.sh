@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# Measures what every way of pruning costs on a real model, through the library's own attention, and writes examples/FIDELITY.md.
+#   examples/fidelity.sh            all rows on prose (six segments) and program text (four), f32 and f16 cache; about 20 minutes on 2 cores
+#   examples/fidelity.sh --smoke    five rows on two segments of prose, f32, nothing is written; about a minute
+#   examples/fidelity.sh --build FOLDER   use the programs of this build tree instead of out/quickstart
+# Compares with tests/engine/oracle.json (tests/engine/oracle.py: the same in torch) and fails when a required figure is missed.
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/prepare.sh"
+
+smoke= build=
+while [ $# -gt 0 ]; do
+  case $1 in
+    --smoke) smoke=1 ;;
+    --build) build=${2:?--build needs a folder}; shift ;;
+    -h | --help) sed -n '2,6s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    *) echo "fidelity.sh: unknown argument '$1' (see --help)" >&2; exit 2 ;;
+  esac
+  shift
+done
+
+prepare_packages
+if [ -z "$build" ]; then
+  build=$repository/out/quickstart
+  build_generate "$build"
+fi
+fetch_model
+generate=$build/examples/generate/generate
+results=$(mktemp -d)
+trap 'rm -rf "$results"' EXIT
+
+# measure CACHE ROWS TEXT SEGMENTS
+measure() {
+  fetch_text "$3"
+  echo "$3, $4 segments, $1 cache" >&2
+  "$generate" --model "$model" --evaluate "$text" --segments "$4" --cache "$1" --rows "$2" --json >"$results/$1-$3.json"
+}
+
+if [ -n "$smoke" ]; then
+  rows=keys:think:32,keys:regressed:32,keys:adaptive:32,keys:adaptive:16,values:adaptive:44
+  for speech in speech1862 speech1961; do measure f32 "$rows" "$speech" 1; done
+  python3 "$repository/examples/fidelity.py" --oracle "$repository/tests/engine/oracle.json" --results "$results"
+  exit
+fi
+
+rows=
+for method in think regressed adaptive; do for kept in 48 40 32 24 16; do rows+=keys:$method:$kept,; done; done
+rows+=values:think:44,values:think:32,values:adaptive:44,values:adaptive:32
+for cache in f32 f16; do
+  measure $cache "$rows" moby 4
+  measure $cache "$rows" speech1862 1
+  measure $cache "$rows" speech1961 1
+  measure $cache "$rows" program 4
+done
+python3 "$repository/examples/fidelity.py" --oracle "$repository/tests/engine/oracle.json" --results "$results" --table "$repository/examples/FIDELITY.md"

@@ -1,0 +1,100 @@
+#include "conversation.h"
+
+#include <algorithm>
+#include <chrono>
+
+namespace generate {
+namespace {
+
+double seconds_since(std::chrono::steady_clock::time_point start) { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(); }
+
+// A model this small repeats itself without end under plain greedy decoding: tokens that the answer already holds count less. The figures are taken from
+// the logits as they are.
+constexpr float kRepetitionPenalty = 1.3f;
+
+int32_t choose(std::vector<float> logits, std::vector<int32_t> used) {
+  std::sort(used.begin(), used.end());
+  used.erase(std::unique(used.begin(), used.end()), used.end());
+  for (const int32_t token : used) {
+    float &logit = logits[static_cast<size_t>(token)];
+    logit = logit > 0 ? logit / kRepetitionPenalty : logit * kRepetitionPenalty;
+  }
+  return static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+}
+
+// Decoding from `logits`, the prediction after everything in the cache.
+Answer decode(Model &model, Cache &cache, const Tokenizer &tokenizer, std::vector<float> logits, int64_t limit, bool keep_logits) {
+  Answer answer;
+  std::vector<double> attention;
+  cache.take_attention_seconds();
+  const auto start = std::chrono::steady_clock::now();
+  while (static_cast<int64_t>(answer.tokens.size()) < limit && cache.tokens() < model.config().context) {
+    const int32_t token = choose(logits, answer.tokens);
+    answer.ended = token == tokenizer.end_of_turn();
+    if (answer.ended) break;
+    answer.tokens.push_back(token);
+    model.forward({&token, 1}, cache, Logits::last, logits);
+    attention.push_back(cache.take_attention_seconds());
+    if (keep_logits) answer.logits.insert(answer.logits.end(), logits.begin(), logits.end());
+  }
+  answer.seconds = seconds_since(start);
+  if (!attention.empty()) {
+    std::nth_element(attention.begin(), attention.begin() + static_cast<std::ptrdiff_t>(attention.size() / 2), attention.end());
+    answer.attention_ms = 1e3 * attention[attention.size() / 2];
+  }
+  return answer;
+}
+
+} // namespace
+
+Conversation converse(Model &model, Attention &attention, const Tokenizer &tokenizer, ThreadPool &pool, const ConversationOptions &options,
+                      const std::function<void(const std::string &)> &progress) {
+  Conversation result;
+  const std::vector<int32_t> prompt = tokenizer.first_turn(options.document.empty() ? options.question : options.document + "\n\n" + options.question);
+  result.prompt_tokens = static_cast<int64_t>(prompt.size());
+
+  progress("prefill of " + std::to_string(prompt.size()) + " tokens");
+  Cache cache(attention);
+  std::vector<float> logits, unused;
+  auto start = std::chrono::steady_clock::now();
+  model.forward(prompt, cache, Logits::last, logits);
+  result.prefill_seconds = seconds_since(start);
+  result.prefill_attention_seconds = cache.take_attention_seconds();
+
+  // The dense copy is for the comparison only; an engine prunes the cache that it has.
+  Cache dense = cache.clone();
+  dense.stop_scoring();
+  progress("prune");
+  start = std::chrono::steady_clock::now();
+  result.pruned = cache.prune(options.prune);
+  result.prune_seconds = seconds_since(start);
+  result.usage = cache.usage();
+
+  progress("answer over the dense cache");
+  result.dense = decode(model, dense, tokenizer, logits, options.tokens, true);
+  if (!result.dense.tokens.empty()) {
+    // The same tokens over a copy of the pruned cache, in one pass.
+    progress("comparison");
+    Cache judge = cache.clone();
+    std::vector<float> other;
+    model.forward(result.dense.tokens, judge, Logits::all, other);
+    const Predictions predictions(std::move(result.dense.logits), model.config().vocabulary, pool);
+    result.difference = predictions.compare(other, std::span(result.dense.tokens).subspan(1), pool);
+    result.compared = static_cast<int64_t>(result.dense.tokens.size());
+  }
+  result.dense.logits = {};
+
+  progress("answer over the pruned cache");
+  result.compact = decode(model, cache, tokenizer, logits, options.tokens, false);
+  if (!options.next_question.empty()) {
+    // The next turn: many new queries at once over the compact prefix.
+    progress("second question over the pruned cache");
+    model.forward(tokenizer.next_turn(options.next_question), cache, Logits::last, logits);
+    result.next = decode(model, cache, tokenizer, logits, options.tokens, false);
+  }
+  result.end_usage = cache.usage();
+  progress("");
+  return result;
+}
+
+} // namespace generate

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Builds libthink and a small inference engine on it, fetches a model of 135 million parameters, asks it a question about this project's own
+# documentation, once over a dense key-value cache and once over a pruned one, and prints both answers and what was saved.
+#   examples/quickstart.sh [--json] [--ratio R] [--value-ratio R] [--mode regressed|channels] [--tokens N] [--prompt-file FILE] [--question TEXT] ...
+# Every argument goes to the program; `examples/quickstart.sh --help` lists them. As root it installs missing Debian packages, otherwise it names them.
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/prepare.sh"
+
+start=$SECONDS
+prepare_packages
+build_generate "$repository/out/quickstart"
+fetch_model
+generate=$repository/out/quickstart/examples/generate/generate
+
+defaults=(--model "$model")
+given() { local name=$1 argument; shift; for argument in "$@"; do case $argument in "$name" | "$name"=*) return 0 ;; esac; done; return 1; }
+if ! given --prompt-file "$@" && ! given --evaluate "$@"; then
+  prompt=$(mktemp)
+  trap 'rm -f "$prompt"' EXIT
+  cat "$repository/README.md" "$repository/include/think/prune.h" >"$prompt"
+  defaults+=(--prompt-file "$prompt")
+fi
+given --question "$@" || defaults+=(--question "Explain in a few sentences what this library does.")
+given --next-question "$@" || given --question "$@" || defaults+=(--next-question "Which programming language can call it?")
+
+"$generate" "${defaults[@]}" "$@"
+echo "$((SECONDS - start)) s in all" >&2

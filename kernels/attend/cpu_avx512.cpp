@@ -1,0 +1,5 @@
+#include "cpu_body.h"
+
+namespace think::attend {
+constinit const Kernels kernels_avx512 = kernel_table();
+}  // namespace think::attend

@@ -1,0 +1,219 @@
+#include "cpu.h"
+
+#include <cstring>
+#include <initializer_list>
+
+#include "compact.h"
+
+namespace think::compact {
+
+namespace {
+
+// Tiles between the fetch of a block's rows into the second cache and its use.
+constexpr int64_t kAheadTiles = 1;
+// A call that writes less than this keeps what it wrote in the caches; more would only push out the rest.
+constexpr int64_t kStreamBytes = int64_t{1} << 20;
+
+// Rows behind the end of a run, for a partial last tile.
+alignas(64) const char zero_row[kMaxChannels * 4] = {};
+
+const Kernels &kernels(int32_t isa) {
+#if THINK_HAVE_AVX512
+  if (isa == THINK_ISA_AVX512 || isa == THINK_ISA_AVX512BF16) return kernels_avx512;
+#endif
+#if THINK_HAVE_AVX2
+  if (isa == THINK_ISA_AVX2) return kernels_avx2;
+#endif
+#if THINK_HAVE_NEON
+  if (isa == THINK_ISA_NEON) return kernels_neon;
+#endif
+  static_cast<void>(isa);
+  return kernels_portable;
+}
+
+// The rows of one sequence, KV head and side.
+struct Run {
+  SideView source, destination;
+  int64_t source_first, destination_first, count, tiles;
+  const int32_t *index;  // kept channels; NULL = rows keep all that they have
+  int64_t tile_cost;     // bytes read and written
+};
+
+bool is_present(const think_segment &destination, Side side) { return (side == Side::keys ? destination.key : destination.value) != nullptr; }
+
+Run run_of(const Arguments &arguments, int32_t sequence, int32_t head, Side side) {
+  const auto &[shape, source, destination, batch] = arguments;
+  Run run;
+  run.source = side_view(source, side, shape, batch, sequence, head);
+  run.destination = side_view(destination, side, shape, batch, sequence, head);
+  run.source_first = run_first(source, sequence, head);
+  run.destination_first = run_first(destination, sequence, head);
+  run.count = run_length(destination, sequence, head);
+  run.tiles = (run.count + kTileTokens - 1) / kTileTokens;
+  const think_basis *from = side == Side::keys ? source.key_basis : source.value_basis;
+  const think_basis *to = side == Side::keys ? destination.key_basis : destination.value_basis;
+  const bool gathers = to && !from && run.destination.channels < run.source.channels;
+  run.index = gathers ? to->index + (static_cast<int64_t>(run.destination.slot) * shape.kv_heads + head) * to->channels : nullptr;
+  run.tile_cost = kTileTokens * (static_cast<int64_t>(run.source.channels) * dtype_bytes(run.source.dtype) +
+                                 static_cast<int64_t>(run.destination.channels) * dtype_bytes(run.destination.dtype));
+  return run;
+}
+
+// Body(run) for every run, in an order that puts keys and values of one head side by side.
+template <class Body>
+void for_each_run(const Arguments &arguments, const Body &body) {
+  for (int32_t sequence = 0; sequence < arguments.batch.count; ++sequence) {
+    for (int32_t head = 0; head < arguments.shape.kv_heads; ++head) {
+      for (Side side : {Side::keys, Side::values}) {
+        if (is_present(arguments.destination, side)) body(run_of(arguments, sequence, head, side));
+      }
+    }
+  }
+}
+
+Map map_of(const Run &run) {
+  Map map;
+  map.channels = run.source.channels;
+  map.kept = run.destination.channels;
+  map.index = run.index;
+  std::memset(map.mask, 0, sizeof map.mask);
+  for (int32_t i = 0; i < map.kept; ++i) {
+    const int32_t channel = run.index ? run.index[i] : i;
+    map.mask[channel / 8] |= static_cast<uint8_t>(1u << channel % 8);
+  }
+  if (!run.index || run.destination.layout == THINK_TILES) return map;
+  const int32_t bytes = dtype_bytes(run.destination.dtype);
+  std::memset(map.shuffle, 0x80, sizeof map.shuffle);
+  std::memset(map.advance, 0, sizeof map.advance);
+  for (int32_t i = 0; i < map.kept; ++i) {
+    for (int32_t b = 0; b < bytes; ++b) {
+      const int32_t byte = run.index[i] * bytes + b, chunk = byte / kChunkBytes;
+      map.shuffle[chunk][map.advance[chunk]++] = static_cast<uint8_t>(byte % kChunkBytes);
+    }
+  }
+  return map;
+}
+
+// Addresses of `count` rows, wherever pages begin and end.
+void row_addresses(const SideView &view, int64_t first, int64_t count, const char **rows) {
+  for (int64_t done = 0; done < count;) {
+    const char *row = row_address(view, first + done);
+    const int64_t left = rows_in_block(view, first + done), piece = count - done < left ? count - done : left;
+    for (int64_t i = 0; i < piece; ++i, row += view.row_stride) rows[done + i] = row;
+    done += piece;
+  }
+}
+
+void prefetch_rows(const Run &run, int64_t tile) {
+  const int64_t first = tile * kTileTokens, left = run.count - first;
+  if (left <= 0) return;
+  const int64_t count = left < kTileTokens ? left : kTileTokens, bytes = static_cast<int64_t>(run.source.channels) * dtype_bytes(run.source.dtype);
+  const char *rows[kTileTokens];
+  row_addresses(run.source, run.source_first + first, count, rows);
+  for (int64_t t = 0; t < count; ++t) {
+    for (int64_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(rows[t] + byte, 0, 2);
+  }
+}
+
+// Destination rows of a block, cut where pages end: body(rows done, rows of the piece, address).
+template <class Body>
+void for_each_piece(const SideView &destination, int64_t first, int64_t count, const Body &body) {
+  for (int64_t done = 0; done < count;) {
+    const int64_t left = rows_in_block(destination, first + done), piece = count - done < left ? count - done : left;
+    body(done, static_cast<int32_t>(piece), row_address(destination, first + done));
+    done += piece;
+  }
+}
+
+void move_tiles(const Kernels &kernels, const Run &run, int64_t begin, int64_t end, bool stream) {
+  const Map map = map_of(run);
+  const char *rows[kTileTokens];
+  Block block{};
+  block.map = &map;
+  block.rows = rows;
+  block.source_dtype = run.source.dtype;
+  block.destination_dtype = run.destination.dtype;
+  block.destination_stride = run.destination.row_stride;
+  block.stream = stream;
+  const bool from_rows = run.source.layout == THINK_ROWS, to_rows = run.destination.layout == THINK_ROWS;
+  for (int64_t tile = begin; tile < end; ++tile) {
+    const int64_t first = tile * kTileTokens, left = run.count - first, count = left < kTileTokens ? left : kTileTokens;
+    if (from_rows) {
+      prefetch_rows(run, tile + kAheadTiles);
+      row_addresses(run.source, run.source_first + first, count, rows);
+      for (int64_t t = count; t < kTileTokens; ++t) rows[t] = zero_row;
+    } else {
+      block.tile = row_address(run.source, run.source_first + first);
+    }
+    if (!to_rows) {
+      block.count = static_cast<int32_t>(count);
+      block.destination = row_address(run.destination, run.destination_first + first);
+      from_rows ? kernels.rows_to_tile(block) : kernels.tile_to_tile(block);
+      continue;
+    }
+    for_each_piece(run.destination, run.destination_first + first, count, [&](int64_t done, int32_t piece, char *destination) {
+      Block part = block;
+      part.count = piece;
+      part.destination = destination;
+      part.rows = rows + done;
+      part.first = static_cast<int32_t>(done);
+      from_rows ? kernels.rows_to_rows(part) : kernels.tile_to_rows(part);
+    });
+  }
+}
+
+// Tiles whose place in the list of all tiles, measured in bytes, lies in [begin, end).
+void move_part(const Kernels &kernels, const Arguments &arguments, int64_t begin, int64_t end, bool stream) {
+  int64_t start = 0;
+  for_each_run(arguments, [&](const Run &run) {
+    const auto tile_at = [&](int64_t cost) {
+      const int64_t tile = cost <= start ? 0 : (cost - start + run.tile_cost - 1) / run.tile_cost;
+      return tile < run.tiles ? tile : run.tiles;
+    };
+    const int64_t first = tile_at(begin), last = tile_at(end);
+    if (first < last) move_tiles(kernels, run, first, last, stream);
+    start += run.tiles * run.tile_cost;
+  });
+  if (stream) kernels.finish();
+}
+
+}  // namespace
+
+void compact(int32_t isa, const Arguments &arguments, const Parallel &parallel, Slice slice) {
+  int64_t cost = 0, written = 0;
+  for_each_run(arguments, [&](const Run &run) {
+    cost += run.tiles * run.tile_cost;
+    written += run.count * run.destination.channels * dtype_bytes(run.destination.dtype);
+  });
+  const bool stream = written >= kStreamBytes;
+  const Kernels &chosen = kernels(isa);
+  if (slice.count > 1) {
+    move_part(chosen, arguments, cost * slice.index / slice.count, cost * (slice.index + 1) / slice.count, stream);
+    return;
+  }
+  // A few parts per thread even out what the machine does beside us.
+  const int64_t parts = parallel.threads > 1 ? int64_t{4} * parallel.threads : 1;
+  parallel_for(parallel, parts, [&](int64_t part) { move_part(chosen, arguments, cost * part / parts, cost * (part + 1) / parts, stream); });
+}
+
+void place(const Shape &shape, const think_segment &segment, const Batch &batch) {
+  for (Side side : {Side::keys, Side::values}) {
+    const bool keys = side == Side::keys;
+    int64_t *offsets = keys ? segment.key_head_offset : segment.value_head_offset;
+    if (!offsets) continue;
+    const think_basis *basis = keys ? segment.key_basis : segment.value_basis;
+    const int64_t number_bytes = dtype_bytes(keys ? segment.key_dtype : segment.value_dtype);
+    const int64_t row_stride = (keys ? segment.key_layout : segment.value_layout) == THINK_ROWS ? (keys ? segment.key_stride : segment.value_stride)[2] : 0;
+    for (int32_t sequence = 0; sequence < batch.count; ++sequence) {
+      const int32_t slot = slot_of(segment, batch, sequence);
+      int64_t end = 0;
+      for (int32_t head = 0; head < shape.kv_heads; ++head) {
+        offsets[static_cast<int64_t>(slot) * shape.kv_heads + head] = end;
+        const int32_t channels = kept_of(basis, keys ? shape.key_channels : shape.value_channels, shape.kv_heads, slot, head);
+        end += segment.page_tokens * (row_stride ? row_stride : channels * number_bytes);
+      }
+    }
+  }
+}
+
+}  // namespace think::compact

@@ -1,0 +1,42 @@
+// What the units of the instruction sets give to cpu.cpp: one block of up to 32 rows of one KV head at a time.
+#pragma once
+
+#include "../common/shape.h"
+
+namespace think::compact {
+
+constexpr int32_t kChunkBytes = 16;
+constexpr int32_t kMaxChunks = kMaxChannels * 4 / kChunkBytes;
+
+// Which channels of a source row a destination row holds; made once per sequence, KV head and side.
+struct Map {
+  int32_t channels;      // of a source row
+  int32_t kept;          // of a destination row
+  const int32_t *index;  // ascending; NULL = all channels in order
+  uint8_t mask[kMaxChannels / 8];             // bit c of byte g: channel 8 g + c is kept
+  uint8_t shuffle[kMaxChunks][kChunkBytes];   // rows to rows: the kept bytes of each 16 of a row (in the destination's dtype) to the front
+  uint8_t advance[kMaxChunks];                // ... and how many they are
+};
+
+struct Block {
+  const Map *map;
+  const char *const *rows;  // source rows: addresses of 32 (to a tile) or `count` rows
+  const char *tile;         // or a source tile, of which tokens first .. first + count are meant
+  int32_t first, count;
+  think_dtype source_dtype, destination_dtype;
+  char *destination;           // the tile, or the first row
+  int64_t destination_stride;  // bytes from row to row
+  bool stream;                 // write past the caches: the destination is larger than them
+};
+
+struct Kernels {
+  void (*rows_to_tile)(const Block &block);
+  void (*rows_to_rows)(const Block &block);
+  void (*tile_to_tile)(const Block &block);  // tokens behind `count` become zero
+  void (*tile_to_rows)(const Block &block);
+  void (*finish)();  // make streamed writes visible to other threads
+};
+
+extern const Kernels kernels_portable, kernels_avx2, kernels_avx512, kernels_neon;
+
+}  // namespace think::compact

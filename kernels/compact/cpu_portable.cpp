@@ -1,0 +1,5 @@
+#include "cpu_body.h"
+
+namespace think::compact {
+const Kernels kernels_portable = kKernels;
+}

@@ -1,0 +1,205 @@
+// The moments stage on the CPU: lays out the workspace, cuts the work, and calls the loops of the chosen instruction set.
+#include "cpu.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+namespace think::moments {
+namespace {
+
+// Heads that are worked on together: bounds the workspace, whatever the batch, and gives kWave * kRuns tasks.
+constexpr int32_t kWave = 8;
+constexpr int32_t kGainsWave = 16;
+
+int64_t padded(int64_t count) { return (count + kPad - 1) / kPad * kPad; }
+
+const Kernels &kernels(int32_t isa) {
+#if defined(THINK_HAVE_AVX512)
+  if (isa == THINK_ISA_AVX512 || isa == THINK_ISA_AVX512BF16) return kernels_avx512;
+#endif
+#if defined(THINK_HAVE_AVX2)
+  if (isa == THINK_ISA_AVX2 || isa == THINK_ISA_AVX512 || isa == THINK_ISA_AVX512BF16) return kernels_avx2;
+#endif
+#if defined(THINK_HAVE_NEON)
+  if (isa == THINK_ISA_NEON) return kernels_neon;
+#endif
+  (void)isa;
+  return kernels_portable;
+}
+
+int64_t head_floats(const Shape &shape) {
+  const int64_t d = shape.key_channels, e = shape.value_channels;
+  return d + 2 * d * d + e + e * e + 1;
+}
+
+void carve_side(Carver &carver, int32_t channels, SideWork &side) {
+  side.channels = channels;
+  side.padded = static_cast<int32_t>(padded(channels));
+  side.sums = take<double>(carver, 2ll * kRuns * side.padded);
+  side.partial = take<float>(carver, static_cast<int64_t>(kRuns) * channels * side.padded);
+}
+
+void carve_head(Carver &carver, const Shape &shape, int64_t columns, int64_t tokens, HeadWork &head) {
+  carve_side(carver, shape.key_channels, head.side[THINK_KEYS]);
+  carve_side(carver, shape.value_channels, head.side[THINK_VALUES]);
+  head.panels = take<float>(carver, shape.key_channels * columns);
+  head.run_maximum = take<float>(carver, kRuns * columns);
+  head.run_sum = take<float>(carver, kRuns * columns);
+  head.maximum = take<float>(carver, kRuns * columns);
+  head.inverse = take<float>(carver, kRuns * columns);
+  head.mass = take<float>(carver, tokens);
+  head.mass_sum = take<double>(carver, kRuns);
+}
+
+// Query rows of a sequence are at most the window and at most its tokens.
+int64_t most_columns(const Shape &shape, int64_t tokens) { return padded(shape.group * std::min<int64_t>(shape.window, tokens)); }
+
+int64_t carve(Carver &carver, const Shape &shape, int32_t batch, int64_t tokens, HeadWork *heads) {
+  const int64_t count = std::min<int64_t>(kWave, static_cast<int64_t>(batch) * shape.kv_heads);
+  HeadWork none;
+  for (int64_t i = 0; i < count; ++i) carve_head(carver, shape, most_columns(shape, tokens), tokens, heads ? heads[i] : none);
+  return carver.offset;
+}
+
+struct GainsWork {
+  double *numbers;
+  int32_t *place, *order;
+};
+
+int64_t carve_gains(Carver &carver, const Shape &shape, int32_t batch, GainsWork *heads) {
+  const int64_t count = std::min<int64_t>(kGainsWave, static_cast<int64_t>(batch) * shape.kv_heads);
+  const int32_t channels = std::max(shape.key_channels, shape.value_channels);
+  for (int64_t i = 0; i < count; ++i) {
+    GainsWork work;
+    work.numbers = take<double>(carver, eliminate_doubles(channels));
+    work.place = take<int32_t>(carver, channels);
+    work.order = take<int32_t>(carver, channels);
+    if (heads) heads[i] = work;
+  }
+  return carver.offset;
+}
+
+// What is particular to one sequence and head; the scratch is set already.
+void describe(const Arguments &arguments, int32_t sequence, int32_t kv_head, HeadWork &head) {
+  const Shape &shape = arguments.shape;
+  const think_tensor &query = arguments.window_query;
+  const int32_t slot = slot_of(arguments.batch, sequence);
+  const View out = view(shape, arguments.moments, slot, kv_head);
+  SideWork &keys = head.side[THINK_KEYS], &values = head.side[THINK_VALUES];
+  keys.rows = side_view(arguments.source, Side::keys, shape, arguments.batch, sequence, kv_head);
+  keys.mean = out.key_mean;
+  keys.covariance = out.key_covariance;
+  head.values = arguments.source.value != nullptr;
+  if (head.values) values.rows = side_view(arguments.source, Side::values, shape, arguments.batch, sequence, kv_head);
+  values.mean = out.value_mean;
+  values.covariance = out.value_covariance;
+  head.first = run_first(arguments.source, sequence, kv_head);
+  head.tokens = run_length(arguments.source, sequence, kv_head);
+  head.moved = prune_range(head.tokens, arguments.sinks, arguments.recent);
+  head.group = shape.group;
+  head.query_rows = static_cast<int32_t>(std::min<int64_t>(query.extent[2], head.tokens));
+  head.columns = static_cast<int32_t>(padded(static_cast<int64_t>(head.query_rows) * shape.group));
+  if (head.query_rows == 0) head.moved.count = 0;
+  head.query = element(query, slot, static_cast<int64_t>(kv_head) * shape.group, query.extent[2] - head.query_rows);
+  head.query_head_stride = query.stride[1] * dtype_bytes(query.dtype);
+  head.query_row_stride = query.stride[2] * dtype_bytes(query.dtype);
+  head.query_dtype = query.dtype;
+  head.scale = shape.scale;
+  head.softcap = shape.softcap;
+  head.share = arguments.attention_share;
+  head.causal = (arguments.source.flags & THINK_SEGMENT_CAUSAL) != 0;
+  head.query_moment = out.query_moment;
+  head.measured = out.rows;
+}
+
+// Channels from the best score to the worst: equal scores in the order of the channels, NaN as +inf.
+void rank(const float *score, int32_t channels, int32_t *order) {
+  float value[kMaxChannels];
+  for (int32_t i = 0; i < channels; ++i) value[i] = std::isnan(score[i]) ? INFINITY : score[i];
+  for (int32_t i = 0; i < channels; ++i) {
+    int32_t before = 0;
+    for (int32_t j = 0; j < i; ++j) before += value[j] >= value[i];
+    for (int32_t j = i + 1; j < channels; ++j) before += value[j] > value[i];
+    order[before] = i;
+  }
+}
+
+}  // namespace
+
+int64_t state_bytes(const Shape &shape) { return (shape.kv_heads * head_floats(shape) * static_cast<int64_t>(sizeof(float)) + 63) / 64 * 64; }
+
+View view(const Shape &shape, void *moments, int32_t slot, int32_t head) {
+  const int64_t d = shape.key_channels, e = shape.value_channels;
+  float *at = reinterpret_cast<float *>(static_cast<char *>(moments) + slot * state_bytes(shape)) + head * head_floats(shape);
+  View result;
+  result.key_mean = at;
+  result.key_covariance = result.key_mean + d;
+  result.query_moment = result.key_covariance + d * d;
+  result.value_mean = result.query_moment + d * d;
+  result.value_covariance = result.value_mean + e;
+  result.rows = result.value_covariance + e * e;
+  return result;
+}
+
+int64_t workspace(const Shape &shape, int32_t batch, int64_t tokens) {
+  Carver carver{nullptr, 0};
+  return carve(carver, shape, batch, tokens, nullptr);
+}
+
+void measure(int32_t isa, const Arguments &arguments, void *memory, const Parallel &parallel) {
+  const Shape &shape = arguments.shape;
+  const Kernels &kernel = kernels(isa);
+  const int32_t heads = arguments.batch.count * shape.kv_heads;
+  // The caller's workspace may be for longer sequences; what is needed here follows from the longest one.
+  int64_t tokens = 0;
+  for (int32_t i = 0; i < heads; ++i) tokens = std::max(tokens, run_length(arguments.source, i / shape.kv_heads, i % shape.kv_heads));
+  HeadWork wave[kWave];
+  Carver carver{static_cast<char *>(memory), 0};
+  carve(carver, shape, arguments.batch.count, tokens, wave);
+  for (int32_t from = 0; from < heads; from += kWave) {
+    const int32_t count = std::min(kWave, heads - from);
+    for (int32_t i = 0; i < count; ++i) describe(arguments, (from + i) / shape.kv_heads, (from + i) % shape.kv_heads, wave[i]);
+    const int32_t sides = arguments.source.value ? 2 : 1;
+    if (arguments.attention_share > 0) {
+      parallel_for(parallel, count, [&](int64_t i) { kernel.prepare(wave[i]); });
+      parallel_for(parallel, count * kRuns, [&](int64_t i) { kernel.scan(wave[i / kRuns], static_cast<int32_t>(i % kRuns)); });
+    } else {
+      parallel_for(parallel, count, [&](int64_t i) { kernel.prepare(wave[i]); });
+    }
+    parallel_for(parallel, count * kRuns, [&](int64_t i) { kernel.mass(wave[i / kRuns], static_cast<int32_t>(i % kRuns)); });
+    parallel_for(parallel, count * kRuns * sides, [&](int64_t i) {
+      kernel.covariance(wave[i / kRuns / sides], static_cast<int32_t>(i / kRuns % sides), static_cast<int32_t>(i % kRuns));
+    });
+    parallel_for(parallel, count * 2, [&](int64_t i) { kernel.finish(wave[i / 2], static_cast<int32_t>(i % 2)); });
+  }
+}
+
+int64_t gains_workspace(const Shape &shape, int32_t batch) {
+  Carver carver{nullptr, 0};
+  return carve_gains(carver, shape, batch, nullptr);
+}
+
+void gains(int32_t isa, const Shape &shape, const void *moments, const Batch &batch, int32_t side, const float *score, float *gains, int32_t *order,
+           void *memory, const Parallel &parallel) {
+  const Kernels &kernel = kernels(isa);
+  const int32_t channels = side == THINK_KEYS ? shape.key_channels : shape.value_channels;
+  const int32_t heads = batch.count * shape.kv_heads;
+  GainsWork wave[kGainsWave];
+  Carver carver{static_cast<char *>(memory), 0};
+  carve_gains(carver, shape, batch.count, wave);
+  for (int32_t from = 0; from < heads; from += kGainsWave) {
+    parallel_for(parallel, std::min(kGainsWave, heads - from), [&](int64_t i) {
+      const int64_t head = from + i;
+      const View from_moments =
+          view(shape, const_cast<void *>(moments), slot_of(batch, static_cast<int32_t>(head / shape.kv_heads)), static_cast<int32_t>(head % shape.kv_heads));
+      const bool keys = side == THINK_KEYS;
+      if (keys) rank(score + head * channels, channels, wave[i].order);
+      kernel.eliminate(channels, keys ? from_moments.query_moment : nullptr, keys ? from_moments.key_covariance : from_moments.value_covariance,
+                       wave[i].numbers, wave[i].place, wave[i].order, gains + head * channels);
+      if (order) std::memcpy(order + head * channels, wave[i].order, channels * sizeof(int32_t));
+    });
+  }
+}
+
+}  // namespace think::moments

@@ -1,0 +1,5 @@
+#include "cpu_body.h"
+
+namespace think::score {
+const Kernels kernels_avx2 = kKernels;
+}

@@ -1,0 +1,114 @@
+#include "kernels/moments/moments.h"
+
+#include "libthink/core/check.h"
+
+using namespace think;
+
+namespace {
+
+constexpr int32_t kMomentsAlignment = 64;
+
+// Options with their defaults filled in: 0 = default, -1 = none.
+think_status read_moments_options(const Argument &argument, const think_moments_options *in, moments::Arguments &arguments) {
+  const think_moments_options defaults = THINK_MOMENTS_OPTIONS_INIT;
+  think_moments_options copy;
+  if (const think_status status = read_options(argument, in, copy, defaults)) return status;
+  if (copy.sinks < -1) return wrong(argument, "sinks", "expected at least -1, got %d", copy.sinks);
+  if (copy.recent < -1) return wrong(argument, "recent", "expected at least -1, got %d", copy.recent);
+  const bool share_fits = copy.attention_share == -1 || (copy.attention_share >= 0 && copy.attention_share <= 1);
+  if (!share_fits) return wrong(argument, "attention_share", "expected -1 or 0 .. 1, got %s", NumberText(copy.attention_share).text);
+  if (copy.reserved != 0) return wrong(argument, "reserved", "expected 0, got %s", NumberText(copy.reserved).text);
+  arguments.sinks = copy.sinks == 0 ? 4 : copy.sinks == -1 ? 0 : copy.sinks;
+  arguments.recent = copy.recent == 0 ? 32 : copy.recent == -1 ? 0 : copy.recent;
+  arguments.attention_share = copy.attention_share == 0 ? 0.9f : copy.attention_share == -1 ? 0 : copy.attention_share;
+  return THINK_OK;
+}
+
+}  // namespace
+
+extern "C" {
+
+void think_moments_options_init(think_moments_options *options, uint32_t struct_size) {
+  const think_moments_options initial = THINK_MOMENTS_OPTIONS_INIT;
+  init_struct(options, struct_size, initial);
+}
+
+think_status think_moments_size(const think_plan *plan, int32_t slots, int64_t *bytes, think_error *error) {
+  return fence(error, [&]() -> think_status {
+    if (!plan) return null_pointer({error, 1, "plan"});
+    if (slots < 1) return wrong({error, 2, "slots"}, "", "expected at least 1, got %d", slots);
+    if (!bytes) return null_pointer({error, 3, "bytes"});
+    int64_t size;
+    if (__builtin_mul_overflow(moments::state_bytes(plan->shape), int64_t{slots}, &size)) {
+      return wrong({error, 2, "slots"}, "", "%d slots exceed 64-bit sizes", slots);
+    }
+    *bytes = size;
+    return THINK_OK;
+  });
+}
+
+think_status think_moments(const think_plan *plan, const think_tensor *window_query, const think_segment *source, const think_batch *batch,
+                           const think_moments_options *options, void *moments, const think_launch *launch, think_error *error) {
+  return fence(error, [&]() -> think_status {
+    if (!plan) return null_pointer({error, 1, "plan"});
+    const Shape &shape = plan->shape;
+    const Argument query_argument{error, 2, "window_query"}, source_argument{error, 3, "source"}, batch_argument{error, 4, "batch"};
+    moments::Arguments arguments{};
+    arguments.shape = shape;
+    think_tensor &query = arguments.window_query;
+    if (const think_status status = read_tensor(query_argument, window_query, {shape.query_heads, shape.key_channels, 0}, query)) return status;
+    if (query.extent[2] < 1 || query.extent[2] > shape.window) {
+      return wrong(query_argument, "extent[2]", "expected 1 .. %d rows (window of the plan), got %lld", shape.window,
+                   static_cast<long long>(query.extent[2]));
+    }
+    // The segment is measured against the batch, so the batch is read before it.
+    Launch call;
+    if (const think_status status = read_launch({error, 7, "launch"}, launch, false, call)) return status;
+    if (const think_status status = read_batch(batch_argument, batch, shape, 1, arguments.batch)) return status;
+    if (const think_status status =
+            check_slots(batch_argument, arguments.batch, query.extent[0], "slots of window_query", call.check)) {
+      return status;
+    }
+    const SegmentRule rule{true, true, false, false, true, false};
+    SegmentCopy copy;
+    if (const think_status status = read_segment(source_argument, source, 0, shape, arguments.batch, rule, call.check, copy)) return status;
+    if (!copy.segment.key && copy.longest > 0) return null_pointer(source_argument, "key");
+    arguments.source = copy.segment;
+    if (const think_status status = read_moments_options({error, 5, "options"}, options, arguments)) return status;
+    if (const think_status status = check_pointer({error, 6, "moments"}, moments, kMomentsAlignment)) return status;
+    arguments.moments = moments;
+    if (const think_status status = check_workspace(call, moments::workspace(shape, arguments.batch.count, copy.longest))) return status;
+    moments::measure(plan->isa, arguments, call.workspace, plan->parallel);
+    return THINK_OK;
+  });
+}
+
+think_status think_gains(const think_plan *plan, const void *moments, const think_batch *batch, int32_t side, const float *score, float *gains,
+                         int32_t *order, const think_launch *launch, think_error *error) {
+  return fence(error, [&]() -> think_status {
+    if (!plan) return null_pointer({error, 1, "plan"});
+    if (const think_status status = check_pointer({error, 2, "moments"}, moments, kMomentsAlignment)) return status;
+    Batch sequences;
+    const Argument batch_argument{error, 3, "batch"};
+    if (const think_status status = read_batch(batch_argument, batch, plan->shape, 1, sequences)) return status;
+    if (const think_status status = check_slots(batch_argument, sequences, INT32_MAX, "a slot", false)) return status;
+    if (const think_status status = check_side({error, 4, "side"}, "", side)) return status;
+    const Argument score_argument{error, 5, "score"};
+    if (side == THINK_KEYS) {
+      if (const think_status status = check_array(score_argument, score)) return status;
+    } else if (score) {
+      return wrong(score_argument, "", "expected NULL (values are taken best first), got a pointer");
+    }
+    if (const think_status status = check_array({error, 6, "gains"}, gains)) return status;
+    if (order) {
+      if (const think_status status = check_array({error, 7, "order"}, order)) return status;
+    }
+    Launch call;
+    if (const think_status status = read_launch({error, 8, "launch"}, launch, false, call)) return status;
+    if (const think_status status = check_workspace(call, moments::gains_workspace(plan->shape, sequences.count))) return status;
+    moments::gains(plan->isa, plan->shape, moments, sequences, side, score, gains, order, call.workspace, plan->parallel);
+    return THINK_OK;
+  });
+}
+
+}  // extern "C"

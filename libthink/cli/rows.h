@@ -1,0 +1,27 @@
+// Query, key and value arrays as the commands take them: npy files [heads, tokens, channels] or [1, heads, tokens, channels].
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "number.h"
+
+namespace think::cli {
+
+struct Rows {
+  std::string path;
+  Buffer file;
+  const std::byte *data = nullptr;  // aligned to 64: inside `file`, or in `copy`
+  Buffer copy;
+  think_dtype dtype = 0;
+  std::vector<int64_t> shape;  // as in the file
+  int64_t heads = 0, tokens = 0, channels = 0;
+
+  int64_t count() const { return heads * tokens * channels; }
+};
+
+// Reads and checks: format, dtype (f16, f32; with `bf16` also arrays of 2-byte integers that hold bf16 bits), C order, shape, and every number finite.
+// `role` names the array in messages ("key").
+Rows read_rows(const std::string &path, const std::string &role, bool bf16);
+
+}  // namespace think::cli

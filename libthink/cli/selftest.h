@@ -1,0 +1,24 @@
+// The checks of `think selftest`: one layer of numbers, every stage through the C ABI, each result next to the double-precision reference.
+#pragma once
+
+#include <functional>
+#include <string>
+
+#include "library.h"
+
+namespace think::cli {
+
+struct SelftestShape {
+  const char *name;
+  int32_t query_heads, kv_heads, key_channels, value_channels, tokens;
+  think_dtype dtype;  // of queries, keys and values
+  float softcap;
+};
+
+// Called once per result: how far it is from the reference, and how far it may be. 0 and 0: equal bit for bit.
+using SelftestRecord = std::function<void(const char *stage, double error, double limit)>;
+
+// Runs on a context of its own, which takes its instruction set from THINK_CPU_ISA.
+void selftest_layer(const SelftestShape &shape, int32_t threads, const SelftestRecord &record);
+
+}  // namespace think::cli

@@ -1,0 +1,100 @@
+#include "libthink/core/context.h"
+
+#include <cstdarg>
+#include <cstdio>
+#include <cstdlib>
+#include <new>
+
+#include "libthink/backend/registry.h"
+#include "libthink/core/structs.h"
+
+namespace think {
+namespace {
+
+constexpr size_t kAlignment = 64;
+constexpr int32_t kMostThreads = 1024;
+
+void *default_allocate(void *, size_t bytes, size_t alignment) { return std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment); }
+
+void default_deallocate(void *, void *memory, size_t, size_t) { std::free(memory); }
+
+int32_t own_workers(const think_context &context) { return context.parallel_for ? 0 : context.threads - 1; }
+
+size_t context_bytes(int32_t workers) { return sizeof(think_context) + static_cast<size_t>(workers) * sizeof(pthread_t); }
+
+}  // namespace
+
+think_status read_context_options(const Argument &argument, const think_context_options *in, think_context_options &out, IsaChoice &isa) {
+  static const think_context_options defaults = THINK_CONTEXT_OPTIONS_INIT;
+  if (const think_status status = read_options(argument, in, out, defaults)) return status;
+  if (out.device_type == 0) out.device_type = THINK_DEVICE_CPU;
+  if (out.device_type != THINK_DEVICE_CPU) {
+    return unsupported(argument, "device_type", "device kind %d: %s", out.device_type, backend_reason(out.device_type));
+  }
+  if (out.device_index != 0) return wrong(argument, "device_index", "expected 0, the only CPU device, got %d", out.device_index);
+  if (out.threads < -1 || out.threads > kMostThreads) return wrong(argument, "threads", "expected -1 .. %d, got %d", kMostThreads, out.threads);
+  if (out.threads == 0) out.threads = 1;
+  if (out.threads == -1) out.threads = usable_cores();
+  if (out.reserved != 0) return wrong(argument, "reserved", "expected 0, got %d", out.reserved);
+  if (!out.allocate != !out.deallocate) {
+    return wrong(argument, out.allocate ? "deallocate" : "allocate", "expected allocate and deallocate together or none of them, got NULL");
+  }
+  if (!out.allocate) {
+    out.allocate = default_allocate;
+    out.deallocate = default_deallocate;
+  }
+  return choose_isa(argument.error, isa);
+}
+
+think_context *make_context(const think_context_options &options, IsaChoice isa) {
+  const int32_t workers = options.parallel_for ? 0 : options.threads - 1;
+  void *memory = options.allocate(options.user, context_bytes(workers), kAlignment);
+  if (!memory) return nullptr;
+  think_context *context = new (memory) think_context{};
+  context->references.store(1);
+  context->device_type = options.device_type;
+  context->device_index = options.device_index;
+  context->threads = options.threads;
+  context->isa = isa;
+  context->parallel_for = options.parallel_for;
+  context->allocate = options.allocate;
+  context->deallocate = options.deallocate;
+  context->log = options.log;
+  context->user = options.user;
+  context->pool.configure(reinterpret_cast<pthread_t *>(context + 1), workers);
+  return context;
+}
+
+void retain(think_context &context) { context.references.fetch_add(1, std::memory_order_relaxed); }
+
+void release(think_context &context) {
+  if (context.references.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+  const size_t bytes = context_bytes(own_workers(context));
+  const think_deallocate free_memory = context.deallocate;
+  void *user = context.user;
+  context.~think_context();
+  free_memory(user, &context, bytes, kAlignment);
+}
+
+void *allocate(think_context &context, size_t bytes) { return context.allocate(context.user, bytes, kAlignment); }
+
+void deallocate(think_context &context, void *memory, size_t bytes) { context.deallocate(context.user, memory, bytes, kAlignment); }
+
+void log(const think_context &context, int32_t level, const char *format, ...) {
+  if (!context.log) return;
+  char message[256];
+  va_list values;
+  va_start(values, format);
+  std::vsnprintf(message, sizeof message, format, values);
+  va_end(values);
+  context.log(context.user, level, message);
+}
+
+Parallel parallel_of(think_context &context) {
+  if (context.threads <= 1) return {1, nullptr, nullptr};
+  if (context.parallel_for) return {context.threads, context.parallel_for, context.user};
+  const auto run = [](void *self, int64_t count, think_task task, void *arg) { static_cast<Pool *>(self)->run(count, task, arg); };
+  return {context.threads, run, &context.pool};
+}
+
+}  // namespace think

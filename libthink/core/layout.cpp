@@ -1,0 +1,68 @@
+#include "libthink/core/layout.h"
+
+#include "kernels/common/workspace.h"
+#include "kernels/fit/fit.h"
+#include "libthink/core/plan.h"
+
+namespace think {
+
+// The arrays with the widest elements come first, so that each is aligned for any number of slots and the whole stays proportional to it.
+BasisLayout basis_layout(const Shape &shape, int32_t side) {
+  const int64_t channels = channels_of(shape, side), heads = shape.kv_heads;
+  BasisLayout layout{};
+  layout.weight = heads * fit::weight_head_bytes(static_cast<int32_t>(channels));
+  layout.weight_offset = heads * static_cast<int64_t>(sizeof(int64_t));
+  layout.index = heads * channels * static_cast<int64_t>(sizeof(int32_t));
+  layout.offset = heads * channels * static_cast<int64_t>(sizeof(float));
+  layout.kept = heads * static_cast<int64_t>(sizeof(int32_t));
+  const int64_t sum = layout.weight + layout.weight_offset + layout.index + layout.offset + layout.kept;
+  layout.padding = (kWorkspaceAlignment - sum % kWorkspaceAlignment) % kWorkspaceAlignment;
+  return layout;
+}
+
+int64_t basis_bytes(const Shape &shape, int32_t side) {
+  const BasisLayout layout = basis_layout(shape, side);
+  return layout.weight + layout.weight_offset + layout.index + layout.offset + layout.kept + layout.padding;
+}
+
+void bind_basis(const Shape &shape, int32_t side, int32_t slots, void *memory, think_basis &basis) {
+  const BasisLayout layout = basis_layout(shape, side);
+  char *at = static_cast<char *>(memory);
+  const auto array = [&](int64_t bytes) {
+    char *start = at;
+    at += bytes * slots;
+    return static_cast<void *>(start);
+  };
+  basis = THINK_BASIS_INIT;
+  basis.channels = channels_of(shape, side);
+  basis.slots = slots;
+  basis.weight = array(layout.weight);
+  basis.weight_bytes = layout.weight * slots;
+  basis.weight_offset = static_cast<int64_t *>(array(layout.weight_offset));
+  basis.index = static_cast<int32_t *>(array(layout.index));
+  basis.offset = static_cast<float *>(array(layout.offset));
+  basis.kept = static_cast<int32_t *>(array(layout.kept));
+}
+
+think_basis basis_of_slot(const Shape &shape, const think_basis &basis, int32_t slot) {
+  const int64_t heads = shape.kv_heads, head = slot * heads;
+  const int64_t weight_bytes = heads * fit::weight_head_bytes(basis.channels);
+  think_basis view = basis;
+  view.slots = 1;
+  view.kept += head;
+  view.index += head * basis.channels;
+  view.weight_offset += head;
+  if (view.offset) view.offset += head * basis.channels;
+  if (view.weight) view.weight = static_cast<char *>(view.weight) + slot * weight_bytes;
+  view.weight_bytes = weight_bytes;
+  return view;
+}
+
+void restore_weight_offset(const Shape &shape, const think_basis &slot_view, const think_basis &basis) {
+  const int64_t distance = static_cast<char *>(slot_view.weight) - static_cast<char *>(basis.weight);
+  for (int32_t head = 0; head < shape.kv_heads; ++head) {
+    if (slot_view.weight_offset[head] >= 0) slot_view.weight_offset[head] += distance;
+  }
+}
+
+}  // namespace think

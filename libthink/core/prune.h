@@ -1,0 +1,46 @@
+// think_prune(): what to do with a sequence (a function of its length and the options, the same for the preview), and the stages one after the other.
+#pragma once
+
+#include "libthink/core/plan.h"
+#include "think/prune.h"
+
+namespace think {
+
+// think_prune_options with its defaults filled in.
+struct PruneOptions {
+  bool regressed;                // THINK_MODE_REGRESSED
+  bool adaptive;                 // budgets; never together with THINK_MODE_CHANNELS
+  int32_t key_kept, value_kept;  // per head; all channels = the side is copied
+  int32_t sinks, recent;
+  float attention_share, ridge;
+  double dense_limit;  // negative = prune anyway
+};
+think_status read_prune_options(const Argument &argument, const think_prune_options *in, const Shape &shape, PruneOptions &options);
+
+struct SideDecision {
+  bool pruned;
+  int64_t total;  // channels of all heads together
+  int64_t bytes;  // rows as stored
+  int64_t basis_bytes;
+};
+struct PruneDecision {
+  PruneRange range;
+  int64_t dense_bytes;
+  SideDecision key, value;
+};
+PruneDecision decide_prune(const Shape &shape, const PruneOptions &options, think_dtype key_dtype, think_dtype value_dtype, int64_t tokens);
+
+struct PruneCall {
+  Shape shape;
+  int32_t isa;
+  Parallel parallel;
+  const void *score_state;
+  think_segment source, destination;  // checked; lengths the same for all heads
+  Batch batch;
+  PruneOptions options;
+  uint8_t *mask;
+};
+int64_t prune_workspace(const Shape &shape, int32_t batch, int64_t tokens, int32_t threads);
+void prune(const PruneCall &call, void *workspace);
+
+}  // namespace think

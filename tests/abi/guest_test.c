@@ -1,0 +1,275 @@
+/* The library is a guest in the process of somebody else: guest_test LIBRARY. What belongs to the host is looked at before and after. */
+#define _GNU_SOURCE
+#include "think/api.h"
+
+#include <dirent.h>
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <fenv.h>
+#include <float.h>
+#include <locale.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+extern char **environ;
+
+static int report = 2; /* stderr itself is watched: failures go to a copy of it */
+
+static void check(int right, const char *what, int line) {
+  if (right) return;
+  dprintf(report, "guest_test.c:%d: %s\n", line, what);
+  _exit(1);
+}
+#define CHECK(condition) check((condition) != 0, #condition, __LINE__)
+
+/* ---- the floating-point unit ---- */
+typedef struct fpu {
+  uint64_t control, x87;
+} fpu;
+
+static fpu read_fpu(void) {
+  fpu state = {0, 0};
+#if defined(__x86_64__)
+  uint32_t mxcsr;
+  uint16_t word;
+  __asm__ volatile("stmxcsr %0" : "=m"(mxcsr));
+  __asm__ volatile("fnstcw %0" : "=m"(word));
+  state.control = mxcsr & ~0x3Fu; /* without the sticky exception flags: every addition may set them */
+  state.x87 = word;
+#elif defined(__aarch64__)
+  __asm__ volatile("mrs %0, fpcr" : "=r"(state.control));
+#else
+#error "how is the floating-point control word read here?"
+#endif
+  return state;
+}
+
+static int subnormals_work(void) {
+  volatile float smallest = FLT_MIN;
+  volatile float half = smallest / 2;
+  volatile double tiny = DBL_MIN;
+  volatile double part = tiny / 4;
+  return half > 0 && half + half == smallest && part > 0;
+}
+
+/* ---- everything else that a host may care about ---- */
+static int entries(const char *folder) {
+  DIR *list = opendir(folder);
+  int count = 0;
+  CHECK(list != NULL);
+  while (readdir(list) != NULL) ++count;
+  closedir(list);
+  return count - 2;
+}
+
+static int threads(void) { return entries("/proc/self/task"); }
+
+typedef struct manners {
+  fpu fpu;
+  int threads, files, rounding;
+  struct sigaction actions[65];
+  sigset_t blocked;
+  char locale[256], folder[4096];
+  mode_t mask;
+  char *environment[512];
+  size_t variables;
+  char **environ_at;
+} manners;
+
+static void look(manners *now) {
+  int number;
+  memset(now, 0, sizeof *now);
+  now->fpu = read_fpu();
+  now->threads = threads();
+  now->files = entries("/proc/self/fd");
+  now->rounding = fegetround();
+  for (number = 1; number < 65; ++number) {
+    struct sigaction action;
+    memset(&action, 0, sizeof action);
+    if (sigaction(number, NULL, &action) == 0) {
+      now->actions[number].sa_handler = action.sa_handler;
+      now->actions[number].sa_flags = action.sa_flags;
+    }
+  }
+  sigprocmask(SIG_BLOCK, NULL, &now->blocked);
+  snprintf(now->locale, sizeof now->locale, "%s", setlocale(LC_ALL, NULL));
+  CHECK(getcwd(now->folder, sizeof now->folder) != NULL);
+  now->mask = umask(0);
+  umask(now->mask);
+  now->environ_at = environ;
+  while (environ[now->variables] != NULL) {
+    CHECK(now->variables < 512);
+    now->environment[now->variables] = environ[now->variables];
+    ++now->variables;
+  }
+}
+
+static void unchanged(const manners *before, int line) {
+  manners now;
+  look(&now);
+  check(memcmp(&before->fpu, &now.fpu, sizeof now.fpu) == 0, "floating-point control word changed", line);
+  check(before->rounding == now.rounding, "rounding mode changed", line);
+  check(subnormals_work(), "subnormal numbers no longer work", line);
+  check(before->threads == now.threads, "number of threads changed", line);
+  check(before->files == now.files, "number of open files changed", line);
+  check(memcmp(before->actions, now.actions, sizeof now.actions) == 0, "a signal handler changed", line);
+  check(memcmp(&before->blocked, &now.blocked, sizeof now.blocked) == 0, "the signal mask changed", line);
+  check(strcmp(before->locale, now.locale) == 0, "the locale changed", line);
+  check(strcmp(before->folder, now.folder) == 0 && before->mask == now.mask, "working directory or umask changed", line);
+  check(before->variables == now.variables && before->environ_at == now.environ_at, "the environment changed", line);
+  check(memcmp(before->environment, now.environment, sizeof now.environment) == 0, "an environment variable changed", line);
+}
+#define UNCHANGED(before) unchanged(&(before), __LINE__)
+
+/* ---- something for the library to do ---- */
+enum { HEADS = 2, CHANNELS = 64, ROWS = 512 };
+static float query_data[HEADS * CHANNELS], output_data[HEADS * CHANNELS], keys[HEADS * ROWS * CHANNELS], values[HEADS * ROWS * CHANNELS];
+static int32_t length = ROWS;
+
+static void fill_tensor(const think_api *api, think_tensor *tensor, float *data) {
+  api->tensor_init(tensor, (uint32_t)sizeof *tensor);
+  tensor->data = data;
+  tensor->dtype = THINK_F32;
+  tensor->extent[0] = tensor->extent[2] = tensor->stride[3] = 1;
+  tensor->extent[1] = HEADS;
+  tensor->extent[3] = tensor->stride[1] = tensor->stride[2] = CHANNELS;
+  tensor->stride[0] = HEADS * CHANNELS;
+}
+
+static think_plan *make_plan(const think_api *api, const think_context *context) {
+  think_problem problem;
+  think_plan *plan = NULL;
+  api->problem_init(&problem, (uint32_t)sizeof problem);
+  problem.query_heads = problem.kv_heads = HEADS;
+  problem.key_channels = CHANNELS;
+  problem.cache_dtype = THINK_F32;
+  CHECK(api->plan_create(context, &problem, &plan, NULL) == THINK_OK);
+  return plan;
+}
+
+static void attend(const think_api *api, const think_plan *plan) {
+  think_tensor query, output;
+  think_segment segment;
+  think_launch launch;
+  think_error error;
+  int64_t bytes = 0;
+  api->error_init(&error, (uint32_t)sizeof error);
+  fill_tensor(api, &query, query_data);
+  fill_tensor(api, &output, output_data);
+  api->segment_init(&segment, (uint32_t)sizeof segment);
+  segment.key_dtype = segment.value_dtype = THINK_F32;
+  segment.key = keys;
+  segment.value = values;
+  segment.key_stride[1] = segment.value_stride[1] = (int64_t)sizeof(float) * ROWS * CHANNELS;
+  segment.lengths = &length;
+  api->launch_init(&launch, (uint32_t)sizeof launch);
+  CHECK(api->workspace_size(plan, THINK_STAGE_ATTEND, NULL, &bytes, NULL, NULL) == THINK_OK);
+  launch.workspace_bytes = bytes;
+  launch.workspace = bytes > 0 ? aligned_alloc(64, (size_t)(bytes + 63) / 64 * 64) : NULL;
+  if (bytes > 0) memset(launch.workspace, 0, (size_t)bytes);
+  CHECK(api->attend(plan, &query, NULL, &segment, 1, NULL, &output, NULL, &launch, &error) == THINK_OK);
+  CHECK(api->attend(plan, &query, NULL, &segment, -1, NULL, &output, NULL, &launch, &error) == THINK_E_ARGUMENT);
+  free(launch.workspace);
+}
+
+int main(int argc, char **argv) {
+  static manners before;
+  void *library, *symbol;
+  think_get_api_function get_api;
+  const think_api *api;
+  think_context *context = NULL;
+  think_context_options options;
+  think_plan *plan;
+  int channel, printed[2];
+  char byte;
+  CHECK(argc == 2);
+  for (channel = 0; channel < HEADS * ROWS * CHANNELS; ++channel) {
+    /* subnormal numbers among the data */
+    keys[channel] = channel % 7 == 0 ? FLT_MIN / 16 : (float)(channel % 13) * 0.1f;
+    values[channel] = channel % 5 == 0 ? FLT_MIN / 16 : (float)(channel % 11) * 0.1f;
+  }
+  for (channel = 0; channel < HEADS * CHANNELS; ++channel) query_data[channel] = (float)(channel % 3) - 1;
+
+  CHECK(setlocale(LC_ALL, "C.UTF-8") != NULL || setlocale(LC_ALL, "C") != NULL);
+  report = fcntl(2, F_DUPFD_CLOEXEC, 10);
+  CHECK(pipe2(printed, O_NONBLOCK | O_CLOEXEC) == 0);
+  CHECK(dup2(printed[1], 1) == 1 && dup2(printed[1], 2) == 2);
+  CHECK(subnormals_work());
+  look(&before);
+  CHECK(before.threads == 1);
+
+  library = dlopen(argv[1], RTLD_NOW | RTLD_GLOBAL);
+  if (!library) dprintf(report, "%s\n", dlerror());
+  CHECK(library != NULL);
+  UNCHANGED(before);
+  symbol = dlsym(library, "think_get_api");
+  CHECK(symbol != NULL);
+  memcpy(&get_api, &symbol, sizeof get_api);
+  api = get_api(THINK_ABI_MAJOR, (uint32_t)sizeof(think_api));
+  CHECK(api != NULL);
+
+  CHECK(api->context_create(NULL, &context, NULL) == THINK_OK);
+  UNCHANGED(before);
+  plan = make_plan(api, context);
+  UNCHANGED(before);
+  attend(api, plan);
+  UNCHANGED(before);
+  {
+    /* a refused call */
+    think_error error = THINK_ERROR_INIT;
+    int64_t value;
+    CHECK(api->query(context, 12345, &value, &error) != THINK_OK && error.message[0] != 0);
+    UNCHANGED(before);
+  }
+#if defined(__x86_64__)
+  {
+    /* a host with a floating-point mode of its own keeps it: round up, flush subnormal results to zero */
+    uint32_t normal, special, after;
+    __asm__ volatile("stmxcsr %0" : "=m"(normal));
+    special = (normal & ~0x3Fu) | 0xC000u;
+    __asm__ volatile("ldmxcsr %0" : : "m"(special));
+    attend(api, plan);
+    __asm__ volatile("stmxcsr %0" : "=m"(after));
+    __asm__ volatile("ldmxcsr %0" : : "m"(normal));
+    CHECK((after & ~0x3Fu) == special);
+  }
+#endif
+  UNCHANGED(before);
+  api->plan_destroy(plan);
+  api->context_destroy(context);
+  UNCHANGED(before);
+
+  /* threads: none before they were asked for and a plan exists, none afterwards */
+  api->context_options_init(&options, (uint32_t)sizeof options);
+  options.threads = 3;
+  CHECK(api->context_create(&options, &context, NULL) == THINK_OK);
+  UNCHANGED(before);
+  plan = make_plan(api, context);
+  CHECK(threads() == 3);
+  attend(api, plan);
+  CHECK(threads() == 3);
+  {
+    think_plan *second = make_plan(api, context);
+    CHECK(threads() == 3); /* shared by the plans of a context */
+    api->plan_destroy(plan);
+    plan = second;
+  }
+  attend(api, plan);
+  CHECK(threads() == 3);
+  api->context_destroy(context);
+  api->plan_destroy(plan);
+  UNCHANGED(before);
+
+  CHECK(dlclose(library) == 0);
+  UNCHANGED(before);
+  CHECK(dlopen(argv[1], RTLD_NOW | RTLD_NOLOAD) == library); /* -z nodelete */
+  CHECK(api->abi_version() == THINK_ABI_MAJOR);
+  fflush(NULL);
+  CHECK(read(printed[0], &byte, 1) == -1); /* nothing was printed */
+  dprintf(report, "a good guest\n");
+  return 0;
+}

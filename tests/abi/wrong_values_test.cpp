@@ -1,0 +1,794 @@
+// Arguments that are well-formed and still wrong: each case spoils one value of a right call and says which argument the library must name, and what the
+// message must contain: the path of the field, what was expected and what was found.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "tests/abi/world.h"
+
+namespace think_test {
+namespace {
+
+World &world() {
+  static World instance;
+  return instance;
+}
+
+using Values = std::vector<Value>;
+using Texts = std::vector<std::string>;
+
+struct Case {
+  const char *function;
+  const char *parameter;
+  std::string what;
+  std::function<void(World &, Values &)> spoil;
+  Texts texts;
+  think_status code = THINK_E_ARGUMENT;
+};
+
+constexpr int32_t kLeast = INT32_MIN, kMost = INT32_MAX;
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN(), kInfinity = std::numeric_limits<float>::infinity();
+
+// A number that is an argument by itself.
+Case number(const char *function, const char *parameter, int64_t value, Texts texts = {}, think_status code = THINK_E_ARGUMENT) {
+  const int32_t index = think_test::function(function).position(parameter);
+  texts.insert(texts.begin(), {parameter, std::to_string(value)});
+  return {function, parameter, std::string(parameter) + " = " + std::to_string(value), [=](World &, Values &values) { values[index].number = value; }, texts,
+          code};
+}
+
+std::string text_of(int64_t value) { return std::to_string(value); }
+std::string text_of(int32_t value) { return std::to_string(value); }
+std::string text_of(float value) { return std::isnan(value) ? "nan" : std::isinf(value) ? "inf" : ""; }
+
+// A field of a struct that lies in the world: `object` is a member of World, `path` is how messages call the field.
+template <class Struct, class Field, class Number>
+Case field(const char *function, const char *parameter, Struct *World::*object, Field Struct::*member, Number value, const std::string &path,
+           Texts texts = {}, think_status code = THINK_E_ARGUMENT) {
+  const Field spoiled = static_cast<Field>(value);
+  texts.insert(texts.begin(), {path, text_of(spoiled)});
+  return {function, parameter, path + " = " + std::to_string(value), [=](World &w, Values &) { (w.*object)->*member = spoiled; }, texts, code};
+}
+
+void add(std::vector<Case> &cases, std::vector<Case> more) { cases.insert(cases.end(), more.begin(), more.end()); }
+
+// ---- tensors ----
+struct TensorUse {
+  const char *function, *parameter;
+  std::string fields;  // "query->"
+  think_tensor *World::*tensor;
+  int32_t element;
+  int32_t heads, channels;
+  bool any_dtype;
+};
+
+std::vector<Case> tensor_cases(const TensorUse &use) {
+  std::vector<Case> cases;
+  const auto spoil = [&](const char *what, std::function<void(think_tensor &)> change, Texts texts) {
+    texts[0] = use.fields + texts[0];
+    cases.push_back({use.function, use.parameter, use.fields + what, [=](World &w, Values &) { change((w.*use.tensor)[use.element]); }, texts});
+  };
+  const std::string heads = std::to_string(use.heads), channels = std::to_string(use.channels);
+  spoil("data NULL", [](think_tensor &t) { t.data = nullptr; }, {"data", "NULL"});
+  spoil("data misaligned", [](think_tensor &t) { t.data = static_cast<char *>(t.data) + 1; }, {"data", "multiple of"});
+  for (think_dtype dtype : {0, -1, 0x00010802, 0x00022002, 0x00014002}) {
+    spoil("dtype unknown", [=](think_tensor &t) { t.dtype = dtype; }, {"dtype", "f32", "unknown"});
+  }
+  if (!use.any_dtype) spoil("dtype of another call", [](think_tensor &t) { t.dtype = THINK_BF16; }, {"dtype", "f32", "bf16"});
+  for (int axis = 0; axis < 4; ++axis) {
+    const std::string extent = "extent[" + std::to_string(axis) + "]";
+    for (int64_t value : {int64_t{-1}, INT64_MIN}) {
+      spoil("negative extent", [=](think_tensor &t) { t.extent[axis] = value; }, {extent, std::to_string(value)});
+    }
+    // far beyond any memory: the offsets alone do not fit
+    if (axis == 0 || axis == 2) {
+      spoil("absurd extent", [=](think_tensor &t) { t.extent[axis] = INT64_MAX; }, {"", "9223372036854775807"});
+      spoil("absurd stride", [=](think_tensor &t) { t.stride[axis] = INT64_MAX; }, {"stride[" + std::to_string(axis) + "]", "9223372036854775807"});
+      spoil("lowest stride", [=](think_tensor &t) { t.stride[axis] = INT64_MIN; }, {"stride[" + std::to_string(axis) + "]", "-9223372036854775808"});
+    }
+  }
+  for (int64_t value : {int64_t{0}, int64_t{use.heads} - 1, int64_t{use.heads} + 1, int64_t{kMost}}) {
+    spoil("heads", [=](think_tensor &t) { t.extent[1] = value; }, {"extent[1]", heads, std::to_string(value)});
+  }
+  for (int64_t value : {int64_t{0}, int64_t{use.channels} - 8, int64_t{use.channels} + 8}) {
+    spoil("channels", [=](think_tensor &t) { t.extent[3] = value; }, {"extent[3]", channels, std::to_string(value)});
+  }
+  for (int64_t value : {0, 2, -1}) spoil("channel stride", [=](think_tensor &t) { t.stride[3] = value; }, {"stride[3]", "1", std::to_string(value)});
+  return cases;
+}
+
+// ---- batches ----
+struct BatchUse {
+  const char *function;
+  bool rows;              // lengths and row_start say which rows of tensors are real
+  int64_t tokens;         // rows of the tensors
+  bool slots;             // the call uses slots
+  int64_t known_slots;    // 0 = the call cannot know how many there are
+  bool written;           // the slots are written: no two sequences in one (checked on request)
+};
+
+std::vector<Case> batch_cases(const BatchUse &use) {
+  std::vector<Case> cases;
+  const auto spoil = [&](const char *what, std::function<void(World &)> change, Texts texts) {
+    texts[0] = "batch->" + texts[0];
+    cases.push_back({use.function, "batch", what, [=](World &w, Values &) { change(w); }, texts});
+  };
+  for (int32_t count : {0, -1, World::kBatch + 1, kMost, kLeast}) {
+    spoil("count", [=](World &w) { w.batch->count = count; }, {"count", "2", std::to_string(count)});
+  }
+  static int32_t numbers[8];
+  const auto skewed = [] { return reinterpret_cast<const int32_t *>(reinterpret_cast<const char *>(numbers) + 2); };
+  spoil("lengths misaligned", [=](World &w) { w.batch->lengths = skewed(); }, {"lengths", "multiple of 4"});
+  spoil("row_start misaligned", [=](World &w) { w.batch->row_start = skewed(); }, {"row_start", "multiple of 4"});
+  spoil("slot misaligned", [=](World &w) { w.batch->slot = skewed(); }, {"slot", "multiple of 4"});
+  spoil("both kinds of rows", [=](World &w) { w.batch->lengths = w.batch->row_start = numbers; }, {"row_start", "lengths"});
+  const auto with_lengths = [](int32_t first, int32_t second) {
+    return [=](World &w) {
+      static int32_t lengths[2];
+      lengths[0] = first;
+      lengths[1] = second;
+      w.batch->lengths = lengths;
+    };
+  };
+  const auto with_rows = [](int32_t start, int32_t middle, int32_t end) {
+    return [=](World &w) {
+      static int32_t rows[3];
+      rows[0] = start;
+      rows[1] = middle;
+      rows[2] = end;
+      w.batch->row_start = rows;
+    };
+  };
+  if (use.rows) {
+    const int32_t tokens = static_cast<int32_t>(use.tokens);
+    spoil("length negative", with_lengths(1, -1), {"lengths[1]", "-1"});
+    spoil("length too large", with_lengths(tokens + 1, 1), {"lengths[0]", std::to_string(tokens), std::to_string(tokens + 1)});
+    spoil("length far too large", with_lengths(1, kMost), {"lengths[1]", std::to_string(tokens), "2147483647"});
+    spoil("rows do not begin at 0", with_rows(1, 1, 1), {"row_start[0]", "0", "1"});
+    spoil("rows descend", with_rows(0, 2, 1), {"row_start[2]", "2", "1"});
+    spoil("rows negative", with_rows(0, -1, 1), {"row_start[1]", "-1"});
+    spoil("rows behind the tensor", with_rows(0, 1, tokens + 1), {"row_start[2]", std::to_string(tokens), std::to_string(tokens + 1)});
+  }
+  if (use.slots) {
+    spoil("slot negative", [](World &w) { w.slots[1] = -1; }, {"slot[1]", "-1"});
+    spoil("slot far negative", [](World &w) { w.slots[0] = kLeast; }, {"slot[0]", "-2147483648"});
+  }
+  if (use.known_slots > 0) {
+    const int32_t slot = static_cast<int32_t>(use.known_slots);
+    spoil("slot too large", [=](World &w) { w.slots[0] = slot; }, {"slot[0]", std::to_string(slot - 1), std::to_string(slot)});
+  }
+  if (use.written) {
+    spoil("one slot twice",
+          [](World &w) {
+            w.slots[0] = w.slots[1] = 1;
+            w.launch->flags = THINK_LAUNCH_CHECK;
+          },
+          {"slot[1]", "1"});
+  }
+  return cases;
+}
+
+// ---- segments ----
+struct SegmentUse {
+  const char *function, *parameter;
+  std::string fields;  // "segments[1]."
+  think_segment *World::*segment;
+  int32_t element;
+  bool dense, tiles, lengths, required;
+};
+
+std::vector<Case> segment_cases(const SegmentUse &use) {
+  std::vector<Case> cases;
+  const auto spoil = [&](const char *what, std::function<void(think_segment &)> change, Texts texts, think_status code = THINK_E_ARGUMENT) {
+    texts[0] = use.fields + texts[0];
+    cases.push_back({use.function, use.parameter, use.fields + what, [=](World &w, Values &) { change((w.*use.segment)[use.element]); }, texts, code});
+  };
+  const auto checked = [&](const char *what, std::function<void(think_segment &)> change, Texts texts) {
+    texts[0] = use.fields + texts[0];
+    cases.push_back({use.function, use.parameter, use.fields + what,
+                     [=](World &w, Values &) {
+                       change((w.*use.segment)[use.element]);
+                       w.launch->flags = THINK_LAUNCH_CHECK;
+                     },
+                     texts});
+  };
+  static int32_t numbers[64];
+  const auto skewed = [] { return reinterpret_cast<int32_t *>(reinterpret_cast<char *>(numbers) + 2); };
+  for (int32_t layout : {2, -1, kMost}) {
+    spoil("key_layout", [=](think_segment &s) { s.key_layout = layout; }, {"key_layout", std::to_string(layout)});
+    spoil("value_layout", [=](think_segment &s) { s.value_layout = layout; }, {"value_layout", std::to_string(layout)});
+  }
+  spoil("values in tiles", [](think_segment &s) { s.value_layout = THINK_TILES; }, {"value_layout", "1"}, THINK_E_UNSUPPORTED);
+  for (think_dtype dtype : {0, -1, 0x00010800}) {
+    char text[16];
+    std::snprintf(text, sizeof text, "0x%x", static_cast<unsigned>(dtype));
+    spoil("key_dtype", [=](think_segment &s) { s.key_dtype = dtype; }, {"key_dtype", "f16", text});
+    spoil("value_dtype", [=](think_segment &s) { s.value_dtype = dtype; }, {"value_dtype", "f16", text});
+  }
+  spoil("key misaligned", [](think_segment &s) { s.key = static_cast<char *>(s.key) + 1; }, {"key", "multiple of"});
+  spoil("value misaligned", [](think_segment &s) { s.value = static_cast<char *>(s.value) + 1; }, {"value", "multiple of"});
+  spoil("key_stride[0]", [](think_segment &s) { s.key_stride[0] += 1; }, {"key_stride[0]", "multiple of"});
+  spoil("value_stride[0]", [](think_segment &s) { s.value_stride[0] += 1; }, {"value_stride[0]", "multiple of"});
+  spoil("value_stride[2]", [](think_segment &s) { s.value_stride[2] = 3; }, {"value_stride[2]", "multiple of", "3"});
+  if (!use.tiles) {
+    spoil("key_stride[1]", [](think_segment &s) { s.key_stride[1] += 1; }, {"key_stride[1]", "multiple of"});
+    spoil("key_stride[2]", [](think_segment &s) { s.key_stride[2] = 5; }, {"key_stride[2]", "multiple of", "5"});
+  } else {
+    spoil("key off the tile", [](think_segment &s) { s.key = static_cast<char *>(s.key) + 8; }, {"key", "multiple of 16"});
+    spoil("key_head_offset misaligned", [](think_segment &s) { s.key_head_offset = reinterpret_cast<int64_t *>(reinterpret_cast<char *>(s.key_head_offset) + 4); },
+          {"key_head_offset", "multiple of 8"});
+  }
+  spoil("page_tokens", [](think_segment &s) { s.page_tokens = -32; }, {"page_tokens", "-32"});
+  for (int32_t rows : {0, 31, 33, -32}) {
+    spoil("page_tokens with pages",
+          [=](think_segment &s) {
+            s.pages = numbers;
+            s.pages_stride = 4;
+            s.page_tokens = rows;
+          },
+          {"page_tokens", std::to_string(rows)});
+  }
+  for (int64_t stride : {int64_t{0}, int64_t{-1}, INT64_MAX}) {
+    spoil("pages_stride",
+          [=](think_segment &s) {
+            s.pages = numbers;
+            s.page_tokens = 32;
+            s.pages_stride = stride;
+          },
+          {"pages_stride", std::to_string(stride)});
+  }
+  spoil("pages misaligned",
+        [=](think_segment &s) {
+          s.pages = skewed();
+          s.pages_stride = 4;
+          s.page_tokens = 32;
+        },
+        {"pages", "multiple of 4"});
+  spoil("first misaligned", [=](think_segment &s) { s.first = skewed(); }, {"first", "multiple of 4"});
+  spoil("slot misaligned", [=](think_segment &s) { s.slot = skewed(); }, {"slot", "multiple of 4"});
+  spoil("slot negative",
+        [](think_segment &s) {
+          static const int32_t negative[2] = {0, -3};
+          s.slot = negative;
+        },
+        {"slot[1]", "-3"});
+  for (int64_t stride : {int64_t{-1}, INT64_MAX}) {
+    spoil("lengths_stride", [=](think_segment &s) { s.lengths_stride[0] = stride; }, {"lengths_stride[0]", std::to_string(stride)});
+    spoil("lengths_stride", [=](think_segment &s) { s.lengths_stride[1] = stride; }, {"lengths_stride[1]", std::to_string(stride)});
+  }
+  if (use.lengths) {
+    const auto with_lengths = [](int32_t first, int32_t second) {
+      return [=](think_segment &s) {
+        static int32_t lengths[2];
+        lengths[0] = first;
+        lengths[1] = second;
+        s.lengths = lengths;
+      };
+    };
+    spoil("lengths NULL", [](think_segment &s) { s.lengths = nullptr; }, {"lengths", "NULL"});
+    spoil("lengths misaligned", [=](think_segment &s) { s.lengths = skewed(); }, {"lengths", "multiple of 4"});
+    spoil("length negative", with_lengths(32, -1), {"lengths[1]", "-1"});
+    spoil("length beyond max_tokens", with_lengths(World::kMaxTokens + 1, 32), {"lengths[0]", "256", "257"});
+    spoil("length beyond the slot", with_lengths(32, World::kRoom + 1), {"lengths[1]", "129"});
+    const auto with_first = [](int32_t first) {
+      return [=](think_segment &s) {
+        static int32_t numbers_of[2];
+        numbers_of[0] = numbers_of[1] = first;
+        s.first = numbers_of;
+      };
+    };
+    spoil("first negative", with_first(-32), {"first[0]", "-32"});
+    spoil("first + length overflow", with_first(kMost - 31), {"", "2147483616"});
+    if (use.tiles) spoil("first inside a tile", with_first(8), {"first[0]", "32", "8"});
+    checked("page negative",
+            [](think_segment &s) {
+              static const int32_t pages[8] = {-1, -1, -1, -1, -1, -1, -1, -1};
+              s.pages = pages;
+              s.pages_stride = 4;
+              s.page_tokens = 32;
+            },
+            {"pages[", "-1"});
+  }
+  if (use.required) {
+    spoil("key NULL", [](think_segment &s) { s.key = nullptr; }, {"key", "NULL"});
+    spoil("value NULL", [](think_segment &s) { s.value = nullptr; }, {"value", "NULL"});
+  }
+  if (use.dense) {
+    spoil("keys in tiles", [](think_segment &s) { s.key_layout = THINK_TILES; }, {"key_layout", "1"});
+    cases.push_back({use.function, use.parameter, use.fields + "key_basis", [=](World &w, Values &) { (w.*use.segment)[use.element].key_basis = w.key_basis; },
+                     {use.fields + "key_basis", "NULL"}});
+    cases.push_back({use.function, use.parameter, use.fields + "value_basis",
+                     [=](World &w, Values &) { (w.*use.segment)[use.element].value_basis = w.value_basis; }, {use.fields + "value_basis", "NULL"}});
+  }
+  return cases;
+}
+
+// ---- bases ----
+std::vector<Case> basis_cases(const char *function, const char *parameter, const std::string &fields, think_basis *World::*basis, int32_t channels,
+                              bool contents, bool weights) {
+  std::vector<Case> cases;
+  const auto spoil = [&](const char *what, std::function<void(think_basis &)> change, Texts texts, bool check = false) {
+    texts[0] = fields + texts[0];
+    cases.push_back({function, parameter, fields + what,
+                     [=](World &w, Values &) {
+                       change(*(w.*basis));
+                       if (check) w.launch->flags = THINK_LAUNCH_CHECK;
+                     },
+                     texts});
+  };
+  const auto misaligned = [](auto *pointer) { return reinterpret_cast<decltype(pointer)>(reinterpret_cast<char *>(pointer) + 2); };
+  for (int32_t value : {0, -1, channels - 8, channels + 8, kMost}) {
+    spoil("channels", [=](think_basis &b) { b.channels = value; }, {"channels", std::to_string(channels), std::to_string(value)});
+  }
+  for (int32_t value : {0, -1, kLeast}) spoil("slots", [=](think_basis &b) { b.slots = value; }, {"slots", std::to_string(value)});
+  spoil("kept NULL", [](think_basis &b) { b.kept = nullptr; }, {"kept", "NULL"});
+  spoil("kept misaligned", [=](think_basis &b) { b.kept = misaligned(b.kept); }, {"kept", "multiple of 4"});
+  spoil("index NULL", [](think_basis &b) { b.index = nullptr; }, {"index", "NULL"});
+  spoil("index misaligned", [=](think_basis &b) { b.index = misaligned(b.index); }, {"index", "multiple of 4"});
+  if (contents) {
+    for (int32_t value : {0, -1, channels + 1, kMost}) {
+      spoil("kept out of range", [=](think_basis &b) { b.kept[1] = value; }, {"kept[1]", std::to_string(channels), std::to_string(value)}, true);
+    }
+    for (int32_t value : {-1, channels, kMost}) {
+      spoil("index out of range", [=](think_basis &b) { b.index[2] = value; }, {"index[2]", std::to_string(value)}, true);
+    }
+    spoil("index twice", [](think_basis &b) { b.index[3] = b.index[2]; }, {"index[3]", "ascending"}, true);
+    spoil("index not ascending", [](think_basis &b) { std::swap(b.index[0], b.index[1]); }, {"index[1]", "ascending"}, true);
+  }
+  if (weights) {
+    spoil("weight NULL", [](think_basis &b) { b.weight = nullptr; }, {"weight", "NULL"});
+    spoil("weight misaligned", [](think_basis &b) { b.weight = static_cast<char *>(b.weight) + 8; }, {"weight", "multiple of 16"});
+    spoil("weight_offset NULL", [](think_basis &b) { b.weight_offset = nullptr; }, {"weight_offset", "NULL"});
+    spoil("weight_offset misaligned", [=](think_basis &b) { b.weight_offset = misaligned(b.weight_offset); }, {"weight_offset", "multiple of 8"});
+    spoil("offset NULL", [](think_basis &b) { b.offset = nullptr; }, {"offset", "NULL"});
+    spoil("offset misaligned", [=](think_basis &b) { b.offset = misaligned(b.offset); }, {"offset", "multiple of 4"});
+    spoil("weight_bytes", [](think_basis &b) { b.weight_bytes = -1; }, {"weight_bytes", "-1"});
+  }
+  return cases;
+}
+
+// ---- what is special to one function ----
+std::vector<Case> set_up_cases() {
+  std::vector<Case> cases = {
+      number("think_query", "key", 0, {}, THINK_E_UNSUPPORTED),
+      number("think_query", "key", 11, {}, THINK_E_UNSUPPORTED),
+      number("think_query", "key", kLeast, {}, THINK_E_UNSUPPORTED),
+      number("think_workspace_size", "stage", 0),
+      number("think_workspace_size", "stage", 8),
+      number("think_workspace_size", "stage", -1),
+      field("think_workspace_size", "extent", &World::extent, &think_extent::batch, -1, "extent->batch", {"2"}),
+      field("think_workspace_size", "extent", &World::extent, &think_extent::batch, 3, "extent->batch", {"2"}),
+      field("think_workspace_size", "extent", &World::extent, &think_extent::queries, -1, "extent->queries", {"3"}),
+      field("think_workspace_size", "extent", &World::extent, &think_extent::queries, 4, "extent->queries", {"3"}),
+      field("think_workspace_size", "extent", &World::extent, &think_extent::segments, -1, "extent->segments", {"16"}),
+      field("think_workspace_size", "extent", &World::extent, &think_extent::segments, 17, "extent->segments", {"16"}),
+      field("think_workspace_size", "extent", &World::extent, &think_extent::tokens, -1, "extent->tokens", {"256"}),
+      field("think_workspace_size", "extent", &World::extent, &think_extent::tokens, 257, "extent->tokens", {"256"}),
+      field("think_workspace_size", "extent", &World::extent, &think_extent::tokens, INT64_MAX, "extent->tokens", {"256"}),
+      number("think_basis_bind", "bytes", -1),
+      number("think_basis_bind", "bytes", 0),
+      {"think_basis_bind", "bytes", "one byte short", [](World &w, Values &values) { values[4].number = w.basis_bytes - 1; }, {"bytes", "expected at least"}},
+      number("think_layout", "page_tokens", 0, {"32"}),
+      number("think_layout", "page_tokens", -32, {"32"}),
+      number("think_layout", "page_tokens", 33, {"32"}),
+      number("think_layout", "total_key", -1),
+      number("think_layout", "total_key", 49, {"48"}),
+      number("think_layout", "total_key", INT64_MAX, {"48"}),
+      number("think_layout", "total_value", -1),
+      number("think_layout", "total_value", 33, {"32"}),
+      field("think_layout", "format", &World::format, &think_format::key_layout, 2, "format->key_layout"),
+      field("think_layout", "format", &World::format, &think_format::key_layout, -1, "format->key_layout"),
+      field("think_layout", "format", &World::format, &think_format::value_layout, 1, "format->value_layout", {}, THINK_E_UNSUPPORTED),
+      field("think_layout", "format", &World::format, &think_format::value_layout, 2, "format->value_layout"),
+      number("think_prune_preview", "tokens", -1, {"256"}),
+      number("think_prune_preview", "tokens", 257, {"256"}),
+      number("think_prune_preview", "tokens", INT64_MAX, {"256"}),
+      {"think_backend_reason", "text", "NULL with capacity", [](World &, Values &values) { values[1].pointer = nullptr; }, {"text", "NULL", "4096"}},
+      {"think_plan_describe", "json", "NULL with capacity", [](World &, Values &values) { values[1].pointer = nullptr; }, {"json", "NULL", "4096"}},
+      field("think_context_create", "options", &World::context_options, &think_context_options::threads, -2, "options->threads", {"1024"}),
+      field("think_context_create", "options", &World::context_options, &think_context_options::threads, 1025, "options->threads", {"1024"}),
+      field("think_context_create", "options", &World::context_options, &think_context_options::threads, kMost, "options->threads", {"1024"}),
+      field("think_context_create", "options", &World::context_options, &think_context_options::device_index, 1, "options->device_index", {"0"}),
+      field("think_context_create", "options", &World::context_options, &think_context_options::device_index, -1, "options->device_index", {"0"}),
+      field("think_context_create", "options", &World::context_options, &think_context_options::device_type, THINK_DEVICE_CUDA, "options->device_type", {},
+            THINK_E_UNSUPPORTED),
+      field("think_context_create", "options", &World::context_options, &think_context_options::device_type, 77, "options->device_type", {},
+            THINK_E_UNSUPPORTED),
+  };
+  for (think_dtype dtype : {-1, 0x00010802, THINK_F32 + 1}) {
+    char text[16];
+    std::snprintf(text, sizeof text, "0x%x", static_cast<unsigned>(dtype));
+    add(cases, {{"think_layout", "format", "key_dtype", [=](World &w, Values &) { w.format->key_dtype = dtype; }, {"format->key_dtype", "f16", text}},
+                {"think_prune_preview", "format", "value_dtype", [=](World &w, Values &) { w.format->value_dtype = dtype; }, {"format->value_dtype", "f16", text}}});
+  }
+  for (const char *function : {"think_basis_size", "think_basis_bind"}) {
+    for (int32_t value : {2, -1}) cases.push_back(number(function, "side", value));
+  }
+  for (const char *function : {"think_basis_size", "think_basis_bind", "think_score_state_size", "think_moments_size"}) {
+    for (int32_t value : {0, -1, kLeast}) cases.push_back(number(function, "slots", value));
+  }
+  return cases;
+}
+
+std::vector<Case> problem_cases() {
+  std::vector<Case> cases;
+  for (const char *function : {"think_supports", "think_plan_create"}) {
+    const auto wrong = [&](auto member, auto value, const char *name, Texts texts = {}) {
+      cases.push_back(field(function, "problem", &World::problem, member, value, std::string("problem->") + name, texts));
+    };
+    for (auto member : {&think_problem::query_dtype, &think_problem::cache_dtype, &think_problem::output_dtype}) {
+      const char *name = member == &think_problem::query_dtype ? "query_dtype" : member == &think_problem::cache_dtype ? "cache_dtype" : "output_dtype";
+      for (think_dtype dtype : {-1, 1, 0x00010802}) {
+        char text[16];
+        std::snprintf(text, sizeof text, "0x%x", static_cast<unsigned>(dtype));
+        cases.push_back({function, "problem", name, [=](World &w, Values &) { w.problem->*member = dtype; }, {std::string("problem->") + name, "f16", text}});
+      }
+    }
+    for (int32_t value : {0, -1, kLeast}) {
+      wrong(&think_problem::query_heads, value, "query_heads");
+      wrong(&think_problem::kv_heads, value, "kv_heads");
+    }
+    cases.push_back({function, "problem", "heads do not divide", [](World &w, Values &) { w.problem->query_heads = 5; }, {"problem->query_heads", "2", "5"}});
+    cases.push_back({function, "problem", "more KV heads", [](World &w, Values &) { w.problem->kv_heads = 8; }, {"problem->query_heads", "8", "4"}});
+    for (int32_t value : {0, -8, 4, 7, 20, 257, 264, kMost}) wrong(&think_problem::key_channels, value, "key_channels", {"8", "256"});
+    for (int32_t value : {-8, 4, 7, 20, 257, 264, kMost}) wrong(&think_problem::value_channels, value, "value_channels", {"8", "256"});
+    for (int32_t value : {-1, 1025, kMost}) wrong(&think_problem::window, value, "window", {"1024"});
+    for (int32_t value : {-1, kLeast}) {
+      wrong(&think_problem::max_batch, value, "max_batch");
+      wrong(&think_problem::max_queries, value, "max_queries");
+    }
+    for (int64_t value : {int64_t{-1}, int64_t{1} << 31, INT64_MAX}) wrong(&think_problem::max_tokens, value, "max_tokens", {"2147483647"});
+    for (float value : {kNan, kInfinity, -kInfinity}) {
+      wrong(&think_problem::scale, value, "scale");
+      wrong(&think_problem::softcap, value, "softcap");
+    }
+    cases.push_back({function, "problem", "softcap negative", [](World &w, Values &) { w.problem->softcap = -2; }, {"problem->softcap", "-2"}});
+    // every number by itself is fine, together no offset fits
+    cases.push_back({function, "problem", "sizes overflow",
+                     [](World &w, Values &) {
+                       w.problem->query_heads = w.problem->kv_heads = w.problem->max_batch = w.problem->max_queries = kMost;
+                       w.problem->max_tokens = kMost;
+                     },
+                     {"problem", "2147483647"}, THINK_E_UNSUPPORTED});
+  }
+  return cases;
+}
+
+std::vector<Case> option_cases() {
+  std::vector<Case> cases;
+  const auto moments = [&](auto member, auto value, const char *name) {
+    cases.push_back(field("think_moments", "options", &World::moments_options, member, value, std::string("options->") + name));
+  };
+  const auto fit = [&](auto member, auto value, const char *name) {
+    cases.push_back(field("think_fit", "options", &World::fit_options, member, value, std::string("options->") + name));
+  };
+  for (int32_t value : {-2, kLeast}) {
+    moments(&think_moments_options::sinks, value, "sinks");
+    moments(&think_moments_options::recent, value, "recent");
+  }
+  for (float value : {kNan, kInfinity, -kInfinity, -0.5f, 1.5f}) moments(&think_moments_options::attention_share, value, "attention_share");
+  for (float value : {kNan, kInfinity, -kInfinity, -0.5f}) fit(&think_fit_options::ridge, value, "ridge");
+  for (int32_t value : {2, -1}) {
+    fit(&think_fit_options::side, value, "side");
+    cases.push_back(number("think_gains", "side", value));
+    cases.push_back(number("think_budgets", "side", value));
+    cases.push_back(field("think_select", "options", &World::select_options, &think_select_options::side, value, "options->side"));
+  }
+  cases.push_back({"think_gains", "score", "score with values", [](World &, Values &values) { values[3].number = THINK_VALUES; }, {"score", "NULL"}});
+  for (const auto &[member, name] : {std::pair{&think_budget_options::layers, "layers"}, std::pair{&think_budget_options::floor, "floor"},
+                                     std::pair{&think_budget_options::step, "step"}}) {
+    for (int32_t value : {-1, kMost, kLeast}) {
+      cases.push_back(field("think_budgets", "options", &World::budget_options, member, value, std::string("options->") + name));
+    }
+  }
+  cases.push_back(field("think_budgets", "options", &World::budget_options, &think_budget_options::floor, 12, "options->floor", {"8"}));
+  for (int64_t value : {int64_t{0}, int64_t{-1}, int64_t{15}, int64_t{49}, INT64_MAX}) {
+    cases.push_back(field("think_budgets", "options", &World::budget_options, &think_budget_options::total, value, "options->total", {"16", "48"}));
+  }
+  for (int32_t value : {0, -1, 25, kMost}) {
+    cases.push_back({"think_select", "options", "kept = " + std::to_string(value),
+                     [=](World &w, Values &values) {
+                       w.select_options->kept = value;
+                       values[4].pointer = nullptr;  // no table of widths
+                     },
+                     {"options->kept", "24", std::to_string(value)}});
+    cases.push_back({"think_select", "kept", "a width of " + std::to_string(value), [=](World &w, Values &) { w.budgets[3] = value; },
+                     {"kept[3]", "24", std::to_string(value)}});
+  }
+  for (int32_t value : {-1, kMost}) {
+    cases.push_back(field("think_select", "options", &World::select_options, &think_select_options::round_to, value, "options->round_to"));
+  }
+  cases.push_back({"think_select", "options", "both kinds of pairs", [](World &w, Values &) { w.select_options->flags = 3; }, {"options->flags", "pairs"}});
+  for (const char *function : {"think_prune_preview", "think_prune"}) {
+    const auto prune = [&](auto member, auto value, const char *name, Texts texts = {}) {
+      cases.push_back(field(function, "options", &World::prune_options, member, value, std::string("options->") + name, texts));
+    };
+    for (int32_t value : {2, -1}) {
+      prune(&think_prune_options::mode, value, "mode");
+      prune(&think_prune_options::budget, value, "budget");
+    }
+    for (int32_t value : {-2, 25, kMost}) prune(&think_prune_options::key_kept, value, "key_kept", {"24"});
+    for (int32_t value : {-2, 17, kMost}) prune(&think_prune_options::value_kept, value, "value_kept", {"16"});
+    for (int32_t value : {-2, kLeast}) {
+      prune(&think_prune_options::sinks, value, "sinks");
+      prune(&think_prune_options::recent, value, "recent");
+    }
+    for (float value : {kNan, kInfinity, -kInfinity, -0.5f, 1.5f}) prune(&think_prune_options::attention_share, value, "attention_share");
+    for (float value : {kNan, kInfinity, -kInfinity, -0.5f}) {
+      prune(&think_prune_options::ridge, value, "ridge");
+      prune(&think_prune_options::dense_limit, value, "dense_limit");
+    }
+  }
+  return cases;
+}
+
+std::vector<Case> relation_cases() {
+  std::vector<Case> cases = {
+      number("think_score_window", "slots", 0),
+      number("think_score_window", "slots", -1),
+      {"think_score_update", "key", "other tokens than the query", [](World &w, Values &) { w.key->extent[2] = 95; }, {"key->extent[2]", "96", "95"}},
+      {"think_score_update", "key", "other batch than the query", [](World &w, Values &) { w.key->extent[0] = 1; }, {"key->extent[0]", "2", "1"}},
+      {"think_score_update", "query", "fewer rows than sequences",
+       [](World &w, Values &) { w.query->extent[0] = w.key->extent[0] = 1; }, {"query->extent[0]", "2", "1"}},
+      {"think_score_update", "query", "more tokens than the plan",
+       [](World &w, Values &) { w.query->extent[2] = w.key->extent[2] = 257; }, {"query->extent[2]", "256", "257"}},
+      {"think_score_update", "batch", "NULL with more rows than max_batch",
+       [](World &w, Values &values) {
+         values[3].pointer = nullptr;
+         w.query->extent[0] = w.key->extent[0] = 3;
+       },
+       {"batch", "2", "3"}},
+      {"think_value_score", "attention", "fewer rows than sequences", [](World &w, Values &) { w.attention->extent[0] = 1; }, {"attention->extent[0]", "2", "1"}},
+      {"think_moments", "window_query", "no rows", [](World &w, Values &) { w.window_query->extent[2] = 0; }, {"window_query->extent[2]", "8", "0"}},
+      {"think_moments", "window_query", "more rows than the window", [](World &w, Values &) { w.window_query->extent[2] = 9; },
+       {"window_query->extent[2]", "8", "9"}},
+      {"think_moments", "source", "key NULL", [](World &w, Values &) { w.source->key = nullptr; }, {"source->key", "NULL"}},
+      number("think_attend", "segment_count", 0, {"16"}),
+      number("think_attend", "segment_count", -1, {"16"}),
+      number("think_attend", "segment_count", 17, {"16"}),
+      number("think_attend", "segment_count", kMost, {"16"}),
+      {"think_attend", "query", "more queries than the plan", [](World &w, Values &) { w.new_query->extent[2] = w.output->extent[2] = 4; },
+       {"query->extent[2]", "3", "4"}},
+      {"think_attend", "output", "fewer queries than the query", [](World &w, Values &) { w.output->extent[2] = 2; }, {"output->extent[2]", "3", "2"}},
+      {"think_attend", "output", "fewer rows than the query", [](World &w, Values &) { w.output->extent[0] = 1; }, {"output->extent[0]", "2", "1"}},
+      {"think_attend", "segments", "two causal segments", [](World &w, Values &) { w.segments[0].flags = THINK_SEGMENT_CAUSAL; },
+       {"segments[2].flags", "causal", "segments[0]"}},
+      {"think_attend", "segments", "more tokens than the plan",
+       [](World &w, Values &) {
+         w.sink_lengths[1] = 128;
+         w.pruned_lengths[1] = 128;
+       },
+       {"segments", "256", "284"}},
+      {"think_attend", "segments", "basis with too few slots", [](World &w, Values &) { w.key_basis->slots = 1; }, {"segments[1].key_basis->slots", "1"}},
+      {"think_attend", "segments", "weights where there are none", [](World &w, Values &) { w.key_basis->weight = nullptr; },
+       {"segments[1].key_basis->weight", "NULL"}},
+      {"think_attend", "segments", "offsets where there are none", [](World &w, Values &) { w.key_basis->offset = nullptr; },
+       {"segments[1].key_basis->offset", "NULL"}},
+      {"think_attend", "segments", "weight block outside",
+       [](World &w, Values &) {
+         w.key_basis->weight_offset[0] = w.key_basis->weight_bytes;
+         w.launch->flags = THINK_LAUNCH_CHECK;
+       },
+       {"segments[1].key_basis->weight_offset[0]", "weight_bytes"}},
+      {"think_attend", "segments", "weight block misaligned",
+       [](World &w, Values &) {
+         w.key_basis->weight_offset[1] = 8;
+         w.launch->flags = THINK_LAUNCH_CHECK;
+       },
+       {"segments[1].key_basis->weight_offset[1]", "16", "8"}},
+      {"think_attend", "segments", "values in odd widths",
+       [](World &w, Values &) {
+         w.value_basis->kept[2] = 9;
+         w.launch->flags = THINK_LAUNCH_CHECK;
+       },
+       {"segments[1].value_basis->kept[2]", "8", "9"}},
+      number("think_merge", "count", 0, {"64"}),
+      number("think_merge", "count", -1, {"64"}),
+      number("think_merge", "count", 65, {"64"}),
+      {"think_merge", "lses", "one NULL", [](World &w, Values &) { w.partial_lses[1] = nullptr; }, {"lses[1]", "NULL"}},
+      {"think_merge", "lses", "one misaligned",
+       [](World &w, Values &) { w.partial_lses[0] = reinterpret_cast<const float *>(reinterpret_cast<const char *>(w.partial_lses[0]) + 2); },
+       {"lses[0]", "multiple of 4"}},
+      {"think_merge", "outputs", "other extents", [](World &w, Values &) { w.partials[1].extent[2] = 2; }, {"outputs[1].extent[2]", "3", "2"}},
+      {"think_merge", "outputs", "another dtype", [](World &w, Values &) { w.partials[1].dtype = THINK_F16; }, {"outputs[1].dtype", "f32", "f16"}},
+      {"think_merge", "output", "other extents", [](World &w, Values &) { w.output->extent[0] = 1; }, {"output->extent[0]", "2", "1"}},
+      {"think_merge", "output", "another dtype", [](World &w, Values &) { w.output->dtype = THINK_BF16; }, {"output->dtype", "f32", "bf16"}},
+      {"think_segment_place", "segment", "no page size", [](World &w, Values &) { w.destination->page_tokens = 0; }, {"segment->page_tokens", "0"}},
+      {"think_compact", "source", "no keys", [](World &w, Values &) { w.source->key = nullptr; }, {"source->key", "NULL"}},
+      {"think_compact", "destination", "no keys", [](World &w, Values &) { w.destination->key = nullptr; }, {"destination->key", "NULL"}},
+      {"think_compact", "source", "no values", [](World &w, Values &) { w.source->value = nullptr; }, {"source->value", "NULL"}},
+      {"think_compact", "destination", "no values", [](World &w, Values &) { w.destination->value = nullptr; }, {"destination->value", "NULL"}},
+      {"think_compact", "destination", "dropped channels cannot come back",
+       [](World &w, Values &) {
+         w.source->key_basis = w.key_basis;
+         w.destination->key_basis = nullptr;
+       },
+       {"destination->key_basis", "NULL"}},
+      {"think_compact", "source", "fewer rows than asked for", [](World &w, Values &) { w.source->page_tokens = 32; }, {"source->page_tokens", "64", "32"}},
+      {"think_prune", "source", "no keys", [](World &w, Values &) { w.source->key = nullptr; }, {"source->key", "NULL"}},
+      {"think_prune", "source", "no values", [](World &w, Values &) { w.source->value = nullptr; }, {"source->value", "NULL"}},
+      {"think_prune", "destination", "no keys", [](World &w, Values &) { w.destination->key = nullptr; }, {"destination->key", "NULL"}},
+      {"think_prune", "destination", "no values", [](World &w, Values &) { w.destination->value = nullptr; }, {"destination->value", "NULL"}},
+      {"think_prune", "destination", "no key basis", [](World &w, Values &) { w.destination->key_basis = nullptr; }, {"destination->key_basis", "NULL"}},
+      {"think_prune", "destination", "no value basis", [](World &w, Values &) { w.destination->value_basis = nullptr; }, {"destination->value_basis", "NULL"}},
+      {"think_prune", "destination", "too little room", [](World &w, Values &) { w.destination->page_tokens = 16; }, {"destination->page_tokens", "32", "16"}},
+      {"think_prune", "destination", "rows that differ by head", [](World &w, Values &) { w.source->lengths_stride[1] = 1; }, {"source->lengths_stride[1]", "0", "1"},
+       THINK_E_UNSUPPORTED},
+  };
+  cases.back().parameter = "source";
+  return cases;
+}
+
+struct DLTensorFields {
+  void *data;
+  int32_t device_type, device_id, ndim;
+  uint8_t code, bits;
+  uint16_t lanes;
+  int64_t *shape, *strides;
+  uint64_t byte_offset;
+};
+
+std::vector<Case> dlpack_cases() {
+  std::vector<Case> cases;
+  const auto spoil = [&](const char *what, std::function<void(DLTensorFields &)> change, Texts texts, think_status code) {
+    cases.push_back({"think_tensor_from_dlpack", "source", what, [=](World &w, Values &) { change(*static_cast<DLTensorFields *>(w.dlpack)); }, texts, code});
+  };
+  for (int32_t dimensions : {0, 1, 2, 5, -1, kMost}) {
+    spoil("ndim", [=](DLTensorFields &t) { t.ndim = dimensions; }, {"source->ndim", "3 or 4", std::to_string(dimensions)}, THINK_E_UNSUPPORTED);
+  }
+  spoil("f64", [](DLTensorFields &t) { t.bits = 64; }, {"source->dtype", "f32", "64"}, THINK_E_UNSUPPORTED);
+  spoil("int32", [](DLTensorFields &t) { t.code = 0; }, {"source->dtype", "f32", "0"}, THINK_E_UNSUPPORTED);
+  spoil("vectors", [](DLTensorFields &t) { t.lanes = 4; }, {"source->dtype", "f32", "4"}, THINK_E_UNSUPPORTED);
+  spoil("shape NULL", [](DLTensorFields &t) { t.shape = nullptr; }, {"source->shape", "NULL"}, THINK_E_ARGUMENT);
+  spoil("data NULL", [](DLTensorFields &t) { t.data = nullptr; }, {"source->data", "NULL"}, THINK_E_ARGUMENT);
+  spoil("negative extent",
+        [](DLTensorFields &t) {
+          static int64_t shape[4] = {2, 4, -96, 24};
+          t.shape = shape;
+        },
+        {"source->shape[2]", "-96"}, THINK_E_ARGUMENT);
+  spoil("extents overflow",
+        [](DLTensorFields &t) {
+          static int64_t shape[4] = {2, INT64_MAX / 2, INT64_MAX / 2, 24};
+          t.shape = shape;
+          t.strides = nullptr;
+        },
+        {"source->shape", "64-bit"}, THINK_E_ARGUMENT);
+  spoil("channel stride",
+        [](DLTensorFields &t) {
+          static int64_t strides[4] = {9216, 2304, 1, 96};
+          t.strides = strides;
+        },
+        {"source->strides[3]", "1", "96"}, THINK_E_UNSUPPORTED);
+  return cases;
+}
+
+std::vector<Case> all_cases() {
+  std::vector<Case> cases;
+  for (const TensorUse &use : {
+           TensorUse{"think_score_update", "query", "query->", &World::query, 0, 4, 24, false},
+           TensorUse{"think_score_update", "key", "key->", &World::key, 0, 2, 24, true},
+           TensorUse{"think_value_score", "attention", "attention->", &World::attention, 0, 4, 16, true},
+           TensorUse{"think_moments", "window_query", "window_query->", &World::window_query, 0, 4, 24, true},
+           TensorUse{"think_attend", "query", "query->", &World::new_query, 0, 4, 24, false},
+           TensorUse{"think_attend", "output", "output->", &World::output, 0, 4, 16, false},
+           TensorUse{"think_merge", "outputs", "outputs[0].", &World::partials, 0, 4, 16, false},
+           TensorUse{"think_merge", "outputs", "outputs[1].", &World::partials, 1, 4, 16, false},
+           TensorUse{"think_merge", "output", "output->", &World::output, 0, 4, 16, false},
+       }) {
+    add(cases, tensor_cases(use));
+  }
+  for (const BatchUse &use : {
+           BatchUse{"think_score_reset", false, 0, true, 0, true},
+           BatchUse{"think_score_update", true, World::kTokens, true, 0, true},
+           BatchUse{"think_score_finish", false, 0, true, 0, false},
+           BatchUse{"think_value_score", true, World::kWindow, false, 0, false},
+           BatchUse{"think_moments", false, 0, true, World::kBatch, true},
+           BatchUse{"think_gains", false, 0, true, 0, false},
+           BatchUse{"think_budgets", false, 0, false, 0, false},
+           BatchUse{"think_select", false, 0, true, World::kBatch, true},
+           BatchUse{"think_fit", false, 0, true, World::kBatch, true},
+           BatchUse{"think_segment_place", false, 0, true, 0, false},
+           BatchUse{"think_compact", false, 0, true, 0, false},
+           BatchUse{"think_attend", true, World::kQueries, true, 0, false},
+           BatchUse{"think_prune", false, 0, true, 0, true},
+       }) {
+    add(cases, batch_cases(use));
+  }
+  for (const SegmentUse &use : {
+           SegmentUse{"think_moments", "source", "source->", &World::source, 0, true, false, true, false},
+           SegmentUse{"think_compact", "source", "source->", &World::source, 0, false, false, false, true},
+           SegmentUse{"think_compact", "destination", "destination->", &World::destination, 0, false, true, true, true},
+           SegmentUse{"think_attend", "segments", "segments[0].", &World::segments, 0, false, false, true, true},
+           SegmentUse{"think_attend", "segments", "segments[1].", &World::segments, 1, false, true, true, true},
+           SegmentUse{"think_attend", "segments", "segments[2].", &World::segments, 2, false, false, true, true},
+           SegmentUse{"think_prune", "source", "source->", &World::source, 0, true, false, true, true},
+           SegmentUse{"think_prune", "destination", "destination->", &World::destination, 0, false, true, false, true},
+           SegmentUse{"think_segment_place", "segment", "segment->", &World::destination, 0, false, true, false, false},
+       }) {
+    add(cases, segment_cases(use));
+  }
+  add(cases, basis_cases("think_select", "basis", "basis->", &World::key_basis, 24, false, false));
+  add(cases, basis_cases("think_fit", "basis", "basis->", &World::key_basis, 24, true, true));
+  add(cases, basis_cases("think_compact", "destination", "destination->key_basis->", &World::key_basis, 24, true, false));
+  add(cases, basis_cases("think_compact", "destination", "destination->value_basis->", &World::value_basis, 16, true, false));
+  add(cases, basis_cases("think_attend", "segments", "segments[1].key_basis->", &World::key_basis, 24, true, true));
+  add(cases, basis_cases("think_attend", "segments", "segments[1].value_basis->", &World::value_basis, 16, true, false));
+  add(cases, basis_cases("think_prune", "destination", "destination->key_basis->", &World::key_basis, 24, false, true));
+  add(cases, basis_cases("think_segment_place", "segment", "segment->key_basis->", &World::key_basis, 24, true, false));
+  add(cases, set_up_cases());
+  add(cases, problem_cases());
+  add(cases, option_cases());
+  add(cases, relation_cases());
+  add(cases, dlpack_cases());
+  return cases;
+}
+
+class WrongValues : public testing::TestWithParam<Function> {};
+
+TEST_P(WrongValues, AreNamed) {
+  static const std::vector<Case> cases = all_cases();
+  const Function &target = GetParam();
+  int count = 0;
+  for (const Case &one : cases) {
+    if (std::strcmp(one.function, target.name) != 0) continue;
+    ++count;
+    const std::string problem = refused(world(), target, [&](Values &values) { one.spoil(world(), values); }, one.code,
+                                        target.position(one.parameter) + 1, one.texts);
+    EXPECT_EQ("", problem) << one.what;
+  }
+  RecordProperty("cases", count);
+  EXPECT_GT(count, 0) << "no case spoils this function";
+}
+
+std::string name_of(const testing::TestParamInfo<Function> &info) { return info.param.name; }
+
+INSTANTIATE_TEST_SUITE_P(EveryFunction, WrongValues, testing::ValuesIn(functions()), name_of);
+
+// Functions that cannot fail take anything.
+TEST(Infallible, TakeAnything) {
+  think_context_destroy(nullptr);
+  think_plan_destroy(nullptr);
+  for (think_status status : {-1, 10, kMost, kLeast}) EXPECT_STREQ("unknown status", think_status_name(status));
+  EXPECT_STREQ("THINK_OK", think_status_name(THINK_OK));
+  EXPECT_STREQ("THINK_E_INTERNAL", think_status_name(THINK_E_INTERNAL));
+  for (think_dtype dtype : {0, -1, kMost, 0x00010802}) {
+    EXPECT_EQ(0, think_dtype_bytes(dtype));
+    EXPECT_STREQ("unknown", think_dtype_name(dtype));
+  }
+  EXPECT_EQ(77, think_kept_channels(128, 0.4));
+  EXPECT_EQ(64, think_kept_channels(128, 0.5));
+  EXPECT_EQ(128, think_kept_channels(128, 0));
+  for (double ratio : {-0.1, 1.0, 2.0, static_cast<double>(kNan), static_cast<double>(kInfinity)}) EXPECT_EQ(-1, think_kept_channels(128, ratio)) << ratio;
+  for (int32_t channels : {0, -1, kLeast}) EXPECT_EQ(-1, think_kept_channels(channels, 0.4));
+}
+
+// Texts are cut to the caller's room, and say how much they need.
+TEST(Texts, AreCutToCapacity) {
+  size_t needed = 0;
+  ASSERT_EQ(THINK_OK, think_plan_describe(world().plan, nullptr, 0, &needed, nullptr));
+  std::vector<char> whole(needed);
+  ASSERT_EQ(THINK_OK, think_plan_describe(world().plan, whole.data(), whole.size(), nullptr, nullptr));
+  EXPECT_EQ(needed, std::strlen(whole.data()) + 1);
+  for (size_t capacity : {size_t{1}, size_t{2}, needed / 2, needed - 1}) {
+    std::vector<char> part(needed, 0x5A);
+    size_t again = 0;
+    EXPECT_EQ(THINK_OK, think_plan_describe(world().plan, part.data(), capacity, &again, nullptr));
+    EXPECT_EQ(needed, again);
+    EXPECT_EQ(0, part[capacity - 1]);
+    EXPECT_EQ(0, std::memcmp(part.data(), whole.data(), capacity - 1));
+    for (size_t at = capacity; at < needed; ++at) ASSERT_EQ(0x5A, part[at]) << "wrote behind the capacity";
+  }
+  ASSERT_EQ(THINK_OK, think_backend_reason(THINK_DEVICE_CUDA, nullptr, 0, &needed, nullptr));
+  std::vector<char> reason(needed);
+  ASSERT_EQ(THINK_OK, think_backend_reason(THINK_DEVICE_CUDA, reason.data(), needed, nullptr, nullptr));
+  EXPECT_EQ(needed, std::strlen(reason.data()) + 1);
+  char one = 0x5A;
+  EXPECT_EQ(THINK_OK, think_backend_reason(THINK_DEVICE_CUDA, &one, 1, nullptr, nullptr));
+  EXPECT_EQ(0, one);
+}
+
+}  // namespace
+}  // namespace think_test

@@ -1,0 +1,220 @@
+// One decode step of one layer after the other: dense rows and compact tiles with a regressed basis, next to the probe and to the same kernel in L2.
+#include <random>
+
+#include "kernels/attend/attend.h"
+#include "kernels/common/element.h"
+#include "kernels/fit/fit.h"
+#include "libthink/core/layout.h"
+#include "measure.h"
+
+namespace think::bench {
+
+namespace {
+
+struct Variant {
+  std::string layout, widths;
+  std::vector<int32_t> kept;  // per head; empty = dense rows
+  int32_t mean = 0;
+};
+
+// Widths around a mean, all different where there is room, a multiple of nothing.
+std::vector<int32_t> mixed_widths(int32_t heads, int32_t channels, int32_t mean) {
+  const int32_t reach = std::min(channels - mean, mean - 1);
+  std::vector<int32_t> kept;
+  for (int32_t h = 0; h < heads; ++h) {
+    // -1 .. 1, symmetric around 0, so that the mean stays
+    const double place = heads > 1 ? 2.0 * h / (heads - 1) - 1 : 0;
+    kept.push_back(mean + static_cast<int32_t>(std::lround(place * 0.6 * reach)));
+  }
+  return kept;
+}
+
+// One variant: views of the arena, one per layer, each with a basis of its own.
+class Layers {
+ public:
+  Layers(const Bench &bench, const Shape &shape, think_dtype dtype, int64_t tokens, const Variant &variant, int64_t most, int64_t arena_offset)
+      : shape_(shape), tokens_(static_cast<int32_t>(tokens)) {
+    const int64_t size = dtype_bytes(dtype), heads = shape.kv_heads, channels = shape.key_channels;
+    int64_t total = 0;
+    for (int64_t h = 0; h < heads; ++h) total += variant.kept.empty() ? channels : variant.kept[h];
+    const int64_t key_bytes = total * tokens * size, value_bytes = heads * channels * tokens * size;
+    const int64_t stride = (key_bytes + value_bytes + 4095) / 4096 * 4096;
+    const int64_t count = std::clamp<int64_t>((bench.arena.bytes() - arena_offset) / stride, 1, most);
+    stored_bytes_ = static_cast<double>(key_bytes + value_bytes);
+    basis_bytes_ = 0;
+
+    std::mt19937 random(7);
+    const int64_t basis_stride = basis_bytes(shape, THINK_KEYS);
+    if (!variant.kept.empty()) basis_memory_ = std::make_unique<Memory>(basis_stride * count);
+    bases_.resize(count);
+    segments_.resize(count);
+    offsets_.resize(heads);
+    for (int64_t layer = 0; layer < count; ++layer) {
+      think_segment &segment = segments_[layer];
+      segment = THINK_SEGMENT_INIT;
+      segment.key = bench.arena.data() + arena_offset + layer * stride;
+      segment.value = static_cast<char *>(segment.key) + key_bytes;
+      segment.key_dtype = segment.value_dtype = dtype;
+      segment.page_tokens = static_cast<int32_t>(tokens);
+      segment.value_stride[1] = channels * tokens * size;
+      segment.key_stride[1] = channels * tokens * size;
+      segment.lengths = &tokens_;
+      if (variant.kept.empty()) continue;
+      segment.key_layout = THINK_TILES;
+      segment.key_head_offset = offsets_.data();
+      segment.key_basis = &bases_[layer];
+      bind_basis(shape, THINK_KEYS, 1, basis_memory_->data() + layer * basis_stride, bases_[layer]);
+      fill_basis(random, variant, bases_[layer]);
+    }
+    int64_t end = 0;
+    for (int64_t h = 0; h < heads && !variant.kept.empty(); ++h) {
+      offsets_[h] = end;
+      end += variant.kept[h] * tokens * size;
+    }
+
+    query_ = std::make_unique<Memory>(shape.query_heads * channels * 4);
+    output_ = std::make_unique<Memory>(shape.query_heads * channels * 4);
+    std::normal_distribution<float> normal;
+    for (int64_t i = 0; i < shape.query_heads * channels; ++i) reinterpret_cast<float *>(query_->data())[i] = normal(random);
+    const int64_t workspace_bytes = attend::workspace(shape, {1, 1, 1, tokens});
+    workspace_ = std::make_unique<Memory>(workspace_bytes);
+    arguments_.shape = shape;
+    arguments_.query = make_tensor(query_->data(), THINK_F32, shape.query_heads, 1, channels);
+    arguments_.output = make_tensor(output_->data(), THINK_F32, shape.query_heads, 1, channels);
+    arguments_.batch = {1, nullptr, nullptr, nullptr};
+    arguments_.segment_count = 1;
+    arguments_.sink_logit = nullptr;
+    arguments_.lse = nullptr;
+  }
+
+  int64_t count() const { return static_cast<int64_t>(segments_.size()); }
+  // K and V as stored, the basis (indices, weights and offsets that are read), query and output
+  double bytes() const { return stored_bytes_ + basis_bytes_ + 2.0 * shape_.query_heads * shape_.key_channels * 4; }
+
+  void attend(int32_t isa, int64_t layer, const Parallel &parallel) {
+    arguments_.segments = &segments_[layer];
+    attend::attend(isa, arguments_, workspace_->data(), parallel, {0, 1});
+  }
+  double pass(int32_t isa, const Parallel &parallel) {
+    return seconds_of([&] {
+      for (int64_t layer = 0; layer < count(); ++layer) attend(isa, layer, parallel);
+    }) / static_cast<double>(count());
+  }
+
+ private:
+  void fill_basis(std::mt19937 &random, const Variant &variant, think_basis &basis) {
+    const int32_t channels = shape_.key_channels;
+    double bytes = 0;
+    for (int32_t h = 0; h < shape_.kv_heads; ++h) {
+      const int32_t kept = variant.kept[h], dropped = channels - kept, padded = (kept + 7) / 8 * 8;
+      basis.kept[h] = kept;
+      std::vector<int32_t> order(channels);
+      for (int32_t c = 0; c < channels; ++c) order[c] = c;
+      std::shuffle(order.begin(), order.end(), random);
+      std::sort(order.begin(), order.begin() + kept);
+      std::sort(order.begin() + kept, order.end());
+      std::copy(order.begin(), order.end(), basis.index + h * channels);
+      basis.weight_offset[h] = dropped ? h * fit::weight_head_bytes(channels) : -1;
+      auto *weight = reinterpret_cast<uint16_t *>(static_cast<char *>(basis.weight) + (dropped ? basis.weight_offset[h] : 0));
+      for (int32_t i = 0; i < dropped * padded; ++i) weight[i] = i % padded < kept ? f32_to_f16(static_cast<float>(i % 7 - 3) / 64) : 0;
+      for (int32_t c = 0; c < channels; ++c) basis.offset[h * channels + c] = 0.25f;
+      bytes += channels * 4.0 + dropped * padded * 2.0 + dropped * 4.0;
+    }
+    basis_bytes_ = bytes;
+  }
+
+  Shape shape_;
+  int32_t tokens_;
+  double stored_bytes_, basis_bytes_;
+  std::unique_ptr<Memory> basis_memory_, query_, output_, workspace_;
+  std::vector<think_basis> bases_;
+  std::vector<int64_t> offsets_;
+  std::vector<think_segment> segments_;
+  attend::Arguments arguments_{};
+};
+
+// The same kernel with everything in the second cache of each core: one KV head per thread, as many tokens as fit.
+double rate_in_cache(const Bench &bench, const Shape &shape, think_dtype dtype, const Variant &variant, int32_t threads) {
+  Shape one = make_shape(1, shape.group, shape.key_channels, shape.max_tokens, dtype);
+  Variant head = variant;
+  if (!head.kept.empty()) head.kept = {variant.mean};
+  const int64_t width = (head.kept.empty() ? shape.key_channels : variant.mean) + shape.value_channels;
+  const int64_t tokens = second_cache_bytes() * 2 / 5 / (width * dtype_bytes(dtype)) / kTileTokens * kTileTokens;
+  one.max_tokens = tokens;
+  std::vector<std::unique_ptr<Layers>> copies;
+  for (int32_t t = 0; t < threads; ++t) copies.push_back(std::make_unique<Layers>(bench, one, dtype, tokens, head, 1, int64_t{t} << 22));
+  const Parallel serial = {1, nullptr, nullptr};
+  return cached_rate(threads, copies[0]->bytes(), [&](int32_t thread) { copies[thread]->attend(bench.isa, 0, serial); });
+}
+
+void measure(const Bench &bench, const Shape &shape, think_dtype dtype, int64_t tokens, const std::vector<Variant> &variants, const Threads &threads, Json &rows) {
+  const Parallel &parallel = threads.parallel();
+  std::vector<std::unique_ptr<Layers>> layers;
+  for (const Variant &variant : variants) layers.push_back(std::make_unique<Layers>(bench, shape, dtype, tokens, variant, 1 << 20, 0));
+  std::vector<std::vector<double>> times(variants.size()), probes(variants.size());
+  for (int32_t round = -1; round < bench.options.rounds; ++round) {
+    for (size_t v = 0; v < variants.size(); ++v) {
+      const double time = layers[v]->pass(bench.isa, parallel), probe = probe_seconds(bench.arena, bench.arena.bytes(), parallel);
+      if (round < 0) continue;  // the first round only warms up
+      times[v].push_back(time);
+      probes[v].push_back(probe / static_cast<double>(bench.arena.bytes()));
+    }
+  }
+  for (size_t v = 0; v < variants.size(); ++v) {
+    const double bytes = layers[v]->bytes(), cached = rate_in_cache(bench, shape, dtype, variants[v], parallel.threads);
+    const double rate = bytes / median(times[v]), probe = 1 / median(probes[v]);
+    const double fraction = bytes * median_ratio(probes[v], times[v]), of_cached = rate / cached;
+    const double speedup = median_ratio(times[0], times[v]), byte_ratio = layers[0]->bytes() / bytes;
+    rows.push_back({{"shape", shape_name(shape)},
+                    {"dtype", dtype_name(dtype)},
+                    {"threads", parallel.threads},
+                    {"tokens", tokens},
+                    {"layout", variants[v].layout},
+                    {"kept", variants[v].mean},
+                    {"widths", variants[v].widths},
+                    {"layers", layers[v]->count()},
+                    {"bytes", static_cast<int64_t>(bytes)},
+                    {"ms", median(times[v]) * 1e3},
+                    {"ms_min", minimum(times[v]) * 1e3},
+                    {"gb_per_s", rate / 1e9},
+                    {"probe_gb_per_s", probe / 1e9},
+                    {"l2_gb_per_s", cached / 1e9},
+                    {"fraction_of_probe", fraction},
+                    {"fraction_of_probe_best", bytes * minimum(probes[v]) / minimum(times[v])},
+                    {"fraction_of_l2_rate", of_cached},
+                    {"fraction_of_bound", std::max(fraction, of_cached)},
+                    {"speedup_over_dense", speedup},
+                    {"byte_ratio", byte_ratio},
+                    {"speedup_over_byte_ratio", speedup / byte_ratio}});
+  }
+}
+
+}  // namespace
+
+Json attend_bench(const Bench &bench) {
+  Json rows = Json::array();
+  struct Model {
+    int32_t channels, kv_heads, group;
+    std::vector<int32_t> kept;
+  };
+  for (const Model &model : {Model{128, 8, 4, {128, 77, 64, 32}}, Model{64, 3, 3, {64, 39, 32, 16}}}) {
+    std::vector<Variant> variants = {{"rows", "dense", {}, model.channels}};
+    for (int32_t kept : model.kept) {
+      variants.push_back({"tiles", "uniform", std::vector<int32_t>(model.kv_heads, kept), kept});
+      if (kept < model.channels) variants.push_back({"tiles", "mixed", mixed_widths(model.kv_heads, model.channels, kept), kept});
+    }
+    for (int64_t tokens : bench.options.quick ? std::vector<int64_t>{4096} : std::vector<int64_t>{4096, 8192, 32768}) {
+      for (think_dtype dtype : bench.options.quick ? std::vector<think_dtype>{THINK_F16} : std::vector<think_dtype>{THINK_F16, THINK_BF16}) {
+        for (int32_t count : bench.options.threads) {
+          const Shape shape = make_shape(model.kv_heads, model.group, model.channels, tokens, dtype);
+          bench.progress("attend " + shape_name(shape) + " " + dtype_name(dtype) + ", " + std::to_string(tokens) + " tokens, " + std::to_string(count) + " threads");
+          const Threads threads(count);
+          measure(bench, shape, dtype, tokens, variants, threads, rows);
+        }
+      }
+    }
+  }
+  return rows;
+}
+
+}  // namespace think::bench

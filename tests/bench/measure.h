@@ -1,0 +1,170 @@
+// What the benchmarks share: options, threads, clocks, and the rows of their tables.
+#pragma once
+
+#include <time.h>
+
+#include <algorithm>
+#include <atomic>
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "kernels/common/shape.h"
+#include "libthink/backend/pool.h"
+#include "probe.h"
+
+namespace think::bench {
+
+using Json = nlohmann::ordered_json;
+
+struct Options {
+  bool quick = false;
+  int32_t rounds = 7;
+  int64_t footprint = int64_t{1} << 30;  // bytes that every timed pass goes through
+  std::vector<int32_t> threads;          // numbers of threads to measure with
+  std::string only;                      // run only the benchmark of this name
+};
+
+// Threads of the library's own pool, as a plan would have them.
+class Threads {
+ public:
+  explicit Threads(int32_t count) : handles_(static_cast<size_t>(count)) {
+    pool_.configure(handles_.data(), count - 1);
+    parallel_ = {count, count > 1 ? run : nullptr, &pool_};
+    if (count > 1 && !pool_.acquire()) throw std::runtime_error("a thread could not be started");
+  }
+  ~Threads() {
+    if (parallel_.threads > 1) pool_.release();
+  }
+  Threads(const Threads &) = delete;
+  Threads &operator=(const Threads &) = delete;
+  const Parallel &parallel() const { return parallel_; }
+
+ private:
+  static void run(void *self, int64_t count, think_task task, void *arg) { static_cast<Pool *>(self)->run(count, task, arg); }
+  std::vector<pthread_t> handles_;
+  Pool pool_;
+  Parallel parallel_;
+};
+
+// The clock on the wall, or with --cpu-time the time that this process spent on a processor: all that can be measured beside other busy programs.
+inline clockid_t clock_in_use = CLOCK_MONOTONIC;
+
+inline double now() {
+  timespec time;
+  clock_gettime(clock_in_use, &time);
+  return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+}
+
+template <class Body>
+double seconds_of(const Body &body) {
+  const double begin = now();
+  body();
+  return now() - begin;
+}
+
+inline double median(std::vector<double> x) {
+  std::sort(x.begin(), x.end());
+  return x.size() % 2 ? x[x.size() / 2] : (x[x.size() / 2 - 1] + x[x.size() / 2]) / 2;
+}
+inline double minimum(const std::vector<double> &x) { return *std::min_element(x.begin(), x.end()); }
+
+// Median of the quotients of two series that were measured side by side: what drifts over time falls out.
+inline double median_ratio(const std::vector<double> &numerator, const std::vector<double> &denominator) {
+  std::vector<double> ratio;
+  for (size_t i = 0; i < numerator.size(); ++i) ratio.push_back(numerator[i] / denominator[i]);
+  return median(ratio);
+}
+
+// Sum over `threads` threads of the bytes per second at which each repeats body(thread) on its own data; the median of a few tries.
+template <class Body>
+double cached_rate(int32_t threads, double bytes, const Body &body) {
+  std::vector<double> tries;
+  for (int attempt = 0; attempt < 5; ++attempt) {
+    std::vector<double> rate(static_cast<size_t>(threads));
+    std::atomic<int32_t> waiting{threads};
+    std::vector<std::thread> team;
+    for (int32_t t = 0; t < threads; ++t) {
+      team.emplace_back([&, t] {
+        for (int i = 0; i < 3; ++i) body(t);
+        const double once = seconds_of([&] { body(t); });
+        const int64_t repeats = std::max<int64_t>(3, static_cast<int64_t>(0.02 / std::max(once, 1e-7)));
+        waiting.fetch_sub(1);
+        while (waiting.load() > 0) {}
+        const double seconds = seconds_of([&] {
+          for (int64_t i = 0; i < repeats; ++i) body(t);
+        });
+        rate[static_cast<size_t>(t)] = bytes * static_cast<double>(repeats) / seconds;
+      });
+    }
+    for (std::thread &thread : team) thread.join();
+    double sum = 0;
+    for (double r : rate) sum += r;
+    tries.push_back(sum);
+  }
+  return median(tries);
+}
+
+int64_t second_cache_bytes();  // of one core
+
+// Everything a benchmark needs; each returns one JSON object per row of its table.
+struct Bench {
+  const Options &options;
+  int32_t isa;
+  const Arena &arena;
+  std::function<void(const std::string &)> progress;
+};
+
+Json attend_bench(const Bench &bench);
+Json score_bench(const Bench &bench);
+Json compact_bench(const Bench &bench);
+Json moments_bench(const Bench &bench);
+
+// A table of the given columns of the rows, as plain text or Markdown.
+std::string table(const Json &rows, const std::vector<std::string> &columns, bool markdown);
+
+// An aligned block of memory that belongs to one benchmark, zeroed.
+class Memory {
+ public:
+  explicit Memory(int64_t bytes) : bytes_(bytes), storage_(static_cast<size_t>(bytes + 64)) {}
+  char *data() { return storage_.data() + (64 - reinterpret_cast<uintptr_t>(storage_.data()) % 64) % 64; }
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  int64_t bytes_;
+  std::vector<char> storage_;
+};
+
+inline Shape make_shape(int32_t kv_heads, int32_t group, int32_t channels, int64_t tokens, think_dtype dtype) {
+  Shape shape{};
+  shape.query_heads = kv_heads * group;
+  shape.kv_heads = kv_heads;
+  shape.group = group;
+  shape.key_channels = shape.value_channels = channels;
+  shape.window = 32;
+  shape.max_batch = shape.max_queries = 1;
+  shape.max_tokens = tokens;
+  shape.query_dtype = shape.output_dtype = THINK_F32;
+  shape.cache_dtype = dtype;
+  shape.scale = 1.0f / static_cast<float>(channels);
+  return shape;
+}
+
+inline std::string shape_name(const Shape &shape) {
+  return "D" + std::to_string(shape.key_channels) + " H" + std::to_string(shape.kv_heads) + " G" + std::to_string(shape.group);
+}
+inline const char *dtype_name(think_dtype dtype) { return dtype == THINK_F32 ? "f32" : dtype == THINK_F16 ? "f16" : "bf16"; }
+
+inline think_tensor make_tensor(void *data, think_dtype dtype, int64_t heads, int64_t tokens, int64_t channels) {
+  think_tensor tensor = THINK_TENSOR_INIT;
+  tensor.data = data;
+  tensor.dtype = dtype;
+  const int64_t extent[4] = {1, heads, tokens, channels}, stride[4] = {heads * tokens * channels, tokens * channels, channels, 1};
+  std::copy(extent, extent + 4, tensor.extent);
+  std::copy(stride, stride + 4, tensor.stride);
+  return tensor;
+}
+
+}  // namespace think::bench

@@ -1,0 +1,10 @@
+// Entry of libFuzzer; run.sh builds it once per target: THINK_FUZZ_TARGET is npy, safetensors or layer.
+#include <cstdint>
+#include <span>
+
+#include "targets.h"
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+  think::fuzz::THINK_FUZZ_TARGET(std::as_bytes(std::span(data, size)));
+  return 0;
+}

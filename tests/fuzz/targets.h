@@ -1,0 +1,14 @@
+// What every fuzz test does with a file: parse it, and check what the parsers promise about files that they accept. A broken promise aborts.
+#pragma once
+
+#include <cstddef>
+#include <span>
+
+namespace think::fuzz {
+
+// Each returns whether the bytes were accepted.
+bool npy(std::span<const std::byte> file);
+bool safetensors(std::span<const std::byte> file);
+bool layer(std::span<const std::byte> file);
+
+}  // namespace think::fuzz

@@ -1,0 +1,379 @@
+// The compact stage against its reference, byte for byte: the whole destination memory, with everything around it, must come out the same.
+#include "kernels/compact/compact.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <numeric>
+#include <random>
+#include <thread>
+
+#include "instruction_sets.h"
+#include "kernels/common/element.h"
+
+namespace think {
+namespace {
+
+constexpr think_dtype kDtypes[] = {THINK_F32, THINK_F16, THINK_BF16};
+using Random = std::mt19937;
+
+int32_t pick(Random &random, int32_t low, int32_t high) { return std::uniform_int_distribution<int32_t>(low, high)(random); }
+
+Shape make_shape(int32_t kv_heads, int32_t key_channels, int32_t value_channels, int32_t batch) {
+  Shape shape{};
+  shape.query_heads = shape.kv_heads = kv_heads;
+  shape.group = 1;
+  shape.key_channels = key_channels;
+  shape.value_channels = value_channels;
+  shape.max_batch = batch;
+  return shape;
+}
+
+// Kept channels of each slot and head, drawn at random, ascending.
+struct Basis {
+  std::vector<int32_t> kept, index;
+  think_basis basis = THINK_BASIS_INIT;
+
+  template <class Width>
+  Basis(Random &random, int32_t slots, int32_t heads, int32_t channels, const Width &width) {
+    for (int32_t i = 0; i < slots * heads; ++i) {
+      std::vector<int32_t> order(channels);
+      std::iota(order.begin(), order.end(), 0);
+      std::shuffle(order.begin(), order.end(), random);
+      kept.push_back(width(i));
+      std::sort(order.begin(), order.begin() + kept.back());
+      std::sort(order.begin() + kept.back(), order.end());
+      index.insert(index.end(), order.begin(), order.end());
+    }
+    basis.channels = channels;
+    basis.slots = slots;
+    basis.kept = kept.data();
+    basis.index = index.data();
+  }
+};
+
+enum class Order { heads, tokens, placed };  // heads behind each other with a fixed stride, interleaved per token, or by head offsets
+
+struct SideOptions {
+  think_dtype dtype = THINK_F16;
+  int32_t layout = THINK_ROWS;
+  const think_basis *basis = nullptr;
+  Order order = Order::heads;
+  int64_t gap = 0;  // unused elements behind each row (rows without a basis only)
+};
+
+// One segment with memory of its own: blocks (pages or slots) of `capacity` rows, in shuffled order when paged.
+struct Store {
+  static constexpr int64_t kGuard = 512;
+  think_segment segment = THINK_SEGMENT_INIT;
+  std::vector<char> key, value;
+  std::vector<int64_t> key_offset, value_offset;
+  std::vector<int32_t> pages, first, lengths;
+
+  Store(Random &random, const Shape &shape, const Batch &batch, int32_t slots, bool paged, int32_t capacity, int32_t max_rows, const SideOptions &k,
+        const SideOptions &v, std::vector<int32_t> first_, std::vector<int32_t> lengths_, bool per_head)
+      : first(std::move(first_)), lengths(std::move(lengths_)) {
+    segment.page_tokens = capacity;
+    segment.lengths_stride[0] = per_head ? shape.kv_heads : 1;
+    segment.lengths_stride[1] = per_head ? 1 : 0;
+    segment.first = first.data();
+    segment.lengths = lengths.data();
+    int32_t blocks = slots;
+    if (paged) {
+      const int32_t each = (max_rows + capacity - 1) / capacity;
+      blocks = batch.count * each + 2;
+      std::vector<int32_t> order(blocks);
+      std::iota(order.begin(), order.end(), 0);
+      std::shuffle(order.begin(), order.end(), random);
+      segment.pages_stride = each + 1;
+      pages.assign(batch.count * segment.pages_stride, -12345);
+      for (int32_t b = 0; b < batch.count; ++b) {
+        for (int32_t p = 0; p < each; ++p) pages[b * segment.pages_stride + p] = order[b * each + p];
+      }
+      segment.pages = pages.data();
+    }
+    side(shape, batch, slots, blocks, capacity, true, k);
+    side(shape, batch, slots, blocks, capacity, false, v);
+  }
+  Store(const Store &) = delete;
+
+  void side(const Shape &shape, const Batch &batch, int32_t slots, int64_t blocks, int64_t capacity, bool keys, const SideOptions &options) {
+    const int64_t channels = keys ? shape.key_channels : shape.value_channels, size = dtype_bytes(options.dtype);
+    (keys ? segment.key_dtype : segment.value_dtype) = options.dtype;
+    (keys ? segment.key_layout : segment.value_layout) = options.layout;
+    (keys ? segment.key_basis : segment.value_basis) = options.basis;
+    int64_t *stride = keys ? segment.key_stride : segment.value_stride;
+    const int64_t row = (channels + options.gap) * size;
+    stride[0] = shape.kv_heads * capacity * row + 64;
+    stride[1] = options.order == Order::tokens ? row : capacity * row;
+    stride[2] = options.order == Order::tokens ? shape.kv_heads * row : options.gap ? row : 0;
+    if (options.order == Order::placed) {
+      auto &offset = keys ? key_offset : value_offset;
+      offset.assign(slots * shape.kv_heads, -1);
+      (keys ? segment.key_head_offset : segment.value_head_offset) = offset.data();
+      think_segment only = segment;
+      (keys ? only.value_head_offset : only.key_head_offset) = nullptr;
+      compact::place(shape, only, batch);
+    }
+    auto &memory = keys ? key : value;
+    memory.assign(kGuard + blocks * stride[0] + kGuard, '\x5a');
+    (keys ? segment.key : segment.value) = memory.data() + kGuard;
+  }
+
+  void poison() {
+    for (auto *memory : {&key, &value}) {
+      // NaN as f32, f16 and bf16 alike
+      std::fill(memory->begin(), memory->end(), '\xff');
+    }
+  }
+  // Random numbers in all rows that the sequence has, through the address rule.
+  void fill(Random &random, const Shape &shape, const Batch &batch, const std::vector<int32_t> &rows_of_run) {
+    std::normal_distribution<float> normal;
+    for (Side s : {Side::keys, Side::values}) {
+      if (!(s == Side::keys ? segment.key : segment.value)) continue;
+      for (int32_t b = 0; b < batch.count; ++b) {
+        for (int32_t h = 0; h < shape.kv_heads; ++h) {
+          const SideView view = side_view(segment, s, shape, batch, b, h);
+          const int64_t at = b * segment.lengths_stride[0] + h * segment.lengths_stride[1];
+          for (int64_t t = first[at]; t < first[at] + rows_of_run[at]; ++t) {
+            char *row = row_address(view, t);
+            for (int64_t c = 0; c < view.channels; ++c) {
+              const float x = std::ldexp(normal(random), pick(random, -20, 10));
+              if (view.layout == THINK_TILES) {
+                store_element(row, view.dtype, c * 32 + t % 32, x);
+              } else {
+                store_element(row, view.dtype, c, x);
+              }
+            }
+          }
+        }
+      }
+    }
+  }
+};
+
+struct ThreadedLoop {
+  static void run(void *, int64_t count, think_task task, void *arg) {
+    std::vector<std::thread> threads;
+    for (int64_t i = 0; i < count; ++i) threads.emplace_back(task, arg, i);
+    for (std::thread &thread : threads) thread.join();
+  }
+};
+constexpr Parallel kSerial = {1, nullptr, nullptr};
+constexpr Parallel kThreaded = {3, ThreadedLoop::run, nullptr};
+
+void run_slices(int32_t isa, const compact::Arguments &arguments, const Parallel &parallel, int slices) {
+  if (slices == 1) {
+    compact::compact(isa, arguments, parallel, {0, 1});
+    return;
+  }
+  std::vector<std::thread> threads;
+  for (int i = slices - 1; i >= 0; --i) {
+    threads.emplace_back([&, i] { compact::compact(isa, arguments, parallel, {i, slices}); });
+  }
+  for (std::thread &thread : threads) thread.join();
+}
+
+// Runs the stage and the reference on equal memory and compares every byte of the destination, guards included; the source must not change.
+void expect_as_reference(int32_t isa, const Shape &shape, const Batch &batch, Store &source, Store &destination, const std::string &what,
+                         const Parallel &parallel = kSerial, int slices = 1) {
+  const std::vector<char> key = source.key, value = source.value, empty_key = destination.key, empty_value = destination.value;
+  const compact::Arguments arguments{shape, source.segment, destination.segment, batch};
+  compact::reference::compact(arguments);
+  const std::vector<char> expected_key = destination.key, expected_value = destination.value;
+  std::copy(empty_key.begin(), empty_key.end(), destination.key.begin());
+  std::copy(empty_value.begin(), empty_value.end(), destination.value.begin());
+  run_slices(isa, arguments, parallel, slices);
+  const auto compare = [&](const std::vector<char> &actual, const std::vector<char> &expected, const char *side) {
+    const auto at = std::mismatch(actual.begin(), actual.end(), expected.begin()).first - actual.begin();
+    ASSERT_EQ(at, static_cast<int64_t>(actual.size())) << what << ": " << side << " differ from byte " << at - Store::kGuard << " on";
+  };
+  compare(destination.key, expected_key, "keys");
+  compare(destination.value, expected_value, "values");
+  ASSERT_TRUE(source.key == key && source.value == value) << what << ": the source was written";
+}
+
+class CompactTest : public testing::TestWithParam<int32_t> {};
+INSTANTIATE_TEST_SUITE_P(Isa, CompactTest, testing::ValuesIn(test::instruction_sets()),
+                         [](const auto &set) { return std::string(test::isa_name(set.param)); });
+
+// A prune: rows of every dtype to tiles of every dtype, heads of different widths, an odd first row, a partial last tile.
+TEST_P(CompactTest, RowsToTilesEveryWidth) {
+  Random random(1);
+  const int32_t widths[] = {1, 7, 8, 9, 39, 64, 77, 127, 128, 200, 256};
+  for (int32_t channels : {8, 24, 64, 80, 96, 128, 256}) {
+    for (size_t w = 0; w < std::size(widths); ++w) {
+      if (widths[w] > channels) break;
+      for (think_dtype from : kDtypes) {
+        for (think_dtype to : kDtypes) {
+          const Shape shape = make_shape(3, channels, channels, 1);
+          const Batch batch{1, nullptr, nullptr, nullptr};
+          const Basis keys(random, 1, 3, channels, [&](int32_t h) { return std::min(channels, widths[(w + h) % std::size(widths)]); });
+          const Basis values(random, 1, 3, channels, [&](int32_t h) { return std::min(channels, (widths[w] + 7 + 8 * h) / 8 * 8); });
+          Store source(random, shape, batch, 1, false, 128, 128, {from, THINK_ROWS, nullptr, Order::tokens, w % 2 ? 3 : 0}, {from}, {5}, {}, false);
+          source.poison();
+          source.fill(random, shape, batch, {75});
+          Store destination(random, shape, batch, 1, false, 128, 128, {to, THINK_TILES, &keys.basis, Order::placed},
+                            {to, THINK_ROWS, &values.basis, Order::placed}, {32}, {75}, false);
+          expect_as_reference(GetParam(), shape, batch, source, destination,
+                              std::to_string(widths[w]) + " of " + std::to_string(channels) + " channels, dtype " + std::to_string(from) + " to " +
+                                  std::to_string(to));
+          if (HasFatalFailure()) return;
+        }
+      }
+    }
+  }
+}
+
+// Any layouts, pages on either side, per-head lengths and first rows, slots, gaps, bases on one or both sides.
+TEST_P(CompactTest, RandomSegments) {
+  for (int32_t seed = 0; seed < 1200; ++seed) {
+    Random random(seed);
+    const int32_t heads = pick(random, 1, 3), count = pick(random, 1, 3), slots = count + pick(random, 0, 2);
+    const int32_t key_channels = 8 * pick(random, 1, 17), value_channels = 8 * pick(random, 1, 17);
+    const Shape shape = make_shape(heads, key_channels, value_channels, count);
+    std::vector<int32_t> slot(slots);
+    std::iota(slot.begin(), slot.end(), 0);
+    std::shuffle(slot.begin(), slot.end(), random);
+    const Batch batch{count, nullptr, nullptr, slot.data()};
+
+    const bool per_head = pick(random, 0, 1), has_basis = pick(random, 0, 3) > 0, same_basis = has_basis && pick(random, 0, 2) == 0;
+    const Basis keys(random, slots, heads, key_channels, [&](int32_t) { return pick(random, 1, key_channels); });
+    const Basis values(random, slots, heads, value_channels, [&](int32_t) { return 8 * pick(random, 1, value_channels / 8); });
+    const int32_t runs = per_head ? count * heads : count;
+    std::vector<int32_t> lengths(runs), source_first(runs), first(runs);
+    SideOptions from_key, from_value, to_key, to_value;
+    const auto choose = [&](SideOptions &side, bool key, const think_basis *basis) {
+      side.dtype = kDtypes[pick(random, 0, 2)];
+      side.basis = basis;
+      side.layout = key && pick(random, 0, 1) ? THINK_TILES : THINK_ROWS;
+      side.order = basis ? Order::placed : static_cast<Order>(side.layout == THINK_TILES ? 2 * pick(random, 0, 1) : pick(random, 0, 2));
+      if (!basis && side.layout == THINK_ROWS) side.gap = pick(random, 0, 2) * 4;
+    };
+    choose(from_key, true, same_basis ? &keys.basis : nullptr);
+    choose(from_value, false, same_basis ? &values.basis : nullptr);
+    choose(to_key, true, has_basis ? &keys.basis : nullptr);
+    choose(to_value, false, has_basis ? &values.basis : nullptr);
+    if (pick(random, 0, 1)) to_key.dtype = from_key.dtype, to_value.dtype = from_value.dtype;
+    for (int32_t i = 0; i < runs; ++i) {
+      lengths[i] = pick(random, 0, 3) == 0 ? 32 * pick(random, 0, 4) : pick(random, 0, 140);
+      source_first[i] = from_key.layout == THINK_TILES ? 32 * pick(random, 0, 2) : pick(random, 0, 70);
+      first[i] = to_key.layout == THINK_TILES ? 32 * pick(random, 0, 2) : pick(random, 0, 70);
+    }
+    const bool source_paged = pick(random, 0, 1), paged = pick(random, 0, 1);
+    Store source(random, shape, batch, slots, source_paged, source_paged ? 32 * pick(random, 1, 3) : 256, 256, from_key, from_value, source_first,
+                 std::vector<int32_t>(runs, -1), per_head);
+    Store destination(random, shape, batch, slots, paged, paged ? 32 * pick(random, 1, 3) : 256, 256, to_key, to_value, first, lengths, per_head);
+    const int32_t left_out = pick(random, 0, 9);
+    if (left_out == 0) source.segment.key = destination.segment.key = nullptr;
+    if (left_out == 1) source.segment.value = destination.segment.value = nullptr;
+    source.poison();
+    source.fill(random, shape, batch, lengths);
+    const int slices[] = {1, 1, 2, 5};
+    expect_as_reference(GetParam(), shape, batch, source, destination, "seed " + std::to_string(seed), kSerial, slices[seed % 4]);
+    if (HasFatalFailure()) return;
+  }
+}
+
+// Large enough for streamed writes; aligned and not; slices and threads.
+TEST_P(CompactTest, LargeCallsInSlices) {
+  Random random(3);
+  const Shape shape = make_shape(2, 128, 128, 1);
+  const Batch batch{1, nullptr, nullptr, nullptr};
+  const Basis keys(random, 1, 2, 128, [](int32_t h) { return h ? 77 : 50; });
+  const Basis values(random, 1, 2, 128, [](int32_t h) { return h ? 40 : 88; });
+  const int32_t tokens = 4000;
+  for (bool values_pruned : {false, true}) {
+    Store source(random, shape, batch, 1, false, 4096, 4096, {THINK_F16}, {THINK_F16}, {3}, {}, false);
+    source.poison();
+    source.fill(random, shape, batch, {tokens});
+    Store destination(random, shape, batch, 1, false, 4096, 4096, {THINK_F16, THINK_TILES, &keys.basis, Order::placed},
+                      {THINK_F16, THINK_ROWS, values_pruned ? &values.basis : nullptr, Order::placed}, {0}, {tokens}, false);
+    for (int shift : {0, 2}) {
+      // The allocator gives 16 bytes; bring the base to 64, and once off it by one number.
+      const auto align = [&](std::vector<char> &memory) {
+        const int64_t off = reinterpret_cast<uintptr_t>(memory.data() + Store::kGuard) % 64;
+        return memory.data() + Store::kGuard - off + shift;
+      };
+      destination.segment.key = align(destination.key);
+      destination.segment.value = align(destination.value);
+      for (int slices : {1, 2, 3, 7, 150}) {
+        for (const Parallel &parallel : {kSerial, kThreaded}) {
+          expect_as_reference(GetParam(), shape, batch, source, destination, std::to_string(slices) + " slices", parallel, slices);
+          if (HasFatalFailure()) return;
+        }
+      }
+    }
+  }
+}
+
+// One full block of the window goes to the end of the tiles that are there already.
+TEST_P(CompactTest, FoldAppendsOneTile) {
+  Random random(4);
+  const Shape shape = make_shape(8, 64, 64, 2);
+  const int32_t slot[] = {1, 0};
+  const Batch batch{2, nullptr, nullptr, slot};
+  const Basis keys(random, 2, 8, 64, [&](int32_t i) { return 8 + i; });
+  Store source(random, shape, batch, 2, false, 96, 96, {THINK_BF16}, {THINK_BF16}, {4, 17}, {}, false);
+  source.poison();
+  source.fill(random, shape, batch, {32, 32});
+  Store destination(random, shape, batch, 2, true, 64, 256, {THINK_BF16, THINK_TILES, &keys.basis, Order::placed},
+                    {THINK_BF16, THINK_ROWS, nullptr, Order::placed}, {96, 160}, {32, 32}, false);
+  for (int slices : {1, 4}) expect_as_reference(GetParam(), shape, batch, source, destination, "fold", kSerial, slices);
+}
+
+// The reference itself, against numbers written down by hand.
+TEST(CompactReferenceTest, TilesHoldKeptChannelsTokenByToken) {
+  Random random(5);
+  const Shape shape = make_shape(1, 8, 8, 1);
+  const Batch batch{1, nullptr, nullptr, nullptr};
+  Basis keys(random, 1, 1, 8, [](int32_t) { return 3; });
+  keys.index = {1, 4, 7, 0, 2, 3, 5, 6};
+  keys.basis.index = keys.index.data();
+  Store source(random, shape, batch, 1, false, 64, 64, {THINK_F32}, {THINK_F32}, {0}, {}, false);
+  for (int t = 0; t < 40; ++t) {
+    for (int c = 0; c < 8; ++c) {
+      store_element(source.segment.key, THINK_F32, t * 8 + c, static_cast<float>(t * 10 + c));
+      store_element(source.segment.value, THINK_F32, t * 8 + c, static_cast<float>(-t * 10 - c));
+    }
+  }
+  Store destination(random, shape, batch, 1, false, 64, 64, {THINK_BF16, THINK_TILES, &keys.basis, Order::placed}, {THINK_F32}, {0}, {40}, false);
+  compact::reference::compact({shape, source.segment, destination.segment, batch});
+  const int32_t channel[] = {1, 4, 7};
+  for (int t = 0; t < 64; ++t) {
+    for (int i = 0; i < 3; ++i) {
+      const float expected = t < 40 ? bf16_to_f32(f32_to_bf16(static_cast<float>(t * 10 + channel[i]))) : 0.0f;
+      ASSERT_EQ(load_element(destination.segment.key, THINK_BF16, t / 32 * 3 * 32 + i * 32 + t % 32), expected) << t << " " << i;
+    }
+  }
+  for (int t = 0; t < 40; ++t) ASSERT_EQ(load_element(destination.segment.value, THINK_F32, t * 8 + 3), static_cast<float>(-t * 10 - 3));
+}
+
+TEST(CompactPlaceTest, HeadsLieBehindEachOther) {
+  Random random(6);
+  const Shape shape = make_shape(3, 64, 32, 2);
+  const int32_t slot[] = {2, 0};
+  const Batch batch{2, nullptr, nullptr, slot};
+  const Basis keys(random, 3, 3, 64, [](int32_t i) { return 10 + i; });
+  std::vector<int64_t> key_offset(9, -1), value_offset(9, -1);
+  think_segment segment = THINK_SEGMENT_INIT;
+  segment.page_tokens = 64;
+  segment.key_layout = THINK_TILES;
+  segment.key_dtype = THINK_F16;
+  segment.value_dtype = THINK_F32;
+  segment.key_head_offset = key_offset.data();
+  segment.value_head_offset = value_offset.data();
+  segment.key_basis = &keys.basis;
+  compact::place(shape, segment, batch);
+  EXPECT_EQ(key_offset, (std::vector<int64_t>{0, 10 * 128, 21 * 128, -1, -1, -1, 0, 16 * 128, 33 * 128}));
+  EXPECT_EQ(value_offset, (std::vector<int64_t>{0, 32 * 256, 64 * 256, -1, -1, -1, 0, 32 * 256, 64 * 256}));
+  segment.key_head_offset = nullptr;
+  segment.value_stride[2] = 40 * 4;
+  compact::place(shape, segment, batch);
+  EXPECT_EQ(value_offset[2], 2 * 64 * 160);
+}
+
+}  // namespace
+}  // namespace think
