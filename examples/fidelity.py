@@ -33,7 +33,7 @@ class Figures:
 
     def __init__(self, folder, oracle):
         self.segments, self.oracle, self.problems = {}, {}, []
-        for name in sorted(os.listdir(folder)):
+        for name in sorted(name for name in os.listdir(folder) if name.endswith(".json")):
             cache, text = name[: -len(".json")].split("-", 1)
             with open(os.path.join(folder, name)) as file:
                 found = json.load(file)["segments"]

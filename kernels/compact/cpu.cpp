@@ -9,10 +9,8 @@ namespace think::compact {
 
 namespace {
 
-// Tiles between the fetch of a block's rows into the second cache and its use.
-constexpr int64_t kAheadTiles = 1;
 // A call that writes less than this keeps what it wrote in the caches; more would only push out the rest.
-constexpr int64_t kStreamBytes = int64_t{1} << 20;
+constexpr int64_t kStreamBytes = int64_t{256} << 10;
 
 // Rows behind the end of a run, for a partial last tile.
 alignas(64) const char zero_row[kMaxChannels * 4] = {};
@@ -104,17 +102,6 @@ void row_addresses(const SideView &view, int64_t first, int64_t count, const cha
   }
 }
 
-void prefetch_rows(const Run &run, int64_t tile) {
-  const int64_t first = tile * kTileTokens, left = run.count - first;
-  if (left <= 0) return;
-  const int64_t count = left < kTileTokens ? left : kTileTokens, bytes = static_cast<int64_t>(run.source.channels) * dtype_bytes(run.source.dtype);
-  const char *rows[kTileTokens];
-  row_addresses(run.source, run.source_first + first, count, rows);
-  for (int64_t t = 0; t < count; ++t) {
-    for (int64_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(rows[t] + byte, 0, 2);
-  }
-}
-
 // Destination rows of a block, cut where pages end: body(rows done, rows of the piece, address).
 template <class Body>
 void for_each_piece(const SideView &destination, int64_t first, int64_t count, const Body &body) {
@@ -127,21 +114,27 @@ void for_each_piece(const SideView &destination, int64_t first, int64_t count, c
 
 void move_tiles(const Kernels &kernels, const Run &run, int64_t begin, int64_t end, bool stream) {
   const Map map = map_of(run);
-  const char *rows[kTileTokens];
+  const char *rows[2 * kTileTokens];  // of this tile and the next
   Block block{};
   block.map = &map;
-  block.rows = rows;
   block.source_dtype = run.source.dtype;
   block.destination_dtype = run.destination.dtype;
   block.destination_stride = run.destination.row_stride;
   block.stream = stream;
   const bool from_rows = run.source.layout == THINK_ROWS, to_rows = run.destination.layout == THINK_ROWS;
+  const auto find_rows = [&](int64_t tile, const char **addresses) {
+    const int64_t first = tile * kTileTokens, left = run.count - first, count = left < kTileTokens ? left : kTileTokens;
+    row_addresses(run.source, run.source_first + first, count, addresses);
+    for (int64_t t = count; t < kTileTokens; ++t) addresses[t] = zero_row;
+  };
+  if (from_rows) find_rows(begin, rows + kTileTokens);
   for (int64_t tile = begin; tile < end; ++tile) {
     const int64_t first = tile * kTileTokens, left = run.count - first, count = left < kTileTokens ? left : kTileTokens;
     if (from_rows) {
-      prefetch_rows(run, tile + kAheadTiles);
-      row_addresses(run.source, run.source_first + first, count, rows);
-      for (int64_t t = count; t < kTileTokens; ++t) rows[t] = zero_row;
+      std::memcpy(rows, rows + kTileTokens, kTileTokens * sizeof *rows);
+      if (tile + 1 < end) find_rows(tile + 1, rows + kTileTokens);
+      block.rows = rows;
+      block.known = tile + 1 < end ? 2 * kTileTokens : kTileTokens;
     } else {
       block.tile = row_address(run.source, run.source_first + first);
     }
@@ -156,6 +149,7 @@ void move_tiles(const Kernels &kernels, const Run &run, int64_t begin, int64_t e
       part.count = piece;
       part.destination = destination;
       part.rows = rows + done;
+      part.known = block.known - static_cast<int32_t>(done);
       part.first = static_cast<int32_t>(done);
       from_rows ? kernels.rows_to_rows(part) : kernels.tile_to_rows(part);
     });

@@ -20,7 +20,8 @@ struct Map {
 
 struct Block {
   const Map *map;
-  const char *const *rows;  // source rows: addresses of 32 (to a tile) or `count` rows
+  const char *const *rows;  // source rows: addresses of 32 (to a tile) or `count` rows, and behind them of those that come next, to be fetched meanwhile
+  int32_t known;            // addresses in `rows`
   const char *tile;         // or a source tile, of which tokens first .. first + count are meant
   int32_t first, count;
   think_dtype source_dtype, destination_dtype;

@@ -7,7 +7,7 @@
 namespace think::compact {
 namespace {
 
-// Channels that go through the small buffers on the stack in one go: they stay in the first cache.
+// Channels that go through a small buffer on the stack in one go: it stays in the first cache.
 constexpr int32_t kStrip = 64;
 
 inline int64_t bytes_of(think_dtype dtype) { return dtype_bytes(dtype); }
@@ -59,55 +59,106 @@ struct Unit {
   }
 };
 
-// Kept channels of a strip of at most 64, from 32 rows to `staged`; returns their number. Every channel is written to the next free place, which only
-// a kept one moves on: no branch depends on the mask. So `staged` has room for one channel more.
+// Fetches rows that come later. The two ways were found by measuring; either is up to a third slower in the other's place (tests/bench/README.md).
+struct Ahead {
+  static constexpr int64_t kBytes = 2048;
+  const char *const *rows;
+  int32_t known;
+  int64_t row_bytes;
+  int32_t row;
+
+  // Tiles, where lines of 32 rows are read across: the next block into the second cache, spread over the work on this one. `part` of `parts`.
+  inline void fetch_block(int32_t part, int32_t parts) {
+    if (known < 2 * kTileTokens) return;
+    for (const int32_t end = (part + 1) * kTileTokens / parts; row < end; ++row) {
+      for (int64_t byte = 0; byte < row_bytes; byte += 64) prefetch_far(rows[kTileTokens + row] + byte);
+    }
+  }
+  // Rows, which are read one after the other: only a little ahead, into the first cache.
+  inline void fetch_row(int32_t current) {
+    const int32_t next = current + static_cast<int32_t>((kBytes + row_bytes - 1) / row_bytes);
+    if (next >= known) return;
+    for (int64_t byte = 0; byte < row_bytes; byte += 64) prefetch_near(rows[next] + byte);
+  }
+};
+
+// Channels of a tile on their way to the destination. Every channel is written to the next free place, which only a kept one moves on: no branch depends
+// on the mask. Full lines leave in portions, so that writing goes on beside reading.
 template <int kBytes>
-inline int32_t transpose_strip(const char *const *at, const uint8_t *mask, int32_t channels, char *staged) {
+struct Outlet {
+  static constexpr int64_t kRowBytes = kTileTokens * kBytes;
+  static constexpr int32_t kPortion = 8;
+  alignas(64) char staged[(kMaxChannels + 1) * kRowBytes];
+  char *destination;
+  bool stream;
+  int32_t filled = 0, flushed = 0;
+
+  inline char *next() { return staged + filled * kRowBytes; }
+  inline void flush_portion() {
+    if (filled - flushed < kPortion) return;
+    copy_lines<kPortion * kRowBytes / sizeof(Line)>(destination + flushed * kRowBytes, staged + flushed * kRowBytes, stream);
+    flushed += kPortion;
+  }
+  inline void flush() { copy_out(destination + flushed * kRowBytes, staged + flushed * kRowBytes, (filled - flushed) * kRowBytes, stream); }
+};
+
+// The kept channels of 16 bytes (kCount channels, bits = which) of 32 rows.
+template <int kBytes>
+inline void transpose_chunk(const char *const *at, int64_t offset, uint32_t bits, Outlet<kBytes> &outlet) {
   using U = Unit<kBytes>;
   int32_t kept = 0;
-  for (int32_t c = 0; c < channels; c += U::kCount) {
-    const uint32_t bits = mask[c / 8] >> (c % 8) & ((1u << U::kCount) - 1);
-    if (bits == 0) continue;
-    int32_t next = kept;
-    for (int part = 0; part < kTileTokens / U::kTokens; ++part) {
-      Line x[U::kCount];
-      for (int j = 0; j < U::kCount; ++j) x[j] = gather_lanes(at + part * U::kTokens + j, U::kCount, int64_t{c} * kBytes);
-      U::transpose(x);
-      next = kept;
-      for (int j = 0; j < U::kCount; ++j) {
-        store_line(staged + next * U::kRowBytes + part * sizeof(Line), x[j]);
-        next += bits >> j & 1;
-      }
+  for (int part = 0; part < kTileTokens / U::kTokens; ++part) {
+    Line x[U::kCount];
+    for (int j = 0; j < U::kCount; ++j) x[j] = gather_lanes(at + part * U::kTokens + j, U::kCount, offset);
+    U::transpose(x);
+    char *to = outlet.next() + part * sizeof(Line);
+    kept = 0;
+    for (int j = 0; j < U::kCount; ++j) {
+      store_line(to + kept * U::kRowBytes, x[j]);
+      kept += bits >> j & 1;
     }
-    kept = next;
   }
-  return kept;
+  outlet.filled += kept;
+  outlet.flush_portion();
 }
 
 template <int kBytes>
 inline void rows_to_tile_sized(const Block &block) {
+  using U = Unit<kBytes>;
   const Map &map = *block.map;
   const int64_t source_bytes = bytes_of(block.source_dtype);
-  alignas(64) char staged[(kStrip + 1) * kTileTokens * kBytes];
+  Ahead ahead{block.rows, block.known, map.channels * source_bytes, 0};
+  Outlet<kBytes> outlet;
+  outlet.destination = block.destination;
+  outlet.stream = can_stream(block.destination, block.stream);
+  const int32_t chunks = (map.channels + U::kCount - 1) / U::kCount;
+  const auto bits_of = [&](int32_t c) { return static_cast<uint32_t>(map.mask[c / 8] >> (c % 8) & ((1u << U::kCount) - 1)); };
+  if (block.source_dtype == block.destination_dtype && map.channels % U::kCount == 0) {
+    for (int32_t chunk = 0; chunk < chunks; ++chunk) {
+      ahead.fetch_block(chunk, chunks);
+      const uint32_t bits = bits_of(chunk * U::kCount);
+      if (bits) transpose_chunk<kBytes>(block.rows, int64_t{chunk} * kChunkBytes, bits, outlet);
+    }
+    outlet.flush();
+    return;
+  }
+  // Rows are copied first when their numbers change, or when they end inside 16 bytes, behind which nothing may be read.
   alignas(64) char copied[kTileTokens * kStrip * kBytes];
   const char *at[kTileTokens];
-  char *destination = block.destination;
-  for (int32_t c = 0; c < map.channels; c += kStrip) {
-    const int32_t channels = map.channels - c < kStrip ? map.channels - c : kStrip;
-    // Rows are copied first when their numbers change, or when they end inside 16 bytes, behind which nothing may be read.
-    if (block.source_dtype != block.destination_dtype || channels * kBytes % kChunkBytes != 0) {
-      for (int t = 0; t < kTileTokens; ++t) {
-        char *row = copied + t * kStrip * kBytes;
-        convert<kBytes>(block.rows[t] + c * source_bytes, block.source_dtype, row, block.destination_dtype, channels);
-        at[t] = row;
-      }
-    } else {
-      for (int t = 0; t < kTileTokens; ++t) at[t] = block.rows[t] + c * source_bytes;
+  for (int t = 0; t < kTileTokens; ++t) at[t] = copied + t * kStrip * kBytes;
+  const int32_t strips = (map.channels + kStrip - 1) / kStrip;
+  for (int32_t strip = 0; strip < strips; ++strip) {
+    const int32_t c = strip * kStrip, channels = map.channels - c < kStrip ? map.channels - c : kStrip;
+    for (int t = 0; t < kTileTokens; ++t) {
+      ahead.fetch_block(strip * kTileTokens + t, strips * kTileTokens);
+      convert<kBytes>(block.rows[t] + c * source_bytes, block.source_dtype, copied + t * kStrip * kBytes, block.destination_dtype, channels);
     }
-    const int64_t bytes = int64_t{transpose_strip<kBytes>(at, map.mask + c / 8, channels, staged)} * kTileTokens * kBytes;
-    copy_out(destination, staged, bytes, block.stream);
-    destination += bytes;
+    for (int32_t i = 0; i < channels; i += U::kCount) {
+      const uint32_t bits = bits_of(c + i);
+      if (bits) transpose_chunk<kBytes>(at, int64_t{i} * kBytes, bits, outlet);
+    }
   }
+  outlet.flush();
 }
 
 void rows_to_tile(const Block &block) {
@@ -133,8 +184,10 @@ void rows_to_rows(const Block &block) {
   const Map &map = *block.map;
   const int64_t number_bytes = bytes_of(block.destination_dtype), row_bytes = map.kept * number_bytes;
   const bool same = block.source_dtype == block.destination_dtype;
+  Ahead ahead{block.rows, block.known, map.channels * bytes_of(block.source_dtype), 0};
   if (!map.index && same) {
     for (int32_t t = 0; t < block.count; ++t) {
+      ahead.fetch_row(t);
       copy_out(block.destination + t * block.destination_stride, block.rows[t], row_bytes, block.stream);
     }
     return;
@@ -146,6 +199,7 @@ void rows_to_rows(const Block &block) {
   for (int32_t t = 0; t < block.count; t += kRows) {
     const int32_t rows = block.count - t < kRows ? block.count - t : kRows;
     for (int32_t r = 0; r < rows; ++r) {
+      ahead.fetch_row(t + r);
       const char *row = block.rows[t + r];
       char *out = staged + r * row_bytes;
       if (!map.index) {

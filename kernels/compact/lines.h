@@ -5,7 +5,8 @@
 //   scatter_lanes(at, step, offset, line)  the other way round
 //   low16 high16 low32 ... (a, b)   interleave the lower or upper halves of each lane, in units of 16, 32, 64 bits
 //   shuffle_bytes                   16 bytes in any order
-//   copy_out(to, from, bytes, stream)  a copy, past the caches where that is possible and wanted
+//   stream_line, can_stream         a store past the caches, where the instruction set has one
+//   copy_lines, copy_out            a copy of registers, of any bytes
 #pragma once
 
 #include "../common/simd.h"
@@ -101,22 +102,14 @@ constexpr bool kShufflesBytes = true;
 inline void shuffle_bytes(char *to, const char *from, const uint8_t *order) {
   _mm_storeu_si128(reinterpret_cast<__m128i *>(to), _mm_shuffle_epi8(load16(from), load16(reinterpret_cast<const char *>(order))));
 }
-inline void copy_out(char *to, const char *from, int64_t bytes, bool stream) {
-  constexpr int64_t kSize = sizeof(Line);
-  if (!stream || reinterpret_cast<uintptr_t>(to) % kSize != 0) {
-    __builtin_memcpy(to, from, bytes);
-    return;
-  }
-  int64_t i = 0;
-  for (; i + kSize <= bytes; i += kSize) {
+inline void stream_line(char *to, Line line) {
 #if defined(THINK_ISA_UNIT_AVX512)
-    _mm512_stream_si512(reinterpret_cast<Line *>(to + i), load_line(from + i));
+  _mm512_stream_si512(reinterpret_cast<Line *>(to), line);
 #else
-    _mm256_stream_si256(reinterpret_cast<Line *>(to + i), load_line(from + i));
+  _mm256_stream_si256(reinterpret_cast<Line *>(to), line);
 #endif
-  }
-  if (i < bytes) __builtin_memcpy(to + i, from + i, bytes - i);
 }
+inline bool can_stream(const char *to, bool wanted) { return wanted && reinterpret_cast<uintptr_t>(to) % sizeof(Line) == 0; }
 inline void finish_stream() { _mm_sfence(); }
 
 #else
@@ -130,10 +123,31 @@ inline void shuffle_bytes(char *to, const char *from, const uint8_t *order) {
 constexpr bool kShufflesBytes = false;
 inline void shuffle_bytes(char *, const char *, const uint8_t *) {}
 #endif
-inline void copy_out(char *to, const char *from, int64_t bytes, bool) { __builtin_memcpy(to, from, bytes); }
+inline void stream_line(char *to, Line line) { store_line(to, line); }
+inline bool can_stream(const char *, bool) { return false; }
 inline void finish_stream() {}
 
 #endif
+
+// A fixed number of registers. (As a memcpy() GCC would make it a string instruction, which is slow for so few bytes.)
+template <int kCount>
+inline void copy_lines(char *to, const char *from, bool stream) {
+  constexpr int kStep = 4;
+  static_assert(kCount % kStep == 0);
+  for (int at = 0; at < kCount; at += kStep) {
+    Line x[kStep];
+    for (int i = 0; i < kStep; ++i) x[i] = load_line(from + (at + i) * sizeof(Line));
+    for (int i = 0; i < kStep; ++i) stream ? stream_line(to + (at + i) * sizeof(Line), x[i]) : store_line(to + (at + i) * sizeof(Line), x[i]);
+  }
+}
+
+inline void copy_out(char *to, const char *from, int64_t bytes, bool stream) {
+  int64_t i = 0;
+  if (can_stream(to, stream)) {
+    for (; i + static_cast<int64_t>(sizeof(Line)) <= bytes; i += sizeof(Line)) stream_line(to + i, load_line(from + i));
+  }
+  if (i < bytes) __builtin_memcpy(to + i, from + i, bytes - i);
+}
 
 // 8 x 8 numbers of 16 bits in each lane, transposed: line i, number j <-> line j, number i.
 inline void transpose16(Line (&x)[8]) {

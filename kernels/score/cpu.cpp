@@ -12,7 +12,7 @@ namespace think::score {
 namespace {
 
 // Tokens whose squares are summed in one go: a unit of work, and what fixes the order of all sums.
-constexpr int64_t kRunTokens = 1024;
+constexpr int64_t kRunTokens = 512;
 
 constexpr int64_t block_bytes(int64_t bytes) { return (bytes + kWorkspaceAlignment - 1) / kWorkspaceAlignment * kWorkspaceAlignment; }
 
@@ -60,6 +60,7 @@ struct Call {
   AddSquares add;
   Workspace workspace;
   int64_t max_runs;  // of one sequence
+  int32_t heads;     // KV heads that one task sums
 };
 
 // The last `window` query rows of one query head: old rows move to the front, new ones come behind them.
@@ -80,32 +81,14 @@ void add_to(float *sum, const float *addend, int32_t channels) {
   for (int32_t c = 0; c < channels; ++c) sum[c] += addend[c];
 }
 
-void run_task(const Call &call, int32_t sequence, int32_t head, int64_t run, const RowRange &rows) {
-  const Update &update = call.arguments;
-  const Shape &shape = update.shape;
-  const StateView state = state_view(shape, update.state, slot_of(update.batch, sequence));
-  const int32_t channels = shape.key_channels;
-
-  const int64_t first = run * kRunTokens;
-  const int64_t count = rows.count - first < kRunTokens ? rows.count - first : kRunTokens;
-  float partial[kMaxChannels] = {};
-  call.add(element(update.key, rows.row, head, rows.first + first), update.key.stride[2] * dtype_bytes(update.key.dtype), count, channels, partial);
-
-  // Window and count depend on nothing that other tasks write, so the first run of a head takes care of them.
-  if (run == 0) {
-    for (int32_t query_head = head * shape.group; query_head < (head + 1) * shape.group; ++query_head) {
-      shift_window(update, sequence, query_head, rows);
-    }
-    if (head == 0) *state.tokens += rows.count;
-  }
-
-  float *sum = state.square_sum + static_cast<int64_t>(head) * channels;
-  const int64_t runs = runs_of(rows.count);
+// The last run of a head to be done adds all of them to the state, always in the same order.
+void complete_run(const Call &call, int32_t sequence, int32_t head, int64_t run, int64_t runs, const float *partial, float *sum) {
+  const int32_t channels = call.arguments.shape.key_channels;
   if (runs == 1) {
     add_to(sum, partial, channels);
     return;
   }
-  const int64_t pair = static_cast<int64_t>(sequence) * shape.kv_heads + head;
+  const int64_t pair = static_cast<int64_t>(sequence) * call.arguments.shape.kv_heads + head;
   float *partials = call.workspace.partial + pair * call.max_runs * channels;
   std::memcpy(partials + run * channels, partial, channels * sizeof(float));
   std::atomic_ref<uint32_t> arrived(call.workspace.arrived[pair]);
@@ -116,18 +99,53 @@ void run_task(const Call &call, int32_t sequence, int32_t head, int64_t run, con
   arrived.store(0, std::memory_order_relaxed);
 }
 
+// One run of heads first_head .. first_head + call.heads.
+void run_task(const Call &call, int32_t sequence, int32_t first_head, int64_t run, const RowRange &rows) {
+  const Update &update = call.arguments;
+  const Shape &shape = update.shape;
+  const StateView state = state_view(shape, update.state, slot_of(update.batch, sequence));
+  const int32_t channels = shape.key_channels;
+  const int32_t heads = shape.kv_heads - first_head < call.heads ? shape.kv_heads - first_head : call.heads;
+
+  const int64_t first = run * kRunTokens;
+  const int64_t count = rows.count - first < kRunTokens ? rows.count - first : kRunTokens;
+  float partial[kMaxRowChannels] = {};
+  const char *row = element(update.key, rows.row, first_head, rows.first + first);
+  call.add(row, update.key.stride[2] * dtype_bytes(update.key.dtype), count, heads * channels, partial);
+
+  for (int32_t head = first_head; head < first_head + heads; ++head) {
+    // Window and count depend on nothing that other tasks write, so the first run of a head takes care of them.
+    for (int32_t member = 0; run == 0 && member < shape.group; ++member) shift_window(update, sequence, head * shape.group + member, rows);
+    if (run == 0 && head == 0) *state.tokens += rows.count;
+    float *sum = state.square_sum + static_cast<int64_t>(head) * channels;
+    complete_run(call, sequence, head, run, runs_of(rows.count), partial + (head - first_head) * channels, sum);
+  }
+}
+
 // Tasks begin .. end of the list that goes through sequences, heads and runs.
 void run_tasks(const Call &call, int64_t begin, int64_t end) {
   const Update &update = call.arguments;
+  const int64_t bundles = (update.shape.kv_heads + call.heads - 1) / call.heads;
   int64_t task = 0;
   for (int32_t sequence = 0; sequence < update.batch.count && task < end; ++sequence) {
     const RowRange rows = rows_of(update.key, update.batch, sequence);
-    const int64_t runs = runs_of(rows.count), tasks = runs * update.shape.kv_heads;
+    const int64_t runs = runs_of(rows.count), tasks = runs * bundles;
     for (int64_t i = begin > task ? begin - task : 0; i < tasks && task + i < end; ++i) {
-      run_task(call, sequence, static_cast<int32_t>(i / runs), i % runs, rows);
+      run_task(call, sequence, static_cast<int32_t>(i / runs) * call.heads, i % runs, rows);
     }
     task += tasks;
   }
+}
+
+// Heads that lie side by side in memory are best read together: whole tokens one after the other. As many as leave some tasks for every thread; the sums
+// of a head do not depend on it.
+int32_t heads_per_task(const Update &update, int64_t runs) {
+  constexpr int64_t kTasks = 8;
+  const Shape &shape = update.shape;
+  if (update.key.stride[1] != shape.key_channels) return 1;
+  const int64_t most = kMaxRowChannels / shape.key_channels < shape.kv_heads ? kMaxRowChannels / shape.key_channels : shape.kv_heads;
+  const int64_t wanted = runs * shape.kv_heads / kTasks;
+  return static_cast<int32_t>(wanted < 1 ? 1 : wanted < most ? wanted : most);
 }
 
 float nan_to_infinity(float x) { return x == x ? x : std::numeric_limits<float>::infinity(); }
@@ -156,14 +174,16 @@ void reset(const Shape &shape, void *state, const Batch &batch) {
 
 void update(int32_t isa, const Update &arguments, void *workspace, const Parallel &parallel, Slice slice) {
   const Shape &shape = arguments.shape;
-  int64_t tasks = 0, longest = 0;
+  int64_t runs = 0, longest = 0;
   for (int32_t sequence = 0; sequence < arguments.batch.count; ++sequence) {
     const int64_t count = rows_of(arguments.key, arguments.batch, sequence).count;
-    tasks += runs_of(count) * shape.kv_heads;
+    runs += runs_of(count);
     longest = count > longest ? count : longest;
   }
   Carver carver{static_cast<char *>(workspace), 0};
-  const Call call{arguments, add_squares(kernels(isa), arguments.key.dtype), carve(shape, arguments.batch.count, longest, carver), runs_of(longest)};
+  const Call call{arguments, add_squares(kernels(isa), arguments.key.dtype), carve(shape, arguments.batch.count, longest, carver), runs_of(longest),
+                  heads_per_task(arguments, runs)};
+  const int64_t tasks = runs * ((shape.kv_heads + call.heads - 1) / call.heads);
   if (slice.count > 1) {
     run_tasks(call, tasks * slice.index / slice.count, tasks * (slice.index + 1) / slice.count);
     return;

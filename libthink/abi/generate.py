@@ -38,11 +38,12 @@ class Header:
         for name, value in self.constants:
             if not re.fullmatch(r"-?(0x[0-9a-fA-F]+|[0-9]+)u?", value):
                 raise Broken(f"{path.name}: {name} is {value!r}, not a plain literal")
-        code = re.sub(r"^#.*$", "", code, flags=re.M)
+        code = re.sub(r"^#.*$", "", code, flags=re.M).replace('extern "C" {', "")
         self.structs = [(name, self._fields(name, body)) for body, name in
                         re.findall(r"typedef\s+struct\s+\w+\s*\{(.*?)\}\s*(\w+)\s*;", code, flags=re.S)]
         code = re.sub(r"\{[^{}]*\}", "{}", code)
         self.opaque = [name for tag, name in re.findall(r"typedef\s+struct\s+(\w+)\s+(\w+)\s*;", code) if tag == name]
+        self.opaque += re.findall(r"^struct\s+(\w+)\s*;", code, flags=re.M)
         self.aliases = re.findall(r"typedef\s+(u?int\d+_t)\s+(\w+)\s*;", code)
         self.callbacks = [(squeeze(whole), name) for whole, name in re.findall(r"(typedef\s+[\w\s*]+\(\*(\w+)\)\([^)]*\)\s*;)", code)]
 

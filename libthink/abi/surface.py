@@ -3,6 +3,7 @@
 
     surface.py IN.abi OPAQUE.supp OUT.abi
 
+abidw 2.2 forgets which symbol belongs to a function that another unit declares before, as the function table does: the link is made here by name.
 Kept are the exported functions and the types that callers can see through them. The types named in OPAQUE.supp become declarations, so what is behind
 them (C++ classes, the standard library) does not reach the file: a change there is no change of the ABI, the baseline stays small, and scalar types of
 system headers stay comparable, which abidiff's --headers-dir would hide. Source positions and paths are dropped, types are numbered anew.
@@ -35,7 +36,8 @@ def main():
     source, supp, target = sys.argv[1:]
     opaque = opaque_pattern(supp)
     corpus = xml.parse(source).getroot()
-    types, functions = {}, []
+    types, functions = {}, {}
+    symbols = {symbol.get("name"): symbol.get("version") for symbol in corpus.iterfind("elf-function-symbols/elf-symbol")}
     for unit in corpus.iter("abi-instr"):
         for element in unit.iter():
             if "id" in element.attrib:
@@ -43,14 +45,18 @@ def main():
                 known = types.get(element.attrib["id"])
                 if known is None or known.get("is-declaration-only") == "yes":
                     types[element.attrib["id"]] = element
-            if element.tag == "function-decl" and "elf-symbol-id" in element.attrib:
-                functions.append(element)
+            if element.tag == "function-decl" and element.get("name") in symbols:
+                name, version = element.get("name"), symbols[element.get("name")]
+                element.attrib["elf-symbol-id"] = f"{name}@@{version}" if version else name
+                functions[name] = element
+    if set(functions) != set(symbols):
+        sys.exit(f"surface.py: no debug information about {sorted(set(symbols) - set(functions))}")
     for element in types.values():
         if element.tag in ("class-decl", "union-decl") and opaque.search(element.get("name", "")):
             name, identifier = element.get("name"), element.get("id")
             element.clear()
             element.attrib.update({"name": name, "is-struct": "yes", "visibility": "default", "is-declaration-only": "yes", "id": identifier})
-    wanted, queue = [], [identifier for function in functions for identifier in references(function)]
+    wanted, queue = [], [identifier for function in functions.values() for identifier in references(function)]
     while queue:
         identifier = queue.pop(0)
         if identifier in wanted or identifier not in types:
@@ -59,12 +65,9 @@ def main():
         queue.extend(references(types[identifier]))
     numbers = {identifier: f"type-id-{position + 1}" for position, identifier in enumerate(wanted)}
     result = xml.Element("abi-corpus", {key: value for key, value in corpus.attrib.items() if key in ("version", "architecture")})
-    symbols = corpus.find("elf-function-symbols")
-    if symbols is not None:
-        result.append(symbols)
+    result.append(corpus.find("elf-function-symbols"))
     unit = xml.SubElement(result, "abi-instr", {"address-size": "64", "path": "surface", "language": "LANG_C99"})
-    functions.sort(key=lambda function: function.get("name"))
-    for element in [types[identifier] for identifier in wanted] + functions:
+    for element in [types[identifier] for identifier in wanted] + [functions[name] for name in sorted(functions)]:
         unit.append(element)
     for element in unit.iter():
         if "id" in element.attrib:  # array bounds have numbers of their own

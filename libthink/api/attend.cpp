@@ -87,16 +87,12 @@ think_status think_attend(const think_plan *plan, const think_tensor *query, con
       if (copy.segment.value_basis) checked[s].value_basis = &(bases[s][THINK_VALUES] = copy.value_basis);
     }
     if (const think_status status = check_tokens(error, checked, segment_count, shape, arguments.batch, tokens)) return status;
-    if (sink_logit) {
-      if (const think_status status = check_array({error, 6, "sink_logit"}, sink_logit)) return status;
-    }
+    if (const think_status status = check_optional({error, 6, "sink_logit"}, sink_logit)) return status;
     if (const think_status status = read_tensor(output_argument, output, {shape.query_heads, shape.value_channels, shape.output_dtype}, arguments.output)) {
       return status;
     }
     if (const think_status status = check_same_extents(output_argument, arguments.output, arguments.query, "the query's", 3)) return status;
-    if (lse) {
-      if (const think_status status = check_array({error, 8, "lse"}, lse)) return status;
-    }
+    if (const think_status status = check_optional({error, 8, "lse"}, lse)) return status;
     const attend::Extent extent{arguments.batch.count, static_cast<int32_t>(queries), segment_count, tokens};
     if (const think_status status = check_workspace(call, attend::workspace(shape, extent))) return status;
     if (queries == 0) return THINK_OK;
@@ -140,9 +136,7 @@ think_status think_merge(const think_plan *plan, const think_tensor *outputs, co
     if (const think_status status = read_tensor(output_argument, output, rule, merge.output)) return status;
     if (const think_status status = check_dtype(output_argument, merge.output.dtype)) return status;
     if (const think_status status = check_same_extents(output_argument, merge.output, checked[0], "outputs[0]", 4)) return status;
-    if (lse) {
-      if (const think_status status = check_array({error, 6, "lse"}, lse)) return status;
-    }
+    if (const think_status status = check_optional({error, 6, "lse"}, lse)) return status;
     Launch call;
     if (const think_status status = read_launch({error, 7, "launch"}, launch, false, call)) return status;
     merge.outputs = checked;

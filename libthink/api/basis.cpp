@@ -26,7 +26,8 @@ think_status think_basis_size(const think_plan *plan, int32_t side, int32_t slot
     if (!plan) return null_pointer({error, 1, "plan"});
     if (const think_status status = check_side({error, 2, "side"}, "", side)) return status;
     if (const think_status status = check_slot_count({error, 3, "slots"}, slots)) return status;
-    if (!bytes) return null_pointer({error, 4, "bytes"});
+    if (const think_status status = check_array({error, 4, "bytes"}, bytes)) return status;
+    if (const think_status status = check_optional({error, 5, "alignment"}, alignment)) return status;
     *bytes = basis_bytes(plan->shape, side) * slots;
     if (alignment) *alignment = kWorkspaceAlignment;
     return THINK_OK;

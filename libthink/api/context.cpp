@@ -2,9 +2,9 @@
 
 #include <cstring>
 
+#include "kernels/common/shape.h"
 #include "libthink/backend/registry.h"
 #include "libthink/core/context.h"
-#include "kernels/common/shape.h"
 #include "libthink/core/structs.h"
 
 using namespace think;
@@ -21,7 +21,7 @@ think_status think_context_create(const think_context_options *options, think_co
     think_context_options copy;
     IsaChoice isa;
     if (const think_status status = read_context_options({error, 1, "options"}, options, copy, isa)) return status;
-    if (!context) return null_pointer({error, 2, "context"});
+    if (const think_status status = check_array({error, 2, "context"}, context)) return status;
     think_context *made = make_context(copy, isa);
     if (!made) return fail(error, THINK_E_MEMORY, 0, "the allocator gave no memory for a context");
     log(*made, THINK_LOG_INFO, "libthink %s: cpu, %s, %d thread%s", think_version_string(), isa_name(isa.isa), copy.threads, copy.threads > 1 ? "s" : "");
@@ -52,7 +52,7 @@ think_status think_query(const think_context *context, int32_t key, int64_t *val
       case THINK_QUERY_MAX_SEGMENTS: answer = THINK_MAX_SEGMENTS; break;
       default: return unsupported({error, 2, "key"}, "", "this library does not know key %d", key);
     }
-    if (!value) return null_pointer({error, 3, "value"});
+    if (const think_status status = check_array({error, 3, "value"}, value)) return status;
     *value = answer;
     return THINK_OK;
   });
@@ -61,6 +61,7 @@ think_status think_query(const think_context *context, int32_t key, int64_t *val
 think_status think_backend_reason(think_device device, char *text, size_t capacity, size_t *needed, think_error *error) {
   return fence(error, [&]() -> think_status {
     if (!text && capacity > 0) return wrong({error, 2, "text"}, "", "expected a pointer to %zu bytes (capacity), got NULL", capacity);
+    if (const think_status status = check_optional({error, 4, "needed"}, needed)) return status;
     const char *reason = backend_reason(device);
     const size_t length = std::strlen(reason);
     if (capacity > 0) {

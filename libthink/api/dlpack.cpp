@@ -41,7 +41,10 @@ think_status think_tensor_from_dlpack(const struct DLTensor *source, think_devic
       return unsupported(argument, "dtype", "expected f32, f16 or bf16, got code %d, bits %d, lanes %d", source->dtype.code, source->dtype.bits,
                          source->dtype.lanes);
     }
-    if (!source->shape) return null_pointer(argument, "shape");
+    if (const think_status status = check_pointer(argument, source->shape, alignof(int64_t), "shape")) return status;
+    if (source->strides) {
+      if (const think_status status = check_pointer(argument, source->strides, alignof(int64_t), "strides")) return status;
+    }
     think_tensor answer = THINK_TENSOR_INIT;
     answer.dtype = dtype;
     const int missing = 4 - source->ndim;  // the batch of one
@@ -66,6 +69,7 @@ think_status think_tensor_from_dlpack(const struct DLTensor *source, think_devic
     }
     if (!source->data && !empty) return null_pointer(argument, "data");
     answer.data = source->data ? static_cast<char *>(source->data) + source->byte_offset : nullptr;
+    if (const think_status status = check_optional({error, 2, "device"}, device)) return status;
     if (const think_status status = check_output({error, 3, "tensor"}, tensor)) return status;
     if (device) *device = source->device.device_type;
     write_output(tensor, answer);

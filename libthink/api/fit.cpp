@@ -4,6 +4,7 @@
 
 #include "libthink/core/check.h"
 #include "libthink/core/layout.h"
+#include "libthink/core/workspace.h"
 
 using namespace think;
 
@@ -47,8 +48,10 @@ think_status think_fit(const think_plan *plan, const void *moments, const think_
       choice.weight_offset = nullptr;
       if (const think_status status = check_basis_contents(basis_argument, choice, shape, copy.side, slot_of(arguments.batch, sequence))) return status;
     }
-    if (const think_status status = check_workspace(call, fit::workspace(shape, arguments.batch.count, plan->parallel.threads))) return status;
+    const int64_t needed = fit::workspace(shape, arguments.batch.count, plan->parallel.threads);
+    if (const think_status status = check_workspace(call, needed)) return status;
     fit::fit(arguments, call.workspace, plan->parallel);
+    leave_counters_zero(shape, call.workspace, needed);
     return THINK_OK;
   });
 }

@@ -1,6 +1,7 @@
 #include "kernels/moments/moments.h"
 
 #include "libthink/core/check.h"
+#include "libthink/core/workspace.h"
 
 using namespace think;
 
@@ -37,7 +38,7 @@ think_status think_moments_size(const think_plan *plan, int32_t slots, int64_t *
   return fence(error, [&]() -> think_status {
     if (!plan) return null_pointer({error, 1, "plan"});
     if (slots < 1) return wrong({error, 2, "slots"}, "", "expected at least 1, got %d", slots);
-    if (!bytes) return null_pointer({error, 3, "bytes"});
+    if (const think_status status = check_array({error, 3, "bytes"}, bytes)) return status;
     int64_t size;
     if (__builtin_mul_overflow(moments::state_bytes(plan->shape), int64_t{slots}, &size)) {
       return wrong({error, 2, "slots"}, "", "%d slots exceed 64-bit sizes", slots);
@@ -77,8 +78,10 @@ think_status think_moments(const think_plan *plan, const think_tensor *window_qu
     if (const think_status status = read_moments_options({error, 5, "options"}, options, arguments)) return status;
     if (const think_status status = check_pointer({error, 6, "moments"}, moments, kMomentsAlignment)) return status;
     arguments.moments = moments;
-    if (const think_status status = check_workspace(call, moments::workspace(shape, arguments.batch.count, copy.longest))) return status;
+    const int64_t needed = moments::workspace(shape, arguments.batch.count, copy.longest);
+    if (const think_status status = check_workspace(call, needed)) return status;
     moments::measure(plan->isa, arguments, call.workspace, plan->parallel);
+    leave_counters_zero(shape, call.workspace, needed);
     return THINK_OK;
   });
 }
@@ -100,13 +103,13 @@ think_status think_gains(const think_plan *plan, const void *moments, const thin
       return wrong(score_argument, "", "expected NULL (values are taken best first), got a pointer");
     }
     if (const think_status status = check_array({error, 6, "gains"}, gains)) return status;
-    if (order) {
-      if (const think_status status = check_array({error, 7, "order"}, order)) return status;
-    }
+    if (const think_status status = check_optional({error, 7, "order"}, order)) return status;
     Launch call;
     if (const think_status status = read_launch({error, 8, "launch"}, launch, false, call)) return status;
-    if (const think_status status = check_workspace(call, moments::gains_workspace(plan->shape, sequences.count))) return status;
+    const int64_t needed = moments::gains_workspace(plan->shape, sequences.count);
+    if (const think_status status = check_workspace(call, needed)) return status;
     moments::gains(plan->isa, plan->shape, moments, sequences, side, score, gains, order, call.workspace, plan->parallel);
+    leave_counters_zero(plan->shape, call.workspace, needed);
     return THINK_OK;
   });
 }

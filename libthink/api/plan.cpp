@@ -41,7 +41,7 @@ think_status think_plan_create(const think_context *context, const think_problem
     if (!context) return null_pointer({error, 1, "context"});
     Shape shape;
     if (const think_status status = read_problem({error, 2, "problem"}, problem, shape)) return status;
-    if (!plan) return null_pointer({error, 3, "plan"});
+    if (const think_status status = check_array({error, 3, "plan"}, plan)) return status;
     // The handle is const for callers, as nothing that they can see changes: only its count and its threads do.
     return make_plan(*const_cast<think_context *>(context), shape, *plan, error);
   });
@@ -55,6 +55,7 @@ think_status think_plan_describe(const think_plan *plan, char *json, size_t capa
   return fence(error, [&]() -> think_status {
     if (!plan) return null_pointer({error, 1, "plan"});
     if (!json && capacity > 0) return wrong({error, 2, "json"}, "", "expected a pointer to %zu bytes (capacity), got NULL", capacity);
+    if (const think_status status = check_optional({error, 4, "needed"}, needed)) return status;
     const size_t bytes = describe_plan(*plan, json, capacity);
     if (needed) *needed = bytes;
     return THINK_OK;
@@ -70,7 +71,8 @@ think_status think_workspace_size(const think_plan *plan, int32_t stage, const t
     }
     CallExtent sizes;
     if (const think_status status = read_extent({error, 3, "extent"}, extent, plan->shape, sizes)) return status;
-    if (!bytes) return null_pointer({error, 4, "bytes"});
+    if (const think_status status = check_array({error, 4, "bytes"}, bytes)) return status;
+    if (const think_status status = check_optional({error, 5, "alignment"}, alignment)) return status;
     *bytes = workspace_bytes(*plan, stage, sizes);
     if (alignment) *alignment = kWorkspaceAlignment;
     return THINK_OK;

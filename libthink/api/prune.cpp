@@ -2,6 +2,7 @@
 
 #include "libthink/core/check.h"
 #include "libthink/core/format.h"
+#include "libthink/core/workspace.h"
 
 using namespace think;
 
@@ -124,6 +125,7 @@ think_status think_prune(const think_plan *plan, const void *score_state, const 
     call.destination = target;
     call.mask = mask;
     prune(call, launched.workspace);
+    leave_counters_zero(shape, launched.workspace, needed);
     return THINK_OK;
   });
 }

@@ -21,7 +21,7 @@ think_status think_score_state_size(const think_plan *plan, int32_t slots, int64
   return fence(error, [&]() -> think_status {
     if (!plan) return null_pointer({error, 1, "plan"});
     if (slots < 1) return wrong({error, 2, "slots"}, "", "expected at least 1, got %d", slots);
-    if (!bytes) return null_pointer({error, 3, "bytes"});
+    if (const think_status status = check_array({error, 3, "bytes"}, bytes)) return status;
     int64_t size;
     if (__builtin_mul_overflow(score::state_bytes(plan->shape), int64_t{slots}, &size)) {
       return wrong({error, 2, "slots"}, "", "%d slots exceed 64-bit sizes", slots);

@@ -1,6 +1,7 @@
 #include "kernels/select/select.h"
 
 #include "libthink/core/check.h"
+#include "libthink/core/workspace.h"
 
 using namespace think;
 
@@ -71,8 +72,10 @@ think_status think_budgets(const think_plan *plan, const float *gains, const thi
     if (const think_status status = check_array({error, 6, "kept"}, kept)) return status;
     Launch call;
     if (const think_status status = read_launch({error, 7, "launch"}, launch, false, call)) return status;
-    if (const think_status status = check_workspace(call, select::budgets_workspace(budgets))) return status;
+    const int64_t needed = select::budgets_workspace(budgets);
+    if (const think_status status = check_workspace(call, needed)) return status;
     select::budgets(budgets, gains, kept, call.workspace);
+    leave_counters_zero(plan->shape, call.workspace, needed);
     return THINK_OK;
   });
 }

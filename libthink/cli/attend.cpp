@@ -3,6 +3,7 @@
 #include <memory>
 #include <utility>
 
+#include "bytes.h"
 #include "command.h"
 #include "layer.h"
 #include "library.h"
@@ -139,7 +140,7 @@ void check_dense(const Rows &rows, const Layer &layer, int32_t channels) {
 
 void write_npy(OutputFile &file, const std::vector<int64_t> &shape, const std::vector<float> &numbers) {
   file.write(npy_header("<f4", shape));
-  file.write(std::as_bytes(std::span(numbers)));
+  file.write(bytes_of(numbers));
 }
 
 void run(const Options &options, Report &report) {

@@ -10,6 +10,7 @@
 #include <cstring>
 #include <filesystem>
 
+#include "bytes.h"
 #include "failure.h"
 
 namespace think::cli {
@@ -126,7 +127,7 @@ void OutputFile::write(std::span<const std::byte> bytes) {
   }
 }
 
-void OutputFile::write(const std::string &text) { write(std::as_bytes(std::span(text))); }
+void OutputFile::write(const std::string &text) { write(bytes_of(text)); }
 
 void OutputFile::commit() {
   // Some file systems report a full disk only here.

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <numeric>
 
+#include "bytes.h"
 #include "failure.h"
 
 namespace think::cli {
@@ -180,11 +181,11 @@ void list_side(const Layer &layer, const LayerSide &side, bool keys, std::vector
     }
   }
   add(".dense", dtype_tag(layer.dtype), {heads, layer.dense_rows(), side.channels}, side.dense.bytes());
-  add(".weight_offset", "I64", {heads}, std::as_bytes(std::span(side.weight_offset)));
-  add(".kept", "I32", {heads}, std::as_bytes(std::span(side.kept)));
-  add(".index", "I32", {heads, side.channels}, std::as_bytes(std::span(side.index)));
-  add(".offset", "F32", {heads, side.channels}, std::as_bytes(std::span(side.offset)));
-  add(".energy", "F32", {heads, side.channels}, std::as_bytes(std::span(side.energy)));
+  add(".weight_offset", "I64", {heads}, bytes_of(side.weight_offset));
+  add(".kept", "I32", {heads}, bytes_of(side.kept));
+  add(".index", "I32", {heads, side.channels}, bytes_of(side.index));
+  add(".offset", "F32", {heads, side.channels}, bytes_of(side.offset));
+  add(".energy", "F32", {heads, side.channels}, bytes_of(side.energy));
   add(".weight", "F16", {side.weight.size() / 2}, side.weight.bytes());
 }
 
@@ -284,8 +285,8 @@ void write_layer(const Layer &layer, OutputFile &file) {
   std::vector<NamedTensor> tensors;
   list_side(layer, layer.key, true, tensors);
   list_side(layer, layer.value, false, tensors);
-  tensors.push_back({"score", "F32", {layer.kv_heads, layer.key.channels}, std::as_bytes(std::span(layer.score))});
-  tensors.push_back({"mask", "U8", {layer.kv_heads, layer.key.channels}, std::as_bytes(std::span(layer.mask))});
+  tensors.push_back({"score", "F32", {layer.kv_heads, layer.key.channels}, bytes_of(layer.score)});
+  tensors.push_back({"mask", "U8", {layer.kv_heads, layer.key.channels}, bytes_of(layer.mask)});
   file.write(safetensors_header(tensors, metadata));
   for (const NamedTensor &tensor : tensors) file.write(tensor.data);
 }

@@ -48,5 +48,16 @@ configure_package_config_file(libthink/cmake/thinkConfig.cmake.in ${CMAKE_CURREN
 write_basic_package_version_file(${CMAKE_CURRENT_BINARY_DIR}/thinkConfigVersion.cmake COMPATIBILITY SameMajorVersion)
 install(FILES ${CMAKE_CURRENT_BINARY_DIR}/thinkConfig.cmake ${CMAKE_CURRENT_BINARY_DIR}/thinkConfigVersion.cmake
   DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/think COMPONENT devel)
+# The prefix counts from where think.pc lies: `cmake --install --prefix` may put the tree anywhere.
+if(IS_ABSOLUTE ${CMAKE_INSTALL_LIBDIR} OR IS_ABSOLUTE ${CMAKE_INSTALL_INCLUDEDIR})
+  set(THINK_PC_PREFIX ${CMAKE_INSTALL_PREFIX})
+  set(THINK_PC_LIBDIR ${CMAKE_INSTALL_FULL_LIBDIR})
+  set(THINK_PC_INCLUDEDIR ${CMAKE_INSTALL_FULL_INCLUDEDIR})
+else()
+  file(RELATIVE_PATH THINK_PC_PREFIX /prefix/${CMAKE_INSTALL_LIBDIR}/pkgconfig /prefix)
+  set(THINK_PC_PREFIX "\${pcfiledir}/${THINK_PC_PREFIX}")
+  set(THINK_PC_LIBDIR "\${prefix}/${CMAKE_INSTALL_LIBDIR}")
+  set(THINK_PC_INCLUDEDIR "\${prefix}/${CMAKE_INSTALL_INCLUDEDIR}")
+endif()
 configure_file(libthink/cmake/think.pc.in ${CMAKE_CURRENT_BINARY_DIR}/think.pc @ONLY)
 install(FILES ${CMAKE_CURRENT_BINARY_DIR}/think.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig COMPONENT devel)

@@ -9,14 +9,6 @@ using Long = long long;  // what %lld takes
 
 }  // namespace
 
-think_status check_pointer(const Argument &argument, const void *pointer, int32_t alignment, const char *field) {
-  if (!pointer) return null_pointer(argument, field);
-  if (reinterpret_cast<uintptr_t>(pointer) % static_cast<uintptr_t>(alignment)) {
-    return wrong(argument, field, "expected an address that is a multiple of %d, got %p", alignment, pointer);
-  }
-  return THINK_OK;
-}
-
 think_status check_side(const Argument &argument, const char *field, int32_t side) {
   if (side == THINK_KEYS || side == THINK_VALUES) return THINK_OK;
   return wrong(argument, field, "expected 0 (keys) or 1 (values), got %d", side);
@@ -79,13 +71,19 @@ think_status check_tensor(const Argument &argument, const think_tensor &tensor, 
   if (tensor.extent[0] == 0 || tensor.extent[2] == 0) return THINK_OK;  // nothing in it
   if (const think_status status = check_pointer(argument, tensor.data, bytes, "data")) return status;
   // The farthest element in either direction must be addressable in bytes.
-  int64_t farthest = 0;
+  int64_t farthest = 0, largest = -1;
+  int widest = 0;
   for (int axis = 0; axis < 4; ++axis) {
     int64_t distance = tensor.stride[axis] == INT64_MIN ? INT64_MAX : tensor.stride[axis] < 0 ? -tensor.stride[axis] : tensor.stride[axis];
-    if (__builtin_mul_overflow(distance, tensor.extent[axis] - 1, &distance) || __builtin_mul_overflow(distance, int64_t{bytes}, &distance) ||
-        __builtin_add_overflow(farthest, distance, &farthest)) {
-      return wrong(argument, Text("stride[%d]", axis).text, "extent %lld with stride %lld exceeds 64-bit offsets", static_cast<Long>(tensor.extent[axis]),
-                   static_cast<Long>(tensor.stride[axis]));
+    bool overflow = __builtin_mul_overflow(distance, tensor.extent[axis] - 1, &distance) || __builtin_mul_overflow(distance, int64_t{bytes}, &distance);
+    if (overflow || distance > largest) {
+      largest = overflow ? INT64_MAX : distance;
+      widest = axis;
+    }
+    overflow = overflow || __builtin_add_overflow(farthest, distance, &farthest);
+    if (overflow) {
+      return wrong(argument, Text("stride[%d]", widest).text, "extent %lld with stride %lld exceeds 64-bit offsets",
+                   static_cast<Long>(tensor.extent[widest]), static_cast<Long>(tensor.stride[widest]));
     }
   }
   return THINK_OK;

@@ -8,12 +8,6 @@
 
 namespace think {
 
-// Arrays of numbers: aligned to their element, or to `alignment`.
-think_status check_pointer(const Argument &argument, const void *pointer, int32_t alignment, const char *field = "");
-template <class T>
-static inline think_status check_array(const Argument &argument, const T *pointer) {
-  return check_pointer(argument, pointer, static_cast<int32_t>(alignof(T)));
-}
 think_status check_side(const Argument &argument, const char *field, int32_t side);
 
 // How a call is cut and what it may use. `sliced`: the call is one of those that can be cut.

@@ -69,9 +69,9 @@ think_status check_lengths(const Argument &argument, const think_segment &segmen
                      tiles ? "a multiple of 32 (tiles)" : "at least 0", static_cast<Long>(first));
       }
       if (length > 0 && first + length > room) {
-        return wrong(argument, Text("lengths[%lld]", static_cast<Long>(at)).text, "expected at most %lld rows behind row %lld (%s), got %lld",
+        return wrong(argument, Text("lengths[%lld]", static_cast<Long>(at)).text, "expected at most %lld rows behind row %lld (%s: %lld), got %lld",
                      static_cast<Long>(room > first ? room - first : 0), static_cast<Long>(first),
-                     segment.pages ? "page_tokens * pages_stride" : "page_tokens of a slot", static_cast<Long>(length));
+                     segment.pages ? "page_tokens * pages_stride" : "page_tokens of a slot", static_cast<Long>(room), static_cast<Long>(length));
       }
       if (length > longest) longest = length;
     }

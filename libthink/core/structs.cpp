@@ -26,6 +26,14 @@ think_status read_struct_bytes(const Argument &argument, const void *in, void *o
   return THINK_OK;
 }
 
+think_status check_pointer(const Argument &argument, const void *pointer, int32_t alignment, const char *field) {
+  if (!pointer) return null_pointer(argument, field);
+  if (reinterpret_cast<uintptr_t>(pointer) % static_cast<uintptr_t>(alignment)) {
+    return wrong(argument, field, "expected an address that is a multiple of %d, got %p", alignment, pointer);
+  }
+  return THINK_OK;
+}
+
 think_status check_output_bytes(const Argument &argument, const void *out, StructSizes sizes) {
   if (!out) return null_pointer(argument);
   if (reinterpret_cast<uintptr_t>(out) % sizes.alignment) return wrong(argument, "", "expected an address that is a multiple of %u", sizes.alignment);

@@ -48,6 +48,17 @@ constexpr StructSizes struct_sizes() {
 }
 
 think_status read_struct_bytes(const Argument &argument, const void *in, void *out, StructSizes sizes, uint32_t known_flags);
+// Pointers to arrays, numbers and handles: given, and aligned to what they point to.
+think_status check_pointer(const Argument &argument, const void *pointer, int32_t alignment, const char *field = "");
+template <class T>
+static inline think_status check_array(const Argument &argument, const T *pointer) {
+  return check_pointer(argument, pointer, static_cast<int32_t>(alignof(T)));
+}
+template <class T>
+static inline think_status check_optional(const Argument &argument, const T *pointer) {
+  return pointer ? check_array(argument, pointer) : THINK_OK;
+}
+
 think_status check_output_bytes(const Argument &argument, const void *out, StructSizes sizes);
 void init_struct_bytes(void *out, uint32_t struct_size, const void *initial, uint32_t current);
 

@@ -1,8 +1,10 @@
 #include "libthink/core/workspace.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "kernels/attend/attend.h"
+#include "kernels/attend/work.h"
 #include "kernels/fit/fit.h"
 #include "kernels/moments/moments.h"
 #include "kernels/score/score.h"
@@ -71,6 +73,11 @@ int64_t workspace_bytes(const think_plan &plan, int32_t stage, const CallExtent 
     case THINK_STAGE_PRUNE: return prune_workspace(shape, extent.batch, extent.tokens, plan.parallel.threads);
     default: return 0;  // compact needs none
   }
+}
+
+void leave_counters_zero(const Shape &shape, void *workspace, int64_t used) {
+  // Score has one counter per sequence and KV head, attend at least as many.
+  if (used > 0) std::memset(workspace, 0, static_cast<size_t>(std::min(used, attend::counter_bytes(shape))));
 }
 
 }  // namespace think

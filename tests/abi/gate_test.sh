@@ -46,12 +46,20 @@ int32_t think_count(const think_plan *plan, struct think_range *range, think_res
 }
 C
 
+# Another unit that is linked first and takes a function's address, as the function table does: abidw then loses the link from function to symbol.
+cat >table.c <<'C'
+#include "lib.h"
+typedef think_status (*think_run_function)(const think_plan *, const think_options *, int64_t, size_t);
+think_run_function think_table(void);
+think_run_function think_table(void) { return (think_run_function)&think_run; }
+C
+
 build() {  # build NAME SED_FOR_HEADER [SED_FOR_SOURCE]
   sed -E "$2" first.h >lib.h
   sed -E "${3:-}" first.c >lib.c
   if [ -n "$2" ] && cmp -s first.h lib.h; then echo "FAIL: case $1 changes nothing in the header" >&2; exit 1; fi
   if [ -n "${3:-}" ] && cmp -s first.c lib.c; then echo "FAIL: case $1 changes nothing in the source" >&2; exit 1; fi
-  ${CC:-gcc} ${flags:--g} -O1 -fPIC -shared -o "$1.so" lib.c 2>"$1.log" || { cat "$1.log" >&2; exit 1; }
+  ${CC:-gcc} ${flags:--g} -O1 -fPIC -shared -o "$1.so" table.c lib.c 2>"$1.log" || { cat "$1.log" >&2; exit 1; }
 }
 
 cases=0

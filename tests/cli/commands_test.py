@@ -1,4 +1,5 @@
 """The subcommands of `think` on good input: results, reports, JSON, exit codes."""
+import json
 import math
 import os
 import struct
@@ -309,11 +310,11 @@ class Inspect(ProgramCase):
 class Outputs(ProgramCase):
     def test_output_is_an_input(self):
         self.make_inputs()
-        before = open(self.path("k.npy"), "rb").read()
+        before = self.read("k.npy")
         self.prune(out="k.npy", code=1)
         os.symlink(self.path("k.npy"), self.path("link.npy"))
         self.prune(out="link.npy", code=1)
-        self.assertEqual(open(self.path("k.npy"), "rb").read(), before)
+        self.assertEqual(self.read("k.npy"), before)
         self.prune("--dense-limit", "-1")
         attend = ["attend", "--layer", self.path("layer.safetensors"), "--query", self.path("q.npy")]
         self.run_json(*attend, "--out", self.path("q.npy"), code=1)
@@ -336,7 +337,7 @@ class Outputs(ProgramCase):
         self.write("layer.safetensors", b"precious")
         self.write("k.npy", b"damaged")
         self.prune(code=2)
-        self.assertEqual(open(self.path("layer.safetensors"), "rb").read(), b"precious")
+        self.assertEqual(self.read("layer.safetensors"), b"precious")
 
     def test_missing_input_is_4(self):
         self.make_inputs()
@@ -360,6 +361,17 @@ class Selftest(ProgramCase):
         self.assertLessEqual({"score", "gains", "budgets", "select", "fit", "prune", "compact", "attend", "merge"}, {row["stage"] for row in report["results"]})
         text, _ = self.run_program("selftest", "--isa", "portable")
         self.assertIn("passed", text)
+
+    @unittest.skipUnless(os.environ.get("THINK_WRONG_LIBRARY"), "a sanitizer does not let libraries be preloaded")
+    def test_a_wrong_result_is_found(self):
+        report = self.run_wrong("--json")
+        self.assertFalse(report["passed"])
+        self.assertEqual({row["stage"] for row in report["results"] if row["failed"]}, {"merge"})
+
+    def run_wrong(self, *arguments):
+        """With a think_merge() whose last number is off by a thousandth."""
+        output, _ = self.run_program("selftest", "--isa", "portable", *arguments, code=5, environment={"LD_PRELOAD": os.environ["THINK_WRONG_LIBRARY"]})
+        return json.loads(output)
 
 
 class Bench(ProgramCase):

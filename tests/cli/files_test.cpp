@@ -9,6 +9,7 @@
 #include <fstream>
 #include <sstream>
 
+#include "bytes.h"
 #include "failure.h"
 #include "file.h"
 #include "heatmap.h"
@@ -84,7 +85,7 @@ TEST(Npy, ReadsWhatItWrites) {
     const std::string header = npy_header("<f4", shape), file = header + std::string(static_cast<size_t>(count) * 4, 'x');
     EXPECT_EQ(header.size() % 64, 0u);
     EXPECT_EQ(header.back(), '\n');
-    const NpyView view = parse_npy(std::as_bytes(std::span(file)), "test");
+    const NpyView view = parse_npy(bytes_of(file), "test");
     EXPECT_EQ(view.shape, shape);
     EXPECT_EQ(view.count, count);
     EXPECT_EQ(view.descr, "<f4");
@@ -95,7 +96,7 @@ TEST(Npy, ReadsWhatItWrites) {
 TEST(Npy, ErrorsNameTheFileAndTheProblem) {
   const std::string file = npy_header("<f4", {3, 5}) + std::string(59, 'x');
   try {
-    parse_npy(std::as_bytes(std::span(file)), "some.npy");
+    parse_npy(bytes_of(file), "some.npy");
     FAIL() << "a file that is one byte short was accepted";
   } catch (const Failure &failure) {
     EXPECT_EQ(failure.code(), kInput);
@@ -105,15 +106,15 @@ TEST(Npy, ErrorsNameTheFileAndTheProblem) {
 
 TEST(Safetensors, ReadsWhatItWrites) {
   const std::string small(6, 'a'), halves(10, 'b'), wide(24, 'c');
-  std::vector<NamedTensor> tensors = {{"small", "U8", {2, 3}, std::as_bytes(std::span(small))},
-                                      {"half \"quoted\" \xc3\xa9", "F16", {5}, std::as_bytes(std::span(halves))},
-                                      {"wide", "I64", {3}, std::as_bytes(std::span(wide))},
+  std::vector<NamedTensor> tensors = {{"small", "U8", {2, 3}, bytes_of(small)},
+                                      {"half \"quoted\" \xc3\xa9", "F16", {5}, bytes_of(halves)},
+                                      {"wide", "I64", {3}, bytes_of(wide)},
                                       {"empty", "F32", {0, 4}, {}}};
   std::string file = safetensors_header(tensors, {{"key", "line\nbreak"}});
   EXPECT_EQ(file.size() % 64, 0u);
   EXPECT_EQ(tensors[0].name, "wide") << "largest elements first";
   for (const NamedTensor &tensor : tensors) file.append(reinterpret_cast<const char *>(tensor.data.data()), tensor.data.size());
-  const SafetensorsView view = parse_safetensors(std::as_bytes(std::span(file)), "test");
+  const SafetensorsView view = parse_safetensors(bytes_of(file), "test");
   EXPECT_EQ(view.tensors.size(), 4u);
   EXPECT_EQ(view.metadata.at("key"), "line\nbreak");
   EXPECT_EQ(view.tensors.at("small").shape, (std::vector<int64_t>{2, 3}));

@@ -27,6 +27,10 @@ class ProgramCase(unittest.TestCase):
             file.write(data)
         return self.path(name)
 
+    def read(self, name):
+        with open(self.path(name), "rb") as file:
+            return file.read()
+
     def make_inputs(self, descr="<f4", batch=False, seed=1):
         """q.npy, k.npy, v.npy; the numbers are kept in self.query, self.key, self.value."""
         random = arrays.generator(seed)

@@ -76,19 +76,20 @@ class Plan {
   int64_t isa_ = 0;
 };
 
-// A launch with a zeroed workspace of exactly the bytes that the stage asks for. The counters must be zero again when all is done, so one workspace
-// may serve several calls; no launch at all where nothing is needed.
+// A launch with a zeroed workspace of exactly the bytes that the stage asks for, or with one that is `shared` by all calls of all stages, as every call
+// leaves its counters zero. No launch at all where nothing is needed.
 class Launch {
  public:
-  Launch(const think_plan *plan, int32_t stage, const think_extent &extent, uint32_t flags = 0) {
+  Launch(const think_plan *plan, int32_t stage, const think_extent &extent, uint32_t flags = 0, const Memory *shared = nullptr) {
     int64_t bytes = -1, alignment = 0;
     THINK_CALL(think_workspace_size, plan, stage, &extent, &bytes, &alignment);
     EXPECT_LE(alignment, 64);
-    workspace_ = Memory(bytes, 0);
+    EXPECT_TRUE(!shared || bytes <= shared->bytes());
+    workspace_ = Memory(shared ? 0 : bytes, 0);
     think_launch_init(&launch_, sizeof launch_);
     launch_.flags = flags;
-    launch_.workspace = bytes ? workspace_.data() : nullptr;
-    launch_.workspace_bytes = bytes;
+    launch_.workspace = shared ? shared->data() : bytes ? workspace_.data() : nullptr;
+    launch_.workspace_bytes = shared ? shared->bytes() : bytes;
   }
   const think_launch *get() const { return launch_.workspace || launch_.flags || launch_.slices ? &launch_ : nullptr; }
   think_launch slice(int32_t index, int32_t count) const {

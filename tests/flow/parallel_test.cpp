@@ -78,6 +78,39 @@ TEST(Parallel, SlicesOnThreads) {
       options.slices = slices;
       expect_same(one, run(plan, options), std::to_string(slices) + " slices, " + isa.name);
     }
+    // One workspace for all stages: none may leave anything where the counters of another lie.
+    options.one_workspace = true;
+    expect_same(one, run(plan, options), std::string("one workspace for all, ") + isa.name);
+  }
+}
+
+// Long enough that every stage cuts the tokens of one sequence, and right besides: the other tests of this file compare bits with bits.
+TEST(Parallel, LongSequences) {
+  for (const Isa &isa : available_isas()) {
+    if (quick() && isa.id != available_isas().back().id) continue;
+    think_problem problem = make_problem(64, 2, THINK_F16, 1);
+    problem.max_tokens = 8192;
+    const Plan plan(problem, isa.name);
+    Options options{problem, {quick() ? 2200 : 5300, 1030}};
+    options.compact_page = 256;
+    std::vector<int64_t> total(options.tokens);
+    for (int64_t &tokens : total) tokens += 3;
+    std::vector<Output> outputs;
+    for (const int32_t slices : {0, 4}) {
+      options.slices = slices;
+      options.one_workspace = slices > 0;
+      Flow flow(plan, options);
+      flow.prefill();
+      flow.measure();
+      flow.append(options.tokens, total);
+      flow.prune({{33, 20}, {40, 64}, true});
+      outputs.push_back(flow.attend(total, {3, 1}));
+      if (slices == 0) {
+        expect_close(flow.expected(total, {3, 1}), outputs.back(), tolerance_for(problem), std::string("long, ") + isa.name);
+      } else {
+        EXPECT_TRUE(same_bits(outputs[0], outputs[1])) << isa.name;
+      }
+    }
   }
 }
 

@@ -73,6 +73,7 @@ struct Options {
   bool packed = false;                // tensors of fresh rows: packed or rectangular
   Order order = Order::heads_first;
   int32_t slices = 0;                 // more than 1: that many threads share each call that can be cut
+  bool one_workspace = false;         // for all calls of all stages, instead of an exact one for each
   uint32_t launch_flags = THINK_LAUNCH_CHECK;
   uint32_t seed = 1;
 };
@@ -107,7 +108,17 @@ class Flow {
     THINK_CALL(think_moments_size, plan_, slots_, &bytes);
     moments = Memory(bytes);
     score.resize(static_cast<size_t>(count_) * problem().kv_heads * problem().key_channels);
+    if (options_.one_workspace) {
+      int64_t most = 0;
+      for (int32_t stage = THINK_STAGE_SCORE; stage <= THINK_STAGE_PRUNE; ++stage) {
+        THINK_CALL(think_workspace_size, plan_, stage, nullptr, &bytes, nullptr);
+        most = std::max(most, bytes);
+      }
+      workspace_ = std::make_unique<Memory>(most, 0);
+    }
   }
+
+  Launch launch_for(int32_t stage, const think_extent &extent) const { return {plan_, stage, extent, options_.launch_flags, workspace_.get()}; }
 
   const think_problem &problem() const { return options_.problem; }
   const Options &options() const { return options_; }
@@ -119,7 +130,7 @@ class Flow {
 
   // Dense rows of the prefill into the cache, queries and keys into the score, chunk by chunk.
   void prefill() {
-    const Launch reset(plan_, THINK_STAGE_SCORE, extent_of(count_, 1, 1), options_.launch_flags);
+    const Launch reset = launch_for(THINK_STAGE_SCORE, extent_of(count_, 1, 1));
     THINK_CALL(think_score_reset, plan_, state.data(), &batch_, reset.get());
     const int64_t longest = *std::max_element(options_.tokens.begin(), options_.tokens.end());
     const int64_t chunk = options_.chunk ? options_.chunk : std::max<int64_t>(longest, 1);
@@ -132,12 +143,12 @@ class Flow {
       append(from, to);
       const Fresh query(*this, problem().query_heads, problem().key_channels, problem().query_dtype, from, to, &Sequence::query);
       const Fresh key(*this, problem().kv_heads, problem().key_channels, problem().cache_dtype, from, to, &Sequence::key);
-      const Launch launch(plan_, THINK_STAGE_SCORE, extent_of(count_, 1, query.most), options_.launch_flags);
+      const Launch launch = launch_for(THINK_STAGE_SCORE, extent_of(count_, 1, query.most));
       shared(launch, [&](const think_launch *part) {
         THINK_CALL(think_score_update, plan_, query.tensor.view(), key.tensor.view(), &query.batch, state.data(), part);
       });
     }
-    const Launch finish(plan_, THINK_STAGE_SCORE, extent_of(count_, 1, 1), options_.launch_flags);
+    const Launch finish = launch_for(THINK_STAGE_SCORE, extent_of(count_, 1, 1));
     THINK_CALL(think_score_finish, plan_, state.data(), &batch_, nullptr, score.data(), finish.get());
   }
 
@@ -175,7 +186,7 @@ class Flow {
     think_moments_options options = THINK_MOMENTS_OPTIONS_INIT;
     options.sinks = options_.sinks ? options_.sinks : -1;
     options.recent = options_.recent ? options_.recent : -1;
-    const Launch launch(plan_, THINK_STAGE_MOMENTS, extent_of(count_, problem().window, longest()), options_.launch_flags);
+    const Launch launch = launch_for(THINK_STAGE_MOMENTS, extent_of(count_, problem().window, longest()));
     THINK_CALL(think_moments, plan_, &window, &segment, &batch_, &options, moments.data(), launch.get());
   }
 
@@ -183,7 +194,7 @@ class Flow {
     const int32_t channels = side == THINK_KEYS ? problem().key_channels : problem().value_channels;
     std::vector<float> result(static_cast<size_t>(count_) * problem().kv_heads * channels);
     if (order) order->resize(result.size());
-    const Launch launch(plan_, THINK_STAGE_MOMENTS, extent_of(count_, problem().window, longest()), options_.launch_flags);
+    const Launch launch = launch_for(THINK_STAGE_MOMENTS, extent_of(count_, problem().window, longest()));
     THINK_CALL(think_gains, plan_, moments.data(), &batch_, side, side == THINK_KEYS ? score.data() : nullptr, result.data(), order ? order->data() : nullptr,
                launch.get());
     return result;
@@ -195,7 +206,7 @@ class Flow {
     options.flags = normalise ? THINK_BUDGET_NORMALISE : 0;
     options.total = static_cast<int64_t>(kept_per_head) * problem().kv_heads;
     std::vector<int32_t> kept(static_cast<size_t>(count_) * problem().kv_heads);
-    const Launch launch(plan_, THINK_STAGE_SELECT, extent_of(count_, 1, 1), options_.launch_flags);
+    const Launch launch = launch_for(THINK_STAGE_SELECT, extent_of(count_, 1, 1));
     THINK_CALL(think_budgets, plan_, gain.data(), &batch_, side, &options, kept.data(), launch.get());
     return kept;
   }
@@ -227,7 +238,7 @@ class Flow {
     mask.assign(score.size(), 2);
     if (!choice.key.empty()) select(THINK_KEYS, score, choice.key, compact->key_basis, mask.data(), choice.regress);
     if (!choice.value.empty()) select(THINK_VALUES, value_score(), choice.value, compact->value_basis, nullptr, choice.regress);
-    const Launch launch(plan_, THINK_STAGE_COMPACT, extent_of(count_, 1, longest()), options_.launch_flags);
+    const Launch launch = launch_for(THINK_STAGE_COMPACT, extent_of(count_, 1, longest()));
     THINK_CALL(think_segment_place, plan_, &compact->segment, &batch_, launch.get());
     compacted.assign(count_, 0);
     std::vector<int32_t> rows;
@@ -245,7 +256,7 @@ class Flow {
     to.first = at.data();
     to.lengths = rows.data();
     to.lengths_stride[0] = 1;
-    const Launch launch(plan_, THINK_STAGE_COMPACT, extent_of(count_, 1, longest()), options_.launch_flags);
+    const Launch launch = launch_for(THINK_STAGE_COMPACT, extent_of(count_, 1, longest()));
     shared(launch, [&](const think_launch *part) { THINK_CALL(think_compact, plan_, &from, &to, &batch_, part); });
     for (int32_t s = 0; s < count_; ++s) compacted[s] += rows[s];
   }
@@ -304,12 +315,12 @@ class Flow {
   void select(int32_t side, const std::vector<float> &scores, const std::vector<int32_t> &kept, think_basis &basis, uint8_t *chosen, bool regress) {
     think_select_options options = THINK_SELECT_OPTIONS_INIT;
     options.side = side;
-    const Launch launch(plan_, THINK_STAGE_SELECT, extent_of(count_, 1, 1), options_.launch_flags);
+    const Launch launch = launch_for(THINK_STAGE_SELECT, extent_of(count_, 1, 1));
     THINK_CALL(think_select, plan_, scores.data(), &batch_, &options, kept.data(), &basis, chosen, launch.get());
     if (!regress) return;
     think_fit_options fit = THINK_FIT_OPTIONS_INIT;
     fit.side = side;
-    const Launch fit_launch(plan_, THINK_STAGE_FIT, extent_of(count_, 1, 1), options_.launch_flags);
+    const Launch fit_launch = launch_for(THINK_STAGE_FIT, extent_of(count_, 1, 1));
     THINK_CALL(think_fit, plan_, moments.data(), &batch_, &fit, &basis, fit_launch.get());
   }
 
@@ -338,6 +349,7 @@ class Flow {
   Options options_;
   int32_t count_, slots_;
   think_batch batch_;
+  std::unique_ptr<Memory> workspace_;
 
  public:
   std::vector<Sequence> sequences;
@@ -372,7 +384,7 @@ inline Output Flow::attend(const std::vector<int64_t> &total, const std::vector<
   }
   const int32_t segment_count = static_cast<int32_t>(segments.size());
   const int64_t tokens = *std::max_element(total.begin(), total.end());
-  const Launch launch(plan_, THINK_STAGE_ATTEND, extent_of(count_, query.most, tokens, segment_count), options_.launch_flags);
+  const Launch launch = launch_for(THINK_STAGE_ATTEND, extent_of(count_, query.most, tokens, segment_count));
   const think_tensor &shape = *output.tensor.view();
   std::vector<float> lse(static_cast<size_t>(shape.extent[0] * shape.extent[1] * shape.extent[2]), -12345.0f);
   shared(launch, [&](const think_launch *part) {

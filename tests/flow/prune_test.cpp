@@ -39,7 +39,7 @@ void prune_in_one_call(const Plan &plan, Flow &flow, const think_prune_options &
   flow.mask.assign(flow.score.size(), 2);
   const std::vector<int32_t> lengths = flow.prefilled();
   const think_segment source = flow.dense_segment(lengths);
-  const Launch launch(plan, THINK_STAGE_PRUNE, extent_of(count, 1, flow.longest()), THINK_LAUNCH_CHECK);
+  const Launch launch = flow.launch_for(THINK_STAGE_PRUNE, extent_of(count, 1, flow.longest()));
   THINK_CALL(think_prune, plan, flow.state.data(), &source, &flow.compact->segment, flow.batch(), &options, flow.mask.data(), launch.get());
 }
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "bytes.h"
 #include "file.h"
 #include "layer.h"
 #include "npy.h"
@@ -49,7 +50,7 @@ std::string npy_seed(int variant) {
 
 std::string safetensors_seed(int variant) {
   const std::string numbers(static_cast<size_t>(64 * (variant + 1)), '\5');
-  const auto bytes = std::as_bytes(std::span(numbers));
+  const auto bytes = cli::bytes_of(numbers);
   std::vector<cli::NamedTensor> tensors;
   for (int i = 0; i <= variant; ++i) {
     tensors.push_back({"layer." + std::to_string(i) + ".weight", i % 2 ? "F16" : "F32", {i % 2 ? 8 : 4, 4}, bytes.subspan(static_cast<size_t>(64 * i), 64)});

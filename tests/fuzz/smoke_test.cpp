@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "bytes.h"
 #include "seeds.h"
 #include "targets.h"
 
@@ -49,7 +50,7 @@ void smoke(Target target, Seed seed) {
   std::vector<std::string> seeds;
   for (int variant = 0; variant < think::fuzz::kVariants; ++variant) {
     seeds.push_back(seed(variant));
-    ASSERT_TRUE(target(std::as_bytes(std::span(seeds.back())))) << "the seed itself must be accepted";
+    ASSERT_TRUE(target(think::cli::bytes_of(seeds.back()))) << "the seed itself must be accepted";
   }
   std::mt19937 random(20240915);
   int accepted = 0;

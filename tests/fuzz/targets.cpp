@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <set>
 
+#include "bytes.h"
 #include "failure.h"
 #include "heatmap.h"
 #include "layer.h"
@@ -107,7 +108,7 @@ bool layer(std::span<const std::byte> file) {
     check_side(layer.key, layer);
     check_side(layer.value, layer);
     require(layer.stored_bytes() > 0, "a layer has bytes");
-    if (layer.kv_heads <= 4) consumed = touch(std::as_bytes(std::span(cli::draw_heatmap(layer, "file"))));
+    if (layer.kv_heads <= 4) consumed = touch(cli::bytes_of(cli::draw_heatmap(layer, "file")));
   });
 }
 

@@ -198,11 +198,19 @@ void compare(const float *actual, const std::vector<double> &mean, const float *
   EXPECT_LE(worst, tolerance);
 }
 
-void compare_all(Problem &problem, double tolerance) {
+std::vector<Expected> expected_of_all(const Problem &problem) {
+  std::vector<Expected> all;
+  for (int32_t b = 0; b < problem.arguments.batch.count; ++b) {
+    for (int32_t h = 0; h < problem.shape.kv_heads; ++h) all.push_back(expected(problem, b, h));
+  }
+  return all;
+}
+
+void compare_all(Problem &problem, const std::vector<Expected> &all, double tolerance) {
   for (int32_t b = 0; b < problem.arguments.batch.count; ++b) {
     for (int32_t h = 0; h < problem.shape.kv_heads; ++h) {
       SCOPED_TRACE("sequence " + std::to_string(b) + " head " + std::to_string(h));
-      const Expected want = expected(problem, b, h);
+      const Expected &want = all[b * problem.shape.kv_heads + h];
       const moments::View view = moments::view(problem.shape, problem.moments.data(), slot_of(problem.arguments.batch, b), h);
       EXPECT_EQ(*view.rows, static_cast<float>(want.rows));
       compare(view.key_mean, want.key_mean, view.key_covariance, want.key_covariance, tolerance);
@@ -216,11 +224,12 @@ void compare_all(Problem &problem, double tolerance) {
 
 void check(const Shape &shape, const Options &options, uint32_t seed, double tolerance = 3e-5) {
   Problem problem(shape, options, seed);
+  const std::vector<Expected> all = expected_of_all(problem);
   for (const int32_t isa : test::instruction_sets()) {
     SCOPED_TRACE(test::isa_name(isa));
     std::fill(problem.moments.begin(), problem.moments.end(), static_cast<char>(0xff));
     problem.measure(isa);
-    compare_all(problem, tolerance);
+    compare_all(problem, all, tolerance);
   }
 }
 
@@ -454,25 +463,27 @@ std::vector<int32_t> sorted_by_score(const float *score, int32_t channels) {
 }
 
 void check_gains(GainsProblem &problem, double tolerance = 1e-6) {
-  for (const int32_t isa : test::instruction_sets()) {
-    for (const int32_t side : {THINK_KEYS, THINK_VALUES}) {
+  for (const int32_t side : {THINK_KEYS, THINK_VALUES}) {
+    const int32_t n = problem.channels(side);
+    std::vector<double> want(static_cast<size_t>(problem.shape.kv_heads) * n);
+    std::vector<int32_t> want_order(want.size());
+    for (int32_t h = 0; h < problem.shape.kv_heads; ++h) {
+      const moments::View view = moments::view(problem.shape, problem.moments.data(), 0, h);
+      const float *covariance = side == THINK_KEYS ? view.key_covariance : view.value_covariance;
+      std::vector<double> metric(n * n, 0.0), matrix(covariance, covariance + n * n);
+      for (int32_t i = 0; i < n * n; ++i) metric[i] = side == THINK_KEYS ? view.query_moment[i] : i % (n + 1) == 0;
+      const std::vector<int32_t> by_score = side == THINK_KEYS ? sorted_by_score(&problem.score[h * n], n) : std::vector<int32_t>();
+      moments::reference::gains(n, metric.data(), matrix.data(), side == THINK_KEYS ? by_score.data() : nullptr, &want[h * n], &want_order[h * n]);
+    }
+    for (const int32_t isa : test::instruction_sets()) {
       SCOPED_TRACE(std::string(test::isa_name(isa)) + (side == THINK_KEYS ? " keys" : " values"));
       std::vector<float> gains;
       std::vector<int32_t> order;
       problem.run(isa, side, gains, order);
-      const int32_t n = problem.channels(side);
+      EXPECT_EQ(order, want_order);
       for (int32_t h = 0; h < problem.shape.kv_heads; ++h) {
-        SCOPED_TRACE(h);
-        const moments::View view = moments::view(problem.shape, problem.moments.data(), 0, h);
-        const float *covariance = side == THINK_KEYS ? view.key_covariance : view.value_covariance;
-        std::vector<double> metric(n * n, 0.0), matrix(covariance, covariance + n * n), want(n);
-        for (int32_t i = 0; i < n * n; ++i) metric[i] = side == THINK_KEYS ? view.query_moment[i] : i % (n + 1) == 0;
-        const std::vector<int32_t> by_score = side == THINK_KEYS ? sorted_by_score(&problem.score[h * n], n) : std::vector<int32_t>();
-        std::vector<int32_t> want_order(n);
-        moments::reference::gains(n, metric.data(), matrix.data(), side == THINK_KEYS ? by_score.data() : nullptr, want.data(), want_order.data());
-        const double largest = *std::max_element(want.begin(), want.end());
-        EXPECT_EQ(std::vector<int32_t>(&order[h * n], &order[h * n] + n), want_order);
-        for (int32_t t = 0; t < n; ++t) EXPECT_NEAR(gains[h * n + t], want[t], tolerance * (want[t] + 1e-3 * largest)) << "step " << t;
+        const double largest = *std::max_element(want.begin() + h * n, want.begin() + (h + 1) * n);
+        for (int32_t t = h * n; t < (h + 1) * n; ++t) EXPECT_NEAR(gains[t], want[t], tolerance * (want[t] + 1e-3 * largest)) << "head " << h << " step " << t;
       }
     }
   }

@@ -170,7 +170,7 @@ def problems():
         problem("biased, zero channels", 2, heads=2, group=3, channels=16, tokens=107, key_total=24, value_total=24, bias=50.0, zero=(3, 11)),
         problem("copied channels, outlier rows", 3, heads=3, group=3, channels=16, tokens=100, key_total=24, value_total=32, copies=((2, 9), (5, 6)),
                 outliers=(0, 1, 2, 40)),
-        problem("fewer factors than channels", 4, heads=2, group=1, channels=16, tokens=70, key_total=24, value_total=24, rank=5),
+        problem("fewer factors than channels", 4, heads=2, group=1, channels=16, tokens=70, key_total=16, value_total=16, rank=5),
         problem("head size 64", 5, heads=2, group=3, channels=64, tokens=102, key_total=72, value_total=88),
     ]
 
