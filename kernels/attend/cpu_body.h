@@ -12,6 +12,13 @@ constexpr int kLine = 64;                               // bytes that one prefet
 constexpr int kColumns = kLanes == 16 ? 8 : 4;          // columns of a query block, and of one pass over a row
 constexpr int kAccumulators = kRegisters == 32 ? 16 : 8;  // the rest of the registers holds rows and broadcasts
 
+// Prefetches stand right behind the load of the row that they go with, one line at a time. In front of it, or several in a row, they fill the buffers
+// that the load needs as well, and a core reads a third less. The compiler must not move them there.
+inline void prefetch_behind_loads(const char *p) {
+  asm volatile("" ::: "memory");
+  prefetch_far(p);
+}
+
 inline Pair zero_pair() { return {zero(), zero()}; }
 inline Pair load_two(const float *p) { return {load(p), load(p + kLanes)}; }
 inline void store_two(float *p, Pair v) {
@@ -69,14 +76,14 @@ inline void score_tile(const typename Element::Type *tile, const char *ahead, in
       }
     }
     const auto add_row = [&](int channel, Pair(&sum)[C][P]) {
-      if (ahead) {
-#pragma GCC unroll 2
-        for (int line = 0; line < row_bytes; line += kLine) prefetch_far(ahead + static_cast<int64_t>(channel) * row_bytes + line);
-      }
       const typename Element::Type *row = tile + static_cast<int64_t>(channel) * kTileTokens + token;
       Pair keys[P];
 #pragma GCC unroll 16
       for (int p = 0; p < P; ++p) keys[p] = load_pair<Element>(row + p * 2 * kLanes);
+      if (ahead) {
+#pragma GCC unroll 2
+        for (int line = 0; line < row_bytes; line += kLine) prefetch_behind_loads(ahead + static_cast<int64_t>(channel) * row_bytes + line);
+      }
 #pragma GCC unroll 16
       for (int c = 0; c < C; ++c) {
         const Vec factor = broadcast(query[channel * C + c]);
@@ -201,9 +208,16 @@ void score_rows(const ScoreArguments &a) {
 
 // ---- weighted sums of value rows ------------------------------------------------------------------------------------------------------------------
 
+// Where the prefetches of a block of channels start and how they go on from token to token.
+struct Ahead {
+  const char *start;  // NULL = none
+  int64_t stride;
+};
+
 template <class Element, int C, int P, bool Part>
-inline void add_value_block(const char *value, int64_t row_stride, const char *ahead, int tokens, int width, const float *weight, int64_t weight_stride,
-                            float *sum, int64_t sum_stride) {
+inline void add_value_block(const char *value, int64_t row_stride, Ahead ahead, int tokens, int width, const float *weight, int64_t weight_stride, float *sum,
+                            int64_t sum_stride) {
+  constexpr int pair_bytes = 2 * kLanes * static_cast<int>(sizeof(typename Element::Type));
   Pair total[C][P];
 #pragma GCC unroll 16
   for (int c = 0; c < C; ++c) {
@@ -212,21 +226,22 @@ inline void add_value_block(const char *value, int64_t row_stride, const char *a
   }
   for (int token = 0; token < tokens; ++token) {
     const typename Element::Type *row = reinterpret_cast<const typename Element::Type *>(value + token * row_stride);
-    if (ahead) {
+    Vec factor[C];
+#pragma GCC unroll 16
+    for (int c = 0; c < C; ++c) factor[c] = broadcast(weight[c * weight_stride + token]);
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p) {
+      const Pair values = Part ? load_pair_part<Element>(row, width) : load_pair<Element>(row + p * 2 * kLanes);
+      if (ahead.start) {
 #pragma GCC unroll 8
-      for (int byte = 0; byte < P * 2 * kLanes * static_cast<int>(sizeof(typename Element::Type)); byte += kLine) {
-        prefetch_far(ahead + token * row_stride + byte);
+        for (int byte = p * pair_bytes; byte < (p + 1) * pair_bytes; byte += kLine) {
+          if (byte % kLine == 0) prefetch_far(ahead.start + byte);
+        }
       }
+#pragma GCC unroll 16
+      for (int c = 0; c < C; ++c) total[c][p] = fma(values, factor[c], total[c][p]);
     }
-    Pair values[P];
-#pragma GCC unroll 16
-    for (int p = 0; p < P; ++p) values[p] = Part ? load_pair_part<Element>(row, width) : load_pair<Element>(row + p * 2 * kLanes);
-#pragma GCC unroll 16
-    for (int c = 0; c < C; ++c) {
-      const Vec factor = broadcast(weight[c * weight_stride + token]);
-#pragma GCC unroll 16
-      for (int p = 0; p < P; ++p) total[c][p] = fma(values[p], factor, total[c][p]);
-    }
+    ahead.start += ahead.stride;
   }
 #pragma GCC unroll 16
   for (int c = 0; c < C; ++c) {
@@ -238,21 +253,28 @@ inline void add_value_block(const char *value, int64_t row_stride, const char *a
 template <class Element, int C>
 inline void add_value_columns(const ValueArguments &a, int32_t column, const char *ahead) {
   constexpr int P = C == 1 ? 4 : kAccumulators / 2 / (C <= 2 ? 2 : C <= 4 ? 4 : 8);
-  constexpr int element_bytes = static_cast<int>(sizeof(typename Element::Type));
+  constexpr int pair = 2 * kLanes, element_bytes = static_cast<int>(sizeof(typename Element::Type));
   const float *weight = a.weight + column * a.weight_stride;
   float *sum = a.sum + column * a.sum_stride;
-  int channel = 0;
-  for (; channel + P * 2 * kLanes <= a.channels; channel += P * 2 * kLanes) {
-    add_value_block<Element, C, P, false>(a.value + channel * element_bytes, a.row_stride, ahead ? ahead + channel * element_bytes : nullptr, a.tokens, 0,
-                                          weight, a.weight_stride, sum + channel, a.sum_stride);
+  const auto fetch = [&](int32_t channel, int32_t width) -> Ahead {
+    if (!ahead) return {nullptr, 0};
+    // Rows without gaps are fetched in order of address, although the blocks of channels jump from row to row: memory likes that better.
+    if (a.row_stride == a.channels * element_bytes) return {ahead + static_cast<int64_t>(channel) * a.tokens * element_bytes, width * element_bytes};
+    return {ahead + channel * element_bytes, a.row_stride};
+  };
+  int32_t channel = 0;
+  for (; channel + P * pair <= a.channels; channel += P * pair) {
+    add_value_block<Element, C, P, false>(a.value + channel * element_bytes, a.row_stride, fetch(channel, P * pair), a.tokens, 0, weight, a.weight_stride,
+                                          sum + channel, a.sum_stride);
   }
-  for (; channel + 2 * kLanes <= a.channels; channel += 2 * kLanes) {
-    add_value_block<Element, C, 1, false>(a.value + channel * element_bytes, a.row_stride, ahead ? ahead + channel * element_bytes : nullptr, a.tokens, 0,
-                                          weight, a.weight_stride, sum + channel, a.sum_stride);
+  for (; channel + pair <= a.channels; channel += pair) {
+    add_value_block<Element, C, 1, false>(a.value + channel * element_bytes, a.row_stride, fetch(channel, pair), a.tokens, 0, weight, a.weight_stride,
+                                          sum + channel, a.sum_stride);
   }
   if (channel < a.channels) {
-    add_value_block<Element, C, 1, true>(a.value + channel * element_bytes, a.row_stride, ahead ? ahead + channel * element_bytes : nullptr, a.tokens,
-                                         a.channels - channel, weight, a.weight_stride, sum + channel, a.sum_stride);
+    const int32_t width = a.channels - channel;
+    add_value_block<Element, C, 1, true>(a.value + channel * element_bytes, a.row_stride, fetch(channel, width), a.tokens, width, weight, a.weight_stride,
+                                         sum + channel, a.sum_stride);
   }
 }
 

@@ -1,5 +1,5 @@
-// The fit stage on the CPU: one Cholesky factorisation per head, in double, by Eigen through maps over the workspace. Widths and blocks are kept small
-// enough that Eigen's own panels stay on the stack: a run call never allocates.
+// The fit stage on the CPU: one Cholesky factorisation per head, in double, by Eigen through maps over the workspace. Widths and blocks are
+// kept small enough that Eigen's own panels stay on the stack: a run call never allocates.
 #define EIGEN_MPL2_ONLY
 #include <Eigen/Cholesky>
 #include <algorithm>
@@ -13,9 +13,9 @@ namespace think::fit {
 namespace {
 
 using Matrix = Eigen::Map<Eigen::MatrixXd>;
-constexpr Eigen::Index kBlock = 64;            // rows and columns of one triangular solve
-constexpr double kNegligible = 1e-12;          // share of the mean variance below which a channel has none
-constexpr double kSingular = 1e-9;             // share of its variance that a channel must add to the others: moments are f32
+constexpr Eigen::Index kBlock = 64;    // rows and columns of one triangular solve
+constexpr double kNegligible = 1e-12;  // share of the mean variance below which a channel has none
+constexpr double kSingular = 1e-9;     // share of its variance that a channel must add to the others: moments are f32
 constexpr float kLargestHalf = 65504.0f;
 
 struct Scratch {
@@ -72,10 +72,13 @@ void solve(const Matrix &lower, Matrix &right) {
   }
 }
 
-// Live kept channels (places in the index) -> W^T of them in scratch.right. False where the covariance is singular: the mean is all that can be said.
+// Live kept channels (places in the index) -> W^T of them in scratch.right. False where the covariance is singular: the
+// mean is all that can be said.
 bool regress(const Head &head, const int32_t *live, int32_t count, double diagonal, Scratch &scratch) {
   const int32_t dropped = head.channels - head.kept;
-  const auto c = [&](int32_t i, int32_t j) { return static_cast<double>(head.covariance[static_cast<int64_t>(head.index[i]) * head.channels + head.index[j]]); };
+  const auto c = [&](int32_t i, int32_t j) {
+    return static_cast<double>(head.covariance[static_cast<int64_t>(head.index[i]) * head.channels + head.index[j]]);
+  };
   Matrix matrix(scratch.matrix, count, count), right(scratch.right, count, dropped);
   for (int32_t j = 0; j < count; ++j) {
     for (int32_t i = 0; i < count; ++i) matrix(i, j) = c(live[i], live[j]);
@@ -157,17 +160,25 @@ void fit(const Arguments &arguments, void *memory, const Parallel &parallel) {
     Carver carver{static_cast<char *>(memory) + task * one.offset, 0};
     const Scratch scratch = carve(carver, widest(shape));
     for (int64_t i = task; i < heads; i += tasks) {
-      const int32_t slot = slot_of(arguments.batch, static_cast<int32_t>(i / shape.kv_heads)), kv_head = static_cast<int32_t>(i % shape.kv_heads);
+      const int32_t slot = slot_of(arguments.batch, static_cast<int32_t>(i / shape.kv_heads)),
+                    kv_head = static_cast<int32_t>(i % shape.kv_heads);
       const int64_t at = static_cast<int64_t>(slot) * shape.kv_heads + kv_head;
       const moments::View view = moments::view(shape, const_cast<void *>(arguments.moments), slot, kv_head);
       const bool keys = arguments.side == THINK_KEYS;
-      Head head{channels, basis.kept[at], basis.index + at * channels, keys ? view.key_mean : view.value_mean,
-                keys ? view.key_covariance : view.value_covariance, arguments.ridge};
+      Head head{channels,
+                basis.kept[at],
+                basis.index + at * channels,
+                keys ? view.key_mean : view.value_mean,
+                keys ? view.key_covariance : view.value_covariance,
+                arguments.ridge};
       basis.weight_offset[at] = -1;
       // Damaged statistics (an infinite key, say) predict nothing: the paper's method is what is left.
-      if (head.kept >= channels || !all_finite(head.mean, channels) || !all_finite(head.covariance, static_cast<int64_t>(channels) * channels)) continue;
+      if (head.kept >= channels || !all_finite(head.mean, channels) ||
+          !all_finite(head.covariance, static_cast<int64_t>(channels) * channels))
+        continue;
       basis.weight_offset[at] = at * head_bytes;
-      fit_head(head, scratch, reinterpret_cast<uint16_t *>(static_cast<char *>(basis.weight) + at * head_bytes), basis.offset + at * channels);
+      fit_head(head, scratch, reinterpret_cast<uint16_t *>(static_cast<char *>(basis.weight) + at * head_bytes),
+               basis.offset + at * channels);
     }
   });
 }

@@ -7,7 +7,8 @@
 
 namespace think::fit::reference {
 
-void fit(int32_t channels, const double *mean, const double *covariance, const int32_t *index, int32_t kept, double ridge, double *weight, double *offset) {
+void fit(int32_t channels, const double *mean, const double *covariance, const int32_t *index, int32_t kept, double ridge, double *weight,
+         double *offset) {
   const int32_t dropped = channels - kept, width = kept + dropped;
   const auto c = [&](int32_t i, int32_t j) { return covariance[index[i] * channels + index[j]]; };
   double diagonal = 0;
@@ -26,11 +27,11 @@ void fit(int32_t channels, const double *mean, const double *covariance, const i
     }
     std::swap_ranges(&system[pivot * width], &system[pivot * width] + width, &system[column * width]);
     const double divisor = system[column * width + column];
-    for (int32_t j = 0; j < width; ++j) system[column * width + j] /= divisor;
+    for (int32_t j = column; j < width; ++j) system[column * width + j] /= divisor;
     for (int32_t i = 0; i < kept; ++i) {
       const double factor = system[i * width + column];
       if (i == column || factor == 0) continue;
-      for (int32_t j = 0; j < width; ++j) system[i * width + j] -= factor * system[column * width + j];
+      for (int32_t j = column; j < width; ++j) system[i * width + j] -= factor * system[column * width + j];
     }
   }
   for (int32_t p = 0; p < dropped; ++p) {

@@ -127,7 +127,9 @@ void rank(const float *score, int32_t channels, int32_t *order) {
 
 }  // namespace
 
-int64_t state_bytes(const Shape &shape) { return (shape.kv_heads * head_floats(shape) * static_cast<int64_t>(sizeof(float)) + 63) / 64 * 64; }
+int64_t state_bytes(const Shape &shape) {
+  return (shape.kv_heads * head_floats(shape) * static_cast<int64_t>(sizeof(float)) + 63) / 64 * 64;
+}
 
 View view(const Shape &shape, void *moments, int32_t slot, int32_t head) {
   const int64_t d = shape.key_channels, e = shape.value_channels;
@@ -151,7 +153,7 @@ void measure(int32_t isa, const Arguments &arguments, void *memory, const Parall
   const Shape &shape = arguments.shape;
   const Kernels &kernel = kernels(isa);
   const int32_t heads = arguments.batch.count * shape.kv_heads;
-  // The caller's workspace may be for longer sequences; what is needed here follows from the longest one.
+  // The caller's workspace may be made for longer sequences: the longest one here needs no more than that.
   int64_t tokens = 0;
   for (int32_t i = 0; i < heads; ++i) tokens = std::max(tokens, run_length(arguments.source, i / shape.kv_heads, i % shape.kv_heads));
   HeadWork wave[kWave];
@@ -161,11 +163,9 @@ void measure(int32_t isa, const Arguments &arguments, void *memory, const Parall
     const int32_t count = std::min(kWave, heads - from);
     for (int32_t i = 0; i < count; ++i) describe(arguments, (from + i) / shape.kv_heads, (from + i) % shape.kv_heads, wave[i]);
     const int32_t sides = arguments.source.value ? 2 : 1;
+    parallel_for(parallel, count, [&](int64_t i) { kernel.prepare(wave[i]); });
     if (arguments.attention_share > 0) {
-      parallel_for(parallel, count, [&](int64_t i) { kernel.prepare(wave[i]); });
       parallel_for(parallel, count * kRuns, [&](int64_t i) { kernel.scan(wave[i / kRuns], static_cast<int32_t>(i % kRuns)); });
-    } else {
-      parallel_for(parallel, count, [&](int64_t i) { kernel.prepare(wave[i]); });
     }
     parallel_for(parallel, count * kRuns, [&](int64_t i) { kernel.mass(wave[i / kRuns], static_cast<int32_t>(i % kRuns)); });
     parallel_for(parallel, count * kRuns * sides, [&](int64_t i) {
@@ -180,8 +180,8 @@ int64_t gains_workspace(const Shape &shape, int32_t batch) {
   return carve_gains(carver, shape, batch, nullptr);
 }
 
-void gains(int32_t isa, const Shape &shape, const void *moments, const Batch &batch, int32_t side, const float *score, float *gains, int32_t *order,
-           void *memory, const Parallel &parallel) {
+void gains(int32_t isa, const Shape &shape, const void *moments, const Batch &batch, int32_t side, const float *score, float *gains,
+           int32_t *order, void *memory, const Parallel &parallel) {
   const Kernels &kernel = kernels(isa);
   const int32_t channels = side == THINK_KEYS ? shape.key_channels : shape.value_channels;
   const int32_t heads = batch.count * shape.kv_heads;
@@ -191,12 +191,13 @@ void gains(int32_t isa, const Shape &shape, const void *moments, const Batch &ba
   for (int32_t from = 0; from < heads; from += kGainsWave) {
     parallel_for(parallel, std::min(kGainsWave, heads - from), [&](int64_t i) {
       const int64_t head = from + i;
-      const View from_moments =
-          view(shape, const_cast<void *>(moments), slot_of(batch, static_cast<int32_t>(head / shape.kv_heads)), static_cast<int32_t>(head % shape.kv_heads));
+      const View from_moments = view(shape, const_cast<void *>(moments), slot_of(batch, static_cast<int32_t>(head / shape.kv_heads)),
+                                     static_cast<int32_t>(head % shape.kv_heads));
       const bool keys = side == THINK_KEYS;
       if (keys) rank(score + head * channels, channels, wave[i].order);
-      kernel.eliminate(channels, keys ? from_moments.query_moment : nullptr, keys ? from_moments.key_covariance : from_moments.value_covariance,
-                       wave[i].numbers, wave[i].place, wave[i].order, gains + head * channels);
+      kernel.eliminate(channels, keys ? from_moments.query_moment : nullptr,
+                       keys ? from_moments.key_covariance : from_moments.value_covariance, wave[i].numbers, wave[i].place, wave[i].order,
+                       gains + head * channels);
       if (order) std::memcpy(order + head * channels, wave[i].order, channels * sizeof(int32_t));
     });
   }

@@ -1,12 +1,12 @@
 // The moments stage on the CPU: what one head's work is, and the functions that each instruction set provides.
 //
-// A head's rows are cut into at most kRuns runs, by their number alone, so that the sums have the same order whatever the threads. The phases are
+// A head's rows are cut into at most kRuns runs, by their number alone, so that the sums have the same order whatever the threads. Phases:
 //   prepare (head)                  queries transposed into panels, query moment
 //   scan (head, run of all rows)    largest logit and sum of exponentials per query
 //   mass (head, run of moved rows)  attention mass per row, sums for the mean
 //   covariance (head, side, run)    centred second moments of the run
 //   finish (head, side)             the runs together
-// and scan and mass each compute the logits: keeping them would cost tokens x queries floats of workspace per head.
+// Scan and mass each compute the logits: keeping them would cost tokens x queries floats of workspace per head.
 #pragma once
 
 #include "moments.h"
@@ -23,31 +23,31 @@ constexpr int32_t kPanel = 48;      // columns of a query panel, at most: three 
 struct SideWork {
   SideView rows;
   int32_t channels, padded;
-  double *sums;        // [kRuns][2][padded]: sum of x, sum of mass * x
-  float *partial;      // [kRuns][channels][padded]: upper triangles
+  double *sums;    // [kRuns][2][padded]: sum of x, sum of mass * x
+  float *partial;  // [kRuns][channels][padded]: upper triangles
   float *mean, *covariance;
 };
 
 struct HeadWork {
   SideWork side[2];  // keys, values
   bool values;
-  int64_t first;     // of the run inside the pages or slot
+  int64_t first;  // of the run inside the pages or slot
   int64_t tokens;
   PruneRange moved;  // relative to `first`
 
-  const char *query;  // oldest real row of the first query head
+  const char *query;                            // oldest real row of the first query head
   int64_t query_head_stride, query_row_stride;  // bytes
   think_dtype query_dtype;
   int32_t group, query_rows;
-  int32_t columns;    // group * query_rows, column = row * group + head, rounded up to kPad
+  int32_t columns;  // group * query_rows, column = row * group + head, rounded up to kPad
   float scale, softcap, share;
   bool causal;
 
-  float *panels;      // [panel][key_channels][columns of the panel], scaled
+  float *panels;                 // [panel][key_channels][columns of the panel], scaled
   float *run_maximum, *run_sum;  // [kRuns][columns]
   float *maximum, *inverse;      // [kRuns][columns]: of all runs, once per run of the next phase
-  float *mass;        // [moved.count]
-  double *mass_sum;   // [kRuns]
+  float *mass;                   // [moved.count]
+  double *mass_sum;              // [kRuns]
   float *query_moment;
   float *measured;
 };
@@ -65,7 +65,8 @@ struct Kernels {
   void (*covariance)(const HeadWork &head, int32_t side, int32_t run);
   void (*finish)(const HeadWork &head, int32_t side);
   // metric NULL = identity and greedy; otherwise channels are taken in `order`. scratch: eliminate_doubles() numbers.
-  void (*eliminate)(int32_t channels, const float *metric, const float *covariance, double *scratch, int32_t *place, int32_t *order, float *gains);
+  void (*eliminate)(int32_t channels, const float *metric, const float *covariance, double *scratch, int32_t *place, int32_t *order,
+                    float *gains);
 };
 
 // The covariance that is left, the metric, and four rows.

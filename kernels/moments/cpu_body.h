@@ -43,7 +43,8 @@ void convert_block(const SideWork &side, int64_t row, int32_t count, float *out)
     const int64_t room = rows_in_block(side.rows, row + done);
     const char *from = row_address(side.rows, row + done);
     const int32_t end = room < count - done ? done + static_cast<int32_t>(room) : count;
-    for (; done < end; ++done, from += side.rows.row_stride) convert_row(from, side.rows.dtype, side.channels, side.padded, out + done * side.padded);
+    for (; done < end; ++done, from += side.rows.row_stride)
+      convert_row(from, side.rows.dtype, side.channels, side.padded, out + done * side.padded);
   }
   for (int64_t j = static_cast<int64_t>(count) * side.padded; j < static_cast<int64_t>(kBlockRows) * side.padded; ++j) out[j] = 0;
 }
@@ -108,7 +109,8 @@ void prepare(const HeadWork &head) {
     add_block(rows, channels, padded, moment);
   }
   for (int32_t i = 0; i < channels; ++i) {
-    for (int32_t j = i; j < channels; ++j) head.query_moment[i * channels + j] = head.query_moment[j * channels + i] = moment[i * padded + j];
+    for (int32_t j = i; j < channels; ++j)
+      head.query_moment[i * channels + j] = head.query_moment[j * channels + i] = moment[i * padded + j];
   }
 }
 
@@ -179,7 +181,8 @@ void scan(const HeadWork &head, int32_t run) {
   if (head.moved.count == 0) return;
   const SideWork &keys = head.side[THINK_KEYS];
   const int64_t length = run_rows(head.tokens), begin = run * length, end = begin + length < head.tokens ? begin + length : head.tokens;
-  float *maximum = head.run_maximum + static_cast<int64_t>(run) * head.columns, *sum = head.run_sum + static_cast<int64_t>(run) * head.columns;
+  float *maximum = head.run_maximum + static_cast<int64_t>(run) * head.columns,
+        *sum = head.run_sum + static_cast<int64_t>(run) * head.columns;
   for (int32_t c = 0; c < head.columns; c += kLanes) {
     store(maximum + c, broadcast(kLowest));
     store(sum + c, zero());
@@ -251,7 +254,8 @@ void mass(const HeadWork &head, int32_t run) {
     double *sums = head.side[side].sums + static_cast<int64_t>(run) * 2 * head.side[side].padded;
     for (int32_t j = 0; j < 2 * head.side[side].padded; ++j) sums[j] = 0;
   }
-  float *maximum = head.maximum + static_cast<int64_t>(run) * head.columns, *inverse = head.inverse + static_cast<int64_t>(run) * head.columns;
+  float *maximum = head.maximum + static_cast<int64_t>(run) * head.columns,
+        *inverse = head.inverse + static_cast<int64_t>(run) * head.columns;
   if (head.share > 0) join_runs(head, maximum, inverse);
   alignas(64) float rows[kBlockRows * kMaxChannels];
   alignas(64) float logits[kBlockRows * kPanel];
@@ -361,7 +365,8 @@ void finish(const HeadWork &head, int32_t side_index) {
       const float *partial = side.partial + run * step + static_cast<int64_t>(i) * side.padded;
       for (int32_t j = i; j < channels; ++j) row[j] += partial[j];
     }
-    for (int32_t j = i; j < channels; ++j) side.covariance[i * channels + j] = side.covariance[j * channels + i] = static_cast<float>(row[j]);
+    for (int32_t j = i; j < channels; ++j)
+      side.covariance[i * channels + j] = side.covariance[j * channels + i] = static_cast<float>(row[j]);
   }
   // A constant channel, here smaller than the rounding of its mean, has no variance: it must not look like a tiny one.
   for (int32_t i = 0; i < channels; ++i) {
@@ -407,7 +412,8 @@ void multiply(const double *__restrict metric, const double *__restrict x, int32
 }
 
 // left -= column column^T / pivot; with `squares` also the sum of squares of each column of what remains.
-void remove_channel(double *__restrict left, const double *__restrict column, double pivot, int32_t begin, int32_t channels, double *__restrict squares) {
+void remove_channel(double *__restrict left, const double *__restrict column, double pivot, int32_t begin, int32_t channels,
+                    double *__restrict squares) {
   if (squares) {
     for (int32_t j = begin; j < channels; ++j) squares[j] = 0;
   }
@@ -426,9 +432,10 @@ void remove_channel(double *__restrict left, const double *__restrict column, do
   }
 }
 
-// One elimination. Channels that were taken move to the front, so that the work shrinks; a channel that has nothing left stays among the others, because
-// eliminating it would divide by nothing. place[channel] is its row.
-void eliminate(int32_t channels, const float *metric_in, const float *covariance_in, double *scratch, int32_t *place, int32_t *order, float *gains) {
+// One elimination. Channels that were taken move to the front, so that the work shrinks; a channel that has nothing left stays among the
+// others, because eliminating it would divide by nothing. place[channel] is its row.
+void eliminate(int32_t channels, const float *metric_in, const float *covariance_in, double *scratch, int32_t *place, int32_t *order,
+               float *gains) {
   const int64_t square = static_cast<int64_t>(channels) * channels;
   double *left = scratch, *metric = left + square, *column = metric + square, *product = column + channels, *first = product + channels;
   double *squares = first + channels;
@@ -492,7 +499,8 @@ void eliminate(int32_t channels, const float *metric_in, const float *covariance
       }
     }
     place[channel] = metric_in ? taken : -1;
-    for (int32_t j = 0; j < channels; ++j) left[static_cast<int64_t>(taken) * channels + j] = left[static_cast<int64_t>(j) * channels + taken] = 0;
+    for (int32_t j = 0; j < channels; ++j)
+      left[static_cast<int64_t>(taken) * channels + j] = left[static_cast<int64_t>(j) * channels + taken] = 0;
     column[taken] = 0;
     ++taken;
     remove_channel(left, column, pivot, begin, channels, metric_in ? nullptr : squares);

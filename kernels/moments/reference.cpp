@@ -48,7 +48,8 @@ void attention_mass(const Head &head, double *mass) {
   }
 }
 
-void measure(const Head &head, double *key_mean, double *key_covariance, double *query_moment, double *value_mean, double *value_covariance) {
+void measure(const Head &head, double *key_mean, double *key_covariance, double *query_moment, double *value_mean,
+             double *value_covariance) {
   const PruneRange range = prune_range(head.tokens, head.sinks, head.recent);
   const int32_t channels = head.key_channels;
   std::vector<double> mass(head.tokens), weight(head.tokens, 0.0);
@@ -66,7 +67,8 @@ void measure(const Head &head, double *key_mean, double *key_covariance, double 
   const int64_t rows = range.count > 0 ? static_cast<int64_t>(head.group) * head.query_rows : 0;
   for (int64_t r = 0; r < rows; ++r) {
     for (int32_t i = 0; i < channels; ++i) {
-      for (int32_t j = 0; j < channels; ++j) query_moment[i * channels + j] += head.query[r * channels + i] * head.query[r * channels + j] / rows;
+      for (int32_t j = 0; j < channels; ++j)
+        query_moment[i * channels + j] += head.query[r * channels + i] * head.query[r * channels + j] / rows;
     }
   }
 }

@@ -1,5 +1,5 @@
-// The select stage: budgets by handing out blocks one at a time, choices by counting ranks. Integers and comparisons only, but for the sums of a block's
-// gains and of a RoPE pair's scores, so every backend can give the same bits.
+// The select stage: budgets by handing out blocks one at a time, choices by counting ranks. Integers and comparisons only, but for the sums
+// of a block's gains and of a RoPE pair's scores, so every backend can give the same bits.
 #include <cmath>
 #include <limits>
 

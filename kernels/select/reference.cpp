@@ -14,7 +14,8 @@ void budgets(const Budgets &arguments, const double *gains, int32_t *kept) {
   for (int32_t sequence = 0; sequence < arguments.batch; ++sequence) {
     std::vector<double> worth(static_cast<size_t>(heads) * blocks);
     for (int32_t layer = 0; layer < arguments.layers; ++layer) {
-      const double *layer_gains = gains + (static_cast<int64_t>(layer) * arguments.batch + sequence) * arguments.kv_heads * arguments.channels;
+      const double *layer_gains =
+          gains + (static_cast<int64_t>(layer) * arguments.batch + sequence) * arguments.kv_heads * arguments.channels;
       const double total = std::accumulate(layer_gains, layer_gains + arguments.kv_heads * arguments.channels, 0.0);
       for (int32_t head = 0; head < arguments.kv_heads; ++head) {
         for (int32_t b = 0; b < blocks; ++b) {
@@ -33,7 +34,8 @@ void budgets(const Budgets &arguments, const double *gains, int32_t *kept) {
     std::vector<int32_t> order(worth.size());
     std::iota(order.begin(), order.end(), 0);
     std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return worth[a] > worth[b]; });
-    order.resize(std::clamp<int64_t>(arguments.total / arguments.step, static_cast<int64_t>(heads) * floor_blocks, static_cast<int64_t>(order.size())));
+    order.resize(std::clamp<int64_t>(arguments.total / arguments.step, static_cast<int64_t>(heads) * floor_blocks,
+                                     static_cast<int64_t>(order.size())));
     std::vector<int32_t> width(heads, 0);
     for (const int32_t block : order) width[block / blocks] += arguments.step;
     for (int32_t layer = 0; layer < arguments.layers; ++layer) {

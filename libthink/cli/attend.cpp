@@ -40,7 +40,10 @@ think_basis basis_of(const LayerSide &side) {
 class LayerSegments {
  public:
   LayerSegments(const Layer &layer, bool causal)
-      : key_basis_(basis_of(layer.key)), value_basis_(basis_of(layer.value)), compact_rows_(static_cast<int32_t>(layer.rows)), sinks_(static_cast<int32_t>(layer.first)),
+      : key_basis_(basis_of(layer.key)),
+        value_basis_(basis_of(layer.value)),
+        compact_rows_(static_cast<int32_t>(layer.rows)),
+        sinks_(static_cast<int32_t>(layer.first)),
         recent_(static_cast<int32_t>(layer.dense_rows() - layer.first)) {
     if (layer.rows > 0) {
       think_segment compact = THINK_SEGMENT_INIT;
@@ -58,8 +61,8 @@ class LayerSegments {
       compact.value_basis = layer.value.is_dense() ? nullptr : &value_basis_;
       segments.push_back(compact);
     }
-    const think_segment dense = dense_segment(layer.key.dense.data(), layer.value.dense.data(), layer.dtype, layer.dtype, layer.kv_heads, layer.dense_rows(), layer.key.channels,
-                                              layer.value.channels, &sinks_);
+    const think_segment dense = dense_segment(layer.key.dense.data(), layer.value.dense.data(), layer.dtype, layer.dtype, layer.kv_heads,
+                                              layer.dense_rows(), layer.key.channels, layer.value.channels, &sinks_);
     if (sinks_ > 0) segments.push_back(dense);
     if (recent_ > 0) {
       segments.push_back(dense);
@@ -91,7 +94,8 @@ Result attend(const Plan &plan, const Rows &query, int32_t value_channels, int64
   const think_tensor queries = packed_tensor(query.data, query.dtype, query.heads, query.tokens, query.channels);
   const think_tensor output = packed_tensor(result.output.data(), THINK_F32, query.heads, query.tokens, value_channels);
   ErrorRecord error;
-  error.check(think_attend(plan.get(), &queries, nullptr, segments.data(), static_cast<int32_t>(segments.size()), nullptr, &output, result.lse.data(), workspace.launch(), error));
+  error.check(think_attend(plan.get(), &queries, nullptr, segments.data(), static_cast<int32_t>(segments.size()), nullptr, &output,
+                           result.lse.data(), workspace.launch(), error));
   return result;
 }
 
@@ -119,14 +123,19 @@ Difference compare(const Result &result, const Result &reference, int32_t channe
     if (left > 0 && right > 0) difference.cosine = std::min(difference.cosine, product / std::sqrt(left * right));
   }
   difference.relative = norm > 0 ? std::sqrt(error / norm) : 0;
-  for (size_t i = 0; i < result.lse.size(); ++i) difference.lse = std::max(difference.lse, std::fabs(static_cast<double>(result.lse[i]) - reference.lse[i]));
+  for (size_t i = 0; i < result.lse.size(); ++i)
+    difference.lse = std::max(difference.lse, std::fabs(static_cast<double>(result.lse[i]) - reference.lse[i]));
   return difference;
 }
 
 void check_query(const Rows &query, const Layer &layer, bool causal) {
-  const auto fail = [&](const std::string &what) { throw Failure(kInput, query.path + ": shape " + shape_text(query.shape) + ": " + what); };
-  if (query.heads != layer.query_heads) fail(std::to_string(query.heads) + " query heads, the layer has " + std::to_string(layer.query_heads));
-  if (query.channels != layer.key.channels) fail(std::to_string(query.channels) + " channels, the keys of the layer have " + std::to_string(layer.key.channels));
+  const auto fail = [&](const std::string &what) {
+    throw Failure(kInput, query.path + ": shape " + shape_text(query.shape) + ": " + what);
+  };
+  if (query.heads != layer.query_heads)
+    fail(std::to_string(query.heads) + " query heads, the layer has " + std::to_string(layer.query_heads));
+  if (query.channels != layer.key.channels)
+    fail(std::to_string(query.channels) + " channels, the keys of the layer have " + std::to_string(layer.key.channels));
   const int64_t recent = layer.dense_rows() - layer.first;
   if (causal && query.tokens > recent) {
     fail("--causal: the queries must belong to the last rows of the layer that stayed dense, which are " + std::to_string(recent));
@@ -135,7 +144,8 @@ void check_query(const Rows &query, const Layer &layer, bool causal) {
 
 void check_dense(const Rows &rows, const Layer &layer, int32_t channels) {
   if (rows.heads == layer.kv_heads && rows.tokens == layer.tokens && rows.channels == channels) return;
-  throw Failure(kInput, rows.path + ": shape " + shape_text(rows.shape) + ", the layer was made of " + shape_text(std::vector<int64_t>{layer.kv_heads, layer.tokens, channels}));
+  throw Failure(kInput, rows.path + ": shape " + shape_text(rows.shape) + ", the layer was made of " +
+                            shape_text(std::vector<int64_t>{layer.kv_heads, layer.tokens, channels}));
 }
 
 void write_npy(OutputFile &file, const std::vector<int64_t> &shape, const std::vector<float> &numbers) {
@@ -184,7 +194,8 @@ void run(const Options &options, Report &report) {
     check_dense(key, layer, layer.key.channels);
     check_dense(value, layer, layer.value.channels);
     const int32_t tokens = static_cast<int32_t>(layer.tokens);
-    think_segment dense = dense_segment(key.data, value.data, key.dtype, value.dtype, layer.kv_heads, layer.tokens, layer.key.channels, layer.value.channels, &tokens);
+    think_segment dense = dense_segment(key.data, value.data, key.dtype, value.dtype, layer.kv_heads, layer.tokens, layer.key.channels,
+                                        layer.value.channels, &tokens);
     if (options.causal) dense.flags = THINK_SEGMENT_CAUSAL;
     progress.label("attending, dense");
     difference = compare(result, attend(plan, query, layer.value.channels, layer.tokens, {dense}), layer.value.channels);
@@ -205,14 +216,19 @@ void run(const Options &options, Report &report) {
   }
   progress.step();
 
-  report.json = {{"out", options.out}, {"lse", options.lse.empty() ? nlohmann::ordered_json(nullptr) : nlohmann::ordered_json(options.lse)}, {"shape", output_shape}, {"tokens", layer.tokens},
-                 {"causal", options.causal}, {"compare", nullptr}};
+  report.json = {
+      {"out", options.out},       {"lse", options.lse.empty() ? nlohmann::ordered_json(nullptr) : nlohmann::ordered_json(options.lse)},
+      {"shape", output_shape},    {"tokens", layer.tokens},
+      {"causal", options.causal}, {"compare", nullptr}};
   report.line("output     %s in %s", shape_text(output_shape).c_str(), options.out.c_str());
   if (!options.lse.empty()) report.line("LSE        %s in %s", shape_text(lse_shape).c_str(), options.lse.c_str());
   if (!options.compare.empty()) {
-    report.json["compare"] = {{"relative_error", difference.relative}, {"max_abs_error", difference.largest}, {"min_cosine", difference.cosine}, {"max_lse_error", difference.lse}};
-    report.line("to dense   relative error %.3g, largest %.3g, smallest cosine of a query %.6f, largest LSE difference %.3g", difference.relative, difference.largest, difference.cosine,
-                difference.lse);
+    report.json["compare"] = {{"relative_error", difference.relative},
+                              {"max_abs_error", difference.largest},
+                              {"min_cosine", difference.cosine},
+                              {"max_lse_error", difference.lse}};
+    report.line("to dense   relative error %.3g, largest %.3g, smallest cosine of a query %.6f, largest LSE difference %.3g",
+                difference.relative, difference.largest, difference.cosine, difference.lse);
   }
 }
 
@@ -222,21 +238,29 @@ Command add_attend(CLI::App &program) {
   auto options = std::make_shared<Options>();
   CLI::App *app = program.add_subcommand("attend", "Attention on a stored layer");
   app->footer(
-      "The output is an f32 npy file of the shape of the queries, with the value channels last. Queries see all tokens of the layer, or with --causal\n"
+      "The output is an f32 npy file of the shape of the queries, with the value channels last. Queries see all tokens of the layer, or "
+      "with --causal\n"
       "they belong to its last tokens.\n"
       "\n"
       "Examples:\n"
       "  think attend --layer layer.safetensors --query q.npy --out out.npy --lse lse.npy\n"
       "  think attend --layer layer.safetensors --query q.npy --out out.npy --compare k.npy v.npy\n"
       "  think attend --layer layer.safetensors --query last8.npy --causal --out out.npy --json");
-  app->add_option("--layer", options->layer, "A file of think prune")->required();
-  app->add_option("--query", options->query, "Queries, npy [heads, queries, channels] or [1, heads, queries, channels]")->required();
-  app->add_option("--out", options->out, "The attention output, npy; replaced when it exists")->required();
-  app->add_option("--lse", options->lse, "The natural logarithm of each softmax sum, npy [heads, queries]");
-  app->add_option("--compare", options->compare, "KEY VALUE: the arrays that were pruned; prints the error against attention on them")->expected(2)->type_name("KEY VALUE");
+  app->add_option("--layer", options->layer, "A file of think prune")->type_name("FILE")->required();
+  app->add_option("--query", options->query, "Queries, npy [heads, queries, channels] or [1, heads, queries, channels]")
+      ->type_name("FILE")
+      ->required();
+  app->add_option("--out", options->out, "The attention output, npy; replaced when it exists")->type_name("FILE")->required();
+  app->add_option("--lse", options->lse, "The natural logarithm of each softmax sum, npy [heads, queries]")->type_name("FILE");
+  app->add_option("--compare", options->compare, "KEY VALUE: the arrays that were pruned; prints the error against attention on them")
+      ->expected(2)
+      ->type_name("KEY VALUE");
   app->add_flag("--causal", options->causal, "The queries belong to the last tokens of the layer and see no later ones");
   app->add_flag("--bf16", options->bf16, "Arrays of dtype '<u2' hold bf16 bits");
-  app->add_option("--threads", options->threads, "Threads; -1 = every core that the process may use")->check(CLI::Range(-1, 1024))->capture_default_str();
+  app->add_option("--threads", options->threads, "Threads; -1 = every core that the process may use")
+      ->type_name("N")
+      ->check(CLI::Range(-1, 1024))
+      ->capture_default_str();
   return {app, [options](Report &report) { run(*options, report); }};
 }
 

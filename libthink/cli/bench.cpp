@@ -1,4 +1,5 @@
-// think bench: what pruning saves on this host. Dense and pruned attention next to a read-bandwidth probe, interleaved in one run, reported as ratios.
+// think bench: what pruning saves on this host. Dense and pruned attention next to a read-bandwidth probe, interleaved in one run, reported
+// as ratios.
 #include <unistd.h>
 
 #include <algorithm>
@@ -27,7 +28,9 @@ struct Shape {
 
 constexpr Shape kShapes[] = {{"D=128, group 4", 32, 8, 128}, {"D=64, group 3", 9, 3, 64}};
 
-double seconds_since(std::chrono::steady_clock::time_point begin) { return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count(); }
+double seconds_since(std::chrono::steady_clock::time_point begin) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
 
 double median(std::vector<double> values) {
   std::nth_element(values.begin(), values.begin() + static_cast<int64_t>(values.size() / 2), values.end());
@@ -79,7 +82,7 @@ void fill(Buffer &buffer, uint64_t seed) {
 
 // One width: segments over copies of the cache, so many that no processor cache holds them all.
 struct Variant {
-  int32_t kept = 0;  // key channels per head; all = dense
+  int32_t kept = 0;   // key channels per head; all = dense
   int64_t bytes = 0;  // of one copy, basis included
   std::vector<Buffer> memory;
   std::vector<std::vector<int64_t>> head_offset = std::vector<std::vector<int64_t>>(2);
@@ -91,8 +94,13 @@ struct Variant {
 class ShapeBench {
  public:
   ShapeBench(const Context &context, const Shape &shape, const Options &options, int32_t threads)
-      : shape_(shape), tokens_(options.tokens / 32 * 32), threads_(threads), plan_(make_plan(context, problem())), query_(static_cast<int64_t>(shape.query_heads) * shape.channels * 2),
-        output_(static_cast<int64_t>(shape.query_heads) * shape.channels * 4), attend_(plan_, THINK_STAGE_ATTEND, tokens_, 1) {
+      : shape_(shape),
+        tokens_(options.tokens / 32 * 32),
+        threads_(threads),
+        plan_(make_plan(context, problem())),
+        query_(static_cast<int64_t>(shape.query_heads) * shape.channels * 2),
+        output_(static_cast<int64_t>(shape.query_heads) * shape.channels * 4),
+        attend_(plan_, THINK_STAGE_ATTEND, tokens_, 1) {
     attend_.trust();
     fill(query_, 7);
     const int64_t side = static_cast<int64_t>(shape.kv_heads) * tokens_ * shape.channels * 2;
@@ -121,26 +129,42 @@ class ShapeBench {
     for (Variant &variant : variants_) variant.seconds.clear();
   }
 
-  void report(Report &report) const {
+  void report(Report &report, int64_t cache) const {
     int64_t probe_bytes = 0;
     for (const Buffer &buffer : variants_[0].memory) probe_bytes += buffer.size() / threads_ / 256 * 256 * threads_;
     const double probe = static_cast<double>(probe_bytes) / median(probe_) / 1e9;
     const Variant &dense = variants_[0];
     nlohmann::ordered_json rows = nlohmann::ordered_json::array();
     report.line("%s", "");
-    report.line("%s, %d query and %d KV heads, %lld tokens, f16, %d copies of the cache; probe reads %.1f GB/s", shape_.name, shape_.query_heads, shape_.kv_heads,
-                static_cast<long long>(tokens_), copies_, probe);
+    report.line("%s, %d query and %d KV heads, %lld tokens, f16, %d copies of the cache; probe reads %.1f GB/s", shape_.name,
+                shape_.query_heads, shape_.kv_heads, static_cast<long long>(tokens_), copies_, probe);
+    if (cache > 0 && probe_bytes < 2 * cache) {
+      report.line("  note: the last-level cache can hold much of this; the rates are not all memory (leave out --quick, or more --tokens)");
+    }
     report.line("  key channels kept    bytes      time     GB/s   of probe   faster than dense   fewer bytes");
     for (const Variant &variant : variants_) {
       const double seconds = median(variant.seconds) / copies_, rate = static_cast<double>(variant.bytes) / seconds / 1e9;
-      const double speedup = median(dense.seconds) / median(variant.seconds), ratio = static_cast<double>(dense.bytes) / static_cast<double>(variant.bytes);
-      rows.push_back({{"kept", variant.kept}, {"bytes", variant.bytes}, {"seconds", seconds}, {"gigabytes_per_second", rate}, {"fraction_of_probe", rate / probe},
-                      {"speedup_over_dense", speedup}, {"byte_ratio", ratio}});
-      report.line("  %9d of %-3d   %10s  %7.1f us   %6.1f     %6.2f               %5.2f         %5.2f", variant.kept, shape_.channels, bytes_text(variant.bytes).c_str(), seconds * 1e6, rate,
-                  rate / probe, speedup, ratio);
+      const double speedup = median(dense.seconds) / median(variant.seconds),
+                   ratio = static_cast<double>(dense.bytes) / static_cast<double>(variant.bytes);
+      rows.push_back({{"kept", variant.kept},
+                      {"bytes", variant.bytes},
+                      {"seconds", seconds},
+                      {"gigabytes_per_second", rate},
+                      {"fraction_of_probe", rate / probe},
+                      {"speedup_over_dense", speedup},
+                      {"byte_ratio", ratio}});
+      report.line("  %9d of %-3d   %10s  %7.1f us   %6.1f     %6.2f               %5.2f         %5.2f", variant.kept, shape_.channels,
+                  bytes_text(variant.bytes).c_str(), seconds * 1e6, rate, rate / probe, speedup, ratio);
     }
-    report.json["attend"].push_back({{"shape", shape_.name}, {"query_heads", shape_.query_heads}, {"kv_heads", shape_.kv_heads}, {"channels", shape_.channels}, {"tokens", tokens_},
-                                     {"dtype", "f16"}, {"copies", copies_}, {"probe_gigabytes_per_second", probe}, {"rows", rows}});
+    report.json["attend"].push_back({{"shape", shape_.name},
+                                     {"query_heads", shape_.query_heads},
+                                     {"kv_heads", shape_.kv_heads},
+                                     {"channels", shape_.channels},
+                                     {"tokens", tokens_},
+                                     {"dtype", "f16"},
+                                     {"copies", copies_},
+                                     {"probe_gigabytes_per_second", probe},
+                                     {"rows", rows}});
   }
 
  private:
@@ -163,7 +187,8 @@ class ShapeBench {
     for (int copy = 0; copy < copies_; ++copy) {
       Buffer buffer(2 * side);
       fill(buffer, static_cast<uint64_t>(copy) + 1);
-      dense.segments.push_back(dense_segment(buffer.data(), buffer.data() + side, THINK_F16, THINK_F16, shape_.kv_heads, tokens_, shape_.channels, shape_.channels, &tokens_));
+      dense.segments.push_back(dense_segment(buffer.data(), buffer.data() + side, THINK_F16, THINK_F16, shape_.kv_heads, tokens_,
+                                             shape_.channels, shape_.channels, &tokens_));
       dense.memory.push_back(std::move(buffer));
     }
     variants_.push_back(std::move(dense));
@@ -202,7 +227,8 @@ class ShapeBench {
     for (std::vector<int64_t> &offsets : pruned.head_offset) offsets.resize(static_cast<size_t>(shape_.kv_heads));
     segment.key_head_offset = pruned.head_offset[0].data();
     segment.value_head_offset = pruned.head_offset[1].data();
-    pruned.bytes = preview.key_bytes + preview.value_bytes + static_cast<int64_t>(shape_.kv_heads) * (shape_.channels - kept) * ((kept + 7) / 8 * 8) * 2;
+    pruned.bytes = preview.key_bytes + preview.value_bytes +
+                   static_cast<int64_t>(shape_.kv_heads) * (shape_.channels - kept) * ((kept + 7) / 8 * 8) * 2;
     for (int copy = 0; copy < copies_; ++copy) {
       Buffer buffer(preview.key_bytes + preview.value_bytes);
       segment.key = buffer.data();
@@ -215,7 +241,8 @@ class ShapeBench {
     Variant &placed = variants_.back();
     for (think_segment &copy : placed.segments) copy.key_basis = &placed.basis.basis;
     error.check(think_prune(plan_.get(), state.data(), &source, &placed.segments[0], nullptr, &options, nullptr, prune.launch(), error));
-    for (size_t copy = 1; copy < placed.memory.size(); ++copy) std::copy_n(placed.memory[0].data(), placed.memory[0].size(), placed.memory[copy].data());
+    for (size_t copy = 1; copy < placed.memory.size(); ++copy)
+      std::copy_n(placed.memory[0].data(), placed.memory[0].size(), placed.memory[copy].data());
   }
 
   Shape shape_;
@@ -233,9 +260,12 @@ void run(const Options &options, Report &report) {
   const Context context = make_context(options.threads);
   const int32_t threads = static_cast<int32_t>(query_number(context.get(), THINK_QUERY_THREADS));
   const long cache = sysconf(_SC_LEVEL3_CACHE_SIZE);
-  report.json = {{"version", think_version_string()}, {"threads", threads}, {"last_level_cache_bytes", cache > 0 ? cache : 0}, {"attend", nlohmann::ordered_json::array()}};
-  report.line("libthink %s, %d threads, last-level cache %s; medians; dense and pruned runs and the probe take turns", think_version_string(), threads,
-              cache > 0 ? bytes_text(cache).c_str() : "unknown");
+  report.json = {{"version", think_version_string()},
+                 {"threads", threads},
+                 {"last_level_cache_bytes", cache > 0 ? cache : 0},
+                 {"attend", nlohmann::ordered_json::array()}};
+  report.line("libthink %s, %d threads, last-level cache %s; medians; dense and pruned runs and the probe take turns",
+              think_version_string(), threads, cache > 0 ? bytes_text(cache).c_str() : "unknown");
   const int rounds = options.quick ? 3 : 7;
   Progress progress("measuring", static_cast<int64_t>(std::size(kShapes)) * (rounds + 1));
   uint64_t checksum = 0;
@@ -246,7 +276,7 @@ void run(const Options &options, Report &report) {
       if (round == 0) bench.forget();
       progress.step();
     }
-    bench.report(report);
+    bench.report(report, cache);
   }
   // Uses the sums, so that the compiler cannot leave the reading out.
   report.json["probe_checksum"] = checksum;
@@ -258,15 +288,21 @@ Command add_bench(CLI::App &program) {
   auto options = std::make_shared<Options>();
   CLI::App *app = program.add_subcommand("bench", "Time of dense and pruned attention on this host");
   app->footer(
-      "Memory: about 1.5 GiB, with --quick 0.5 GiB. The project's full benchmark is tests/bench.\n"
+      "Memory: about 1.7 GiB, with --quick 0.5 GiB. The project's full benchmark is tests/bench.\n"
       "\n"
       "Examples:\n"
       "  think bench --quick\n"
       "  think bench --threads 1 --tokens 32768\n"
       "  think bench --json");
   app->add_flag("--quick", options->quick, "Less memory and fewer rounds");
-  app->add_option("--tokens", options->tokens, "Cached tokens, rounded down to a multiple of 32")->check(CLI::Range(256, 262144))->capture_default_str();
-  app->add_option("--threads", options->threads, "Threads; -1 = every core that the process may use")->check(CLI::Range(-1, 1024))->capture_default_str();
+  app->add_option("--tokens", options->tokens, "Cached tokens, rounded down to a multiple of 32")
+      ->type_name("N")
+      ->check(CLI::Range(256, 262144))
+      ->capture_default_str();
+  app->add_option("--threads", options->threads, "Threads; -1 = every core that the process may use")
+      ->type_name("N")
+      ->check(CLI::Range(-1, 1024))
+      ->capture_default_str();
   return {app, [options](Report &report) { run(*options, report); }};
 }
 

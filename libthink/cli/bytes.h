@@ -1,4 +1,5 @@
-// The memory of a string, vector or span as bytes. std::as_bytes(std::span(...)) says the same, but clang before 16 cannot compile it with GCC's library.
+// The memory of a string, vector or span as bytes. std::as_bytes(std::span(...)) says the same, but clang before 16 cannot compile it with
+// GCC's library.
 #pragma once
 
 #include <cstddef>

@@ -1,4 +1,5 @@
-// What the subcommands of `think` have in common: a report that is printed once, as text or as one JSON object, after everything has succeeded.
+// What the subcommands of `think` have in common: a report that is printed once, as text or as one JSON object, after everything has
+// succeeded.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -16,7 +17,8 @@ struct Report {
 #if defined(__GNUC__)
   __attribute__((format(printf, 2, 3)))
 #endif
-  void line(const char *format, ...);
+  void
+  line(const char *format, ...);
 };
 
 struct Command {

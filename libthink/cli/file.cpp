@@ -60,7 +60,8 @@ Buffer read_file(const std::string &path) {
   if (S_ISDIR(info.st_mode)) throw Failure(kInput, path + ": is a folder, expected a file");
   if (!S_ISREG(info.st_mode)) throw Failure(kInput, path + ": is not a regular file");
   if (info.st_size == 0) throw Failure(kInput, path + ": the file is empty");
-  // A sparse file can claim any size; asking for more memory than there is ends in the kernel's out-of-memory killer instead of in an error.
+  // A sparse file can claim any size; asking for more memory than there is ends in the kernel's out-of-memory killer instead of in an
+  // error.
   const int64_t memory = static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE);
   if (memory > 0 && info.st_size > memory) {
     throw Failure(kIo, path + ": " + std::to_string(info.st_size) + " bytes are more than this machine's memory");

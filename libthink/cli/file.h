@@ -9,13 +9,15 @@
 
 namespace think::cli {
 
-// The contents of a regular file. Throws Failure: kIo when it cannot be opened or read, kInput when it is something else than a regular file.
+// The contents of a regular file. Throws Failure: kIo when it cannot be opened or read, kInput when it is something else than a regular
+// file.
 Buffer read_file(const std::string &path);
 
 // Refuses an output path that names one of the inputs or another output (kUsage), or that is not a regular file (kIo).
 void check_output(const std::string &output, const std::vector<std::string> &others);
 
-// A file under construction: a temporary file in the folder of `path`, renamed on commit() and removed otherwise, also by SIGINT and SIGTERM.
+// A file under construction: a temporary file in the folder of `path`, renamed on commit() and removed otherwise, also by SIGINT and
+// SIGTERM.
 class OutputFile {
  public:
   explicit OutputFile(const std::string &path);

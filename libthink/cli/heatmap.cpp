@@ -20,7 +20,8 @@ struct Colour {
 
 // From dark blue over green to yellow: brightness rises steadily, so that the scale survives grey printing and colour blindness.
 Colour scale_colour(double position) {
-  static constexpr std::array<Colour, 6> stops = {{{38, 20, 84}, {52, 66, 140}, {33, 120, 140}, {40, 168, 118}, {142, 212, 62}, {252, 236, 60}}};
+  static constexpr std::array<Colour, 6> stops = {
+      {{38, 20, 84}, {52, 66, 140}, {33, 120, 140}, {40, 168, 118}, {142, 212, 62}, {252, 236, 60}}};
   const double scaled = std::clamp(position, 0.0, 1.0) * (stops.size() - 1);
   const size_t low = std::min(static_cast<size_t>(scaled), stops.size() - 2);
   const double part = scaled - static_cast<double>(low);
@@ -36,7 +37,8 @@ std::string format(const char *pattern, double a, double b = 0, double c = 0, do
 
 std::string hex(const Colour &colour) {
   char text[8];
-  std::snprintf(text, sizeof text, "#%02x%02x%02x", static_cast<unsigned>(colour.red + 0.5), static_cast<unsigned>(colour.green + 0.5), static_cast<unsigned>(colour.blue + 0.5));
+  std::snprintf(text, sizeof text, "#%02x%02x%02x", static_cast<unsigned>(colour.red + 0.5), static_cast<unsigned>(colour.green + 0.5),
+                static_cast<unsigned>(colour.blue + 0.5));
   return text;
 }
 
@@ -44,11 +46,20 @@ std::string escape(const std::string &text) {
   std::string result;
   for (const char character : text) {
     switch (character) {
-      case '&': result += "&amp;"; break;
-      case '<': result += "&lt;"; break;
-      case '>': result += "&gt;"; break;
-      case '"': result += "&quot;"; break;
-      default: result += character;
+      case '&':
+        result += "&amp;";
+        break;
+      case '<':
+        result += "&lt;";
+        break;
+      case '>':
+        result += "&gt;";
+        break;
+      case '"':
+        result += "&quot;";
+        break;
+      default:
+        result += character;
     }
   }
   return result;
@@ -81,7 +92,13 @@ Scale scale_of(const LayerSide &side) {
 class Panel {
  public:
   Panel(const LayerSide &side, const char *name, double top, double cell, std::string &svg)
-      : side_(side), name_(name), top_(top), cell_(cell), scale_(scale_of(side)), heads_(std::min<int32_t>(static_cast<int32_t>(side.kept.size()), kMaxHeads)), svg_(svg) {}
+      : side_(side),
+        name_(name),
+        top_(top),
+        cell_(cell),
+        scale_(scale_of(side)),
+        heads_(std::min<int32_t>(static_cast<int32_t>(side.kept.size()), kMaxHeads)),
+        svg_(svg) {}
 
   static double height(const LayerSide &side) {
     const double heads = std::min<double>(static_cast<double>(side.kept.size()), kMaxHeads);
@@ -104,7 +121,8 @@ class Panel {
 
   void heading() {
     const double share = 100.0 * static_cast<double>(side_.kept_total()) / (static_cast<double>(side_.kept.size()) * side_.channels);
-    text(kLeft, top_ + 16, "class=\"h\"", std::string(name_) + (side_.is_dense() ? ": all channels kept" : format(": %.1f %% of the channels kept", share)));
+    text(kLeft, top_ + 16, "class=\"h\"",
+         std::string(name_) + (side_.is_dense() ? ": all channels kept" : format(": %.1f %% of the channels kept", share)));
   }
 
   void row(int32_t head) {
@@ -115,22 +133,26 @@ class Panel {
     text(kLeft - 8, y + kBand / 2 + 4, "class=\"e\"", "head " + std::to_string(head));
     for (int32_t channel = 0; channel < side_.channels; ++channel) {
       const Colour colour = scale_colour(scale_.position(side_.energy[begin + channel]));
-      // Colour tells the energy and height tells the fate: a dropped channel is a short cell, at full colour so that its energy can still be read.
+      // Colour tells the energy and height tells the fate: a dropped channel is a short cell, at full colour so that its energy can still
+      // be read.
       const double height = kept[channel] ? kBand : kShort;
-      svg_ += format("<rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\" ", kLeft + channel * cell_, y + (kBand - height) / 2, cell_ - 0.4, height) + "fill=\"" + hex(colour) +
-              "\"><title>head " + std::to_string(head) + ", channel " + std::to_string(channel) + (kept[channel] ? ", kept" : ", dropped") +
-              format(", energy %.3g", side_.energy[begin + channel]) + "</title></rect>\n";
+      svg_ += format("<rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\" ", kLeft + channel * cell_, y + (kBand - height) / 2,
+                     cell_ - 0.4, height) +
+              "fill=\"" + hex(colour) + "\"><title>head " + std::to_string(head) + ", channel " + std::to_string(channel) +
+              (kept[channel] ? ", kept" : ", dropped") + format(", energy %.3g", side_.energy[begin + channel]) + "</title></rect>\n";
     }
     // The strip below: runs of kept channels as bars.
     for (int32_t channel = 0; channel < side_.channels;) {
       int32_t end = channel;
       while (end < side_.channels && kept[end]) ++end;
       if (end > channel) {
-        svg_ += format("<rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\" class=\"k\"/>\n", kLeft + channel * cell_, y + kBand + 1.5, (end - channel) * cell_ - 0.4, kStrip - 1);
+        svg_ += format("<rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\" class=\"k\"/>\n", kLeft + channel * cell_,
+                       y + kBand + 1.5, (end - channel) * cell_ - 0.4, kStrip - 1);
       }
       channel = std::max(end, channel + 1);
     }
-    text(kLeft + side_.channels * cell_ + 10, y + kBand / 2 + 4, "class=\"t\"", std::to_string(side_.kept[head]) + " of " + std::to_string(side_.channels));
+    text(kLeft + side_.channels * cell_ + 10, y + kBand / 2 + 4, "class=\"t\"",
+         std::to_string(side_.kept[head]) + " of " + std::to_string(side_.channels));
   }
 
   void axis() {
@@ -148,7 +170,8 @@ class Panel {
     const double y = row_top(heads_) + 46, width = 200;
     constexpr int kSteps = 50;
     for (int i = 0; i < kSteps; ++i) {
-      svg_ += format("<rect x=\"%.2f\" y=\"%.1f\" width=\"%.2f\" height=\"10\" ", kLeft + i * width / kSteps, y, width / kSteps + 0.3) + "fill=\"" + hex(scale_colour((i + 0.5) / kSteps)) + "\"/>\n";
+      svg_ += format("<rect x=\"%.2f\" y=\"%.1f\" width=\"%.2f\" height=\"10\" ", kLeft + i * width / kSteps, y, width / kSteps + 0.3) +
+              "fill=\"" + hex(scale_colour((i + 0.5) / kSteps)) + "\"/>\n";
     }
     const int decades = static_cast<int>(scale_.high - scale_.low);
     const int step = decades > 4 ? 2 : 1;
@@ -156,7 +179,8 @@ class Panel {
       const int power = static_cast<int>(scale_.low) + decade;
       const double x = kLeft + width * decade / decades;
       svg_ += format("<path d=\"M%.1f %.1fv4\" class=\"a\"/>\n", x, y + 10);
-      svg_ += format("<text x=\"%.1f\" y=\"%.1f\" class=\"m\">", x, y + 26) + "10<tspan dy=\"-4\" font-size=\"8\">" + std::to_string(power) + "</tspan></text>\n";
+      svg_ += format("<text x=\"%.1f\" y=\"%.1f\" class=\"m\">", x, y + 26) + "10<tspan dy=\"-4\" font-size=\"8\">" +
+              std::to_string(power) + "</tspan></text>\n";
     }
     text(kLeft + width + 16, y + 9, "class=\"t\"", "energy: mean square");
     const double x = kLeft + width + 168;
@@ -185,7 +209,8 @@ std::string draw_heatmap(const Layer &layer, const std::string &title) {
   const double key_height = Panel::height(layer.key), value_height = Panel::height(layer.value);
   const double width = std::max(kLeft + channels * cell + kRight, 660.0), height = kTop + key_height + value_height;
 
-  std::string svg = format("<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%.0f\" height=\"%.0f\" viewBox=\"0 0 %.0f %.0f\" ", width, height, width, height) +
+  std::string svg = format("<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%.0f\" height=\"%.0f\" viewBox=\"0 0 %.0f %.0f\" ", width,
+                           height, width, height) +
                     "font-family=\"Helvetica, Arial, sans-serif\" font-size=\"12\" fill=\"#222\">\n"
                     "<style>.e{text-anchor:end}.m{text-anchor:middle;font-size:11px}.t{font-size:12px}.h{font-size:14px;font-weight:bold}"
                     ".k{fill:#111}.a{stroke:#888;stroke-width:1}</style>\n"
@@ -193,12 +218,14 @@ std::string draw_heatmap(const Layer &layer, const std::string &title) {
   svg += "<title>" + escape(title) + "</title>\n";
   svg += format("<text x=\"%.1f\" y=\"32\" font-size=\"18\" font-weight=\"bold\">", kLeft) + escape(title) + "</text>\n";
   const double saved = 100.0 * (1.0 - static_cast<double>(layer.stored_bytes()) / static_cast<double>(layer.dense_bytes()));
-  std::string facts = std::to_string(layer.tokens) + " tokens: " + std::to_string(layer.rows) + " compact, " + std::to_string(layer.dense_rows()) + " dense; mode " + layer.mode + ", " +
-                      layer.budget + " widths; " + format("%.2f of %.2f MiB stored, %.1f %% saved", static_cast<double>(layer.stored_bytes()) / 1048576.0,
-                                                          static_cast<double>(layer.dense_bytes()) / 1048576.0, saved);
+  std::string facts = std::to_string(layer.tokens) + " tokens: " + std::to_string(layer.rows) + " compact, " +
+                      std::to_string(layer.dense_rows()) + " dense; mode " + layer.mode + ", " + layer.budget + " widths; " +
+                      format("%.2f of %.2f MiB stored, %.1f %% saved", static_cast<double>(layer.stored_bytes()) / 1048576.0,
+                             static_cast<double>(layer.dense_bytes()) / 1048576.0, saved);
   svg += format("<text x=\"%.1f\" y=\"54\" font-size=\"12\" fill=\"#555\">", kLeft) + escape(facts) + "</text>\n";
   if (layer.kv_heads > kMaxHeads) {
-    svg += format("<text x=\"%.1f\" y=\"72\" font-size=\"12\" fill=\"#a00\">", kLeft) + "the first " + std::to_string(kMaxHeads) + " of " + std::to_string(layer.kv_heads) + " KV heads</text>\n";
+    svg += format("<text x=\"%.1f\" y=\"72\" font-size=\"12\" fill=\"#a00\">", kLeft) + "the first " + std::to_string(kMaxHeads) + " of " +
+           std::to_string(layer.kv_heads) + " KV heads</text>\n";
   }
   Panel(layer.key, "Keys", kTop - 12, cell, svg).draw();
   Panel(layer.value, "Values", kTop - 12 + key_height, cell, svg).draw();

@@ -29,7 +29,8 @@ void run(const Options &options, Report &report) {
     available_text += (available_text.empty() ? "" : ", ") + available.back();
   }
   report.json = {{"version", think_version_string()},
-                 {"headers", std::to_string(THINK_VERSION_MAJOR) + "." + std::to_string(THINK_VERSION_MINOR) + "." + std::to_string(THINK_VERSION_PATCH)},
+                 {"headers", std::to_string(THINK_VERSION_MAJOR) + "." + std::to_string(THINK_VERSION_MINOR) + "." +
+                                 std::to_string(THINK_VERSION_PATCH)},
                  {"abi", think_abi_version()},
                  {"isa", isa_name(isa)},
                  {"isa_available", available},
@@ -50,7 +51,8 @@ void run(const Options &options, Report &report) {
   }
   const int64_t channels = query_number(nullptr, THINK_QUERY_MAX_CHANNELS), segments = query_number(nullptr, THINK_QUERY_MAX_SEGMENTS);
   report.json["limits"] = {{"channels", channels}, {"segments", segments}};
-  report.line("limits     %lld channels per head, %lld segments per call", static_cast<long long>(channels), static_cast<long long>(segments));
+  report.line("limits     %lld channels per head, %lld segments per call", static_cast<long long>(channels),
+              static_cast<long long>(segments));
 }
 
 }  // namespace
@@ -59,7 +61,10 @@ Command add_info(CLI::App &program) {
   auto options = std::make_shared<Options>();
   CLI::App *app = program.add_subcommand("info", "Version, instruction sets, threads, backends and limits");
   app->footer("Examples:\n  think info\n  think info --json\n  THINK_CPU_ISA=avx2 think info");
-  app->add_option("--threads", options->threads, "Threads of the context; -1 = every core that the process may use")->check(CLI::Range(-1, 1024))->capture_default_str();
+  app->add_option("--threads", options->threads, "Threads of the context; -1 = every core that the process may use")
+      ->type_name("N")
+      ->check(CLI::Range(-1, 1024))
+      ->capture_default_str();
   return {app, [options](Report &report) { run(*options, report); }};
 }
 

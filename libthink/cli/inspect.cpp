@@ -31,8 +31,8 @@ nlohmann::ordered_json side_json(const LayerSide &side, int64_t dense_bytes) {
 
 void side_line(const char *name, const LayerSide &side, Report &report) {
   report.line("%-7s   %d channels, %.1f kept on average; %s compact, %s basis, %s dense rows", name, side.channels,
-              static_cast<double>(side.kept_total()) / static_cast<double>(side.kept.size()), bytes_text(side.compact.size()).c_str(), bytes_text(side.basis_bytes()).c_str(),
-              bytes_text(side.dense.size()).c_str());
+              static_cast<double>(side.kept_total()) / static_cast<double>(side.kept.size()), bytes_text(side.compact.size()).c_str(),
+              bytes_text(side.basis_bytes()).c_str(), bytes_text(side.dense.size()).c_str());
 }
 
 void describe_layer(const Layer &layer, const std::string &name, Report &report) {
@@ -61,8 +61,9 @@ void describe_layer(const Layer &layer, const std::string &name, Report &report)
                  {"saved_percent", saved}};
   report.line("%s: a layer pruned by libthink %s", name.c_str(), printable(layer.library).c_str());
   report.line("heads     %d query, %d KV", layer.query_heads, layer.kv_heads);
-  report.line("tokens    %lld: %lld compact, %lld sinks and %lld recent rows dense, %s", static_cast<long long>(layer.tokens), static_cast<long long>(layer.rows),
-              static_cast<long long>(layer.first), static_cast<long long>(layer.dense_rows() - layer.first), think_dtype_name(layer.dtype));
+  report.line("tokens    %lld: %lld compact, %lld sinks and %lld recent rows dense, %s", static_cast<long long>(layer.tokens),
+              static_cast<long long>(layer.rows), static_cast<long long>(layer.first),
+              static_cast<long long>(layer.dense_rows() - layer.first), think_dtype_name(layer.dtype));
   report.line("mode      %s, %s widths", layer.mode.c_str(), layer.budget.c_str());
   side_line("keys", layer.key, report);
   side_line("values", layer.value, report);
@@ -71,26 +72,41 @@ void describe_layer(const Layer &layer, const std::string &name, Report &report)
   report.line("KV head   keys kept   values kept   predicted");
   for (int32_t head = 0; head < layer.kv_heads; ++head) {
     const bool keys = layer.key.weight_offset[head] >= 0, values = layer.value.weight_offset[head] >= 0;
-    report.line("%7d   %4d of %-3d   %4d of %-3d     %s", head, layer.key.kept[head], layer.key.channels, layer.value.kept[head], layer.value.channels,
-                keys && values ? "keys, values" : keys ? "keys" : values ? "values" : "nothing");
+    report.line("%7d   %4d of %-3d   %4d of %-3d     %s", head, layer.key.kept[head], layer.key.channels, layer.value.kept[head],
+                layer.value.channels,
+                keys && values ? "keys, values"
+                : keys         ? "keys"
+                : values       ? "values"
+                               : "nothing");
   }
 }
 
 void describe_tensors(const SafetensorsView &file, const std::string &name, Report &report) {
-  report.json = {{"file", name}, {"kind", "safetensors"}, {"note", "not a libthink layer"}, {"metadata", file.metadata}, {"tensors", nlohmann::ordered_json::array()}};
+  report.json = {{"file", name},
+                 {"kind", "safetensors"},
+                 {"note", "not a libthink layer"},
+                 {"metadata", file.metadata},
+                 {"tensors", nlohmann::ordered_json::array()}};
   report.line("%s: safetensors, not a libthink layer; %zu tensors", name.c_str(), file.tensors.size());
   for (const auto &[key, value] : file.metadata) report.line("  %s = %s", printable(key).c_str(), printable(value, 200).c_str());
   for (const auto &[key, tensor] : file.tensors) {
     report.json["tensors"].push_back({{"name", key}, {"dtype", tensor.dtype}, {"shape", tensor.shape}, {"bytes", tensor.data.size()}});
-    report.line("  %-40s %-5s %-24s %s", printable(key, 200).c_str(), tensor.dtype.c_str(), shape_text(tensor.shape).c_str(), bytes_text(static_cast<int64_t>(tensor.data.size())).c_str());
+    report.line("  %-40s %-5s %-24s %s", printable(key, 200).c_str(), tensor.dtype.c_str(), shape_text(tensor.shape).c_str(),
+                bytes_text(static_cast<int64_t>(tensor.data.size())).c_str());
   }
 }
 
 void describe_array(const NpyView &array, const std::string &name, Report &report) {
-  report.json = {{"file", name}, {"kind", "npy"}, {"note", "not a libthink layer"}, {"dtype", array.descr}, {"shape", array.shape}, {"fortran_order", array.fortran_order}, {"bytes", array.data.size()}};
+  report.json = {{"file", name},
+                 {"kind", "npy"},
+                 {"note", "not a libthink layer"},
+                 {"dtype", array.descr},
+                 {"shape", array.shape},
+                 {"fortran_order", array.fortran_order},
+                 {"bytes", array.data.size()}};
   report.line("%s: an npy array, not a libthink layer", name.c_str());
-  report.line("  dtype %s, shape %s, %s order, %s", array.descr.c_str(), shape_text(array.shape).c_str(), array.fortran_order ? "Fortran" : "C",
-              bytes_text(static_cast<int64_t>(array.data.size())).c_str());
+  report.line("  dtype %s, shape %s, %s order, %s", array.descr.c_str(), shape_text(array.shape).c_str(),
+              array.fortran_order ? "Fortran" : "C", bytes_text(static_cast<int64_t>(array.data.size())).c_str());
   const think_dtype dtype = array.descr == "<f4" ? THINK_F32 : array.descr == "<f2" ? THINK_F16 : 0;
   if (dtype == 0 || array.count == 0) return;
   const int64_t bad = first_not_finite(array.data.data(), dtype, array.count);
@@ -114,7 +130,8 @@ void run(const Options &options, Report &report) {
   if (!options.svg.empty()) check_output(options.svg, {options.file});
   const Buffer file = read_file(options.file);
   if (is_npy(file.bytes())) {
-    if (!options.svg.empty()) throw Failure(kInput, options.file + ": an npy array, not a libthink layer: --svg needs a file of think prune");
+    if (!options.svg.empty())
+      throw Failure(kInput, options.file + ": an npy array, not a libthink layer: --svg needs a file of think prune");
     describe_array(parse_npy(file.bytes(), options.file), options.file, report);
     return;
   }
@@ -149,7 +166,7 @@ Command add_inspect(CLI::App &program) {
       "  think inspect layer.safetensors --svg layer.svg\n"
       "  think inspect k.npy --json");
   app->add_option("file", options->file, "A safetensors or npy file")->required();
-  app->add_option("--svg", options->svg, "Draw the energy of the channels and which were kept, as an SVG picture");
+  app->add_option("--svg", options->svg, "Draw the energy of the channels and which were kept, as an SVG picture")->type_name("FILE");
   return {app, [options](Report &report) { run(*options, report); }};
 }
 

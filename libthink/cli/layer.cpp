@@ -41,7 +41,8 @@ class LayerReader {
     const std::string &value = text(key);
     int64_t number = 0;
     const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), number);
-    if (error != std::errc() || end != value.data() + value.size()) fail("damaged layer: '" + key + "' is '" + printable(value) + "', expected a whole number");
+    if (error != std::errc() || end != value.data() + value.size())
+      fail("damaged layer: '" + key + "' is '" + printable(value) + "', expected a whole number");
     if (number < low || number > high) {
       fail("damaged layer: '" + key + "' is " + value + ", expected " + std::to_string(low) + " .. " + std::to_string(high));
     }
@@ -52,7 +53,8 @@ class LayerReader {
     double number = 0;
     const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), number);
     if (error != std::errc() || end != value.data() + value.size() || !(number >= low && number <= high)) {
-      fail("damaged layer: '" + key + "' is '" + printable(value) + "', expected a number in " + number_text(low) + " .. " + number_text(high));
+      fail("damaged layer: '" + key + "' is '" + printable(value) + "', expected a number in " + number_text(low) + " .. " +
+           number_text(high));
     }
     return number;
   }
@@ -62,7 +64,8 @@ class LayerReader {
     if (found == file_.tensors.end()) fail("damaged layer: tensor '" + key + "' is missing");
     const SafeTensor &result = found->second;
     if (result.dtype != dtype) fail("damaged layer: '" + key + "' is " + result.dtype + ", expected " + dtype);
-    if (result.shape != shape) fail("damaged layer: '" + key + "' has shape " + shape_text(result.shape) + ", expected " + shape_text(shape));
+    if (result.shape != shape)
+      fail("damaged layer: '" + key + "' has shape " + shape_text(result.shape) + ", expected " + shape_text(shape));
     return result;
   }
   template <class T>
@@ -102,25 +105,29 @@ void check_basis(const LayerReader &reader, const LayerSide &side, int32_t kv_he
     const std::string where = "[" + std::to_string(head) + "]";
     const int32_t kept = side.kept[head];
     if (kept < 1 || kept > side.channels || (!keys && kept % 8 != 0)) {
-      reader.fail("damaged layer: '" + prefix + ".kept'" + where + " is " + std::to_string(kept) + ", expected 1 .. " + std::to_string(side.channels) +
-                  (keys ? "" : ", a multiple of 8"));
+      reader.fail("damaged layer: '" + prefix + ".kept'" + where + " is " + std::to_string(kept) + ", expected 1 .. " +
+                  std::to_string(side.channels) + (keys ? "" : ", a multiple of 8"));
     }
     std::vector<bool> seen(side.channels, false);
     const int32_t *index = side.index.data() + static_cast<int64_t>(head) * side.channels;
     for (int32_t i = 0; i < side.channels; ++i) {
       const std::string at = "[" + std::to_string(head) + ", " + std::to_string(i) + "]";
       if (index[i] < 0 || index[i] >= side.channels) {
-        reader.fail("damaged layer: '" + prefix + ".index'" + at + " is " + std::to_string(index[i]) + ", expected 0 .. " + std::to_string(side.channels - 1));
+        reader.fail("damaged layer: '" + prefix + ".index'" + at + " is " + std::to_string(index[i]) + ", expected 0 .. " +
+                    std::to_string(side.channels - 1));
       }
-      if (seen[index[i]]) reader.fail("damaged layer: '" + prefix + ".index'" + at + ": channel " + std::to_string(index[i]) + " is there twice");
+      if (seen[index[i]])
+        reader.fail("damaged layer: '" + prefix + ".index'" + at + ": channel " + std::to_string(index[i]) + " is there twice");
       seen[index[i]] = true;
-      if (i != 0 && i != kept && index[i] < index[i - 1]) reader.fail("damaged layer: '" + prefix + ".index'" + at + ": channels must ascend");
+      if (i != 0 && i != kept && index[i] < index[i - 1])
+        reader.fail("damaged layer: '" + prefix + ".index'" + at + ": channels must ascend");
     }
     const int64_t offset = side.weight_offset[head];
     const int64_t block = weight_block_bytes(side.channels, kept);
     if (offset != -1 && (offset < 0 || offset % 16 != 0 || offset > side.weight.size() || block > side.weight.size() - offset)) {
-      reader.fail("damaged layer: '" + prefix + ".weight_offset'" + where + " is " + std::to_string(offset) + ": a block of " + std::to_string(block) +
-                  " bytes must lie at a multiple of 16 inside the " + std::to_string(side.weight.size()) + " bytes of weights");
+      reader.fail("damaged layer: '" + prefix + ".weight_offset'" + where + " is " + std::to_string(offset) + ": a block of " +
+                  std::to_string(block) + " bytes must lie at a multiple of 16 inside the " + std::to_string(side.weight.size()) +
+                  " bytes of weights");
     }
   }
 }
@@ -173,7 +180,8 @@ void list_side(const Layer &layer, const LayerSide &side, bool keys, std::vector
   };
   for (int32_t head = 0; head < layer.kv_heads && layer.rows > 0; ++head) {
     const int64_t kept = side.kept[head];
-    const auto data = side.compact.bytes().subspan(static_cast<size_t>(side.head_offset[head]), static_cast<size_t>(layer.rows * kept * bytes));
+    const auto data =
+        side.compact.bytes().subspan(static_cast<size_t>(side.head_offset[head]), static_cast<size_t>(layer.rows * kept * bytes));
     if (keys) {
       add(".tiles." + std::to_string(head), dtype_tag(layer.dtype), {layer.rows / 32, kept, 32}, data);
     } else {
@@ -199,7 +207,8 @@ bool LayerSide::is_dense() const { return kept_total() == static_cast<int64_t>(k
 
 int64_t LayerSide::basis_bytes() const {
   if (is_dense()) return 0;
-  return static_cast<int64_t>(kept.size() * sizeof(int32_t) + index.size() * sizeof(int32_t) + weight_offset.size() * sizeof(int64_t) + offset.size() * sizeof(float)) +
+  return static_cast<int64_t>(kept.size() * sizeof(int32_t) + index.size() * sizeof(int32_t) + weight_offset.size() * sizeof(int64_t) +
+                              offset.size() * sizeof(float)) +
          weight.size();
 }
 
@@ -242,8 +251,10 @@ Layer parse_layer(const SafetensorsView &file, const std::string &name) {
   layer.value_ratio = reader.real("value_ratio", 0, 1);
   layer.mode = reader.text("mode");
   layer.budget = reader.text("budget");
-  if (layer.mode != "regressed" && layer.mode != "channels") reader.fail("damaged layer: 'mode' is '" + printable(layer.mode) + "', expected regressed or channels");
-  if (layer.budget != "adaptive" && layer.budget != "uniform") reader.fail("damaged layer: 'budget' is '" + printable(layer.budget) + "', expected adaptive or uniform");
+  if (layer.mode != "regressed" && layer.mode != "channels")
+    reader.fail("damaged layer: 'mode' is '" + printable(layer.mode) + "', expected regressed or channels");
+  if (layer.budget != "adaptive" && layer.budget != "uniform")
+    reader.fail("damaged layer: 'budget' is '" + printable(layer.budget) + "', expected adaptive or uniform");
   layer.library = reader.text("library");
 
   read_side(reader, file, layer, layer.key, true);
@@ -274,7 +285,9 @@ void write_layer(const Layer &layer, OutputFile &file) {
       {"tokens", std::to_string(layer.tokens)},
       {"first", std::to_string(layer.first)},
       {"rows", std::to_string(layer.rows)},
-      {"dtype", layer.dtype == THINK_F32 ? "f32" : layer.dtype == THINK_F16 ? "f16" : "bf16"},
+      {"dtype", layer.dtype == THINK_F32   ? "f32"
+                : layer.dtype == THINK_F16 ? "f16"
+                                           : "bf16"},
       {"scale", number_text(layer.scale)},
       {"softcap", number_text(layer.softcap)},
       {"mode", layer.mode},

@@ -1,5 +1,5 @@
-// A pruned layer as it is stored in a safetensors file: compact keys and values, the basis that says what they mean, and the rows that stayed dense.
-// README.md lists the tensors. A file is checked completely when it is read: what passes can be handed to the library.
+// A pruned layer as it is stored in a safetensors file: compact keys and values, the basis that says what they mean, and the rows that
+// stayed dense. README.md lists the tensors. A file is checked completely when it is read: what passes can be handed to the library.
 #pragma once
 
 #include <map>
@@ -35,10 +35,10 @@ struct Layer {
   think_dtype dtype = 0;                    // of every stored row
   float scale = 0, softcap = 0;             // as in think_problem: 0 = default, none
   std::string mode, budget, library;
-  double key_ratio = 0, value_ratio = 0;    // as asked for
+  double key_ratio = 0, value_ratio = 0;  // as asked for
   LayerSide key, value;
-  std::vector<float> score;    // [kv_heads][key channels]
-  std::vector<uint8_t> mask;   // [kv_heads][key channels]: 1 = kept
+  std::vector<float> score;   // [kv_heads][key channels]
+  std::vector<uint8_t> mask;  // [kv_heads][key channels]: 1 = kept
 
   int64_t dense_rows() const { return tokens - rows; }
   int64_t dense_bytes() const;   // of all tokens, if nothing were pruned

@@ -87,7 +87,8 @@ struct OwnBasis {
   }
 };
 
-inline think_tensor view_tensor(const void *data, think_dtype dtype, int64_t heads, int64_t tokens, int64_t channels, int64_t head_stride, int64_t token_stride) {
+inline think_tensor view_tensor(const void *data, think_dtype dtype, int64_t heads, int64_t tokens, int64_t channels, int64_t head_stride,
+                                int64_t token_stride) {
   think_tensor tensor = THINK_TENSOR_INIT;
   tensor.data = const_cast<void *>(data);
   tensor.dtype = dtype;
@@ -104,8 +105,8 @@ inline think_tensor packed_tensor(const void *data, think_dtype dtype, int64_t h
 }
 
 // Dense rows [head][token][channel] of one sequence, `rows` of them per head.
-inline think_segment dense_segment(const void *key, const void *value, think_dtype key_dtype, think_dtype value_dtype, int64_t heads, int64_t rows, int32_t key_channels,
-                                   int32_t value_channels, const int32_t *lengths) {
+inline think_segment dense_segment(const void *key, const void *value, think_dtype key_dtype, think_dtype value_dtype, int64_t heads,
+                                   int64_t rows, int32_t key_channels, int32_t value_channels, const int32_t *lengths) {
   think_segment segment = THINK_SEGMENT_INIT;
   segment.key_layout = segment.value_layout = THINK_ROWS;
   segment.key_dtype = key_dtype;

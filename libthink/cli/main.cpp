@@ -47,15 +47,20 @@ constexpr char kFooter[] =
 
 const char *kind_of(int code) {
   switch (code) {
-    case kUsage: return "usage";
-    case kInput: return "input";
-    case kLibrary: return "library";
-    case kIo: return "io";
-    default: return "internal";
+    case kUsage:
+      return "usage";
+    case kInput:
+      return "input";
+    case kLibrary:
+      return "library";
+    case kIo:
+      return "io";
+    default:
+      return "internal";
   }
 }
 
-// A full disk or a closed pipe behind standard output is an error like any other.
+// A full disk behind standard output is an error like any other.
 int print(const std::string &text) {
   const bool written = std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0;
   if (written) return kOk;
@@ -79,7 +84,8 @@ int run(int argc, char **argv) {
   program.footer(kFooter);
   program.set_version_flag("--version", std::string("think ") + think_version_string());
   program.require_subcommand(1);
-  const std::vector<Command> commands = {add_info(program), add_prune(program), add_attend(program), add_inspect(program), add_selftest(program), add_bench(program)};
+  const std::vector<Command> commands = {add_info(program),    add_prune(program),    add_attend(program),
+                                         add_inspect(program), add_selftest(program), add_bench(program)};
   bool json = false;
   for (const Command &command : commands) command.app->add_flag("--json", json, "Print one JSON object instead of text");
 

@@ -150,9 +150,12 @@ NpyView parse_npy(std::span<const std::byte> file, const std::string &name) {
   if (file.size() < begin) throw Failure(kInput, name + ": truncated npy file: " + std::to_string(file.size()) + " bytes");
   uint64_t length = 0;
   for (size_t i = 0; i < length_bytes; ++i) length |= byte(8 + i) << 8 * i;
-  if (length > kMaxHeader) throw Failure(kInput, name + ": npy header of " + std::to_string(length) + " bytes, at most " + std::to_string(kMaxHeader) + " are read");
+  if (length > kMaxHeader)
+    throw Failure(kInput,
+                  name + ": npy header of " + std::to_string(length) + " bytes, at most " + std::to_string(kMaxHeader) + " are read");
   if (length > file.size() - begin) {
-    throw Failure(kInput, name + ": truncated npy file: the header should have " + std::to_string(length) + " bytes, " + std::to_string(file.size() - begin) + " are left");
+    throw Failure(kInput, name + ": truncated npy file: the header should have " + std::to_string(length) + " bytes, " +
+                              std::to_string(file.size() - begin) + " are left");
   }
   NpyView view;
   HeaderReader({reinterpret_cast<const char *>(file.data()) + begin, static_cast<size_t>(length)}, name).read(view);
@@ -164,14 +167,17 @@ NpyView parse_npy(std::span<const std::byte> file, const std::string &name) {
   bool zero = false;
   for (const int64_t extent : view.shape) {
     if (extent == 0) zero = true;
-    if (extent != 0 && __builtin_mul_overflow(count, extent, &count)) throw Failure(kInput, name + ": the shape " + shape_text(view.shape) + " overflows 64 bits");
+    if (extent != 0 && __builtin_mul_overflow(count, extent, &count))
+      throw Failure(kInput, name + ": the shape " + shape_text(view.shape) + " overflows 64 bits");
   }
-  if (__builtin_mul_overflow(count, view.item_bytes, &bytes)) throw Failure(kInput, name + ": the shape " + shape_text(view.shape) + " overflows 64 bits");
+  if (__builtin_mul_overflow(count, view.item_bytes, &bytes))
+    throw Failure(kInput, name + ": the shape " + shape_text(view.shape) + " overflows 64 bits");
   if (zero) count = bytes = 0;
   const uint64_t left = file.size() - begin - length;
   if (static_cast<uint64_t>(bytes) != left) {
-    throw Failure(kInput, name + ": " + (static_cast<uint64_t>(bytes) > left ? "truncated npy file: " : "bytes behind the npy data: ") + "shape " + shape_text(view.shape) +
-                              " of '" + printable(view.descr) + "' needs " + std::to_string(bytes) + " bytes, the file has " + std::to_string(left));
+    throw Failure(kInput, name + ": " + (static_cast<uint64_t>(bytes) > left ? "truncated npy file: " : "bytes behind the npy data: ") +
+                              "shape " + shape_text(view.shape) + " of '" + printable(view.descr) + "' needs " + std::to_string(bytes) +
+                              " bytes, the file has " + std::to_string(left));
   }
   view.count = count;
   view.data = file.subspan(begin + static_cast<size_t>(length));

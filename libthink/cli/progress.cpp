@@ -8,7 +8,11 @@
 namespace think::cli {
 
 Progress::Progress(std::string what, int64_t total)
-    : what_(std::move(what)), total_(std::max<int64_t>(total, 1)), terminal_(isatty(STDERR_FILENO) == 1), begin_(std::chrono::steady_clock::now()), last_(begin_) {}
+    : what_(std::move(what)),
+      total_(std::max<int64_t>(total, 1)),
+      terminal_(isatty(STDERR_FILENO) == 1),
+      begin_(std::chrono::steady_clock::now()),
+      last_(begin_) {}
 
 Progress::~Progress() {
   if (drawn_) std::fputs("\r\x1b[K", stderr);

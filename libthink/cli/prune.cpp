@@ -31,11 +31,17 @@ think_dtype dtype_of(const std::string &name) { return name == "f32" ? THINK_F32
 
 // The three arrays must belong to one layer and one sequence.
 void check_shapes(const Rows &query, const Rows &key, const Rows &value) {
-  const auto fail = [](const Rows &rows, const std::string &what) { throw Failure(kInput, rows.path + ": shape " + shape_text(rows.shape) + ": " + what); };
-  if (value.heads != key.heads) fail(value, "the values have " + std::to_string(value.heads) + " heads, the keys " + std::to_string(key.heads));
-  if (value.tokens != key.tokens) fail(value, "the values have " + std::to_string(value.tokens) + " tokens, the keys " + std::to_string(key.tokens));
-  if (query.channels != key.channels) fail(query, "the queries have " + std::to_string(query.channels) + " channels, the keys " + std::to_string(key.channels));
-  if (query.heads % key.heads != 0) fail(query, std::to_string(query.heads) + " query heads are not a multiple of the " + std::to_string(key.heads) + " KV heads");
+  const auto fail = [](const Rows &rows, const std::string &what) {
+    throw Failure(kInput, rows.path + ": shape " + shape_text(rows.shape) + ": " + what);
+  };
+  if (value.heads != key.heads)
+    fail(value, "the values have " + std::to_string(value.heads) + " heads, the keys " + std::to_string(key.heads));
+  if (value.tokens != key.tokens)
+    fail(value, "the values have " + std::to_string(value.tokens) + " tokens, the keys " + std::to_string(key.tokens));
+  if (query.channels != key.channels)
+    fail(query, "the queries have " + std::to_string(query.channels) + " channels, the keys " + std::to_string(key.channels));
+  if (query.heads % key.heads != 0)
+    fail(query, std::to_string(query.heads) + " query heads are not a multiple of the " + std::to_string(key.heads) + " KV heads");
   if (query.tokens > key.tokens) fail(query, "more query tokens than the " + std::to_string(key.tokens) + " key tokens");
   const int64_t needed = std::min<int64_t>(kWindow, key.tokens);
   if (query.tokens < needed) fail(query, "expected all queries, or at least those of the last " + std::to_string(needed) + " tokens");
@@ -44,7 +50,8 @@ void check_shapes(const Rows &query, const Rows &key, const Rows &value) {
 void check_range(const Rows &rows, think_dtype dtype) {
   const int64_t bad = dtype == THINK_F16 ? first_above_half(rows.data, rows.dtype, rows.count()) : -1;
   if (bad >= 0) {
-    throw Failure(kInput, rows.path + ": " + std::to_string(number_at(rows.data, rows.dtype, bad)) + " at " + position_text(rows.shape, bad) + " does not fit into f16; use --dtype bf16 or f32");
+    throw Failure(kInput, rows.path + ": " + std::to_string(number_at(rows.data, rows.dtype, bad)) + " at " +
+                              position_text(rows.shape, bad) + " does not fit into f16; use --dtype bf16 or f32");
   }
 }
 
@@ -63,10 +70,12 @@ Buffer measure_scores(const Plan &plan, const Rows &query, const Rows &key, Prog
   for (int64_t begin = 0; begin < key.tokens;) {
     const int64_t end = std::min({begin + kChunk, key.tokens, begin < without ? without : key.tokens});
     const int64_t count = end - begin;
-    const think_tensor keys = view_tensor(key.data + begin * key.channels * key_bytes, key.dtype, key.heads, count, key.channels, key.tokens * key.channels, key.channels);
-    const think_tensor queries = begin < without ? view_tensor(zeros.data(), query.dtype, query.heads, count, query.channels, 0, 0)
-                                                 : view_tensor(query.data + (begin - without) * query.channels * query_bytes, query.dtype, query.heads, count, query.channels,
-                                                               query.tokens * query.channels, query.channels);
+    const think_tensor keys = view_tensor(key.data + begin * key.channels * key_bytes, key.dtype, key.heads, count, key.channels,
+                                          key.tokens * key.channels, key.channels);
+    const think_tensor queries = begin < without
+                                     ? view_tensor(zeros.data(), query.dtype, query.heads, count, query.channels, 0, 0)
+                                     : view_tensor(query.data + (begin - without) * query.channels * query_bytes, query.dtype, query.heads,
+                                                   count, query.channels, query.tokens * query.channels, query.channels);
     error.check(think_score_update(plan.get(), &queries, &keys, nullptr, state.data(), workspace.launch(), error));
     progress.step(count);
     begin = end;
@@ -132,20 +141,24 @@ void copy_dense(const Plan &plan, const Rows &key, const Rows &value, Layer &lay
   const Workspace workspace(plan, THINK_STAGE_COMPACT, key.tokens, 1);
   ErrorRecord error;
   for (const bool recent : {false, true}) {
-    const int32_t first = static_cast<int32_t>(recent ? layer.first : 0), length = static_cast<int32_t>(recent ? dense - layer.first : layer.first);
+    const int32_t first = static_cast<int32_t>(recent ? layer.first : 0),
+                  length = static_cast<int32_t>(recent ? dense - layer.first : layer.first);
     if (length == 0) continue;
     // think_compact() moves rows to rows of the same number, so the source of the recent rows begins `rows` rows later.
     const int64_t skip = recent ? layer.rows : 0;
-    think_segment source = dense_segment(key.data + skip * key.channels * think_dtype_bytes(key.dtype), value.data + skip * value.channels * think_dtype_bytes(value.dtype), key.dtype,
-                                         value.dtype, key.heads, key.tokens, layer.key.channels, layer.value.channels, &length);
-    think_segment destination = dense_segment(layer.key.dense.data(), layer.value.dense.data(), layer.dtype, layer.dtype, key.heads, dense, layer.key.channels, layer.value.channels, &length);
+    think_segment source = dense_segment(key.data + skip * key.channels * think_dtype_bytes(key.dtype),
+                                         value.data + skip * value.channels * think_dtype_bytes(value.dtype), key.dtype, value.dtype,
+                                         key.heads, key.tokens, layer.key.channels, layer.value.channels, &length);
+    think_segment destination = dense_segment(layer.key.dense.data(), layer.value.dense.data(), layer.dtype, layer.dtype, key.heads, dense,
+                                              layer.key.channels, layer.value.channels, &length);
     source.first = destination.first = &first;
     error.check(think_compact(plan.get(), &source, &destination, nullptr, workspace.launch(), error));
   }
 }
 
 // The pruning itself; sets everything of `layer` but the dense rows, the scores and the energies.
-void prune_rows(const Plan &plan, const Buffer &state, const Rows &key, const Rows &value, const think_prune_options &options, const think_prune_result &preview, Layer &layer) {
+void prune_rows(const Plan &plan, const Buffer &state, const Rows &key, const Rows &value, const think_prune_options &options,
+                const think_prune_result &preview, Layer &layer) {
   layer.first = preview.first;
   layer.rows = preview.rows;
   if (preview.rows == 0) {
@@ -166,7 +179,8 @@ void prune_rows(const Plan &plan, const Buffer &state, const Rows &key, const Ro
   value_basis.bind(plan, THINK_VALUES);
 
   const int32_t tokens = static_cast<int32_t>(key.tokens);
-  const think_segment source = dense_segment(key.data, value.data, key.dtype, value.dtype, key.heads, key.tokens, layer.key.channels, layer.value.channels, &tokens);
+  const think_segment source =
+      dense_segment(key.data, value.data, key.dtype, value.dtype, key.heads, key.tokens, layer.key.channels, layer.value.channels, &tokens);
   think_segment destination = THINK_SEGMENT_INIT;
   destination.key_layout = THINK_TILES;
   destination.value_layout = THINK_ROWS;
@@ -193,10 +207,14 @@ void prune_rows(const Plan &plan, const Buffer &state, const Rows &key, const Ro
 }
 
 void check_finite(const Layer &layer) {
-  const auto finite = [](const void *data, think_dtype dtype, size_t count) { return first_not_finite(static_cast<const std::byte *>(data), dtype, static_cast<int64_t>(count)) < 0; };
-  if (!finite(layer.score.data(), THINK_F32, layer.score.size())) throw Failure(kInput, "the scores overflow f32: the keys or queries are too large");
+  const auto finite = [](const void *data, think_dtype dtype, size_t count) {
+    return first_not_finite(static_cast<const std::byte *>(data), dtype, static_cast<int64_t>(count)) < 0;
+  };
+  if (!finite(layer.score.data(), THINK_F32, layer.score.size()))
+    throw Failure(kInput, "the scores overflow f32: the keys or queries are too large");
   for (const LayerSide *side : {&layer.key, &layer.value}) {
-    const bool good = finite(side->offset.data(), THINK_F32, side->offset.size()) && finite(side->weight.data(), THINK_F16, static_cast<size_t>(side->weight.size() / 2));
+    const bool good = finite(side->offset.data(), THINK_F32, side->offset.size()) &&
+                      finite(side->weight.data(), THINK_F16, static_cast<size_t>(side->weight.size() / 2));
     if (!good) throw Failure(kInput, "the regression does not fit into f16 and f32: the numbers are too large; use --mode channels");
   }
 }
@@ -216,17 +234,19 @@ nlohmann::ordered_json side_json(const LayerSide &side, int64_t tokens, int64_t 
 void side_line(const char *name, const LayerSide &side, Report &report) {
   const auto [low, high] = std::minmax_element(side.kept.begin(), side.kept.end());
   if (side.is_dense()) {
-    report.line("%-7s  all %d channels kept; %s compact, %s dense rows", name, side.channels, bytes_text(side.compact.size()).c_str(), bytes_text(side.dense.size()).c_str());
+    report.line("%-7s  all %d channels kept; %s compact, %s dense rows", name, side.channels, bytes_text(side.compact.size()).c_str(),
+                bytes_text(side.dense.size()).c_str());
     return;
   }
   report.line("%-7s  %.1f of %d channels kept on average (%d .. %d); %s compact, %s basis, %s dense rows", name,
-              static_cast<double>(side.kept_total()) / static_cast<double>(side.kept.size()), side.channels, *low, *high, bytes_text(side.compact.size()).c_str(),
-              bytes_text(side.basis_bytes()).c_str(), bytes_text(side.dense.size()).c_str());
+              static_cast<double>(side.kept_total()) / static_cast<double>(side.kept.size()), side.channels, *low, *high,
+              bytes_text(side.compact.size()).c_str(), bytes_text(side.basis_bytes()).c_str(), bytes_text(side.dense.size()).c_str());
 }
 
 void run(const Options &options, Report &report) {
   // The range checks of the command line let NaN through.
-  for (const double number : {options.ratio.value_or(0.0), options.value_ratio.value_or(0.0), double{options.scale}, double{options.softcap}}) {
+  for (const double number :
+       {options.ratio.value_or(0.0), options.value_ratio.value_or(0.0), double{options.scale}, double{options.softcap}}) {
     if (!std::isfinite(number)) throw Failure(kUsage, "--ratio, --value-ratio, --scale and --softcap must be finite numbers");
   }
   check_output(options.out, {options.query, options.key, options.value});
@@ -320,21 +340,26 @@ void run(const Options &options, Report &report) {
                  {"bytes_after", after},
                  {"bytes_saved", before - after},
                  {"saved_percent", saved}};
-  report.line("layer    %d query heads, %d KV heads, %lld tokens, stored as %s in %s", layer.query_heads, layer.kv_heads, static_cast<long long>(layer.tokens), think_dtype_name(dtype),
-              options.out.c_str());
+  report.line("layer    %d query heads, %d KV heads, %lld tokens, stored as %s in %s", layer.query_heads, layer.kv_heads,
+              static_cast<long long>(layer.tokens), think_dtype_name(dtype), options.out.c_str());
   if (layer.rows == 0) {
-    report.line("rows     none moved: %lld tokens are too few for a tile of 32 between %d sinks and %d recent rows", static_cast<long long>(layer.tokens), options.sinks, options.recent);
+    report.line("rows     none moved: %lld tokens are too few for a tile of 32 between %d sinks and %d recent rows",
+                static_cast<long long>(layer.tokens), options.sinks, options.recent);
   } else {
-    report.line("rows     %lld moved; %lld sinks and %lld recent rows stay dense", static_cast<long long>(layer.rows), static_cast<long long>(layer.first),
-                static_cast<long long>(layer.dense_rows() - layer.first));
+    report.line("rows     %lld moved; %lld sinks and %lld recent rows stay dense", static_cast<long long>(layer.rows),
+                static_cast<long long>(layer.first), static_cast<long long>(layer.dense_rows() - layer.first));
   }
   side_line("keys", layer.key, report);
   side_line("values", layer.value, report);
   if (layer.rows > 0 && pruning.key_kept != -1 && layer.key.is_dense()) {
-    report.line("note     the keys stay dense: basis and compact rows would not be below %.2f of the dense rows (--dense-limit -1 prunes anyway)", options.dense_limit);
+    report.line(
+        "note     the keys stay dense: basis and compact rows would not be below %.2f of the dense rows (--dense-limit -1 prunes anyway)",
+        options.dense_limit);
   }
   if (layer.rows > 0 && pruning.value_kept != -1 && layer.value.is_dense()) {
-    report.line("note     the values stay dense: basis and compact rows would not be below %.2f of the dense rows (--dense-limit -1 prunes anyway)", options.dense_limit);
+    report.line(
+        "note     the values stay dense: basis and compact rows would not be below %.2f of the dense rows (--dense-limit -1 prunes anyway)",
+        options.dense_limit);
   }
   report.line("bytes    %s before, %s after, %.1f %% saved", bytes_text(before).c_str(), bytes_text(after).c_str(), saved);
 }
@@ -352,31 +377,61 @@ Command add_prune(CLI::App &program) {
       "  think prune --query q.npy --key k.npy --value v.npy --ratio 0.4 --out layer.safetensors\n"
       "  think prune --query q.npy --key k.npy --value v.npy --ratio 0.5 --value-ratio 0.3 --out layer.safetensors\n"
       "  think prune --query q.npy --key k.npy --value v.npy --kept 77 --mode channels --budget uniform --out layer.safetensors --json");
-  app->add_option("--query", options->query, "Queries of the layer")->required();
-  app->add_option("--key", options->key, "Keys")->required();
-  app->add_option("--value", options->value, "Values")->required();
-  app->add_option("--out", options->out, "The pruned layer, a safetensors file; replaced when it exists")->required();
-  auto *ratio = app->add_option("--ratio", options->ratio, "Share of the key channels to drop, 0 <= R < 1 (default 0.5)")->check(CLI::Range(0.0, 0.999999));
-  app->add_option("--kept", options->kept, "Key channels to keep per head, instead of --ratio")->check(CLI::Range(1, 256))->excludes(ratio);
-  app->add_option("--value-ratio", options->value_ratio, "Share of the value channels to drop (default 0: all are kept)")->check(CLI::Range(0.0, 0.999999));
+  app->add_option("--query", options->query, "Queries of the layer")->type_name("FILE")->required();
+  app->add_option("--key", options->key, "Keys")->type_name("FILE")->required();
+  app->add_option("--value", options->value, "Values")->type_name("FILE")->required();
+  app->add_option("--out", options->out, "The pruned layer, a safetensors file; replaced when it exists")->type_name("FILE")->required();
+  auto *ratio = app->add_option("--ratio", options->ratio, "Share of the key channels to drop, 0 <= R < 1 (default 0.5)")
+                    ->type_name("X")
+                    ->check(CLI::Range(0.0, 0.999999));
+  app->add_option("--kept", options->kept, "Key channels to keep per head, instead of --ratio")
+      ->type_name("N")
+      ->check(CLI::Range(1, 256))
+      ->excludes(ratio);
+  app->add_option("--value-ratio", options->value_ratio, "Share of the value channels to drop (default 0: all are kept)")
+      ->type_name("X")
+      ->check(CLI::Range(0.0, 0.999999));
   app->add_option("--mode", options->mode, "regressed: dropped channels are predicted; channels: they count as zero (the paper)")
+      ->type_name("NAME")
       ->check(CLI::IsMember({"regressed", "channels"}))
       ->capture_default_str();
-  app->add_option("--budget", options->budget, "adaptive: widths per head by gain; uniform: the same for all")->check(CLI::IsMember({"adaptive", "uniform"}))->capture_default_str();
-  app->add_option("--sinks", options->sinks, "First tokens that stay dense")->check(CLI::Range(0, 1 << 30))->capture_default_str();
-  app->add_option("--recent", options->recent, "Last tokens that stay dense, at least")->check(CLI::Range(0, 1 << 30))->capture_default_str();
-  app->add_option("--dense-limit", options->dense_limit, "A side is pruned only if basis and rows are below this share of its dense rows; -1 = always")
+  app->add_option("--budget", options->budget, "adaptive: widths per head by gain; uniform: the same for all")
+      ->type_name("NAME")
+      ->check(CLI::IsMember({"adaptive", "uniform"}))
+      ->capture_default_str();
+  app->add_option("--sinks", options->sinks, "First tokens that stay dense")
+      ->type_name("N")
+      ->check(CLI::Range(0, 1 << 30))
+      ->capture_default_str();
+  app->add_option("--recent", options->recent, "Last tokens that stay dense, at least")
+      ->type_name("N")
+      ->check(CLI::Range(0, 1 << 30))
+      ->capture_default_str();
+  app->add_option("--dense-limit", options->dense_limit,
+                  "A side is pruned only if basis and rows are below this share of its dense rows; -1 = always")
+      ->type_name("X")
       ->check([](const std::string &text) {
         float number = 0;
         const bool good = CLI::detail::lexical_cast(text, number) && (number == -1.0f || (number > 0.0f && number <= 1.0f));
         return good ? std::string() : "expected a number above 0 and up to 1, or -1, not " + text;
       })
       ->capture_default_str();
-  app->add_option("--dtype", options->dtype, "Stored rows: f16, bf16 or f32 (default: as the keys; f16 if those are f32)")->check(CLI::IsMember({"f16", "bf16", "f32"}));
-  app->add_option("--scale", options->scale, "Scale of the logits; 0 = 1 / sqrt(channels)")->check(CLI::Range(0.0, 1e30))->capture_default_str();
-  app->add_option("--softcap", options->softcap, "Soft cap of the logits; 0 = none")->check(CLI::Range(0.0, 1e30))->capture_default_str();
+  app->add_option("--dtype", options->dtype, "Stored rows: f16, bf16 or f32 (default: as the keys; f16 if those are f32)")
+      ->type_name("NAME")
+      ->check(CLI::IsMember({"f16", "bf16", "f32"}));
+  app->add_option("--scale", options->scale, "Scale of the logits; 0 = 1 / sqrt(channels)")
+      ->type_name("X")
+      ->check(CLI::Range(0.0, 1e30))
+      ->capture_default_str();
+  app->add_option("--softcap", options->softcap, "Soft cap of the logits; 0 = none")
+      ->type_name("X")
+      ->check(CLI::Range(0.0, 1e30))
+      ->capture_default_str();
   app->add_flag("--bf16", options->bf16, "Arrays of dtype '<u2' hold bf16 bits");
-  app->add_option("--threads", options->threads, "Threads; -1 = every core that the process may use")->check(CLI::Range(-1, 1024))->capture_default_str();
+  app->add_option("--threads", options->threads, "Threads; -1 = every core that the process may use")
+      ->type_name("N")
+      ->check(CLI::Range(-1, 1024))
+      ->capture_default_str();
   return {app, [options](Report &report) { run(*options, report); }};
 }
 

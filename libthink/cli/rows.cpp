@@ -27,7 +27,8 @@ Rows read_rows(const std::string &path, const std::string &role, bool bf16) {
   }
   if (view.fortran_order) throw Failure(kInput, name + ": Fortran order is not supported; save numpy.ascontiguousarray(array)");
   if (view.shape.size() != 3 && view.shape.size() != 4) {
-    throw Failure(kInput, name + ": shape " + shape_text(view.shape) + ", expected [heads, tokens, channels] or [1, heads, tokens, channels]");
+    throw Failure(kInput,
+                  name + ": shape " + shape_text(view.shape) + ", expected [heads, tokens, channels] or [1, heads, tokens, channels]");
   }
   const size_t skip = view.shape.size() - 3;
   if (skip && view.shape[0] != 1) throw Failure(kInput, name + ": shape " + shape_text(view.shape) + ": only a batch of 1 is supported");

@@ -20,8 +20,8 @@ struct Rows {
   int64_t count() const { return heads * tokens * channels; }
 };
 
-// Reads and checks: format, dtype (f16, f32; with `bf16` also arrays of 2-byte integers that hold bf16 bits), C order, shape, and every number finite.
-// `role` names the array in messages ("key").
+// Reads and checks: format, dtype (f16, f32; with `bf16` also arrays of 2-byte integers that hold bf16 bits), C order, shape, and every
+// number finite. `role` names the array in messages ("key").
 Rows read_rows(const std::string &path, const std::string &role, bool bf16);
 
 }  // namespace think::cli

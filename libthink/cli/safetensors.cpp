@@ -18,8 +18,8 @@ struct Entry {
   bool have_dtype = false, have_shape = false, have_offsets = false;
 };
 
-// Reads the header event by event, so that depth, types and duplicates are checked before anything is stored, and a header of a hundred megabytes of
-// brackets or numbers builds no tree.
+// Reads the header event by event, so that depth, types and duplicates are checked before anything is stored, and a header of a hundred
+// megabytes of brackets or numbers builds no tree.
 class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
  public:
   std::map<std::string, Entry> entries;
@@ -74,7 +74,8 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
   }
   bool end_object() override {
     if (state_ == State::entry) {
-      if (!entry_.have_dtype || !entry_.have_shape || !entry_.have_offsets) return fail("tensor '" + printable(name_) + "' needs dtype, shape and data_offsets");
+      if (!entry_.have_dtype || !entry_.have_shape || !entry_.have_offsets)
+        return fail("tensor '" + printable(name_) + "' needs dtype, shape and data_offsets");
       if (!entries.emplace(name_, std::move(entry_)).second) return fail("two tensors are named '" + printable(name_) + "'");
     }
     state_ = state_ == State::tensors ? State::end : State::tensors;
@@ -82,7 +83,8 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
   }
   bool start_array(std::size_t) override {
     if (state_ != State::entry) return refuse("an array");
-    if (key_ != "shape" && key_ != "data_offsets") return fail("tensor '" + printable(name_) + "' has an unknown entry '" + printable(key_) + "'");
+    if (key_ != "shape" && key_ != "data_offsets")
+      return fail("tensor '" + printable(name_) + "' has an unknown entry '" + printable(key_) + "'");
     bool &seen = key_ == "shape" ? entry_.have_shape : entry_.have_offsets;
     if (seen) return fail("tensor '" + printable(name_) + "' has '" + key_ + "' twice");
     seen = true;
@@ -90,7 +92,8 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
     return true;
   }
   bool end_array() override {
-    if (state_ == State::offsets && entry_.offsets.size() != 2) return fail("data_offsets of '" + printable(name_) + "' must be two numbers");
+    if (state_ == State::offsets && entry_.offsets.size() != 2)
+      return fail("data_offsets of '" + printable(name_) + "' must be two numbers");
     state_ = State::entry;
     return true;
   }
@@ -98,7 +101,8 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
     // The parser's text ends with what it expected; its first part repeats the position.
     const std::string text = error.what();
     const size_t cut = text.find(": ");
-    return fail("not JSON at byte " + std::to_string(position) + ": " + printable(cut == std::string::npos ? text : text.substr(cut + 2), 160));
+    return fail("not JSON at byte " + std::to_string(position) + ": " +
+                printable(cut == std::string::npos ? text : text.substr(cut + 2), 160));
   }
 
  private:
@@ -121,8 +125,9 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
 }  // namespace
 
 int64_t safetensors_item_bytes(const std::string &dtype) {
-  static const std::map<std::string, int64_t> bytes = {{"BOOL", 1}, {"U8", 1},  {"I8", 1},  {"F8_E5M2", 1}, {"F8_E4M3", 1}, {"I16", 2}, {"U16", 2}, {"F16", 2},
-                                                       {"BF16", 2}, {"I32", 4}, {"U32", 4}, {"F32", 4},     {"F64", 8},     {"I64", 8}, {"U64", 8}, {"C64", 8}};
+  static const std::map<std::string, int64_t> bytes = {{"BOOL", 1}, {"U8", 1},  {"I8", 1},   {"F8_E5M2", 1}, {"F8_E4M3", 1}, {"I16", 2},
+                                                       {"U16", 2},  {"F16", 2}, {"BF16", 2}, {"I32", 4},     {"U32", 4},     {"F32", 4},
+                                                       {"F64", 8},  {"I64", 8}, {"U64", 8},  {"C64", 8}};
   const auto found = bytes.find(dtype);
   return found == bytes.end() ? 0 : found->second;
 }
@@ -134,14 +139,18 @@ SafetensorsView parse_safetensors(std::span<const std::byte> file, const std::st
   uint64_t length = 0;
   for (size_t i = 0; i < 8; ++i) length |= static_cast<uint64_t>(file[i]) << 8 * i;
   const uint64_t left = file.size() - 8;
-  if (length > kMaxHeader) fail("not a safetensors file: a header of " + std::to_string(length) + " bytes, at most " + std::to_string(kMaxHeader) + " are allowed");
-  if (length > left) fail("truncated safetensors file: the header should have " + std::to_string(length) + " bytes, " + std::to_string(left) + " are left");
+  if (length > kMaxHeader)
+    fail("not a safetensors file: a header of " + std::to_string(length) + " bytes, at most " + std::to_string(kMaxHeader) +
+         " are allowed");
+  if (length > left)
+    fail("truncated safetensors file: the header should have " + std::to_string(length) + " bytes, " + std::to_string(left) + " are left");
   if (length < 2 || file[8] != std::byte{'{'}) fail("not a safetensors file: the header does not begin with '{'");
 
   HeaderHandler handler;
   const char *text = reinterpret_cast<const char *>(file.data()) + 8;
   const bool parsed = nlohmann::json::sax_parse(text, text + length, &handler);
-  if (!parsed || !handler.problem.empty()) fail("damaged safetensors header: " + (handler.problem.empty() ? std::string("not JSON") : handler.problem));
+  if (!parsed || !handler.problem.empty())
+    fail("damaged safetensors header: " + (handler.problem.empty() ? std::string("not JSON") : handler.problem));
 
   const std::span<const std::byte> data = file.subspan(8 + static_cast<size_t>(length));
   SafetensorsView view;
@@ -163,10 +172,12 @@ SafetensorsView parse_safetensors(std::span<const std::byte> file, const std::st
     if (zero) bytes = 0;
     const uint64_t begin = entry.offsets[0], end = entry.offsets[1];
     if (begin > end || end > data.size()) {
-      fail(label + ": data_offsets [" + std::to_string(begin) + ", " + std::to_string(end) + "] are not inside the " + std::to_string(data.size()) + " bytes of data");
+      fail(label + ": data_offsets [" + std::to_string(begin) + ", " + std::to_string(end) + "] are not inside the " +
+           std::to_string(data.size()) + " bytes of data");
     }
     if (end - begin != static_cast<uint64_t>(bytes)) {
-      fail(label + ": shape " + shape_text(tensor.shape) + " of " + entry.dtype + " needs " + std::to_string(bytes) + " bytes, data_offsets span " + std::to_string(end - begin));
+      fail(label + ": shape " + shape_text(tensor.shape) + " of " + entry.dtype + " needs " + std::to_string(bytes) +
+           " bytes, data_offsets span " + std::to_string(end - begin));
     }
     tensor.data = data.subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin));
     const auto placed = view.tensors.emplace(tensor_name, std::move(tensor)).first;
@@ -176,17 +187,20 @@ SafetensorsView parse_safetensors(std::span<const std::byte> file, const std::st
   uint64_t covered = 0;
   for (const auto &[range, tensor_name] : ranges) {
     if (range.first < covered) fail("tensor '" + printable(*tensor_name) + "' overlaps the one before it");
-    if (range.first > covered) fail("a hole of " + std::to_string(range.first - covered) + " bytes before tensor '" + printable(*tensor_name) + "'");
+    if (range.first > covered)
+      fail("a hole of " + std::to_string(range.first - covered) + " bytes before tensor '" + printable(*tensor_name) + "'");
     covered = range.second;
   }
-  if (covered != data.size()) fail("the tensors cover " + std::to_string(covered) + " of the " + std::to_string(data.size()) + " bytes of data");
+  if (covered != data.size())
+    fail("the tensors cover " + std::to_string(covered) + " of the " + std::to_string(data.size()) + " bytes of data");
   view.metadata = std::move(handler.metadata);
   return view;
 }
 
 std::string safetensors_header(std::vector<NamedTensor> &tensors, const std::map<std::string, std::string> &metadata) {
-  std::stable_sort(tensors.begin(), tensors.end(),
-                   [](const NamedTensor &a, const NamedTensor &b) { return safetensors_item_bytes(a.dtype) > safetensors_item_bytes(b.dtype); });
+  std::stable_sort(tensors.begin(), tensors.end(), [](const NamedTensor &a, const NamedTensor &b) {
+    return safetensors_item_bytes(a.dtype) > safetensors_item_bytes(b.dtype);
+  });
   nlohmann::ordered_json header;
   if (!metadata.empty()) header["__metadata__"] = metadata;
   uint64_t offset = 0;

@@ -1,5 +1,5 @@
-// The safetensors format: 8 bytes of header length, a JSON header, the data. Files are untrusted, and the rules of the format are enforced: tensors lie
-// one behind the other without holes or overlaps, names are unique, every size is checked.
+// The safetensors format: 8 bytes of header length, a JSON header, the data. Files are untrusted, and the rules of the format are enforced:
+// tensors lie one behind the other without holes or overlaps, names are unique, every size is checked.
 #pragma once
 
 #include <cstddef>
@@ -36,8 +36,8 @@ struct NamedTensor {
   std::span<const std::byte> data;
 };
 
-// Orders the tensors by element size, so that each is aligned to its element, and makes length and header; their data follow in that order, which
-// begins at a multiple of 64 bytes.
+// Orders the tensors by element size, so that each is aligned to its element, and makes length and header; their data follow in that order,
+// which begins at a multiple of 64 bytes.
 std::string safetensors_header(std::vector<NamedTensor> &tensors, const std::map<std::string, std::string> &metadata);
 
 }  // namespace think::cli

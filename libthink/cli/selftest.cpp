@@ -2,10 +2,10 @@
 #include "selftest.h"
 
 #include <cmath>
-#include <cstdlib>
-#include <map>
 #include <cstdio>
+#include <cstdlib>
 #include <iterator>
+#include <map>
 #include <memory>
 #include <optional>
 
@@ -64,7 +64,8 @@ void run(const Options &options, Report &report) {
   if (isas.empty()) throw Failure(kLibrary, "this build or this host cannot run the instruction set " + options.isa);
   Progress progress("comparing", static_cast<int64_t>(isas.size() * std::size(kShapes)));
   int checks = 0, failed = 0;
-  report.json = {{"version", think_version_string()}, {"passed", false}, {"checks", 0}, {"failed", 0}, {"results", nlohmann::ordered_json::array()}};
+  report.json = {
+      {"version", think_version_string()}, {"passed", false}, {"checks", 0}, {"failed", 0}, {"results", nlohmann::ordered_json::array()}};
   report.line("largest error relative to the largest number of each result; * = above its limit; 0 = equal bit for bit");
   for (const int32_t isa : isas) {
     const ForcedIsa forced(kIsaNames[isa]);
@@ -90,8 +91,14 @@ void run(const Options &options, Report &report) {
         if (worst.error != 0) std::snprintf(text, sizeof text, "%.0e", worst.error);
         line += "  " + stage + " " + text;
         if (worst.failed) line += "*";
-        report.json["results"].push_back({{"isa", kIsaNames[isa]}, {"shape", shape.name}, {"stage", stage}, {"checks", worst.checks}, {"failed", worst.failed},
-                                          {"error", std::isinf(worst.error) ? nlohmann::ordered_json("different") : nlohmann::ordered_json(worst.error)}, {"limit", worst.limit}});
+        report.json["results"].push_back(
+            {{"isa", kIsaNames[isa]},
+             {"shape", shape.name},
+             {"stage", stage},
+             {"checks", worst.checks},
+             {"failed", worst.failed},
+             {"error", std::isinf(worst.error) ? nlohmann::ordered_json("different") : nlohmann::ordered_json(worst.error)},
+             {"limit", worst.limit}});
       }
       report.line("  %-32s%s", shape.name, line.c_str());
       progress.step();
@@ -111,8 +118,13 @@ Command add_selftest(CLI::App &program) {
   auto options = std::make_shared<Options>();
   CLI::App *app = program.add_subcommand("selftest", "Compare every stage with its double-precision reference on this host");
   app->footer("Examples:\n  think selftest\n  think selftest --isa avx2\n  think selftest --json");
-  app->add_option("--isa", options->isa, "Only this instruction set (default: all that the host can run)")->check(CLI::IsMember(std::vector<std::string>(std::begin(kIsaNames), std::end(kIsaNames))));
-  app->add_option("--threads", options->threads, "Threads of the library")->check(CLI::Range(1, 1024))->capture_default_str();
+  app->add_option("--isa", options->isa, "Only this instruction set (default: all that the host can run)")
+      ->type_name("NAME")
+      ->check(CLI::IsMember(std::vector<std::string>(std::begin(kIsaNames), std::end(kIsaNames))));
+  app->add_option("--threads", options->threads, "Threads of the library")
+      ->type_name("N")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
   return {app, [options](Report &report) { run(*options, report); }};
 }
 

@@ -59,15 +59,18 @@ Array make_array(Generator &generator, think_dtype dtype, int64_t heads, int64_t
   Array array{Buffer(heads * tokens * channels * think_dtype_bytes(dtype), true), {}, dtype, heads, tokens, channels};
   const int64_t factors = channels / 4;
   for (int64_t head = 0; head < heads; ++head) {
-    std::vector<double> mixing(static_cast<size_t>(factors * channels)), scale(static_cast<size_t>(channels)), factor(static_cast<size_t>(factors));
+    std::vector<double> mixing(static_cast<size_t>(factors * channels)), scale(static_cast<size_t>(channels)),
+        factor(static_cast<size_t>(factors));
     for (double &number : mixing) number = generator.normal() / std::sqrt(static_cast<double>(factors));
     for (double &number : scale) number = size * std::exp(0.7 * generator.normal());
     for (int64_t token = 0; token < tokens; ++token) {
       for (double &number : factor) number = generator.normal();
       for (int64_t channel = 0; channel < channels; ++channel) {
         double number = 0.3 * generator.normal() + 0.2;
-        for (int64_t i = 0; i < factors; ++i) number += mixing[static_cast<size_t>(i * channels + channel)] * factor[static_cast<size_t>(i)];
-        store_element(array.memory.data(), dtype, static_cast<int64_t>(array.numbers.size()), static_cast<float>(number * scale[static_cast<size_t>(channel)]));
+        for (int64_t i = 0; i < factors; ++i)
+          number += mixing[static_cast<size_t>(i * channels + channel)] * factor[static_cast<size_t>(i)];
+        store_element(array.memory.data(), dtype, static_cast<int64_t>(array.numbers.size()),
+                      static_cast<float>(number * scale[static_cast<size_t>(channel)]));
         array.numbers.push_back(load_element(array.memory.data(), dtype, static_cast<int64_t>(array.numbers.size())));
       }
     }
@@ -93,11 +96,16 @@ double unequal(const void *a, const void *b, size_t bytes) { return std::memcmp(
 class LayerTest {
  public:
   LayerTest(const SelftestShape &shape, int32_t threads, const SelftestRecord &record)
-      : shape_(shape), record_(record), generator_(static_cast<uint64_t>(shape.tokens)), context_(make_context(threads)), plan_(make_plan(context_, problem())),
+      : shape_(shape),
+        record_(record),
+        generator_(static_cast<uint64_t>(shape.tokens)),
+        context_(make_context(threads)),
+        plan_(make_plan(context_, problem())),
         query_(make_array(generator_, shape.dtype, shape.query_heads, shape.tokens, shape.key_channels, 1.0)),
         key_(make_array(generator_, shape.dtype, shape.kv_heads, shape.tokens, shape.key_channels, 1.0)),
         value_(make_array(generator_, shape.dtype, shape.kv_heads, shape.tokens, shape.value_channels, 1.0)) {
-    source_ = dense_segment(key_.memory.data(), value_.memory.data(), shape.dtype, shape.dtype, shape.kv_heads, shape.tokens, shape.key_channels, shape.value_channels, &shape_.tokens);
+    source_ = dense_segment(key_.memory.data(), value_.memory.data(), shape.dtype, shape.dtype, shape.kv_heads, shape.tokens,
+                            shape.key_channels, shape.value_channels, &shape_.tokens);
     source_.flags = THINK_SEGMENT_CAUSAL;
   }
 
@@ -128,8 +136,20 @@ class LayerTest {
 
   // What the stages are handed behind the ABI, for the reference.
   Shape inner_shape() const {
-    return {shape_.query_heads, shape_.kv_heads, shape_.query_heads / shape_.kv_heads, shape_.key_channels, shape_.value_channels, kWindow, 1, kQueries, 2 * shape_.tokens, shape_.dtype,
-            shape_.dtype, THINK_F32, 1.0f / std::sqrt(static_cast<float>(shape_.key_channels)), shape_.softcap};
+    return {shape_.query_heads,
+            shape_.kv_heads,
+            shape_.query_heads / shape_.kv_heads,
+            shape_.key_channels,
+            shape_.value_channels,
+            kWindow,
+            1,
+            kQueries,
+            2 * shape_.tokens,
+            shape_.dtype,
+            shape_.dtype,
+            THINK_F32,
+            1.0f / std::sqrt(static_cast<float>(shape_.key_channels)),
+            shape_.softcap};
   }
   static Batch one_sequence() { return {1, nullptr, nullptr, nullptr}; }
 
@@ -167,7 +187,8 @@ class LayerTest {
     error_.check(think_moments(plan_.get(), &window, &source_, nullptr, nullptr, moments_.data(), workspace.launch(), error_));
     const int32_t channels = shape_.key_channels, value_channels = shape_.value_channels;
     std::vector<float> gains(static_cast<size_t>(shape_.kv_heads * channels));
-    error_.check(think_gains(plan_.get(), moments_.data(), nullptr, THINK_KEYS, score_.data(), gains.data(), nullptr, workspace.launch(), error_));
+    error_.check(
+        think_gains(plan_.get(), moments_.data(), nullptr, THINK_KEYS, score_.data(), gains.data(), nullptr, workspace.launch(), error_));
     key_gains_ = gains;
 
     const int32_t group = shape_.query_heads / shape_.kv_heads;
@@ -197,7 +218,8 @@ class LayerTest {
                                              window_rows.data(),
                                              key_.numbers.data() + static_cast<int64_t>(head) * shape_.tokens * channels,
                                              value_.numbers.data() + static_cast<int64_t>(head) * shape_.tokens * value_channels};
-      moments::reference::measure(rows, one.key_mean.data(), one.key_covariance.data(), one.query_moment.data(), one.value_mean.data(), one.value_covariance.data());
+      moments::reference::measure(rows, one.key_mean.data(), one.key_covariance.data(), one.query_moment.data(), one.value_mean.data(),
+                                  one.value_covariance.data());
       // The order of the scores is the library's own: two nearly equal scores may change places in f32, which is no error of the gains.
       const float *scores = score_.data() + static_cast<int64_t>(head) * channels;
       std::vector<int32_t> order(static_cast<size_t>(channels));
@@ -237,7 +259,8 @@ class LayerTest {
     basis.bind(plan_, side);
     think_select_options options = THINK_SELECT_OPTIONS_INIT;
     options.side = side;
-    error_.check(think_select(plan_.get(), score.data(), nullptr, &options, kept.data(), &basis.basis, nullptr, select_workspace.launch(), error_));
+    error_.check(
+        think_select(plan_.get(), score.data(), nullptr, &options, kept.data(), &basis.basis, nullptr, select_workspace.launch(), error_));
     think_fit_options fit_options = THINK_FIT_OPTIONS_INIT;
     fit_options.side = side;
     error_.check(think_fit(plan_.get(), moments_.data(), nullptr, &fit_options, &basis.basis, fit_workspace.launch(), error_));
@@ -245,21 +268,24 @@ class LayerTest {
       const int32_t width = basis.basis.kept[head], dropped = channels - width;
       const int32_t *index = basis.basis.index + static_cast<int64_t>(head) * channels;
       std::vector<int32_t> expected_index(static_cast<size_t>(channels));
-      select::reference::select(channels, score.data() + static_cast<int64_t>(head) * channels, kept[head], select::Pairs::none, expected_index.data());
+      select::reference::select(channels, score.data() + static_cast<int64_t>(head) * channels, kept[head], select::Pairs::none,
+                                expected_index.data());
       record_("select", width == kept[head] ? unequal(index, expected_index.data(), expected_index.size() * sizeof(int32_t)) : INFINITY, 0);
       if (dropped == 0) continue;
       const References &one = references_[head];
       std::vector<double> weight(static_cast<size_t>(dropped) * width), offset(static_cast<size_t>(dropped));
-      fit::reference::fit(channels, keys ? one.key_mean.data() : one.value_mean.data(), keys ? one.key_covariance.data() : one.value_covariance.data(), index, width, 1e-3, weight.data(),
-                          offset.data());
+      fit::reference::fit(channels, keys ? one.key_mean.data() : one.value_mean.data(),
+                          keys ? one.key_covariance.data() : one.value_covariance.data(), index, width, 1e-3, weight.data(), offset.data());
       const int64_t row = (width + 7) / 8 * 8;
-      const auto *block = reinterpret_cast<const uint16_t *>(static_cast<const std::byte *>(basis.basis.weight) + basis.basis.weight_offset[head]);
+      const auto *block =
+          reinterpret_cast<const uint16_t *>(static_cast<const std::byte *>(basis.basis.weight) + basis.basis.weight_offset[head]);
       std::vector<float> result(weight.size());
       for (int32_t p = 0; p < dropped; ++p) {
         for (int32_t i = 0; i < width; ++i) result[static_cast<size_t>(p) * width + i] = f16_to_f32(block[p * row + i]);
       }
       record_("fit", distance(result.data(), weight.data(), weight.size()), kWeightLimit);
-      record_("fit", distance(basis.basis.offset + static_cast<int64_t>(head) * channels + width, offset.data(), offset.size()), kWeightLimit);
+      record_("fit", distance(basis.basis.offset + static_cast<int64_t>(head) * channels + width, offset.data(), offset.size()),
+              kWeightLimit);
     }
   }
 
@@ -273,7 +299,8 @@ class LayerTest {
     key_basis_.bind(plan_, THINK_KEYS);
     value_basis_.bind(plan_, THINK_VALUES);
     think_layout_info info = THINK_LAYOUT_INFO_INIT;
-    error_.check(think_layout(plan_.get(), nullptr, static_cast<int32_t>(preview.rows), preview.key_total, preview.value_total, &info, error_));
+    error_.check(
+        think_layout(plan_.get(), nullptr, static_cast<int32_t>(preview.rows), preview.key_total, preview.value_total, &info, error_));
     keys_ = Buffer(info.key_page_bytes, true);
     values_ = Buffer(info.value_page_bytes, true);
     for (std::vector<int64_t> *offsets : {&key_offset_, &value_offset_}) offsets->resize(static_cast<size_t>(shape_.kv_heads));
@@ -332,8 +359,11 @@ class LayerTest {
     std::vector<float> result(rows * shape_.value_channels), expected(result.size()), lse(rows), expected_lse(rows);
     const think_tensor output = packed_tensor(result.data(), THINK_F32, shape_.query_heads, kQueries, shape_.value_channels);
     const Workspace workspace(plan_, THINK_STAGE_ATTEND, 2 * shape_.tokens, kQueries);
-    error_.check(think_attend(plan_.get(), &query, nullptr, segments.data(), static_cast<int32_t>(segments.size()), sink_logit, &output, lse.data(), workspace.launch(), error_));
-    attend::Arguments arguments = {inner_shape(), query, output, one_sequence(), segments.data(), static_cast<int32_t>(segments.size()), sink_logit, expected_lse.data()};
+    error_.check(think_attend(plan_.get(), &query, nullptr, segments.data(), static_cast<int32_t>(segments.size()), sink_logit, &output,
+                              lse.data(), workspace.launch(), error_));
+    attend::Arguments arguments = {
+        inner_shape(),      query, output, one_sequence(), segments.data(), static_cast<int32_t>(segments.size()), sink_logit,
+        expected_lse.data()};
     arguments.output.data = expected.data();
     attend::reference::attend(arguments);
     record_(name, distance(result.data(), expected.data(), expected.size()), kAttendLimit);
@@ -348,7 +378,9 @@ class LayerTest {
       for (float &number : outputs[half]) number = static_cast<float>(generator_.normal());
       for (float &number : lses[half]) number = static_cast<float>(3 * generator_.normal());
     }
-    const auto tensor = [&](std::vector<float> &numbers) { return packed_tensor(numbers.data(), THINK_F32, shape_.query_heads, kQueries, shape_.value_channels); };
+    const auto tensor = [&](std::vector<float> &numbers) {
+      return packed_tensor(numbers.data(), THINK_F32, shape_.query_heads, kQueries, shape_.value_channels);
+    };
     const std::vector<think_tensor> parts = {tensor(outputs[0]), tensor(outputs[1])};
     const float *const part_lses[] = {lses[0].data(), lses[1].data()};
     std::vector<float> result(outputs[0].size()), expected(result.size()), lse(rows), expected_lse(rows);

@@ -441,6 +441,7 @@ INSTANTIATE_TEST_SUITE_P(EveryFunction, WrongValues, testing::ValuesIn(functions
 // The environment is an argument too.
 TEST(Environment, InstructionSetByName) {
   const Function &create = function("think_context_create");
+  world().restore(create);  // the world must exist before the environment is spoiled
   for (const char *name : {"quantum", "AVX2", "avx2 ", "", "avx10.2-with-a-name-that-is-longer-than-any-buffer-that-somebody-could-have-reserved-for-it-on-a-stack"}) {
     setenv("THINK_CPU_ISA", name, 1);
     if (*name) {

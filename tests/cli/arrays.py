@@ -1,4 +1,5 @@
-"""npy and safetensors files, and attention, in plain Python: what the tests of the program compare with. Only the standard library is used."""
+"""npy and safetensors files, and attention, in plain Python (standard library only): what the tests of the program compare with."""
+
 import json
 import math
 import random
@@ -25,11 +26,11 @@ def read_npy(path):
         data = file.read()
     assert data[:8] == b"\x93NUMPY\x01\x00", data[:8]
     length = struct.unpack("<H", data[8:10])[0]
-    header = eval(data[10:10 + length].decode())  # written by the program under test
+    header = eval(data[10 : 10 + length].decode())  # written by the program under test
     assert header["descr"] == "<f4" and header["fortran_order"] is False and (10 + length) % 64 == 0
     count = math.prod(header["shape"])
     assert len(data) == 10 + length + 4 * count
-    return list(header["shape"]), list(struct.unpack("<%df" % count, data[10 + length:]))
+    return list(header["shape"]), list(struct.unpack("<%df" % count, data[10 + length :]))
 
 
 class Tensors:
@@ -39,8 +40,8 @@ class Tensors:
         with open(path, "rb") as file:
             data = file.read()
         length = struct.unpack("<Q", data[:8])[0]
-        self.header = json.loads(data[8:8 + length])
-        self.data = bytearray(data[8 + length:])
+        self.header = json.loads(data[8 : 8 + length])
+        self.data = bytearray(data[8 + length :])
         self.metadata = self.header.get("__metadata__", {})
 
     def raw(self, name):
@@ -70,12 +71,18 @@ def correlated_rows(generator, heads, tokens, channels, size=1.0):
         scale = [size * math.exp(0.6 * generator.gauss(0, 1)) for _ in range(channels)]
         for _ in range(tokens):
             factors = [generator.gauss(0, 1) for _ in mixing]
-            rows += [scale[c] * (0.3 * generator.gauss(0, 1) + sum(f * m[c] for f, m in zip(factors, mixing)) / len(mixing)) for c in range(channels)]
+            rows += [
+                scale[c] * (0.3 * generator.gauss(0, 1) + sum(f * m[c] for f, m in zip(factors, mixing)) / len(mixing))
+                for c in range(channels)
+            ]
     return rows
 
 
 def attention(query, key, value, query_heads, kv_heads, queries, channels, value_channels, causal=False):
-    """Softmax attention in double precision. query: flat [query_heads][queries][channels]; key, value: [kv_head] lists of rows. Returns flat output and LSE."""
+    """Softmax attention in double precision; returns flat output and LSE.
+
+    query is flat [query_heads][queries][channels]; key and value are lists of rows per KV head.
+    """
     output, lse = [], []
     group, scale = query_heads // kv_heads, 1 / math.sqrt(channels)
     for head in range(query_heads):
@@ -83,7 +90,7 @@ def attention(query, key, value, query_heads, kv_heads, queries, channels, value
         for i in range(queries):
             seen = len(keys) - queries + i + 1 if causal else len(keys)
             begin = (head * queries + i) * channels
-            row = query[begin:begin + channels]
+            row = query[begin : begin + channels]
             logits = [scale * sum(a * b for a, b in zip(row, k)) for k in keys[:seen]]
             top = max(logits)
             weights = [math.exp(z - top) for z in logits]
@@ -95,7 +102,7 @@ def attention(query, key, value, query_heads, kv_heads, queries, channels, value
 
 def split_rows(numbers, heads, tokens, channels):
     """Flat [head][token][channel] to lists of rows per head."""
-    return [[numbers[(h * tokens + t) * channels:(h * tokens + t + 1) * channels] for t in range(tokens)] for h in range(heads)]
+    return [[numbers[(h * tokens + t) * channels : (h * tokens + t + 1) * channels] for t in range(tokens)] for h in range(heads)]
 
 
 def stored_rows(layer, side):
@@ -108,14 +115,14 @@ def stored_rows(layer, side):
     dense = split_rows(layer.numbers(side + ".dense"), heads, tokens - rows, channels)
     result = []
     for head in range(heads):
-        width, order = kept[head], index[head * channels:(head + 1) * channels]
+        width, order = kept[head], index[head * channels : (head + 1) * channels]
         compact = []
         stored = layer.numbers("%s.%s.%d" % (side, "tiles" if side == "key" else "rows", head)) if rows else []
         for row in range(rows):
             if side == "key":
                 known = [stored[(row // 32 * width + i) * 32 + row % 32] for i in range(width)]
             else:
-                known = stored[row * width:(row + 1) * width]
+                known = stored[row * width : (row + 1) * width]
             full = [0.0] * channels
             for i in range(width):
                 full[order[i]] = known[i]
@@ -123,7 +130,9 @@ def stored_rows(layer, side):
                 padded = (width + 7) // 8 * 8
                 for p in range(channels - width):
                     begin = weight_offset[head] // 2 + p * padded
-                    full[order[width + p]] = offset[head * channels + width + p] + sum(w * x for w, x in zip(weight[begin:begin + width], known))
+                    full[order[width + p]] = offset[head * channels + width + p] + sum(
+                        w * x for w, x in zip(weight[begin : begin + width], known)
+                    )
             compact.append(full)
         result.append(dense[head][:first] + compact + dense[head][first:])
     return result

@@ -1,4 +1,5 @@
 """The subcommands of `think` on good input: results, reports, JSON, exit codes."""
+
 import json
 import math
 import os
@@ -46,15 +47,39 @@ class Info(ProgramCase):
 
 class Usage(ProgramCase):
     def test_wrong_usage_is_1(self):
-        for arguments in ([], ["nonsense"], ["prune"], ["info", "--nonsense"], ["inspect"], ["info", "--threads", "0x"], ["info", "--threads", "-2"],
-                          ["prune", "--ratio", "1.5"], ["selftest", "--isa", "sse9"], ["info", "prune"]):
+        for arguments in (
+            [],
+            ["nonsense"],
+            ["prune"],
+            ["info", "--nonsense"],
+            ["inspect"],
+            ["info", "--threads", "0x"],
+            ["info", "--threads", "-2"],
+            ["prune", "--ratio", "1.5"],
+            ["selftest", "--isa", "sse9"],
+            ["info", "prune"],
+        ):
             self.run_program(*arguments, code=1)
             self.run_json(*arguments, code=1)
 
     def test_options_of_prune(self):
         self.make_inputs()
-        for wrong in (["--ratio", "1"], ["--ratio", "-0.1"], ["--ratio", "nan"], ["--ratio", "0.4", "--kept", "8"], ["--kept", "0"], ["--mode", "magic"], ["--budget", "none"],
-                      ["--dtype", "f8"], ["--sinks", "-1"], ["--dense-limit", "0"], ["--dense-limit", "2"], ["--dense-limit", "nan"], ["--scale", "nan"], ["--softcap", "inf"]):
+        for wrong in (
+            ["--ratio", "1"],
+            ["--ratio", "-0.1"],
+            ["--ratio", "nan"],
+            ["--ratio", "0.4", "--kept", "8"],
+            ["--kept", "0"],
+            ["--mode", "magic"],
+            ["--budget", "none"],
+            ["--dtype", "f8"],
+            ["--sinks", "-1"],
+            ["--dense-limit", "0"],
+            ["--dense-limit", "2"],
+            ["--dense-limit", "nan"],
+            ["--scale", "nan"],
+            ["--softcap", "inf"],
+        ):
             self.prune(*wrong, code=1)
             self.assertFalse(os.path.exists(self.path("layer.safetensors")), wrong)
 
@@ -64,7 +89,18 @@ class PruneAndAttend(ProgramCase):
         return arrays.Tensors(self.path("layer.safetensors"))
 
     def attend(self, *more, query="q.npy"):
-        report = self.run_json("attend", "--layer", self.path("layer.safetensors"), "--query", self.path(query), "--out", self.path("out.npy"), "--lse", self.path("lse.npy"), *more)
+        report = self.run_json(
+            "attend",
+            "--layer",
+            self.path("layer.safetensors"),
+            "--query",
+            self.path(query),
+            "--out",
+            self.path("out.npy"),
+            "--lse",
+            self.path("lse.npy"),
+            *more
+        )
         return report, arrays.read_npy(self.path("out.npy")), arrays.read_npy(self.path("lse.npy"))
 
     def few_queries(self, count):
@@ -80,8 +116,17 @@ class PruneAndAttend(ProgramCase):
         _, (shape, output), (lse_shape, lse) = self.attend(*(["--causal"] if causal else []), query="last.npy")
         self.assertEqual(shape, [self.query_heads, queries, self.value_channels])
         self.assertEqual(lse_shape, [self.query_heads, queries])
-        expected, expected_lse = arrays.attention(query, arrays.stored_rows(layer, "key"), arrays.stored_rows(layer, "value"), self.query_heads, self.kv_heads, queries, self.channels,
-                                                  self.value_channels, causal)
+        expected, expected_lse = arrays.attention(
+            query,
+            arrays.stored_rows(layer, "key"),
+            arrays.stored_rows(layer, "value"),
+            self.query_heads,
+            self.kv_heads,
+            queries,
+            self.channels,
+            self.value_channels,
+            causal,
+        )
         self.assert_close(output, expected, tolerance)
         self.assert_close(lse, expected_lse, tolerance)
         return layer
@@ -100,7 +145,7 @@ class PruneAndAttend(ProgramCase):
         first, rows = int(layer.metadata["first"]), int(layer.metadata["rows"])
         for head, stored in enumerate(arrays.stored_rows(layer, "key")):
             for token in (0, first, first + rows - 1, first + rows, self.tokens - 1):
-                keep = [1] * self.channels if not first <= token < first + rows else mask[head * self.channels:(head + 1) * self.channels]
+                keep = [1] * self.channels if not first <= token < first + rows else mask[head * self.channels : (head + 1) * self.channels]
                 for x, y, m in zip(stored[token], dense[head][token], keep):
                     self.assertAlmostEqual(x, y * m, places=5)
 
@@ -118,11 +163,11 @@ class PruneAndAttend(ProgramCase):
                 query_sum = sum(row[c] ** 2 for q in range(head * group, (head + 1) * group) for row in queries[q][-32:])
                 score.append(query_sum * sum(row[c] ** 2 for row in keys[head]))
             best = sorted(sorted(range(self.channels), key=lambda c: -score[c])[:kept])
-            self.assertEqual(layer.numbers("key.index")[head * self.channels:head * self.channels + kept], best)
-            stored = layer.numbers("score")[head * self.channels:(head + 1) * self.channels]
+            self.assertEqual(layer.numbers("key.index")[head * self.channels : head * self.channels + kept], best)
+            stored = layer.numbers("score")[head * self.channels : (head + 1) * self.channels]
             for a, b in zip(stored, score):
                 self.assertAlmostEqual(a / b, 1, places=4)
-            energy = layer.numbers("key.energy")[head * self.channels:(head + 1) * self.channels]
+            energy = layer.numbers("key.energy")[head * self.channels : (head + 1) * self.channels]
             for c in range(self.channels):
                 self.assertAlmostEqual(energy[c] / (sum(row[c] ** 2 for row in keys[head]) / self.tokens), 1, places=4)
 
@@ -171,8 +216,12 @@ class PruneAndAttend(ProgramCase):
         self.assertEqual(report["bytes_before"], 1000 * self.kv_heads * (self.channels + self.value_channels) * 2)
         self.assertEqual(report["key"]["bytes_compact"], rows * 16 * self.kv_heads * 2)
         # What is reported as stored is what lies in the file, score, mask and energies (for people, not for attention) apart.
-        tensors = {name: entry["data_offsets"][1] - entry["data_offsets"][0] for name, entry in layer.header.items() if name != "__metadata__"}
-        ignored = {"score", "mask", "key.energy", "value.energy"} | {name for name in tensors if name.startswith("value.") and name not in ("value.dense",) and ".rows." not in name}
+        tensors = {
+            name: entry["data_offsets"][1] - entry["data_offsets"][0] for name, entry in layer.header.items() if name != "__metadata__"
+        }
+        ignored = {"score", "mask", "key.energy", "value.energy"} | {
+            name for name in tensors if name.startswith("value.") and name not in ("value.dense",) and ".rows." not in name
+        }
         self.assertEqual(report["bytes_after"], sum(size for name, size in tensors.items() if name not in ignored))
         self.assertEqual(report["bytes_saved"], report["bytes_before"] - report["bytes_after"])
         self.assertGreater(report["bytes_saved"], 0)
@@ -185,7 +234,9 @@ class PruneAndAttend(ProgramCase):
         self.prune("--dense-limit", "-1")
         layer = self.read_layer()
         end = 0
-        for name, entry in sorted((item for item in layer.header.items() if item[0] != "__metadata__"), key=lambda item: item[1]["data_offsets"]):
+        for name, entry in sorted(
+            (item for item in layer.header.items() if item[0] != "__metadata__"), key=lambda item: item[1]["data_offsets"]
+        ):
             self.assertEqual(entry["data_offsets"][0], end, name)
             size = {"F16": 2, "BF16": 2, "F32": 4, "I32": 4, "I64": 8, "U8": 1}[entry["dtype"]]
             self.assertEqual(entry["data_offsets"][0] % size, 0)
@@ -194,7 +245,18 @@ class PruneAndAttend(ProgramCase):
         self.assertEqual(end, len(layer.data))
         self.assertTrue(all(isinstance(value, str) for value in layer.metadata.values()))
         self.assertEqual((layer.metadata["format"], layer.metadata["format_version"]), ("libthink-layer", "1"))
-        for key in ("tokens", "rows", "mode", "budget", "key_ratio", "value_ratio", "query_heads", "kv_heads", "key_channels", "value_channels"):
+        for key in (
+            "tokens",
+            "rows",
+            "mode",
+            "budget",
+            "key_ratio",
+            "value_ratio",
+            "query_heads",
+            "kv_heads",
+            "key_channels",
+            "value_channels",
+        ):
             self.assertIn(key, layer.metadata)
 
     def test_dtypes_and_batch_axis(self):
@@ -206,7 +268,11 @@ class PruneAndAttend(ProgramCase):
         self.assertEqual(lse_shape, [1, self.query_heads, self.tokens])
         self.assertTrue(all(math.isfinite(x) for x in output))
         # f32 bits cut to 16 are bf16.
-        for name, heads, channels in (("q", self.query_heads, self.channels), ("k", self.kv_heads, self.channels), ("v", self.kv_heads, self.value_channels)):
+        for name, heads, channels in (
+            ("q", self.query_heads, self.channels),
+            ("k", self.kv_heads, self.channels),
+            ("v", self.kv_heads, self.value_channels),
+        ):
             bits = [struct.unpack("<I", struct.pack("<f", x))[0] >> 16 for x in self.numbers[name]]
             self.write(name + "b.npy", arrays.npy_bytes([heads, self.tokens, channels], bits, "<u2"))
         files = dict(query="qb.npy", key="kb.npy", value="vb.npy")
@@ -258,8 +324,19 @@ class PruneAndAttend(ProgramCase):
 
     def test_text_report(self):
         self.make_inputs()
-        text, errors = self.run_program("prune", "--query", self.path("q.npy"), "--key", self.path("k.npy"), "--value", self.path("v.npy"), "--out", self.path("layer.safetensors"),
-                                        "--dense-limit", "-1")
+        text, errors = self.run_program(
+            "prune",
+            "--query",
+            self.path("q.npy"),
+            "--key",
+            self.path("k.npy"),
+            "--value",
+            self.path("v.npy"),
+            "--out",
+            self.path("layer.safetensors"),
+            "--dense-limit",
+            "-1",
+        )
         self.assertIn("before", text)
         self.assertIn("saved", text)
         self.assertEqual(errors, "", "no progress bar when stderr is not a terminal")
@@ -285,8 +362,8 @@ class Inspect(ProgramCase):
 
     def test_name_of_the_file_is_escaped(self):
         self.make_inputs()
-        self.prune("--dense-limit", "-1", out="a<b>&\"c.safetensors")
-        self.run_json("inspect", self.path("a<b>&\"c.safetensors"), "--svg", self.path("layer.svg"))
+        self.prune("--dense-limit", "-1", out='a<b>&"c.safetensors')
+        self.run_json("inspect", self.path('a<b>&"c.safetensors'), "--svg", self.path("layer.svg"))
         xml.etree.ElementTree.parse(self.path("layer.svg"))
 
     def test_other_files(self):
@@ -304,7 +381,9 @@ class Inspect(ProgramCase):
         for name in ("k.npy", "other.safetensors"):
             self.run_json("inspect", self.path(name), "--svg", self.path("x.svg"), code=2)
             self.assertFalse(os.path.exists(self.path("x.svg")))
-        self.run_json("attend", "--layer", self.path("other.safetensors"), "--query", self.path("q.npy"), "--out", self.path("out.npy"), code=2)
+        self.run_json(
+            "attend", "--layer", self.path("other.safetensors"), "--query", self.path("q.npy"), "--out", self.path("out.npy"), code=2
+        )
 
 
 class Outputs(ProgramCase):
@@ -326,7 +405,9 @@ class Outputs(ProgramCase):
         os.mkdir(self.path("folder"))
         for out in ("folder", "missing/layer.safetensors"):
             self.prune(out=out, code=4)
-        self.run_json("prune", "--query", self.path("q.npy"), "--key", self.path("k.npy"), "--value", self.path("v.npy"), "--out", "/dev/null", code=4)
+        self.run_json(
+            "prune", "--query", self.path("q.npy"), "--key", self.path("k.npy"), "--value", self.path("v.npy"), "--out", "/dev/null", code=4
+        )
         self.assertEqual(os.listdir(self.path("folder")), [])
         if os.geteuid() != 0:
             os.chmod(self.path("folder"), 0o500)
@@ -358,7 +439,10 @@ class Selftest(ProgramCase):
         self.assertTrue(report["passed"])
         self.assertEqual(report["failed"], 0)
         self.assertEqual({row["isa"] for row in report["results"]}, set(self.run_json("info")["isa_available"]))
-        self.assertLessEqual({"score", "gains", "budgets", "select", "fit", "prune", "compact", "attend", "merge"}, {row["stage"] for row in report["results"]})
+        self.assertLessEqual(
+            {"score", "gains", "budgets", "select", "fit", "prune", "compact", "attend", "merge"},
+            {row["stage"] for row in report["results"]},
+        )
         text, _ = self.run_program("selftest", "--isa", "portable")
         self.assertIn("passed", text)
 
@@ -370,7 +454,9 @@ class Selftest(ProgramCase):
 
     def run_wrong(self, *arguments):
         """With a think_merge() whose last number is off by a thousandth."""
-        output, _ = self.run_program("selftest", "--isa", "portable", *arguments, code=5, environment={"LD_PRELOAD": os.environ["THINK_WRONG_LIBRARY"]})
+        output, _ = self.run_program(
+            "selftest", "--isa", "portable", *arguments, code=5, environment={"LD_PRELOAD": os.environ["THINK_WRONG_LIBRARY"]}
+        )
         return json.loads(output)
 
 

@@ -36,7 +36,9 @@ class Folder : public testing::Test {
     text << file.rdbuf();
     return text.str();
   }
-  size_t files() const { return static_cast<size_t>(std::distance(std::filesystem::directory_iterator(folder_), std::filesystem::directory_iterator())); }
+  size_t files() const {
+    return static_cast<size_t>(std::distance(std::filesystem::directory_iterator(folder_), std::filesystem::directory_iterator()));
+  }
 
   std::filesystem::path folder_;
 };
@@ -100,7 +102,8 @@ TEST(Npy, ErrorsNameTheFileAndTheProblem) {
     FAIL() << "a file that is one byte short was accepted";
   } catch (const Failure &failure) {
     EXPECT_EQ(failure.code(), kInput);
-    for (const char *part : {"some.npy", "truncated", "[3, 5]", "60", "59"}) EXPECT_NE(std::string(failure.what()).find(part), std::string::npos) << failure.what();
+    for (const char *part : {"some.npy", "truncated", "[3, 5]", "60", "59"})
+      EXPECT_NE(std::string(failure.what()).find(part), std::string::npos) << failure.what();
   }
 }
 

@@ -1,4 +1,5 @@
 """Files that are damaged or made to do harm: a clear error with the right exit code, never a crash, never a partial output."""
+
 import json
 import math
 import os
@@ -37,7 +38,7 @@ HOSTILE_NPY = {
     "version 9": npy(version=(9, 0), payload=bytes(GOOD_BYTES)),
     "version 0": npy(version=(0, 0), payload=bytes(GOOD_BYTES)),
     "header longer than the file": npy(length=60000),
-    "header of 4 GiB": npy(version=(2, 0), length=0xffffffff),
+    "header of 4 GiB": npy(version=(2, 0), length=0xFFFFFFFF),
     "header is not a dictionary": npy("[1, 2, 3]"),
     "header does not end": npy("{'descr': '<f4', 'fortran_order': False, 'shape': (2, 200, 32)"),
     "string does not end": npy("{'descr': '<f4"),
@@ -83,8 +84,8 @@ HOSTILE_SAFETENSORS = {
     "zeros": bytes(1000),
     "text": b"hello, this is not a layer at all\n" * 10,
     "header longer than the file": safetensors({}, length=5000),
-    "header of 2^64": safetensors({}, length=2 ** 64 - 1),
-    "header of 2^63": safetensors({}, length=2 ** 63),
+    "header of 2^64": safetensors({}, length=2**64 - 1),
+    "header of 2^63": safetensors({}, length=2**63),
     "header above the limit": safetensors({}, length=100_000_001),
     "header is a list": safetensors(b"[1, 2]"),
     "header is not JSON": safetensors(b"{nonsense}"),
@@ -102,20 +103,28 @@ HOSTILE_SAFETENSORS = {
     "unknown dtype": safetensors({"a": {"dtype": "F31", "shape": [1], "data_offsets": [0, 4]}}, bytes(4)),
     "negative extent": safetensors({"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}, bytes(4)),
     "fraction": safetensors({"a": {"dtype": "F32", "shape": [1.5], "data_offsets": [0, 4]}}, bytes(4)),
-    "shape of 2^64": safetensors({"a": {"dtype": "F32", "shape": [2 ** 32, 2 ** 32], "data_offsets": [0, 0]}}),
+    "shape of 2^64": safetensors({"a": {"dtype": "F32", "shape": [2**32, 2**32], "data_offsets": [0, 0]}}),
     "extent above 2^64": safetensors(b'{"a": {"dtype": "F32", "shape": [99999999999999999999999], "data_offsets": [0, 0]}}'),
-    "overflow hidden by a zero": safetensors({"a": {"dtype": "F32", "shape": [2 ** 62, 2 ** 62, 0], "data_offsets": [0, 0]}}),
+    "overflow hidden by a zero": safetensors({"a": {"dtype": "F32", "shape": [2**62, 2**62, 0], "data_offsets": [0, 0]}}),
     "offsets out of the file": safetensors({"a": {"dtype": "F32", "shape": [100], "data_offsets": [0, 400]}}, bytes(4)),
     "offsets backwards": safetensors({"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 0]}}, bytes(4)),
-    "offsets of 2^64": safetensors({"a": {"dtype": "F32", "shape": [1], "data_offsets": [2 ** 64 - 4, 2 ** 64 - 1]}}, bytes(4)),
+    "offsets of 2^64": safetensors({"a": {"dtype": "F32", "shape": [1], "data_offsets": [2**64 - 4, 2**64 - 1]}}, bytes(4)),
     "three offsets": safetensors({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4, 4]}}, bytes(4)),
     "offsets do not fit the shape": safetensors({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}, bytes(4)),
-    "overlap": safetensors({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}, "b": {"dtype": "F32", "shape": [2], "data_offsets": [4, 12]}}, bytes(12)),
-    "same place": safetensors({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}, "b": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, bytes(4)),
+    "overlap": safetensors(
+        {"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}, "b": {"dtype": "F32", "shape": [2], "data_offsets": [4, 12]}},
+        bytes(12),
+    ),
+    "same place": safetensors(
+        {"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}, "b": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, bytes(4)
+    ),
     "hole": safetensors({"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}, bytes(8)),
     "data behind the end": safetensors({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, bytes(8)),
     "data without tensors": safetensors({}, bytes(8)),
-    "duplicate names": safetensors(b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}, "a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}', bytes(8)),
+    "duplicate names": safetensors(
+        b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}, "a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}',
+        bytes(8),
+    ),
     "duplicate metadata": safetensors(b'{"__metadata__": {"a": "b"}, "__metadata__": {"a": "c"}}'),
     "metadata is not text": safetensors({"__metadata__": {"a": 1}}),
     "deep metadata": safetensors({"__metadata__": {"a": {"b": "c"}}}),
@@ -135,8 +144,20 @@ class HostileArrays(ProgramCase):
                     self.assertFalse(os.path.exists(self.path("layer.safetensors")))
             with self.subTest(title, command="inspect"):
                 # Some of these are good arrays that only prune cannot use.
-                good = title in ("zero tokens", "zero channels", "two dimensions", "five dimensions", "no dimension", "batch of two", "Fortran order", "f64", "big endian", "integers", "complex",
-                                 "too many channels")
+                good = title in (
+                    "zero tokens",
+                    "zero channels",
+                    "two dimensions",
+                    "five dimensions",
+                    "no dimension",
+                    "batch of two",
+                    "Fortran order",
+                    "f64",
+                    "big endian",
+                    "integers",
+                    "complex",
+                    "too many channels",
+                )
                 self.run_json("inspect", self.path("bad.npy"), code=0 if good else 2)
 
     def test_every_truncation_of_a_header(self):
@@ -160,8 +181,8 @@ class HostileArrays(ProgramCase):
         halves[5] = math.nan
         self.write("bad.npy", arrays.npy_bytes([1, self.kv_heads, self.tokens, self.channels], halves, "<f2"))
         self.assertIn("[0, 0, 0, 5]", self.prune(code=2, key="bad.npy")["error"]["message"])
-        bits = [0x3f80] * len(self.numbers["k"])
-        bits[33] = 0x7fc0
+        bits = [0x3F80] * len(self.numbers["k"])
+        bits[33] = 0x7FC0
         self.write("bad.npy", arrays.npy_bytes([self.kv_heads, self.tokens, self.channels], bits, "<u2"))
         self.assertIn("[0, 1, 1]", self.prune("--bf16", code=2, key="bad.npy")["error"]["message"])
 
@@ -179,9 +200,25 @@ class HostileArrays(ProgramCase):
         """Finite, but squares and sums overflow f32: an error or a finite layer, never a file that cannot be read."""
         self.make_inputs()
         for size in (1e18, 1e30, 3e38):
-            self.write("big.npy", arrays.npy_bytes([self.kv_heads, self.tokens, self.channels], [size * math.copysign(1, x) for x in self.numbers["k"]]))
-            report = self.run_any("prune", "--query", self.path("q.npy"), "--key", self.path("big.npy"), "--value", self.path("v.npy"), "--out", self.path("big.safetensors"), "--dtype", "f32",
-                                  "--dense-limit", "-1")
+            self.write(
+                "big.npy",
+                arrays.npy_bytes([self.kv_heads, self.tokens, self.channels], [size * math.copysign(1, x) for x in self.numbers["k"]]),
+            )
+            report = self.run_any(
+                "prune",
+                "--query",
+                self.path("q.npy"),
+                "--key",
+                self.path("big.npy"),
+                "--value",
+                self.path("v.npy"),
+                "--out",
+                self.path("big.safetensors"),
+                "--dtype",
+                "f32",
+                "--dense-limit",
+                "-1",
+            )
             if "error" in report:
                 self.assertIn(report["error"]["code"], (2, 3))
                 self.assertFalse(os.path.exists(self.path("big.safetensors")))
@@ -192,15 +229,18 @@ class HostileArrays(ProgramCase):
         import subprocess
 
         from program_case import PROGRAM
+
         done = subprocess.run([PROGRAM] + list(arguments) + ["--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=300)
         self.assertIn(done.returncode, (0, 2, 3), done.stderr)
         return json.loads(done.stdout)
 
     def test_shapes_that_do_not_fit_each_other(self):
         self.make_inputs()
-        wrong = {"query": {"heads": [5, 200, 32], "channels": [4, 200, 24], "tokens": [4, 201, 32], "few": [4, 31, 32]},
-                 "key": {"heads": [3, 200, 32], "tokens": [2, 199, 32], "channels": [2, 200, 40]},
-                 "value": {"heads": [1, 200, 24], "tokens": [2, 201, 24]}}
+        wrong = {
+            "query": {"heads": [5, 200, 32], "channels": [4, 200, 24], "tokens": [4, 201, 32], "few": [4, 31, 32]},
+            "key": {"heads": [3, 200, 32], "tokens": [2, 199, 32], "channels": [2, 200, 40]},
+            "value": {"heads": [1, 200, 24], "tokens": [2, 201, 24]},
+        }
         for role, shapes in wrong.items():
             for what, shape in shapes.items():
                 with self.subTest(role, what=what):
@@ -243,8 +283,20 @@ class HostileLayers(ProgramCase):
     def refused(self, data, words=()):
         """Neither attend nor inspect accepts the file, and neither leaves output."""
         self.write("bad.safetensors", data)
-        for arguments in (["inspect", self.path("bad.safetensors"), "--svg", self.path("out.svg")],
-                          ["attend", "--layer", self.path("bad.safetensors"), "--query", self.path("q.npy"), "--out", self.path("out.npy"), "--lse", self.path("lse.npy")]):
+        for arguments in (
+            ["inspect", self.path("bad.safetensors"), "--svg", self.path("out.svg")],
+            [
+                "attend",
+                "--layer",
+                self.path("bad.safetensors"),
+                "--query",
+                self.path("q.npy"),
+                "--out",
+                self.path("out.npy"),
+                "--lse",
+                self.path("lse.npy"),
+            ],
+        ):
             message = self.run_json(*arguments, code=2)["error"]["message"]
             self.assertIn("bad.safetensors", message)
             for word in words:
@@ -268,9 +320,22 @@ class HostileLayers(ProgramCase):
         self.refused(whole + b"\0")
 
     def test_metadata(self):
-        for key, values in {"kv_heads": ["0", "-2", "3", "99999999999999999999", "2.0", "", " 2"], "query_heads": ["1", "3", "70000"], "key_channels": ["33", "512", "0"], "value_channels": ["16"],
-                            "tokens": ["0", "199", "-1", "4294967296"], "rows": ["31", "-32", "224", "192"], "first": ["-1", "100000"], "dtype": ["f64", "", "bf16"], "scale": ["nan", "inf", "x"],
-                            "softcap": ["-1", "nan"], "mode": ["other"], "budget": ["other"], "key_ratio": ["2"], "format_version": ["2", ""]}.items():
+        for key, values in {
+            "kv_heads": ["0", "-2", "3", "99999999999999999999", "2.0", "", " 2"],
+            "query_heads": ["1", "3", "70000"],
+            "key_channels": ["33", "512", "0"],
+            "value_channels": ["16"],
+            "tokens": ["0", "199", "-1", "4294967296"],
+            "rows": ["31", "-32", "224", "192"],
+            "first": ["-1", "100000"],
+            "dtype": ["f64", "", "bf16"],
+            "scale": ["nan", "inf", "x"],
+            "softcap": ["-1", "nan"],
+            "mode": ["other"],
+            "budget": ["other"],
+            "key_ratio": ["2"],
+            "format_version": ["2", ""],
+        }.items():
             for value in values:
                 with self.subTest(key, value=value):
                     layer = self.layer()
@@ -307,21 +372,23 @@ class HostileLayers(ProgramCase):
     def test_contents(self):
         """Numbers that attention would use as they are."""
         kept = self.layer().numbers("key.kept")
-        cases = {"key.kept": [(0, 0), (0, -1), (0, 33), (1, 2 ** 31 - 1), (0, kept[0] + 1)],
-                 "value.kept": [(0, 4), (0, 0), (0, 32)],
-                 "key.index": [(0, -1), (0, 32), (5, 2 ** 31 - 1), (1, self.layer().numbers("key.index")[0]), (32, 10 ** 9)],
-                 "value.index": [(0, 24), (23, -5)],
-                 "key.weight_offset": [(0, 1), (0, 8), (0, -2), (0, -16), (1, 1 << 40), (1, 2 ** 63 - 16), (0, 2 ** 63 - 1)],
-                 "value.weight_offset": [(0, 1 << 20)],
-                 "key.offset": [(3, math.nan), (0, math.inf)],
-                 "key.weight": [(0, math.nan), (7, -math.inf)],
-                 "key.tiles.0": [(11, math.nan)],
-                 "value.rows.1": [(0, math.inf)],
-                 "key.dense": [(5, math.nan)],
-                 "value.dense": [(0, math.nan)],
-                 "key.energy": [(0, math.nan)],
-                 "score": [(0, math.nan)],
-                 "mask": [(0, 2), (self.layer().numbers("key.index")[0], 0)]}
+        cases = {
+            "key.kept": [(0, 0), (0, -1), (0, 33), (1, 2**31 - 1), (0, kept[0] + 1)],
+            "value.kept": [(0, 4), (0, 0), (0, 32)],
+            "key.index": [(0, -1), (0, 32), (5, 2**31 - 1), (1, self.layer().numbers("key.index")[0]), (32, 10**9)],
+            "value.index": [(0, 24), (23, -5)],
+            "key.weight_offset": [(0, 1), (0, 8), (0, -2), (0, -16), (1, 1 << 40), (1, 2**63 - 16), (0, 2**63 - 1)],
+            "value.weight_offset": [(0, 1 << 20)],
+            "key.offset": [(3, math.nan), (0, math.inf)],
+            "key.weight": [(0, math.nan), (7, -math.inf)],
+            "key.tiles.0": [(11, math.nan)],
+            "value.rows.1": [(0, math.inf)],
+            "key.dense": [(5, math.nan)],
+            "value.dense": [(0, math.nan)],
+            "key.energy": [(0, math.nan)],
+            "score": [(0, math.nan)],
+            "mask": [(0, 2), (self.layer().numbers("key.index")[0], 0)],
+        }
         for name, changes in cases.items():
             for index, number in changes:
                 with self.subTest(name, index=index, number=number):
@@ -339,11 +406,35 @@ class HostileLayers(ProgramCase):
     def test_query_that_does_not_fit(self):
         for shape in ([2, 5, 32], [4, 5, 24], [8, 5, 32]):
             self.write("odd.npy", arrays.npy_bytes(shape, [0.5] * math.prod(shape)))
-            self.run_json("attend", "--layer", self.path("layer.safetensors"), "--query", self.path("odd.npy"), "--out", self.path("out.npy"), code=2)
+            self.run_json(
+                "attend", "--layer", self.path("layer.safetensors"), "--query", self.path("odd.npy"), "--out", self.path("out.npy"), code=2
+            )
             self.assertFalse(os.path.exists(self.path("out.npy")))
         # Causal queries must belong to the rows that stayed dense; comparison needs the arrays that were pruned.
-        self.run_json("attend", "--layer", self.path("layer.safetensors"), "--query", self.path("q.npy"), "--out", self.path("out.npy"), "--causal", code=2)
-        self.run_json("attend", "--layer", self.path("layer.safetensors"), "--query", self.path("q.npy"), "--out", self.path("out.npy"), "--compare", self.path("k.npy"), self.path("q.npy"), code=2)
+        self.run_json(
+            "attend",
+            "--layer",
+            self.path("layer.safetensors"),
+            "--query",
+            self.path("q.npy"),
+            "--out",
+            self.path("out.npy"),
+            "--causal",
+            code=2,
+        )
+        self.run_json(
+            "attend",
+            "--layer",
+            self.path("layer.safetensors"),
+            "--query",
+            self.path("q.npy"),
+            "--out",
+            self.path("out.npy"),
+            "--compare",
+            self.path("k.npy"),
+            self.path("q.npy"),
+            code=2,
+        )
         self.assertFalse(os.path.exists(self.path("out.npy")))
 
 

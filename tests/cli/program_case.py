@@ -1,4 +1,5 @@
 """What the test cases share: the program under test, a folder per test, and the promises that hold for every run."""
+
 import json
 import os
 import subprocess
@@ -44,7 +45,13 @@ class ProgramCase(unittest.TestCase):
 
     def run_program(self, *arguments, code=0, environment=None):
         """Runs the program, checks the exit code and that nothing unfinished is left behind; returns (stdout, stderr)."""
-        done = subprocess.run([PROGRAM] + [str(a) for a in arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=300, env=dict(os.environ, **(environment or {})))
+        done = subprocess.run(
+            [PROGRAM] + [str(a) for a in arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            timeout=300,
+            env=dict(os.environ, **(environment or {})),
+        )
         output, errors = done.stdout.decode(), done.stderr.decode()
         self.assertEqual(done.returncode, code, "%s\nstdout: %s\nstderr: %s" % (arguments, output, errors))
         if code != 0 and "--json" not in arguments:
@@ -67,7 +74,19 @@ class ProgramCase(unittest.TestCase):
         return report
 
     def prune(self, *more, code=0, out="layer.safetensors", key="k.npy", query="q.npy", value="v.npy"):
-        return self.run_json("prune", "--query", self.path(query), "--key", self.path(key), "--value", self.path(value), "--out", self.path(out), *more, code=code)
+        return self.run_json(
+            "prune",
+            "--query",
+            self.path(query),
+            "--key",
+            self.path(key),
+            "--value",
+            self.path(value),
+            "--out",
+            self.path(out),
+            *more,
+            code=code
+        )
 
     def assert_close(self, a, b, tolerance):
         self.assertEqual(len(a), len(b))

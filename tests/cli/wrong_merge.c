@@ -4,10 +4,11 @@
 
 #include "think.h"
 
-typedef think_status (*merge_function)(const think_plan *, const think_tensor *, const float *const *, int32_t, const think_tensor *, float *, const think_launch *, think_error *);
+typedef think_status (*merge_function)(const think_plan *, const think_tensor *, const float *const *, int32_t, const think_tensor *,
+                                       float *, const think_launch *, think_error *);
 
-THINK_API think_status think_merge(const think_plan *plan, const think_tensor *outputs, const float *const *lses, int32_t count, const think_tensor *output, float *lse,
-                                   const think_launch *launch, think_error *error) {
+THINK_API think_status think_merge(const think_plan *plan, const think_tensor *outputs, const float *const *lses, int32_t count,
+                                   const think_tensor *output, float *lse, const think_launch *launch, think_error *error) {
   merge_function real;
   *(void **)&real = dlsym(RTLD_NEXT, "think_merge");
   const think_status status = real(plan, outputs, lses, count, output, lse, launch, error);

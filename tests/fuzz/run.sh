@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Fuzzes the parsers with libFuzzer under the address and undefined behaviour sanitizers: tests/fuzz/run.sh [SECONDS per target, default 60] [FOLDER for builds and corpora].
+# Fuzzes the parsers with libFuzzer under the address and undefined behaviour sanitizers.
+#   tests/fuzz/run.sh [SECONDS per target, default 60] [FOLDER for builds and corpora]
 # Needs clang with compiler-rt (Debian: clang-14 libclang-rt-14-dev nlohmann-json3-dev). Exit code 77: there is no such compiler.
 set -euo pipefail
 seconds=${1:-60}
@@ -21,10 +22,12 @@ fi
 
 cli=$root/libthink/cli
 sources=("$cli"/{failure,file,heatmap,layer,npy,number,safetensors}.cpp)
-flags=(-std=c++20 -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined -I"$cli" -I"$root/include" -I"$root/tests/fuzz")
+flags=(-std=c++20 -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined
+  -I"$cli" -I"$root/include" -I"$root/tests/fuzz")
 "$compiler" "${flags[@]}" "$root"/tests/fuzz/{write_seeds,seeds}.cpp "${sources[@]}" -o "$work/write_seeds"
 for target in npy safetensors layer; do
-  "$compiler" "${flags[@]}" -fsanitize=fuzzer -DTHINK_FUZZ_TARGET=$target "$root"/tests/fuzz/{libfuzzer,targets}.cpp "${sources[@]}" -o "$work/fuzz_$target"
+  "$compiler" "${flags[@]}" -fsanitize=fuzzer -DTHINK_FUZZ_TARGET=$target \
+    "$root"/tests/fuzz/{libfuzzer,targets}.cpp "${sources[@]}" -o "$work/fuzz_$target"
   mkdir -p "$work/corpus_$target"
   "$work/write_seeds" $target "$work/corpus_$target"
   # libFuzzer prints a page of hints; only its counts are of interest unless it finds something.

@@ -41,10 +41,14 @@ void fill_side(cli::LayerSide &side, const cli::Layer &layer, bool keys) {
 
 std::string npy_seed(int variant) {
   switch (variant) {
-    case 0: return cli::npy_header("<f4", {2, 3, 4}) + std::string(96, '\1');
-    case 1: return cli::npy_header("<f2", {1, 2, 3, 4}) + std::string(48, '\2');
-    case 2: return cli::npy_header("<u2", {7}) + std::string(14, '\3');
-    default: return cli::npy_header("|u1", {}) + std::string(1, '\4');
+    case 0:
+      return cli::npy_header("<f4", {2, 3, 4}) + std::string(96, '\1');
+    case 1:
+      return cli::npy_header("<f2", {1, 2, 3, 4}) + std::string(48, '\2');
+    case 2:
+      return cli::npy_header("<u2", {7}) + std::string(14, '\3');
+    default:
+      return cli::npy_header("|u1", {}) + std::string(1, '\4');
   }
 }
 
@@ -53,7 +57,10 @@ std::string safetensors_seed(int variant) {
   const auto bytes = cli::bytes_of(numbers);
   std::vector<cli::NamedTensor> tensors;
   for (int i = 0; i <= variant; ++i) {
-    tensors.push_back({"layer." + std::to_string(i) + ".weight", i % 2 ? "F16" : "F32", {i % 2 ? 8 : 4, 4}, bytes.subspan(static_cast<size_t>(64 * i), 64)});
+    tensors.push_back({"layer." + std::to_string(i) + ".weight",
+                       i % 2 ? "F16" : "F32",
+                       {i % 2 ? 8 : 4, 4},
+                       bytes.subspan(static_cast<size_t>(64 * i), 64)});
   }
   std::string file = cli::safetensors_header(tensors, {{"format", "test"}, {"note", "seed"}});
   for (const cli::NamedTensor &tensor : tensors) file.append(reinterpret_cast<const char *>(tensor.data.data()), tensor.data.size());

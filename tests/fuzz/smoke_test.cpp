@@ -1,5 +1,5 @@
-// Twenty thousand damaged files per format, made from small valid ones with a fixed seed: what a fuzzer does first, without a fuzzer. Worth most under the
-// address and undefined behaviour sanitizers.
+// Twenty thousand damaged files per format, made from small valid ones with a fixed seed: what a fuzzer does first, without a fuzzer. Worth
+// most under the address and undefined behaviour sanitizers.
 #include <gtest/gtest.h>
 
 #include <random>
@@ -17,10 +17,33 @@ constexpr int kRounds = 20000;
 using Target = bool (*)(std::span<const std::byte>);
 using Seed = std::string (*)(int);
 
-// A few changes of the kinds that break parsers: bits, bytes, numbers at their limits, cut and repeated parts, text of the format in wrong places.
+// A few changes of the kinds that break parsers: bits, bytes, numbers at their limits, cut and repeated parts, text of the format in wrong
+// places.
 std::string damage(std::string file, std::mt19937 &random) {
-  static const std::vector<std::string> words = {"9223372036854775808", "18446744073709551615", "-1", "0", "[", "]", "{", "}", "\"", "'", "(", ",", ":", "null", "1e999", "\"shape\"", "'shape'",
-                                                 "\"data_offsets\":[0,0]", "__metadata__", "\\u0000", "\xff", "True", "4611686018427387904", "4294967296"};
+  static const std::vector<std::string> words = {"9223372036854775808",
+                                                 "18446744073709551615",
+                                                 "-1",
+                                                 "0",
+                                                 "[",
+                                                 "]",
+                                                 "{",
+                                                 "}",
+                                                 "\"",
+                                                 "'",
+                                                 "(",
+                                                 ",",
+                                                 ":",
+                                                 "null",
+                                                 "1e999",
+                                                 "\"shape\"",
+                                                 "'shape'",
+                                                 "\"data_offsets\":[0,0]",
+                                                 "__metadata__",
+                                                 "\\u0000",
+                                                 "\xff",
+                                                 "True",
+                                                 "4611686018427387904",
+                                                 "4294967296"};
   const auto below = [&](size_t limit) { return static_cast<size_t>(random() % std::max<size_t>(limit, 1)); };
   // Most of the changes go to the header, which is where the parsing is.
   const auto place = [&] { return below(4) ? below(std::min<size_t>(file.size(), 2048)) : below(file.size()); };
@@ -29,13 +52,27 @@ std::string damage(std::string file, std::mt19937 &random) {
     if (file.empty()) break;
     const size_t at = place();
     switch (below(8)) {
-      case 0: file[at] = static_cast<char>(file[at] ^ 1 << below(8)); break;
-      case 1: file[at] = static_cast<char>(random()); break;
-      case 2: file.resize(at); break;
-      case 3: file.insert(at, words[below(words.size())]); break;
-      case 4: file.erase(at, 1 + below(16)); break;
-      case 5: file.insert(at, file.substr(below(file.size()), 1 + below(64))); break;
-      case 6: file.append(1 + below(64), static_cast<char>(random())); break;
+      case 0:
+        file[at] = static_cast<char>(file[at] ^ 1 << below(8));
+        break;
+      case 1:
+        file[at] = static_cast<char>(random());
+        break;
+      case 2:
+        file.resize(at);
+        break;
+      case 3:
+        file.insert(at, words[below(words.size())]);
+        break;
+      case 4:
+        file.erase(at, 1 + below(16));
+        break;
+      case 5:
+        file.insert(at, file.substr(below(file.size()), 1 + below(64)));
+        break;
+      case 6:
+        file.append(1 + below(64), static_cast<char>(random()));
+        break;
       default: {
         // A digit becomes another: sizes and offsets that are nearly right.
         const size_t digit = file.find_first_of("0123456789", at);
@@ -57,7 +94,8 @@ void smoke(Target target, Seed seed) {
   for (int round = 0; round < kRounds; ++round) {
     const std::string file = damage(seeds[static_cast<size_t>(round) % seeds.size()], random);
     // A copy of its own size, so that a sanitizer sees one byte too far.
-    const std::vector<std::byte> exact(reinterpret_cast<const std::byte *>(file.data()), reinterpret_cast<const std::byte *>(file.data()) + file.size());
+    const std::vector<std::byte> exact(reinterpret_cast<const std::byte *>(file.data()),
+                                       reinterpret_cast<const std::byte *>(file.data()) + file.size());
     accepted += target(exact);
   }
   // Both happen, or the test would say nothing: some changes only touch numbers, most break the file.

@@ -56,9 +56,12 @@ void check_side(const cli::LayerSide &side, const cli::Layer &layer) {
     require(kept >= 1 && kept <= side.channels, "widths in range");
     std::set<int32_t> channels;
     for (int32_t i = 0; i < side.channels; ++i) channels.insert(side.index[static_cast<size_t>(head) * side.channels + i]);
-    require(channels.size() == static_cast<size_t>(side.channels) && *channels.begin() == 0 && *channels.rbegin() == side.channels - 1, "index is a permutation");
+    require(channels.size() == static_cast<size_t>(side.channels) && *channels.begin() == 0 && *channels.rbegin() == side.channels - 1,
+            "index is a permutation");
     const int64_t offset = side.weight_offset[head];
-    require(offset == -1 || (offset >= 0 && offset % 16 == 0 && offset + cli::weight_block_bytes(side.channels, kept) <= side.weight.size()), "weights lie inside");
+    require(
+        offset == -1 || (offset >= 0 && offset % 16 == 0 && offset + cli::weight_block_bytes(side.channels, kept) <= side.weight.size()),
+        "weights lie inside");
   }
   const int64_t bytes = cli::element_bytes(layer.dtype);
   require(side.compact.size() == layer.rows * side.kept_total() * bytes, "compact rows are as large as their widths");

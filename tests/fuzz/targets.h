@@ -1,4 +1,5 @@
-// What every fuzz test does with a file: parse it, and check what the parsers promise about files that they accept. A broken promise aborts.
+// What every fuzz test does with a file: parse it, and check what the parsers promise about files that they accept. A broken promise
+// aborts.
 #pragma once
 
 #include <cstddef>

@@ -12,7 +12,9 @@ int main(int argc, char **argv) {
   }
   const std::string target = argv[1], folder = argv[2];
   for (int variant = 0; variant < think::fuzz::kVariants; ++variant) {
-    const std::string file = target == "npy" ? think::fuzz::npy_seed(variant) : target == "layer" ? think::fuzz::layer_seed(variant) : think::fuzz::safetensors_seed(variant);
+    const std::string file = target == "npy"     ? think::fuzz::npy_seed(variant)
+                             : target == "layer" ? think::fuzz::layer_seed(variant)
+                                                 : think::fuzz::safetensors_seed(variant);
     std::ofstream out(folder + "/seed" + std::to_string(variant), std::ios::binary);
     out << file;
     if (!out.flush()) return 1;

@@ -134,7 +134,8 @@ void compare(Problem &problem, int32_t s, int32_t h, double tolerance = 1e-3) {
     return;
   }
   ASSERT_EQ(problem.weight_offset[at], at * fit::weight_head_bytes(n));
-  std::vector<double> mean(problem.mean(s, h), problem.mean(s, h) + n), covariance(problem.covariance(s, h), problem.covariance(s, h) + n * n);
+  std::vector<double> mean(problem.mean(s, h), problem.mean(s, h) + n),
+      covariance(problem.covariance(s, h), problem.covariance(s, h) + n * n);
   std::vector<double> weight(dropped * kept), offset(dropped);
   const int32_t *index = &problem.index[at * n];
   fit::reference::fit(n, mean.data(), covariance.data(), index, kept, problem.arguments.ridge, weight.data(), offset.data());
@@ -352,14 +353,16 @@ TEST(Fit, NeverAllocates) {
 }
 #endif
 
-// What the prediction from the channels `kept` leaves of the variance, over all channels; hardly any ridge, as that would leave more than the choice does.
+// What the prediction from the channels `kept` leaves of the variance, over all channels; hardly any ridge, as that
+// would leave more than the choice does.
 double residual(Problem &problem, int32_t s, int32_t h, const std::vector<int32_t> &kept) {
   const int32_t n = problem.channels(), count = static_cast<int32_t>(kept.size());
   std::vector<int32_t> index = kept;
   for (int32_t i = 0; i < n; ++i) {
     if (!std::count(kept.begin(), kept.end(), i)) index.push_back(i);
   }
-  std::vector<double> mean(n, 0.0), covariance(problem.covariance(s, h), problem.covariance(s, h) + n * n), weight((n - count) * count), offset(n - count);
+  std::vector<double> mean(n, 0.0), covariance(problem.covariance(s, h), problem.covariance(s, h) + n * n), weight((n - count) * count),
+      offset(n - count);
   fit::reference::fit(n, mean.data(), covariance.data(), index.data(), count, 1e-7, weight.data(), offset.data());
   double left = 0;
   for (int32_t p = 0; p < n - count; ++p) {
@@ -412,8 +415,8 @@ TEST(Fit, RecordedVectors) {
         for (int32_t h = 0; h < shape.kv_heads; ++h) {
           for (const double x : recorded.solution<double>(h, "score")) score.push_back(static_cast<float>(x));
         }
-        moments::gains(isa, shape, problem.moments.data(), measured.batch, side, keys ? score.data() : nullptr, gains.data(), order.data(), more.data(),
-                       pool.parallel());
+        moments::gains(isa, shape, problem.moments.data(), measured.batch, side, keys ? score.data() : nullptr, gains.data(), order.data(),
+                       more.data(), pool.parallel());
         select::Budgets budgets{1, 1, shape.kv_heads, n, 8, 8, recorded.json[keys ? "key_total" : "value_total"], false};
         Guarded blocks(select::budgets_workspace(budgets));
         select::budgets(budgets, gains.data(), width.data(), blocks.data());

@@ -25,8 +25,8 @@ struct Options {
   int32_t sinks = 4, recent = 32;
   float share = 0.9f;
   bool causal = true, values = true;
-  bool pages = false;     // 32 rows each, shuffled
-  bool slots = false;     // permuted, with unused slots between
+  bool pages = false;         // 32 rows each, shuffled
+  bool slots = false;         // permuted, with unused slots between
   bool ragged_heads = false;  // head h has h tokens less
   bool token_major = false;   // [token][head][channel]
   int32_t first = 0;
@@ -169,18 +169,31 @@ Expected expected(const Problem &problem, int32_t sequence, int32_t kv_head) {
       for (int32_t j = 0; j < d; ++j) query.push_back(load_element(row, problem.options.query_dtype, j));
     }
   }
-  const moments::reference::Head head{shape.group, real, shape.key_channels, shape.value_channels, tokens, problem.options.sinks, problem.options.recent,
-                                      problem.options.share, shape.scale, shape.softcap, problem.options.causal, query.data(), key.data(),
+  const moments::reference::Head head{shape.group,
+                                      real,
+                                      shape.key_channels,
+                                      shape.value_channels,
+                                      tokens,
+                                      problem.options.sinks,
+                                      problem.options.recent,
+                                      problem.options.share,
+                                      shape.scale,
+                                      shape.softcap,
+                                      problem.options.causal,
+                                      query.data(),
+                                      key.data(),
                                       problem.options.values ? value.data() : nullptr};
-  Expected result{std::vector<double>(d), std::vector<double>(d * d), std::vector<double>(d * d), std::vector<double>(e, 0.0),
+  Expected result{std::vector<double>(d),          std::vector<double>(d * d),
+                  std::vector<double>(d * d),      std::vector<double>(e, 0.0),
                   std::vector<double>(e * e, 0.0), prune_range(tokens, problem.options.sinks, problem.options.recent).count};
-  moments::reference::measure(head, result.key_mean.data(), result.key_covariance.data(), result.query_moment.data(), result.value_mean.data(),
-                              result.value_covariance.data());
+  moments::reference::measure(head, result.key_mean.data(), result.key_covariance.data(), result.query_moment.data(),
+                              result.value_mean.data(), result.value_covariance.data());
   return result;
 }
 
 // Relative to the deviations of the channels, and of the mean's own size for means.
-void compare(const float *actual, const std::vector<double> &mean, const float *moment, const std::vector<double> &matrix, double tolerance) {
+void compare(const float *actual, const std::vector<double> &mean, const float *moment, const std::vector<double> &matrix,
+             double tolerance) {
   const size_t n = mean.size();
   double worst_mean = 0, worst = 0;
   for (size_t i = 0; i < n; ++i) {
@@ -448,8 +461,8 @@ struct GainsProblem {
     order.assign(gains.size(), -1);
     Guarded workspace(moments::gains_workspace(shape, 1));
     Threads pool{threads};
-    moments::gains(isa, shape, moments.data(), batch, side, side == THINK_KEYS ? score.data() : nullptr, gains.data(), order.data(), workspace.data(),
-                   pool.parallel());
+    moments::gains(isa, shape, moments.data(), batch, side, side == THINK_KEYS ? score.data() : nullptr, gains.data(), order.data(),
+                   workspace.data(), pool.parallel());
     EXPECT_TRUE(workspace.intact());
   }
 };
@@ -473,7 +486,8 @@ void check_gains(GainsProblem &problem, double tolerance = 1e-6) {
       std::vector<double> metric(n * n, 0.0), matrix(covariance, covariance + n * n);
       for (int32_t i = 0; i < n * n; ++i) metric[i] = side == THINK_KEYS ? view.query_moment[i] : i % (n + 1) == 0;
       const std::vector<int32_t> by_score = side == THINK_KEYS ? sorted_by_score(&problem.score[h * n], n) : std::vector<int32_t>();
-      moments::reference::gains(n, metric.data(), matrix.data(), side == THINK_KEYS ? by_score.data() : nullptr, &want[h * n], &want_order[h * n]);
+      moments::reference::gains(n, metric.data(), matrix.data(), side == THINK_KEYS ? by_score.data() : nullptr, &want[h * n],
+                                &want_order[h * n]);
     }
     for (const int32_t isa : test::instruction_sets()) {
       SCOPED_TRACE(std::string(test::isa_name(isa)) + (side == THINK_KEYS ? " keys" : " values"));
@@ -483,7 +497,8 @@ void check_gains(GainsProblem &problem, double tolerance = 1e-6) {
       EXPECT_EQ(order, want_order);
       for (int32_t h = 0; h < problem.shape.kv_heads; ++h) {
         const double largest = *std::max_element(want.begin() + h * n, want.begin() + (h + 1) * n);
-        for (int32_t t = h * n; t < (h + 1) * n; ++t) EXPECT_NEAR(gains[t], want[t], tolerance * (want[t] + 1e-3 * largest)) << "head " << h << " step " << t;
+        for (int32_t t = h * n; t < (h + 1) * n; ++t)
+          EXPECT_NEAR(gains[t], want[t], tolerance * (want[t] + 1e-3 * largest)) << "head " << h << " step " << t;
       }
     }
   }
@@ -547,7 +562,8 @@ TEST(Gains, EqualAndUndefinedScores) {
   std::vector<int32_t> order;
   problem.run(THINK_ISA_PORTABLE, THINK_KEYS, gains, order);
   for (int32_t t = 0; t < 16; ++t) EXPECT_EQ(order[t], t);
-  EXPECT_EQ(std::vector<int32_t>(order.begin() + 16, order.end()), (std::vector<int32_t>{4, 9, 0, 1, 2, 3, 5, 6, 7, 8, 10, 11, 13, 14, 15, 12}));
+  EXPECT_EQ(std::vector<int32_t>(order.begin() + 16, order.end()),
+            (std::vector<int32_t>{4, 9, 0, 1, 2, 3, 5, 6, 7, 8, 10, 11, 13, 14, 15, 12}));
 }
 
 TEST(Gains, DamagedCovarianceGivesAPermutationAndNoNaN) {
@@ -623,8 +639,8 @@ TEST(Moments, RecordedVectors) {
         const bool keys = side == THINK_KEYS;
         std::vector<float> gains(score.size());
         std::vector<int32_t> order(score.size());
-        moments::gains(isa, shape, state.data(), arguments.batch, side, keys ? score.data() : nullptr, gains.data(), order.data(), more.data(),
-                       pool.parallel());
+        moments::gains(isa, shape, state.data(), arguments.batch, side, keys ? score.data() : nullptr, gains.data(), order.data(),
+                       more.data(), pool.parallel());
         for (int32_t h = 0; h < problem.heads; ++h) {
           SCOPED_TRACE(std::string(keys ? "keys" : "values") + " of head " + std::to_string(h));
           const moments::View view = moments::view(shape, state.data(), 0, h);
@@ -642,7 +658,8 @@ TEST(Moments, RecordedVectors) {
           if (keys) {
             EXPECT_EQ(std::vector<int32_t>(&order[h * n], &order[h * n] + n), want_order);
           }
-          // Gains of a nearly singular covariance are differences: the sums, which budgets use, must agree, and for values what is left to predict.
+          // Gains of a nearly singular covariance are differences: the sums, which budgets use, must agree, and for
+          // values what is left to predict.
           double sum = 0, want_sum = 0, largest = *std::max_element(want.begin(), want.end());
           for (int32_t t = 0; t < n; ++t) {
             sum += gains[h * n + t];

@@ -27,8 +27,14 @@ struct Choice {
   think_basis basis = THINK_BASIS_INIT;
 
   Choice(int32_t heads_in, int32_t channels_in, int32_t slots_in = 1, int32_t batch = 1)
-      : heads(heads_in), channels(channels_in), slots(slots_in), kept(slots * heads, -7), index(static_cast<size_t>(slots) * heads * channels, -7),
-        weight_offset(slots * heads, 77), offset(index.size(), 3.0f), mask(static_cast<size_t>(batch) * heads * channels, 9) {
+      : heads(heads_in),
+        channels(channels_in),
+        slots(slots_in),
+        kept(slots * heads, -7),
+        index(static_cast<size_t>(slots) * heads * channels, -7),
+        weight_offset(slots * heads, 77),
+        offset(index.size(), 3.0f),
+        mask(static_cast<size_t>(batch) * heads * channels, 9) {
     basis.channels = channels;
     basis.slots = slots;
     basis.kept = kept.data();
@@ -176,7 +182,8 @@ TEST(Budgets, MatchSorting) {
     for (int32_t b = 0; b < arguments.batch; ++b) {
       int64_t sum = 0;
       for (int32_t h = 0; h < heads; ++h) {
-        const int32_t width = kept[(static_cast<int64_t>(h / arguments.kv_heads) * arguments.batch + b) * arguments.kv_heads + h % arguments.kv_heads];
+        const int32_t width =
+            kept[(static_cast<int64_t>(h / arguments.kv_heads) * arguments.batch + b) * arguments.kv_heads + h % arguments.kv_heads];
         EXPECT_GE(width, arguments.floor);
         EXPECT_LE(width, arguments.channels);
         EXPECT_EQ(width % arguments.step, 0);
@@ -197,7 +204,7 @@ TEST(Budgets, EqualGainsGoToTheLowerHead) {
 // A late gain must not pull in the poor block before it.
 TEST(Budgets, GainsAreMadeNonIncreasing) {
   std::vector<float> gains(2 * 32, 0.0f);
-  gains[24] = 1000;                                     // head 0, last block
+  gains[24] = 1000;                                          // head 0, last block
   for (int i = 0; i < 4; ++i) gains[32 + 8 * i] = 1.0f + i;  // head 1, each block
   EXPECT_EQ(run_budgets({1, 1, 2, 32, 8, 8, 40, false}, gains), (std::vector<int32_t>{8, 32}));
 }
@@ -231,7 +238,8 @@ TEST(Budgets, RecordedVectors) {
         for (const double g : problem.solution<double>(h, keys ? "key_gains" : "value_gains")) gains.push_back(static_cast<float>(g));
         want.push_back(static_cast<int32_t>(problem.solution<int32_t>(h, keys ? "key_kept" : "value_kept").size()));
       }
-      EXPECT_EQ(run_budgets({1, 1, problem.heads, problem.channels, 8, 8, problem.json[keys ? "key_total" : "value_total"], false}, gains), want);
+      EXPECT_EQ(run_budgets({1, 1, problem.heads, problem.channels, 8, 8, problem.json[keys ? "key_total" : "value_total"], false}, gains),
+                want);
       for (int32_t h = 0; h < problem.heads && keys; ++h) {
         std::vector<float> score;
         for (const double s : problem.solution<double>(h, "score")) score.push_back(static_cast<float>(s));

@@ -101,8 +101,8 @@ inline std::vector<Recorded> recorded_problems() {
   };
   std::vector<Recorded> problems;
   for (const auto &json : all) {
-    problems.push_back({json, json["heads"], json["group"], json["channels"], json["tokens"], json["window"], halves(json["query"]), halves(json["key"]),
-                        halves(json["value"])});
+    problems.push_back({json, json["heads"], json["group"], json["channels"], json["tokens"], json["window"], halves(json["query"]),
+                        halves(json["key"]), halves(json["value"])});
   }
   return problems;
 }

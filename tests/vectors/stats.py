@@ -3,20 +3,22 @@
 
     python3 tests/vectors/stats.py [--out FILE]
 
-Needs numpy only, and nothing of libthink. Inputs are f16 numbers, stored as 4 hexadecimal digits each, so that every reader has the same bits.
+Needs numpy only, and nothing of libthink. Inputs are f16 numbers, stored as 4 hexadecimal digits each, so that every reader has the same
+bits.
 
-One problem is one layer: key and value rows x_t of `heads` KV heads, T tokens, the last min(32, T) queries of `group` query heads per KV head. Formulas:
+One problem is one layer: key and value rows x_t of `heads` KV heads, T tokens, the last min(32, T) queries of `group` query heads per KV
+head. Formulas:
 
   moved rows   M = [sinks, sinks + 32 * floor((T - sinks - recent) / 32)), N of them
-  mass         a_t = sum over the group's queries q_i of softmax_t(scale * q_i . k_t), token t seen by query i of n if t < T - n + i + 1
+  mass         a_t = sum over the group's queries q_i of softmax_t(scale * q_i . k_t); query i of n sees the tokens t < T - n + i + 1
   weights      w_t = (1 - share) / N + share * a_t / sum_M a   for t in M, 0 elsewhere
   mean, C      mu = sum w_t x_t,  C = sum w_t (x_t - mu)(x_t - mu)^T
   S            mean of q q^T over the group's window queries, without the scale
   score_j      sum_i q_ij^2 * sum_t k_tj^2
-  gains        R = C; at each step a channel i: gain = (R S R)_ii / R_ii, then R -= R_:i R_i: / R_ii. A channel with R_ii <= 1e-6 C_ii gains 0 and is
-               not taken out. Keys: in the order of the score. Values: S = 1, and always the channel that gains most
-  widths       8 for each head; then one block of 8 after the other to the head whose next block gains most, where a block counts no more than
-               the blocks before it
+  gains        R = C; at each step a channel i: gain = (R S R)_ii / R_ii, then R -= R_:i R_i: / R_ii. A channel with R_ii <= 1e-6 C_ii
+               gains 0 and is not taken out. Keys: in the order of the score. Values: S = 1, and always the channel that gains most
+  widths       8 for each head; then one block of 8 after the other to the head whose next block gains most, where a block counts no more
+               than the blocks before it
   W, offset    kept I, dropped P:  W = C_PI (C_II + ridge * mean(diag C) 1)^-1,  offset = mu_P - W mu_I
 """
 import argparse
@@ -103,8 +105,8 @@ def regress(mean, covariance, kept):
 
 
 def problem(name, seed, heads, group, channels, tokens, key_total, value_total, bias=0.0, zero=(), copies=(), rank=None, outliers=()):
-    """Random rows: a few common factors, one slope per channel, noise. zero: channels that are 0; copies: (from, to) equal channels; rank: no noise;
-    outliers: tokens whose rows are eight times as large."""
+    """Random rows: a few common factors, one slope per channel, noise. zero: channels that are 0; copies: (from, to) equal channels;
+    rank: so many factors and no noise; outliers: tokens whose rows are eight times as large."""
     random = np.random.default_rng(seed)
     factors = rank or max(3, channels // 4)
 
@@ -124,7 +126,8 @@ def problem(name, seed, heads, group, channels, tokens, key_total, value_total, 
 
     key, value = rows(), rows()
     n = min(WINDOW, tokens)
-    query = (random.standard_normal((heads * group, n, channels)) * np.exp(random.uniform(-1, 1, (heads * group, 1, channels)))).astype(np.float16)
+    query = random.standard_normal((heads * group, n, channels)) * np.exp(random.uniform(-1, 1, (heads * group, 1, channels)))
+    query = query.astype(np.float16)
     k, v, q = key.astype(float), value.astype(float), query.astype(float).reshape(heads, group, n, channels)
 
     result = []
@@ -138,18 +141,19 @@ def problem(name, seed, heads, group, channels, tokens, key_total, value_total, 
         score = (q[h] ** 2).sum((0, 1)) * (k[h] ** 2).sum(0)
         order, gains = worth(metric, key_covariance, ranking(score))
         value_order, value_gains = worth(np.eye(channels), value_covariance)
-        result.append(dict(mass=mass, score=score, key_mean=key_mean, key_covariance=key_covariance, value_mean=value_mean,
-                           value_covariance=value_covariance, key_order=order, key_gains=gains, value_order=value_order, value_gains=value_gains))
+        result.append(dict(mass=mass, score=score, key_mean=key_mean, key_covariance=key_covariance, key_order=order, key_gains=gains,
+                           value_mean=value_mean, value_covariance=value_covariance, value_order=value_order, value_gains=value_gains))
     key_width = widths(np.array([r["key_gains"] for r in result]), key_total)
     value_width = widths(np.array([r["value_gains"] for r in result]), value_total)
 
     def digits(array, significant=6):
         return [float(f"{x:.{significant}g}") for x in np.asarray(array).ravel()]
 
-    out = dict(name=name, heads=heads, group=group, channels=channels, tokens=tokens, window=n, sinks=SINKS, recent=RECENT, share=SHARE, ridge=RIDGE,
-               key_total=key_total, value_total=value_total, bias=bias, singular=bool(zero or copies or rank),
-               query="".join(f"{b:04x}" for b in query.view(np.uint16).ravel()), key="".join(f"{b:04x}" for b in key.view(np.uint16).ravel()),
-               value="".join(f"{b:04x}" for b in value.view(np.uint16).ravel()), solution=[])
+    def bits(array):
+        return "".join(f"{b:04x}" for b in array.view(np.uint16).ravel())
+
+    out = dict(name=name, heads=heads, group=group, channels=channels, tokens=tokens, window=n, sinks=SINKS, recent=RECENT, share=SHARE,
+               ridge=RIDGE, key_total=key_total, value_total=value_total, query=bits(query), key=bits(key), value=bits(value), solution=[])
     for h, r in enumerate(result):
         key_kept = sorted(r["key_order"][:key_width[h]])
         value_kept = sorted(r["value_order"][:value_width[h]])
@@ -158,7 +162,8 @@ def problem(name, seed, heads, group, channels, tokens, key_total, value_total, 
         out["solution"].append(dict(
             mass=digits(r["mass"]), score=digits(r["score"], 9), key_mean=digits(r["key_mean"], 8), value_mean=digits(r["value_mean"], 8),
             key_variance=digits(np.diag(r["key_covariance"])), value_variance=digits(np.diag(r["value_covariance"])),
-            key_order=r["key_order"], key_gains=digits(r["key_gains"]), value_order=r["value_order"], value_gains=digits(r["value_gains"]),
+            key_order=r["key_order"], key_gains=digits(r["key_gains"]),
+            value_order=r["value_order"], value_gains=digits(r["value_gains"]),
             key_kept=key_kept, value_kept=value_kept, key_weight=digits(key_weight), key_offset=digits(key_offset, 8),
             value_weight=digits(value_weight), value_offset=digits(value_offset, 8)))
     return out
@@ -167,9 +172,10 @@ def problem(name, seed, heads, group, channels, tokens, key_total, value_total, 
 def problems():
     return [
         problem("plain", 1, heads=2, group=1, channels=16, tokens=100, key_total=16, value_total=16),
-        problem("biased, zero channels", 2, heads=2, group=3, channels=16, tokens=107, key_total=24, value_total=24, bias=50.0, zero=(3, 11)),
-        problem("copied channels, outlier rows", 3, heads=3, group=3, channels=16, tokens=100, key_total=24, value_total=32, copies=((2, 9), (5, 6)),
-                outliers=(0, 1, 2, 40)),
+        problem("biased, zero channels", 2, heads=2, group=3, channels=16, tokens=107, key_total=24, value_total=24, bias=50.0,
+                zero=(3, 11)),
+        problem("copied channels, outlier rows", 3, heads=3, group=3, channels=16, tokens=100, key_total=24, value_total=32,
+                copies=((2, 9), (5, 6)), outliers=(0, 1, 2, 40)),
         problem("fewer factors than channels", 4, heads=2, group=1, channels=16, tokens=70, key_total=16, value_total=16, rank=5),
         problem("head size 64", 5, heads=2, group=3, channels=64, tokens=102, key_total=72, value_total=88),
     ]
