@@ -10,7 +10,7 @@ double seconds_since(std::chrono::steady_clock::time_point start) { return std::
 
 // A model this small repeats itself without end under plain greedy decoding: tokens that the answer already holds count less. The figures are taken from
 // the logits as they are.
-constexpr float kRepetitionPenalty = 1.3f;
+constexpr float kRepetitionPenalty = 1.1f;
 
 int32_t choose(std::vector<float> logits, std::vector<int32_t> used) {
   std::sort(used.begin(), used.end());

@@ -11,8 +11,8 @@
 namespace think::attend {
 namespace {
 
-// How far in front of the rows in use memory is asked for, in bytes of keys and values together. Into the second cache only: rows wait there until
-// they are used, and the first cache keeps what the current step works on.
+// How far in front of the rows in use memory is asked for, in bytes of keys and values together, but at least a step. Into the second cache only: rows
+// wait there until they are used, and the first cache keeps what the current step works on. 16 to 64 KiB measure alike, 128 KiB and more lose.
 constexpr int64_t kAheadBytes = 32 << 10;
 // A call on all threads is cut into this many slices per thread, so that a thread that was late costs little; and not into slices of less work than
 // waking a thread is worth.
@@ -160,7 +160,7 @@ void attend_tokens(const Call &call, const Group &group, int32_t segment_index, 
   const auto score = call.kernels.score[keys.layout][element_index(keys.dtype)];
   const auto add_values = call.kernels.value[element_index(values.dtype)];
   const int64_t token_bytes = static_cast<int64_t>(keys.channels) * dtype_bytes(keys.dtype) + static_cast<int64_t>(values.channels) * dtype_bytes(values.dtype);
-  const int64_t ahead = round_up(static_cast<int32_t>(kAheadBytes / token_bytes) + 1, kTileTokens);
+  const int64_t ahead = std::max(kStepTokens, round_up(static_cast<int32_t>(kAheadBytes / token_bytes), kTileTokens));
   const int64_t key_piece = keys.layout == THINK_TILES ? kTileTokens : kStepTokens;
   const bool causal = segment.flags & THINK_SEGMENT_CAUSAL;
   const int64_t length = run_length(segment, group.sequence, group.head);

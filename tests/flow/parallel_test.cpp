@@ -78,6 +78,8 @@ TEST(Parallel, SlicesOnThreads) {
       options.slices = slices;
       expect_same(one, run(plan, options), std::to_string(slices) + " slices, " + isa.name);
     }
+    options.reversed = true;
+    expect_same(one, run(plan, options), std::string("slices in reverse order, ") + isa.name);
     // One workspace for all stages: none may leave anything where the counters of another lie.
     options.one_workspace = true;
     expect_same(one, run(plan, options), std::string("one workspace for all, ") + isa.name);
@@ -96,11 +98,15 @@ TEST(Parallel, LongSequences) {
     std::vector<int64_t> total(options.tokens);
     for (int64_t &tokens : total) tokens += 3;
     std::vector<Output> outputs;
-    for (const int32_t slices : {0, 4}) {
+    std::vector<float> score;
+    for (const int32_t slices : {0, 4, 3}) {
       options.slices = slices;
       options.one_workspace = slices > 0;
+      options.reversed = slices == 3;
       Flow flow(plan, options);
       flow.prefill();
+      if (slices == 0) score = flow.score;
+      EXPECT_EQ(score, flow.score) << slices << " slices, " << isa.name;
       flow.measure();
       flow.append(options.tokens, total);
       flow.prune({{33, 20}, {40, 64}, true});
@@ -108,7 +114,7 @@ TEST(Parallel, LongSequences) {
       if (slices == 0) {
         expect_close(flow.expected(total, {3, 1}), outputs.back(), tolerance_for(problem), std::string("long, ") + isa.name);
       } else {
-        EXPECT_TRUE(same_bits(outputs[0], outputs[1])) << isa.name;
+        EXPECT_TRUE(same_bits(outputs.front(), outputs.back())) << slices << " slices, " << isa.name;
       }
     }
   }

@@ -73,6 +73,7 @@ struct Options {
   bool packed = false;                // tensors of fresh rows: packed or rectangular
   Order order = Order::heads_first;
   int32_t slices = 0;                 // more than 1: that many threads share each call that can be cut
+  bool reversed = false;              // slices one after the other instead, the last one first
   bool one_workspace = false;         // for all calls of all stages, instead of an exact one for each
   uint32_t launch_flags = THINK_LAUNCH_CHECK;
   uint32_t seed = 1;
@@ -327,6 +328,11 @@ class Flow {
   // Run a call as a whole, or in slices on threads.
   void shared(const Launch &launch, const std::function<void(const think_launch *)> &call) const {
     if (options_.slices < 2) return call(launch.get());
+    for (int32_t i = options_.slices; options_.reversed && i-- > 0;) {
+      const think_launch part = launch.slice(i, options_.slices);
+      call(&part);
+    }
+    if (options_.reversed) return;
     std::vector<std::string> failure(options_.slices);
     std::vector<std::thread> threads;
     for (int32_t i = 0; i < options_.slices; ++i) {

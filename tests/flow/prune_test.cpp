@@ -121,7 +121,7 @@ TEST(Prune, PreviewCountsWhatIsStored) {
   const Plan plan(problem);
   for (const int64_t tokens : {0, 1, 35, 36, 67, 68, 69, 99, 100, 131, 132, 300, 1024}) {
     for (const int32_t key_kept : {-1, 0, 8, 33, 64}) {
-      for (const int32_t value_kept : {-1, 0, 40, 44, 96}) {
+      for (const int32_t value_kept : {-1, 0, 40, 41, 44, 96}) {
         for (const int32_t budget : {THINK_BUDGET_ADAPTIVE, THINK_BUDGET_UNIFORM}) {
           for (const float limit : {0.0f, -1.0f, 0.5f}) {
             const think_prune_options options = prune_options(THINK_MODE_REGRESSED, budget, key_kept, value_kept, limit);

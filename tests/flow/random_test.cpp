@@ -36,6 +36,7 @@ void run_random_flow(uint32_t seed) {
   options.packed = pick(0, 1);
   options.order = pick(0, 1) ? Order::heads_first : Order::tokens_first;
   options.slices = one_of({0, 0, 2, 5});
+  options.reversed = pick(0, 1);
   options.one_workspace = pick(0, 1);
   options.launch_flags = pick(0, 1) ? THINK_LAUNCH_CHECK : 0;
   options.seed = seed;

@@ -21,13 +21,17 @@ if [ -z "$compiler" ]; then
 fi
 
 cli=$root/libthink/cli
-sources=("$cli"/{failure,file,heatmap,layer,npy,number,safetensors}.cpp)
-flags=(-std=c++20 -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined
+flags=(-std=c++20 -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined,fuzzer-no-link -fno-sanitize-recover=undefined
   -I"$cli" -I"$root/include" -I"$root/tests/fuzz")
-"$compiler" "${flags[@]}" "$root"/tests/fuzz/{write_seeds,seeds}.cpp "${sources[@]}" -o "$work/write_seeds"
+objects=()
+for source in "$cli"/{failure,file,heatmap,layer,npy,number,safetensors}.cpp "$root"/tests/fuzz/{seeds,targets}.cpp; do
+  object=$work/$(basename "$source" .cpp).o
+  "$compiler" "${flags[@]}" -c "$source" -o "$object"
+  objects+=("$object")
+done
+"$compiler" "${flags[@]}" "$root/tests/fuzz/write_seeds.cpp" "${objects[@]}" -o "$work/write_seeds"
 for target in npy safetensors layer; do
-  "$compiler" "${flags[@]}" -fsanitize=fuzzer -DTHINK_FUZZ_TARGET=$target \
-    "$root"/tests/fuzz/{libfuzzer,targets}.cpp "${sources[@]}" -o "$work/fuzz_$target"
+  "$compiler" "${flags[@]}" -fsanitize=fuzzer -DTHINK_FUZZ_TARGET=$target "$root/tests/fuzz/libfuzzer.cpp" "${objects[@]}" -o "$work/fuzz_$target"
   mkdir -p "$work/corpus_$target"
   "$work/write_seeds" $target "$work/corpus_$target"
   # libFuzzer prints a page of hints; only its counts are of interest unless it finds something.

@@ -353,25 +353,50 @@ TEST(Moments, BiasedKeysSurvive) {
 }
 
 TEST(Moments, ConstantChannelsHaveNoVariance) {
+  for (const float bias : {50.3f, 0.1f, -77.77f, 1000.7f, 3.3e-4f}) {
+    SCOPED_TRACE(bias);
+    Options options;
+    options.lengths = {333};
+    options.bias = bias;
+    options.constant = {0, 7, 30};
+    Shape shape = test::make_shape(2, 2, 32, 32);
+    shape.scale = 0.001f;
+    Problem problem(shape, options, 71);
+    for (const int32_t isa : test::instruction_sets()) {
+      SCOPED_TRACE(test::isa_name(isa));
+      problem.measure(isa);
+      const moments::View view = moments::view(shape, problem.moments.data(), 0, 1);
+      for (const int32_t i : options.constant) {
+        EXPECT_NEAR(view.key_mean[i], bias, 1e-6 * std::abs(bias));
+        for (int32_t j = 0; j < 32; ++j) {
+          EXPECT_EQ(view.key_covariance[i * 32 + j], 0) << i << " " << j;
+          EXPECT_EQ(view.value_covariance[j * 32 + i], 0) << i << " " << j;
+        }
+      }
+      EXPECT_GT(view.key_covariance[1 * 33], 0);
+    }
+  }
+}
+
+// Every query looks at the sinks, e^-200 is left for the others: they weigh the same, instead of 0 / 0.
+TEST(Moments, AllAttentionOnTheSinks) {
   Options options;
-  options.lengths = {333};
-  options.bias = 50.3f;
-  options.constant = {0, 7, 30};
-  Shape shape = test::make_shape(1, 2, 32, 32);
-  shape.scale = 0.01f;
-  Problem problem(shape, options, 71);
+  Shape shape = test::make_shape(1, 2, 8, 8);
+  shape.scale = 1;
+  Problem problem(shape, options, 72);
+  for (int32_t t = 0; t < 100; ++t) {
+    const SideView view = side_view(problem.arguments.source, Side::keys, shape, problem.arguments.batch, 0, 0);
+    store_element(row_address(view, t), THINK_F32, 3, t < 4 ? 20.0f : 0.0f);
+  }
+  for (int32_t i = 0; i < 64; ++i) {
+    char *row = const_cast<char *>(element(problem.arguments.window_query, 0, i / 32, i % 32));
+    for (int32_t j = 0; j < 8; ++j) store_element(row, THINK_F32, j, j == 3 ? 10.0f : 0.0f);
+  }
+  const std::vector<Expected> all = expected_of_all(problem);
   for (const int32_t isa : test::instruction_sets()) {
     SCOPED_TRACE(test::isa_name(isa));
     problem.measure(isa);
-    const moments::View view = moments::view(shape, problem.moments.data(), 0, 0);
-    for (const int32_t i : options.constant) {
-      EXPECT_NEAR(view.key_mean[i], 50.3, 1e-4);
-      for (int32_t j = 0; j < 32; ++j) {
-        EXPECT_EQ(view.key_covariance[i * 32 + j], 0) << i << " " << j;
-        EXPECT_EQ(view.value_covariance[j * 32 + i], 0) << i << " " << j;
-      }
-    }
-    EXPECT_GT(view.key_covariance[1 * 33], 0);
+    compare_all(problem, all, 3e-5);
   }
 }
 
@@ -523,6 +548,27 @@ TEST(Gains, ChannelsWithoutVarianceGainNothingAndComeLast) {
   EXPECT_EQ(std::vector<int32_t>(order.begin() + 13, order.begin() + 16), (std::vector<int32_t>{0, 5, 15}));
   EXPECT_EQ(gains[13], 0);
   EXPECT_EQ(gains[15], 0);
+}
+
+TEST(Gains, AMillionthOfTheVarianceIsTheEnd) {
+  for (const float left : {5e-7f, 2e-6f}) {
+    GainsProblem problem(test::make_shape(1, 1, 8, 8), 20, 8);
+    const moments::View view = moments::view(problem.shape, problem.moments.data(), 0, 0);
+    for (float *covariance : {view.key_covariance, view.value_covariance}) {
+      for (int32_t i = 0; i < 64; ++i) covariance[i] = i % 9 == 0 ? 1 : 0;
+      covariance[1] = covariance[8] = std::sqrt(1 - left);
+    }
+    std::iota(problem.score.rbegin(), problem.score.rend(), 1.0f);
+    std::vector<float> gains;
+    std::vector<int32_t> order;
+    for (const int32_t isa : test::instruction_sets()) {
+      problem.run(isa, THINK_KEYS, gains, order);
+      EXPECT_EQ(gains[1] > 0, left > 1e-6f);
+      problem.run(isa, THINK_VALUES, gains, order);
+      EXPECT_EQ(gains[7] > 0, left > 1e-6f);
+      EXPECT_EQ(order[7], 1);
+    }
+  }
 }
 
 TEST(Gains, FewerRowsThanChannels) {
