@@ -9,19 +9,22 @@ set -euo pipefail
 start=$SECONDS
 prepare_packages
 build_generate "$repository/out/quickstart"
-fetch_model
 generate=$repository/out/quickstart/examples/generate/generate
 
-defaults=(--model "$model")
+defaults=()
 given() { local name=$1 argument; shift; for argument in "$@"; do case $argument in "$name" | "$name"=*) return 0 ;; esac; done; return 1; }
+if ! given --model "$@"; then
+  fetch_model
+  defaults+=(--model "$model")
+fi
 if ! given --prompt-file "$@" && ! given --evaluate "$@"; then
   prompt=$(mktemp)
   trap 'rm -f "$prompt"' EXIT
-  cat "$repository/README.md" "$repository/include/think/prune.h" >"$prompt"
+  cat "$repository/include/think/prune.h" "$repository/README.md" >"$prompt"
   defaults+=(--prompt-file "$prompt")
 fi
-given --question "$@" || defaults+=(--question "Explain in a few sentences what this library does.")
-given --next-question "$@" || given --question "$@" || defaults+=(--next-question "Which programming language can call it?")
+given --question "$@" || defaults+=(--question "Which programming languages can use libthink?")
+given --next-question "$@" || given --question "$@" || defaults+=(--next-question "What does it make smaller?")
 
 "$generate" "${defaults[@]}" "$@"
 echo "$((SECONDS - start)) s in all" >&2

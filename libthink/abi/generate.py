@@ -5,8 +5,9 @@
     generate.py --check    write nothing; exit 1 if a file is out of date or the ABI was broken
     generate.py --break-abi  write although the new headers break what the lock froze (before 1.0 only)
 
-Written: include/think/api.h (the table for users of dlopen), libthink/abi/think.map (exported symbols), libthink/abi/opaque.supp (handles that the
-abidiff gate does not look into) and tests/abi/lock.c (sizes, offsets, types, constants and prototypes as static assertions). The committed lock.c is also the memory of this script: what it holds may be added to, never changed.
+Written: include/think/api.h (the table for users of dlopen), libthink/abi/think.map (exported symbols), libthink/abi/opaque.supp (handles
+that the abidiff gate does not look into) and tests/abi/lock.c (sizes, offsets, types, constants and prototypes as static assertions).
+The committed lock.c is also the memory of this script: what it holds may be added to, never changed.
 """
 
 import argparse
@@ -45,7 +46,8 @@ class Header:
         self.opaque = [name for tag, name in re.findall(r"typedef\s+struct\s+(\w+)\s+(\w+)\s*;", code) if tag == name]
         self.opaque += re.findall(r"^struct\s+(\w+)\s*;", code, flags=re.M)
         self.aliases = re.findall(r"typedef\s+(u?int\d+_t)\s+(\w+)\s*;", code)
-        self.callbacks = [(squeeze(whole), name) for whole, name in re.findall(r"(typedef\s+[\w\s*]+\(\*(\w+)\)\([^)]*\)\s*;)", code)]
+        self.callbacks = [(squeeze(whole), name) for whole, name in
+                          re.findall(r"(typedef\s+[\w\s*]+\(\*(\w+)\)\([^)]*\)\s*;)", code)]
 
     @staticmethod
     def _functions(text):
@@ -97,7 +99,8 @@ class Model:
         for header in self.headers:
             for name, result, parameters, since in header.functions:
                 self.functions[name] = (header.name, result, parameters, since)
-        self.listed = re.findall(r"^THINK_FUNCTION\((\w+), ([0-9.]+)\)", (root / "libthink/abi/functions.def").read_text(encoding="utf-8"), flags=re.M)
+        listing = (root / "libthink/abi/functions.def").read_text(encoding="utf-8")
+        self.listed = re.findall(r"^THINK_FUNCTION\((\w+), ([0-9.]+)\)", listing, flags=re.M)
         self._compare_list()
         self.types = dict(SCALARS)
         for header in self.headers:

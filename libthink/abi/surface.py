@@ -3,10 +3,11 @@
 
     surface.py IN.abi OPAQUE.supp OUT.abi
 
-abidw 2.2 forgets which symbol belongs to a function that another unit declares before, as the function table does: the link is made here by name.
-Kept are the exported functions and the types that callers can see through them. The types named in OPAQUE.supp become declarations, so what is behind
-them (C++ classes, the standard library) does not reach the file: a change there is no change of the ABI, the baseline stays small, and scalar types of
-system headers stay comparable, which abidiff's --headers-dir would hide. Source positions and paths are dropped, types are numbered anew.
+Kept are the exported functions and the types that callers can see through them. The types named in OPAQUE.supp become declarations, so
+what is behind them (C++ classes, the standard library) does not reach the file: a change there is no change of the ABI, the baseline stays
+small, and scalar types of system headers stay comparable, which abidiff's --headers-dir would hide. Source positions and paths are dropped,
+types are numbered anew. abidw 2.2 forgets which symbol belongs to a function whose address another unit takes before, as the function table
+does: without the link that is made here, by name, abidiff would compare nothing.
 """
 
 import re

@@ -1,5 +1,5 @@
-// Memory that the library asks for: through the host's hooks only while contexts and plans are made, never in run calls; and what happens when there is
-// none. The last tests replace malloc in this program, which the library then uses as well.
+// Memory that the library asks for: through the host's hooks only while contexts and plans are made, never in run calls; and what happens
+// when there is none. The last tests replace malloc in this program, which the library then uses as well.
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -252,8 +252,8 @@ int posix_memalign(void **memory, size_t alignment, size_t bytes) {
 
 namespace {
 
-// Whatever the library and the C library under it ask malloc for while a context and a plan are made, with own threads. With the host's hooks, which are
-// not counted here, what is left is what starting threads needs: then every block that came from the hooks must go back.
+// Whatever the library and the C library under it ask malloc for while a context and a plan are made, with own threads. With the host's
+// hooks, which are not counted here, what is left is what starting threads needs: then every block that came from the hooks must go back.
 int failures_of_malloc(int32_t threads, bool hooks) {
   const think_problem problem = small_problem();
   int failures = 0;

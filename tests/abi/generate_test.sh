@@ -9,7 +9,7 @@ cases=0
 copy() {
   rm -rf "$work/tree"
   mkdir -p "$work/tree/libthink/abi" "$work/tree/tests/abi"
-  cp -r "$root/include" "$work/tree/"
+  cp -rL "$root/include" "$work/tree/"
   cp "$root"/libthink/abi/* "$work/tree/libthink/abi/"
   cp "$root/tests/abi/lock.c" "$work/tree/tests/abi/"
 }
@@ -22,7 +22,7 @@ generate() { python3 "$root/libthink/abi/generate.py" --root "$work/tree" "$@" >
 fail() { echo "FAIL: $1" >&2; cat "$work/out" >&2; exit 1; }
 
 refused() {  # refused NAME TEXT : neither --check nor writing passes, the message says TEXT, nothing is written
-  cp -r "$work/tree" "$work/saved"
+  cp -rL "$work/tree" "$work/saved"
   generate --check && fail "$1: --check passed"
   generate && fail "$1: writing passed"
   grep -qE "$2" "$work/out" || fail "$1: the message does not match '$2'"

@@ -37,7 +37,8 @@ TEST_P(StructGrowth, AbsurdSizeIsRefused) {
   for (const Place &place : places(target)) {
     for (uint32_t size : {0x10000u, 0xA5A5A5A5u, 0xFFFFFFFFu}) {
       const auto spoil = [&](std::vector<Value> &values) { set_size(place.locate(values), size); };
-      EXPECT_EQ("", refused(world(), target, spoil, THINK_E_ARGUMENT, place.parameter + 1, {place.fields + "struct_size", std::to_string(size)}));
+      EXPECT_EQ(
+          "", refused(world(), target, spoil, THINK_E_ARGUMENT, place.parameter + 1, {place.fields + "struct_size", std::to_string(size)}));
     }
   }
 }

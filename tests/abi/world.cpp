@@ -6,8 +6,10 @@
 
 namespace think_test {
 
-#define RESERVED(type, field) \
-  Reserved { #field, offsetof(type, field) }
+#define RESERVED(type, field)     \
+  Reserved {                      \
+#field, offsetof(type, field) \
+  }
 
 const StructType tensor_type = {"think_tensor", sizeof(think_tensor), alignof(think_tensor), {RESERVED(think_tensor, reserved)}};
 const StructType batch_type = {"think_batch", sizeof(think_batch), alignof(think_batch), {RESERVED(think_batch, reserved)}};
@@ -27,7 +29,9 @@ const StructType budget_options_type = {
     "think_budget_options", sizeof(think_budget_options), alignof(think_budget_options), {RESERVED(think_budget_options, reserved)}};
 const StructType select_options_type = {
     "think_select_options", sizeof(think_select_options), alignof(think_select_options), {RESERVED(think_select_options, reserved)}};
-const StructType fit_options_type = {"think_fit_options", sizeof(think_fit_options), alignof(think_fit_options),
+const StructType fit_options_type = {"think_fit_options",
+                                     sizeof(think_fit_options),
+                                     alignof(think_fit_options),
                                      {RESERVED(think_fit_options, reserved), RESERVED(think_fit_options, reserved2)}};
 const StructType prune_options_type = {
     "think_prune_options", sizeof(think_prune_options), alignof(think_prune_options), {RESERVED(think_prune_options, reserved)}};
@@ -103,8 +107,9 @@ World::World() : arena_(static_cast<char *>(std::aligned_alloc(4096, kArenaBytes
   lay_out();
   lay_out_segments();
   golden_ = memory();
-  for (const char *step : {"think_score_reset", "think_score_update", "think_score_finish", "think_score_window", "think_moments", "think_gains",
-                           "think_budgets", "think_select", "think_fit", "think_segment_place", "think_compact", "think_attend"}) {
+  for (const char *step :
+       {"think_score_reset", "think_score_update", "think_score_finish", "think_score_window", "think_moments", "think_gains",
+        "think_budgets", "think_select", "think_fit", "think_segment_place", "think_compact", "think_attend"}) {
     call(step);
   }
   golden_ = memory();
@@ -121,7 +126,8 @@ void World::call(const char *name) {
   think_error error = THINK_ERROR_INIT;
   const think_status status = chosen.invoke(chosen.values(*this), &error);
   if (status == THINK_OK) return;
-  std::fprintf(stderr, "the flow of the tests' world failed in %s: %s, argument %d: %s\n", name, think_status_name(status), error.argument, error.message);
+  std::fprintf(stderr, "the flow of the tests' world failed in %s: %s, argument %d: %s\n", name, think_status_name(status), error.argument,
+               error.message);
   std::abort();
 }
 
@@ -181,15 +187,19 @@ void World::lay_out() {
   query = take<think_tensor>();
   describe(*query, floats(size_t{kBatch} * kQueryHeads * kTokens * kKeyChannels), THINK_F32, kBatch, kQueryHeads, kTokens, kKeyChannels);
   attention = take<think_tensor>();
-  describe(*attention, floats(size_t{kBatch} * kQueryHeads * kWindow * kValueChannels), THINK_F32, kBatch, kQueryHeads, kWindow, kValueChannels);
+  describe(*attention, floats(size_t{kBatch} * kQueryHeads * kWindow * kValueChannels), THINK_F32, kBatch, kQueryHeads, kWindow,
+           kValueChannels);
   new_query = take<think_tensor>();
-  describe(*new_query, floats(size_t{kBatch} * kQueryHeads * kQueries * kKeyChannels), THINK_F32, kBatch, kQueryHeads, kQueries, kKeyChannels);
+  describe(*new_query, floats(size_t{kBatch} * kQueryHeads * kQueries * kKeyChannels), THINK_F32, kBatch, kQueryHeads, kQueries,
+           kKeyChannels);
   output = take<think_tensor>();
-  describe(*output, floats(size_t{kBatch} * kQueryHeads * kQueries * kValueChannels), THINK_F32, kBatch, kQueryHeads, kQueries, kValueChannels);
+  describe(*output, floats(size_t{kBatch} * kQueryHeads * kQueries * kValueChannels), THINK_F32, kBatch, kQueryHeads, kQueries,
+           kValueChannels);
   partials = take<think_tensor>(2, 256);
   partial_lses = take<const float *>(2);
   for (int32_t part = 0; part < 2; ++part) {
-    describe(partials[part], floats(size_t{kBatch} * kQueryHeads * kQueries * kValueChannels), THINK_F32, kBatch, kQueryHeads, kQueries, kValueChannels);
+    describe(partials[part], floats(size_t{kBatch} * kQueryHeads * kQueries * kValueChannels), THINK_F32, kBatch, kQueryHeads, kQueries,
+             kValueChannels);
     partial_lses[part] = floats(size_t{kBatch} * kQueryHeads * kQueries);
   }
   lse = take<float>(size_t{kBatch} * kQueryHeads * kQueries);
@@ -217,7 +227,8 @@ void World::lay_out() {
     if (think_basis_size(plan, side, kBatch, &basis_bytes, nullptr, &error) != THINK_OK) std::abort();
     char *memory = take<char>(static_cast<size_t>(basis_bytes));
     (side == THINK_KEYS ? key_basis_memory : value_basis_memory) = memory;
-    if (think_basis_bind(plan, side, kBatch, memory, basis_bytes, side == THINK_KEYS ? key_basis : value_basis, &error) != THINK_OK) std::abort();
+    if (think_basis_bind(plan, side, kBatch, memory, basis_bytes, side == THINK_KEYS ? key_basis : value_basis, &error) != THINK_OK)
+      std::abort();
   }
   spare_basis_memory = take<char>(static_cast<size_t>(basis_bytes));
   // values keep their first half in every head, without prediction

@@ -1,5 +1,6 @@
-// Every fallible function of the library with a set of right arguments, small enough to be called thousands of times. The tests spoil one thing at a
-// time and see what the library says. All memory that a call can reach lies in one arena, so that "outputs untouched" is one comparison.
+// Every fallible function of the library with a set of right arguments, small enough to be called thousands of times. The tests spoil one
+// thing at a time and see what the library says. All memory that a call can reach lies in one arena, so that "outputs untouched" is one
+// comparison.
 #pragma once
 
 #include <cstddef>
@@ -33,9 +34,9 @@ struct StructType {
   std::vector<Reserved> reserved;
 };
 
-extern const StructType tensor_type, batch_type, context_options_type, problem_type, launch_type, extent_type, basis_type, segment_type, format_type,
-    layout_info_type, score_options_type, moments_options_type, budget_options_type, select_options_type, fit_options_type, prune_options_type,
-    prune_result_type;
+extern const StructType tensor_type, batch_type, context_options_type, problem_type, launch_type, extent_type, basis_type, segment_type,
+    format_type, layout_info_type, score_options_type, moments_options_type, budget_options_type, select_options_type, fit_options_type,
+    prune_options_type, prune_result_type;
 
 enum class Kind {
   handle,     // context or plan
@@ -104,8 +105,8 @@ class World {
   template <class T>
   T *take(size_t count = 1, size_t spare = 64);  // zeroed, at a multiple of 64, with `spare` zero bytes behind
 
-  static constexpr int32_t kQueryHeads = 4, kKvHeads = 2, kKeyChannels = 24, kValueChannels = 16, kWindow = 8, kBatch = 2, kQueries = 3, kTokens = 96,
-                           kRoom = 128, kMaxTokens = 256;
+  static constexpr int32_t kQueryHeads = 4, kKvHeads = 2, kKeyChannels = 24, kValueChannels = 16, kWindow = 8, kBatch = 2, kQueries = 3,
+                           kTokens = 96, kRoom = 128, kMaxTokens = 256;
 
   think_context *context = nullptr;
   think_plan *plan = nullptr;
@@ -168,7 +169,7 @@ struct Place {
   std::string fields;  // how messages begin that are about one of its fields: "segments[1].key_basis->"
   int32_t parameter;   // index, from 0
   const StructType *type;
-  bool answer;         // only its size is read
+  bool answer;  // only its size is read
   bool first_of_array;
   std::function<void *(const std::vector<Value> &)> locate;
 };
@@ -177,9 +178,11 @@ std::vector<Place> places(const Function &function);
 // Calls the function. Contexts and plans that it makes are destroyed again and leave a fixed mark.
 think_status run(World &world, const Function &function, const std::vector<Value> &values, think_error *error);
 
-// Spoils the right arguments, calls, and compares: the status, the position, every text in the message, and all memory. Returns what is wrong, or "".
+// Spoils the right arguments, calls, and compares: the status, the position, every text in the message, and all memory. Returns what is
+// wrong, or "".
 using Spoil = std::function<void(std::vector<Value> &values)>;
-std::string refused(World &world, const Function &function, const Spoil &spoil, think_status code, int32_t position, const std::vector<std::string> &texts);
+std::string refused(World &world, const Function &function, const Spoil &spoil, think_status code, int32_t position,
+                    const std::vector<std::string> &texts);
 
 // All functions that return a status, with right arguments.
 const std::vector<Function> &functions();

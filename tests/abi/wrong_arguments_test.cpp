@@ -1,8 +1,11 @@
-// What every function says to arguments that are wrong in ways that the table of functions knows by itself: NULL, misaligned, unknown flags, reserved
-// fields, workspace, slices. What is special to a function is in wrong_values_test.cpp.
+// What every function says to arguments that are wrong in ways that the table of functions knows by itself: NULL, misaligned, unknown
+// flags, reserved fields, workspace, slices. What is special to a function is in wrong_values_test.cpp.
 #include <gtest/gtest.h>
 
+#include <cstdio>
 #include <cstring>
+#include <tuple>
+#include <type_traits>
 
 #include "tests/abi/world.h"
 
@@ -44,8 +47,8 @@ TEST_P(WrongArguments, NullPointers) {
     if (parameter.kind == Kind::number) continue;
     SCOPED_TRACE(parameter.name);
     if (!parameter.optional) {
-      EXPECT_EQ("", refused(world(), target, [&](Values &values) { values[index].pointer = nullptr; }, THINK_E_ARGUMENT, static_cast<int32_t>(index) + 1,
-                            {parameter.name, "NULL"}));
+      EXPECT_EQ("", refused(world(), target, [&](Values &values) { values[index].pointer = nullptr; }, THINK_E_ARGUMENT,
+                            static_cast<int32_t>(index) + 1, {parameter.name, "NULL"}));
     } else if (std::strcmp(parameter.name, "launch") != 0) {  // NULL launch: see Workspace
       world().restore(target);
       Values values = target.values(world());
@@ -64,8 +67,9 @@ TEST_P(WrongArguments, MisalignedPointers) {
     const uint32_t alignment = structure ? parameter.type->alignment : parameter.alignment;
     if (parameter.kind == Kind::handle || parameter.kind == Kind::number || alignment == 1) continue;
     for (uint32_t skew : {1u, alignment / 2}) {
-      EXPECT_EQ("", refused(world(), target, [&](Values &values) { values[index].pointer = &as<char>(values[index]) + skew; }, THINK_E_ARGUMENT,
-                            static_cast<int32_t>(index) + 1, {parameter.name, "multiple of " + std::to_string(alignment)}))
+      EXPECT_EQ("",
+                refused(world(), target, [&](Values &values) { values[index].pointer = &as<char>(values[index]) + skew; }, THINK_E_ARGUMENT,
+                        static_cast<int32_t>(index) + 1, {parameter.name, "multiple of " + std::to_string(alignment)}))
           << parameter.name << " + " << skew;
     }
   }
@@ -135,22 +139,25 @@ TEST_P(WrongArguments, Workspace) {
     return;
   }
   RecordProperty("workspace_bytes", needed);
-  EXPECT_EQ("", refused(world(), target, [&](Values &values) { values[index].pointer = nullptr; }, THINK_E_WORKSPACE, index + 1, {"launch", needed, "0"}));
-  EXPECT_EQ("", refused(world(), target, [&](Values &) { world().launch->workspace = nullptr; }, THINK_E_WORKSPACE, index + 1, {"launch", needed, "NULL"}));
+  EXPECT_EQ("", refused(world(), target, [&](Values &values) { values[index].pointer = nullptr; }, THINK_E_WORKSPACE, index + 1,
+                        {"launch", needed, "0"}));
+  EXPECT_EQ("", refused(world(), target, [&](Values &) { world().launch->workspace = nullptr; }, THINK_E_WORKSPACE, index + 1,
+                        {"launch", needed, "NULL"}));
   for (int64_t bytes : {int64_t{0}, least - 1, int64_t{-1}, INT64_MIN}) {
     EXPECT_EQ("", refused(world(), target, [&](Values &) { world().launch->workspace_bytes = bytes; }, THINK_E_WORKSPACE, index + 1,
                           {"launch->workspace", needed, std::to_string(bytes)}));
   }
   for (int skew : {1, 8, 32}) {
-    EXPECT_EQ("", refused(world(), target, [&](Values &) { world().launch->workspace = world().workspace + skew; }, THINK_E_WORKSPACE, index + 1,
-                          {"launch->workspace", "multiple of 64"}));
+    EXPECT_EQ("", refused(world(), target, [&](Values &) { world().launch->workspace = world().workspace + skew; }, THINK_E_WORKSPACE,
+                          index + 1, {"launch->workspace", "multiple of 64"}));
   }
   // exactly as much is enough, and nothing behind it is touched
   world().restore(target);
   world().launch->workspace_bytes = least;
   std::memset(world().workspace + least, 0x5A, static_cast<size_t>(world().workspace_bytes - least));
   ASSERT_EQ(THINK_OK, run(world(), target, target.values(world()), nullptr));
-  for (int64_t at = least; at < world().workspace_bytes; ++at) ASSERT_EQ(0x5A, world().workspace[at]) << "byte " << at << " behind the workspace";
+  for (int64_t at = least; at < world().workspace_bytes; ++at)
+    ASSERT_EQ(0x5A, world().workspace[at]) << "byte " << at << " behind the workspace";
 }
 
 // think_workspace_size() is enough for every call of its stage, and grows with every field of the extent.
@@ -236,6 +243,28 @@ TEST_P(WrongArguments, SlicesTogetherAreTheCall) {
       EXPECT_TRUE(expected == outside_workspace()) << slices << (backwards ? " slices, last first" : " slices");
     }
   }
+}
+
+// A new function cannot be forgotten here: every one that can fail is in the table, with as many parameters as it has.
+template <class Result, class... Parameters>
+constexpr int parameters_of_fallible(Result (*)(Parameters...)) {
+  if constexpr (sizeof...(Parameters) > 0) {
+    using Last = std::tuple_element_t<sizeof...(Parameters) - 1, std::tuple<Parameters...>>;
+    return std::is_same_v<Last, think_error *> ? static_cast<int>(sizeof...(Parameters)) : 0;
+  }
+  return 0;
+}
+
+TEST(Table, HoldsEveryFallibleFunction) {
+  size_t count = 0;
+#define THINK_FUNCTION(name, since)                                                             \
+  if (constexpr int parameters = parameters_of_fallible(&name); parameters > 0) {               \
+    EXPECT_EQ(static_cast<size_t>(parameters), function(#name).parameters.size() + 1) << #name; \
+    ++count;                                                                                    \
+  }
+#include "libthink/abi/functions.def"
+#undef THINK_FUNCTION
+  EXPECT_EQ(functions().size(), count);
 }
 
 std::string name_of(const testing::TestParamInfo<Function> &info) { return info.param.name; }

@@ -8,7 +8,8 @@ std::vector<Case> tensor_cases(const TensorUse &use) {
   std::vector<Case> cases;
   const auto spoil = [&](const char *what, std::function<void(think_tensor &)> change, Texts texts) {
     texts[0] = use.fields + texts[0];
-    cases.push_back({use.function, use.parameter, use.fields + what, [=](World &w, Values &) { change((w.*use.tensor)[use.element]); }, texts});
+    cases.push_back(
+        {use.function, use.parameter, use.fields + what, [=](World &w, Values &) { change((w.*use.tensor)[use.element]); }, texts});
   };
   const std::string heads = std::to_string(use.heads), channels = std::to_string(use.channels);
   spoil("data NULL", [](think_tensor &t) { t.data = nullptr; }, {"data", "NULL"});
@@ -25,8 +26,10 @@ std::vector<Case> tensor_cases(const TensorUse &use) {
     // far beyond any memory: the offsets alone do not fit
     if (axis == 0 || axis == 2) {
       spoil("absurd extent", [=](think_tensor &t) { t.extent[axis] = INT64_MAX; }, {"", "9223372036854775807"});
-      spoil("absurd stride", [=](think_tensor &t) { t.stride[axis] = INT64_MAX; }, {"stride[" + std::to_string(axis) + "]", "9223372036854775807"});
-      spoil("lowest stride", [=](think_tensor &t) { t.stride[axis] = INT64_MIN; }, {"stride[" + std::to_string(axis) + "]", "-9223372036854775808"});
+      spoil("absurd stride", [=](think_tensor &t) { t.stride[axis] = INT64_MAX; },
+            {"stride[" + std::to_string(axis) + "]", "9223372036854775807"});
+      spoil("lowest stride", [=](think_tensor &t) { t.stride[axis] = INT64_MIN; },
+            {"stride[" + std::to_string(axis) + "]", "-9223372036854775808"});
     }
   }
   for (int64_t value : {int64_t{0}, int64_t{use.heads} - 1, int64_t{use.heads} + 1, int64_t{kMost}}) {
@@ -35,7 +38,8 @@ std::vector<Case> tensor_cases(const TensorUse &use) {
   for (int64_t value : {int64_t{0}, int64_t{use.channels} - 8, int64_t{use.channels} + 8}) {
     spoil("channels", [=](think_tensor &t) { t.extent[3] = value; }, {"extent[3]", channels, std::to_string(value)});
   }
-  for (int64_t value : {0, 2, -1}) spoil("channel stride", [=](think_tensor &t) { t.stride[3] = value; }, {"stride[3]", "1", std::to_string(value)});
+  for (int64_t value : {0, 2, -1})
+    spoil("channel stride", [=](think_tensor &t) { t.stride[3] = value; }, {"stride[3]", "1", std::to_string(value)});
   return cases;
 }
 
@@ -104,7 +108,8 @@ std::vector<Case> segment_cases(const SegmentUse &use) {
   std::vector<Case> cases;
   const auto spoil = [&](const char *what, std::function<void(think_segment &)> change, Texts texts, think_status code = THINK_E_ARGUMENT) {
     texts[0] = use.fields + texts[0];
-    cases.push_back({use.function, use.parameter, use.fields + what, [=](World &w, Values &) { change((w.*use.segment)[use.element]); }, texts, code});
+    cases.push_back(
+        {use.function, use.parameter, use.fields + what, [=](World &w, Values &) { change((w.*use.segment)[use.element]); }, texts, code});
   };
   const auto checked = [&](const char *what, std::function<void(think_segment &)> change, Texts texts) {
     texts[0] = use.fields + texts[0];
@@ -121,7 +126,8 @@ std::vector<Case> segment_cases(const SegmentUse &use) {
     spoil("key_layout", [=](think_segment &s) { s.key_layout = layout; }, {"key_layout", std::to_string(layout)});
     spoil("value_layout", [=](think_segment &s) { s.value_layout = layout; }, {"value_layout", std::to_string(layout)});
   }
-  spoil("values in tiles", [](think_segment &s) { s.value_layout = THINK_TILES; }, {"value_layout", "1"}, THINK_E_UNSUPPORTED);
+  spoil(
+      "values in tiles", [](think_segment &s) { s.value_layout = THINK_TILES; }, {"value_layout", "1"}, THINK_E_UNSUPPORTED);
   for (think_dtype dtype : {0, -1, 0x00010800}) {
     char text[16];
     std::snprintf(text, sizeof text, "0x%x", static_cast<unsigned>(dtype));
@@ -138,7 +144,8 @@ std::vector<Case> segment_cases(const SegmentUse &use) {
     spoil("key_stride[2]", [](think_segment &s) { s.key_stride[2] = 5; }, {"key_stride[2]", "multiple of", "5"});
   } else {
     spoil("key off the tile", [](think_segment &s) { s.key = static_cast<char *>(s.key) + 8; }, {"key", "multiple of 16"});
-    spoil("key_head_offset misaligned", [](think_segment &s) { s.key_head_offset = reinterpret_cast<int64_t *>(reinterpret_cast<char *>(s.key_head_offset) + 4); },
+    spoil("key_head_offset misaligned",
+          [](think_segment &s) { s.key_head_offset = reinterpret_cast<int64_t *>(reinterpret_cast<char *>(s.key_head_offset) + 4); },
           {"key_head_offset", "multiple of 8"});
   }
   spoil("page_tokens", [](think_segment &s) { s.page_tokens = -32; }, {"page_tokens", "-32"});
@@ -218,16 +225,22 @@ std::vector<Case> segment_cases(const SegmentUse &use) {
   }
   if (use.dense) {
     spoil("keys in tiles", [](think_segment &s) { s.key_layout = THINK_TILES; }, {"key_layout", "1"});
-    cases.push_back({use.function, use.parameter, use.fields + "key_basis", [=](World &w, Values &) { (w.*use.segment)[use.element].key_basis = w.key_basis; },
+    cases.push_back({use.function,
+                     use.parameter,
+                     use.fields + "key_basis",
+                     [=](World &w, Values &) { (w.*use.segment)[use.element].key_basis = w.key_basis; },
                      {use.fields + "key_basis", "NULL"}});
-    cases.push_back({use.function, use.parameter, use.fields + "value_basis",
-                     [=](World &w, Values &) { (w.*use.segment)[use.element].value_basis = w.value_basis; }, {use.fields + "value_basis", "NULL"}});
+    cases.push_back({use.function,
+                     use.parameter,
+                     use.fields + "value_basis",
+                     [=](World &w, Values &) { (w.*use.segment)[use.element].value_basis = w.value_basis; },
+                     {use.fields + "value_basis", "NULL"}});
   }
   return cases;
 }
 
-std::vector<Case> basis_cases(const char *function, const char *parameter, const std::string &fields, think_basis *World::*basis, int32_t channels,
-                              bool contents, bool weights) {
+std::vector<Case> basis_cases(const char *function, const char *parameter, const std::string &fields, think_basis *World::*basis,
+                              int32_t channels, bool contents, bool weights) {
   std::vector<Case> cases;
   const auto spoil = [&](const char *what, std::function<void(think_basis &)> change, Texts texts, bool check = false) {
     texts[0] = fields + texts[0];
@@ -249,19 +262,25 @@ std::vector<Case> basis_cases(const char *function, const char *parameter, const
   spoil("index misaligned", [=](think_basis &b) { b.index = misaligned(b.index); }, {"index", "multiple of 4"});
   if (contents) {
     for (int32_t value : {0, -1, channels + 1, kMost}) {
-      spoil("kept out of range", [=](think_basis &b) { b.kept[1] = value; }, {"kept[1]", std::to_string(channels), std::to_string(value)}, true);
+      spoil(
+          "kept out of range", [=](think_basis &b) { b.kept[1] = value; }, {"kept[1]", std::to_string(channels), std::to_string(value)},
+          true);
     }
     for (int32_t value : {-1, channels, kMost}) {
-      spoil("index out of range", [=](think_basis &b) { b.index[2] = value; }, {"index[2]", std::to_string(value)}, true);
+      spoil(
+          "index out of range", [=](think_basis &b) { b.index[2] = value; }, {"index[2]", std::to_string(value)}, true);
     }
-    spoil("index twice", [](think_basis &b) { b.index[3] = b.index[2]; }, {"index[3]", "ascending"}, true);
-    spoil("index not ascending", [](think_basis &b) { std::swap(b.index[0], b.index[1]); }, {"index[1]", "ascending"}, true);
+    spoil(
+        "index twice", [](think_basis &b) { b.index[3] = b.index[2]; }, {"index[3]", "ascending"}, true);
+    spoil(
+        "index not ascending", [](think_basis &b) { std::swap(b.index[0], b.index[1]); }, {"index[1]", "ascending"}, true);
   }
   if (weights) {
     spoil("weight NULL", [](think_basis &b) { b.weight = nullptr; }, {"weight", "NULL"});
     spoil("weight misaligned", [](think_basis &b) { b.weight = static_cast<char *>(b.weight) + 8; }, {"weight", "multiple of 16"});
     spoil("weight_offset NULL", [](think_basis &b) { b.weight_offset = nullptr; }, {"weight_offset", "NULL"});
-    spoil("weight_offset misaligned", [=](think_basis &b) { b.weight_offset = misaligned(b.weight_offset); }, {"weight_offset", "multiple of 8"});
+    spoil("weight_offset misaligned", [=](think_basis &b) { b.weight_offset = misaligned(b.weight_offset); },
+          {"weight_offset", "multiple of 8"});
     spoil("offset NULL", [](think_basis &b) { b.offset = nullptr; }, {"offset", "NULL"});
     spoil("offset misaligned", [=](think_basis &b) { b.offset = misaligned(b.offset); }, {"offset", "multiple of 4"});
     spoil("weight_bytes", [](think_basis &b) { b.weight_bytes = -1; }, {"weight_bytes", "-1"});

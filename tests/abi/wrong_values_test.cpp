@@ -1,5 +1,5 @@
-// Arguments that are well-formed and still wrong: each case spoils one value of a right call and says which argument the library must name, and what the
-// message must contain: the path of the field, what was expected and what was found.
+// Arguments that are well-formed and still wrong: each case spoils one value of a right call and says which argument the library must name,
+// and what the message must contain: the path of the field, what was expected and what was found.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -15,136 +15,6 @@ namespace {
 World &world() {
   static World instance;
   return instance;
-}
-
-constexpr float kNan = std::numeric_limits<float>::quiet_NaN(), kInfinity = std::numeric_limits<float>::infinity();
-
-// A number that is an argument by itself.
-Case number(const char *function, const char *parameter, int64_t value, Texts texts = {}, think_status code = THINK_E_ARGUMENT) {
-  const int32_t index = think_test::function(function).position(parameter);
-  texts.insert(texts.begin(), {parameter, std::to_string(value)});
-  return {function, parameter, std::string(parameter) + " = " + std::to_string(value), [=](World &, Values &values) { values[index].number = value; }, texts,
-          code};
-}
-
-std::string text_of(int64_t value) { return std::to_string(value); }
-std::string text_of(int32_t value) { return std::to_string(value); }
-std::string text_of(float value) { return std::isnan(value) ? "nan" : std::isinf(value) ? "inf" : ""; }
-
-// A field of a struct that lies in the world: `object` is a member of World, `path` is how messages call the field.
-template <class Struct, class Field, class Number>
-Case field(const char *function, const char *parameter, Struct *World::*object, Field Struct::*member, Number value, const std::string &path,
-           Texts texts = {}, think_status code = THINK_E_ARGUMENT) {
-  const Field spoiled = static_cast<Field>(value);
-  texts.insert(texts.begin(), {path, text_of(spoiled)});
-  return {function, parameter, path + " = " + std::to_string(value), [=](World &w, Values &) { (w.*object)->*member = spoiled; }, texts, code};
-}
-
-// ---- what is special to one function ----
-std::vector<Case> set_up_cases() {
-  std::vector<Case> cases = {
-      number("think_query", "key", 0, {}, THINK_E_UNSUPPORTED),
-      number("think_query", "key", 11, {}, THINK_E_UNSUPPORTED),
-      number("think_query", "key", kLeast, {}, THINK_E_UNSUPPORTED),
-      number("think_workspace_size", "stage", 0),
-      number("think_workspace_size", "stage", 8),
-      number("think_workspace_size", "stage", -1),
-      field("think_workspace_size", "extent", &World::extent, &think_extent::batch, -1, "extent->batch", {"2"}),
-      field("think_workspace_size", "extent", &World::extent, &think_extent::batch, 3, "extent->batch", {"2"}),
-      field("think_workspace_size", "extent", &World::extent, &think_extent::queries, -1, "extent->queries", {"3"}),
-      field("think_workspace_size", "extent", &World::extent, &think_extent::queries, 4, "extent->queries", {"3"}),
-      field("think_workspace_size", "extent", &World::extent, &think_extent::segments, -1, "extent->segments", {"16"}),
-      field("think_workspace_size", "extent", &World::extent, &think_extent::segments, 17, "extent->segments", {"16"}),
-      field("think_workspace_size", "extent", &World::extent, &think_extent::tokens, -1, "extent->tokens", {"256"}),
-      field("think_workspace_size", "extent", &World::extent, &think_extent::tokens, 257, "extent->tokens", {"256"}),
-      field("think_workspace_size", "extent", &World::extent, &think_extent::tokens, INT64_MAX, "extent->tokens", {"256"}),
-      number("think_basis_bind", "bytes", -1),
-      number("think_basis_bind", "bytes", 0),
-      {"think_basis_bind", "bytes", "one byte short", [](World &w, Values &values) { values[4].number = w.basis_bytes - 1; }, {"bytes", "expected at least"}},
-      number("think_layout", "page_tokens", 0, {"32"}),
-      number("think_layout", "page_tokens", -32, {"32"}),
-      number("think_layout", "page_tokens", 33, {"32"}),
-      number("think_layout", "total_key", -1),
-      number("think_layout", "total_key", 49, {"48"}),
-      number("think_layout", "total_key", INT64_MAX, {"48"}),
-      number("think_layout", "total_value", -1),
-      number("think_layout", "total_value", 33, {"32"}),
-      field("think_layout", "format", &World::format, &think_format::key_layout, 2, "format->key_layout"),
-      field("think_layout", "format", &World::format, &think_format::key_layout, -1, "format->key_layout"),
-      field("think_layout", "format", &World::format, &think_format::value_layout, 1, "format->value_layout", {}, THINK_E_UNSUPPORTED),
-      field("think_layout", "format", &World::format, &think_format::value_layout, 2, "format->value_layout"),
-      number("think_prune_preview", "tokens", -1, {"256"}),
-      number("think_prune_preview", "tokens", 257, {"256"}),
-      number("think_prune_preview", "tokens", INT64_MAX, {"256"}),
-      {"think_backend_reason", "text", "NULL with capacity", [](World &, Values &values) { values[1].pointer = nullptr; }, {"text", "NULL", "4096"}},
-      {"think_plan_describe", "json", "NULL with capacity", [](World &, Values &values) { values[1].pointer = nullptr; }, {"json", "NULL", "4096"}},
-      field("think_context_create", "options", &World::context_options, &think_context_options::threads, -2, "options->threads", {"1024"}),
-      field("think_context_create", "options", &World::context_options, &think_context_options::threads, 1025, "options->threads", {"1024"}),
-      field("think_context_create", "options", &World::context_options, &think_context_options::threads, kMost, "options->threads", {"1024"}),
-      field("think_context_create", "options", &World::context_options, &think_context_options::device_index, 1, "options->device_index", {"0"}),
-      field("think_context_create", "options", &World::context_options, &think_context_options::device_index, -1, "options->device_index", {"0"}),
-      field("think_context_create", "options", &World::context_options, &think_context_options::device_type, THINK_DEVICE_CUDA, "options->device_type", {},
-            THINK_E_UNSUPPORTED),
-      field("think_context_create", "options", &World::context_options, &think_context_options::device_type, 77, "options->device_type", {},
-            THINK_E_UNSUPPORTED),
-  };
-  for (think_dtype dtype : {-1, 0x00010802, THINK_F32 + 1}) {
-    char text[16];
-    std::snprintf(text, sizeof text, "0x%x", static_cast<unsigned>(dtype));
-    add(cases, {{"think_layout", "format", "key_dtype", [=](World &w, Values &) { w.format->key_dtype = dtype; }, {"format->key_dtype", "f16", text}},
-                {"think_prune_preview", "format", "value_dtype", [=](World &w, Values &) { w.format->value_dtype = dtype; }, {"format->value_dtype", "f16", text}}});
-  }
-  for (const char *function : {"think_basis_size", "think_basis_bind"}) {
-    for (int32_t value : {2, -1}) cases.push_back(number(function, "side", value));
-  }
-  for (const char *function : {"think_basis_size", "think_basis_bind", "think_score_state_size", "think_moments_size"}) {
-    for (int32_t value : {0, -1, kLeast}) cases.push_back(number(function, "slots", value));
-  }
-  return cases;
-}
-
-std::vector<Case> problem_cases() {
-  std::vector<Case> cases;
-  for (const char *function : {"think_supports", "think_plan_create"}) {
-    const auto wrong = [&](auto member, auto value, const char *name, Texts texts = {}) {
-      cases.push_back(field(function, "problem", &World::problem, member, value, std::string("problem->") + name, texts));
-    };
-    for (auto member : {&think_problem::query_dtype, &think_problem::cache_dtype, &think_problem::output_dtype}) {
-      const char *name = member == &think_problem::query_dtype ? "query_dtype" : member == &think_problem::cache_dtype ? "cache_dtype" : "output_dtype";
-      for (think_dtype dtype : {-1, 1, 0x00010802}) {
-        char text[16];
-        std::snprintf(text, sizeof text, "0x%x", static_cast<unsigned>(dtype));
-        cases.push_back({function, "problem", name, [=](World &w, Values &) { w.problem->*member = dtype; }, {std::string("problem->") + name, "f16", text}});
-      }
-    }
-    for (int32_t value : {0, -1, kLeast}) {
-      wrong(&think_problem::query_heads, value, "query_heads");
-      wrong(&think_problem::kv_heads, value, "kv_heads");
-    }
-    cases.push_back({function, "problem", "heads do not divide", [](World &w, Values &) { w.problem->query_heads = 5; }, {"problem->query_heads", "2", "5"}});
-    cases.push_back({function, "problem", "more KV heads", [](World &w, Values &) { w.problem->kv_heads = 8; }, {"problem->query_heads", "8", "4"}});
-    for (int32_t value : {0, -8, 4, 7, 20, 257, 264, kMost}) wrong(&think_problem::key_channels, value, "key_channels", {"8", "256"});
-    for (int32_t value : {-8, 4, 7, 20, 257, 264, kMost}) wrong(&think_problem::value_channels, value, "value_channels", {"8", "256"});
-    for (int32_t value : {-1, 1025, kMost}) wrong(&think_problem::window, value, "window", {"1024"});
-    for (int32_t value : {-1, kLeast}) {
-      wrong(&think_problem::max_batch, value, "max_batch");
-      wrong(&think_problem::max_queries, value, "max_queries");
-    }
-    for (int64_t value : {int64_t{-1}, int64_t{1} << 31, INT64_MAX}) wrong(&think_problem::max_tokens, value, "max_tokens", {"2147483647"});
-    for (float value : {kNan, kInfinity, -kInfinity}) {
-      wrong(&think_problem::scale, value, "scale");
-      wrong(&think_problem::softcap, value, "softcap");
-    }
-    cases.push_back({function, "problem", "softcap negative", [](World &w, Values &) { w.problem->softcap = -2; }, {"problem->softcap", "-2"}});
-    // every number by itself is fine, together no offset fits
-    cases.push_back({function, "problem", "sizes overflow",
-                     [](World &w, Values &) {
-                       w.problem->query_heads = w.problem->kv_heads = w.problem->max_batch = w.problem->max_queries = kMost;
-                       w.problem->max_tokens = kMost;
-                     },
-                     {"problem", "2147483647"}, THINK_E_UNSUPPORTED});
-  }
-  return cases;
 }
 
 std::vector<Case> option_cases() {
@@ -167,7 +37,8 @@ std::vector<Case> option_cases() {
     cases.push_back(number("think_budgets", "side", value));
     cases.push_back(field("think_select", "options", &World::select_options, &think_select_options::side, value, "options->side"));
   }
-  cases.push_back({"think_gains", "score", "score with values", [](World &, Values &values) { values[3].number = THINK_VALUES; }, {"score", "NULL"}});
+  cases.push_back(
+      {"think_gains", "score", "score with values", [](World &, Values &values) { values[3].number = THINK_VALUES; }, {"score", "NULL"}});
   for (const auto &[member, name] : {std::pair{&think_budget_options::layers, "layers"}, std::pair{&think_budget_options::floor, "floor"},
                                      std::pair{&think_budget_options::step, "step"}}) {
     for (int32_t value : {-1, kMost, kLeast}) {
@@ -176,22 +47,32 @@ std::vector<Case> option_cases() {
   }
   cases.push_back(field("think_budgets", "options", &World::budget_options, &think_budget_options::floor, 12, "options->floor", {"8"}));
   for (int64_t value : {int64_t{0}, int64_t{-1}, int64_t{15}, int64_t{49}, INT64_MAX}) {
-    cases.push_back(field("think_budgets", "options", &World::budget_options, &think_budget_options::total, value, "options->total", {"16", "48"}));
+    cases.push_back(
+        field("think_budgets", "options", &World::budget_options, &think_budget_options::total, value, "options->total", {"16", "48"}));
   }
   for (int32_t value : {0, -1, 25, kMost}) {
-    cases.push_back({"think_select", "options", "kept = " + std::to_string(value),
+    cases.push_back({"think_select",
+                     "options",
+                     "kept = " + std::to_string(value),
                      [=](World &w, Values &values) {
                        w.select_options->kept = value;
                        values[4].pointer = nullptr;  // no table of widths
                      },
                      {"options->kept", "24", std::to_string(value)}});
-    cases.push_back({"think_select", "kept", "a width of " + std::to_string(value), [=](World &w, Values &) { w.budgets[3] = value; },
+    cases.push_back({"think_select",
+                     "kept",
+                     "a width of " + std::to_string(value),
+                     [=](World &w, Values &) { w.budgets[3] = value; },
                      {"kept[3]", "24", std::to_string(value)}});
   }
   for (int32_t value : {-1, kMost}) {
     cases.push_back(field("think_select", "options", &World::select_options, &think_select_options::round_to, value, "options->round_to"));
   }
-  cases.push_back({"think_select", "options", "both kinds of pairs", [](World &w, Values &) { w.select_options->flags = 3; }, {"options->flags", "pairs"}});
+  cases.push_back({"think_select",
+                   "options",
+                   "both kinds of pairs",
+                   [](World &w, Values &) { w.select_options->flags = 3; },
+                   {"options->flags", "pairs"}});
   for (const char *function : {"think_prune_preview", "think_prune"}) {
     const auto prune = [&](auto member, auto value, const char *name, Texts texts = {}) {
       cases.push_back(field(function, "options", &World::prune_options, member, value, std::string("options->") + name, texts));
@@ -219,57 +100,116 @@ std::vector<Case> relation_cases() {
   std::vector<Case> cases = {
       number("think_score_window", "slots", 0),
       number("think_score_window", "slots", -1),
-      {"think_score_update", "key", "other tokens than the query", [](World &w, Values &) { w.key->extent[2] = 95; }, {"key->extent[2]", "96", "95"}},
-      {"think_score_update", "key", "other batch than the query", [](World &w, Values &) { w.key->extent[0] = 1; }, {"key->extent[0]", "2", "1"}},
-      {"think_score_update", "query", "fewer rows than sequences",
-       [](World &w, Values &) { w.query->extent[0] = w.key->extent[0] = 1; }, {"query->extent[0]", "2", "1"}},
-      {"think_score_update", "query", "more tokens than the plan",
-       [](World &w, Values &) { w.query->extent[2] = w.key->extent[2] = 257; }, {"query->extent[2]", "256", "257"}},
-      {"think_score_update", "batch", "NULL with more rows than max_batch",
+      {"think_score_update",
+       "key",
+       "other tokens than the query",
+       [](World &w, Values &) { w.key->extent[2] = 95; },
+       {"key->extent[2]", "96", "95"}},
+      {"think_score_update",
+       "key",
+       "other batch than the query",
+       [](World &w, Values &) { w.key->extent[0] = 1; },
+       {"key->extent[0]", "2", "1"}},
+      {"think_score_update",
+       "query",
+       "fewer rows than sequences",
+       [](World &w, Values &) { w.query->extent[0] = w.key->extent[0] = 1; },
+       {"query->extent[0]", "2", "1"}},
+      {"think_score_update",
+       "query",
+       "more tokens than the plan",
+       [](World &w, Values &) { w.query->extent[2] = w.key->extent[2] = 257; },
+       {"query->extent[2]", "256", "257"}},
+      {"think_score_update",
+       "batch",
+       "NULL with more rows than max_batch",
        [](World &w, Values &values) {
          values[3].pointer = nullptr;
          w.query->extent[0] = w.key->extent[0] = 3;
        },
        {"batch", "2", "3"}},
-      {"think_value_score", "attention", "fewer rows than sequences", [](World &w, Values &) { w.attention->extent[0] = 1; }, {"attention->extent[0]", "2", "1"}},
-      {"think_moments", "window_query", "no rows", [](World &w, Values &) { w.window_query->extent[2] = 0; }, {"window_query->extent[2]", "8", "0"}},
-      {"think_moments", "window_query", "more rows than the window", [](World &w, Values &) { w.window_query->extent[2] = 9; },
+      {"think_value_score",
+       "attention",
+       "fewer rows than sequences",
+       [](World &w, Values &) { w.attention->extent[0] = 1; },
+       {"attention->extent[0]", "2", "1"}},
+      {"think_moments",
+       "window_query",
+       "no rows",
+       [](World &w, Values &) { w.window_query->extent[2] = 0; },
+       {"window_query->extent[2]", "8", "0"}},
+      {"think_moments",
+       "window_query",
+       "more rows than the window",
+       [](World &w, Values &) { w.window_query->extent[2] = 9; },
        {"window_query->extent[2]", "8", "9"}},
       {"think_moments", "source", "key NULL", [](World &w, Values &) { w.source->key = nullptr; }, {"source->key", "NULL"}},
       number("think_attend", "segment_count", 0, {"16"}),
       number("think_attend", "segment_count", -1, {"16"}),
       number("think_attend", "segment_count", 17, {"16"}),
       number("think_attend", "segment_count", kMost, {"16"}),
-      {"think_attend", "query", "more queries than the plan", [](World &w, Values &) { w.new_query->extent[2] = w.output->extent[2] = 4; },
+      {"think_attend",
+       "query",
+       "more queries than the plan",
+       [](World &w, Values &) { w.new_query->extent[2] = w.output->extent[2] = 4; },
        {"query->extent[2]", "3", "4"}},
-      {"think_attend", "output", "fewer queries than the query", [](World &w, Values &) { w.output->extent[2] = 2; }, {"output->extent[2]", "3", "2"}},
-      {"think_attend", "output", "fewer rows than the query", [](World &w, Values &) { w.output->extent[0] = 1; }, {"output->extent[0]", "2", "1"}},
-      {"think_attend", "segments", "two causal segments", [](World &w, Values &) { w.segments[0].flags = THINK_SEGMENT_CAUSAL; },
+      {"think_attend",
+       "output",
+       "fewer queries than the query",
+       [](World &w, Values &) { w.output->extent[2] = 2; },
+       {"output->extent[2]", "3", "2"}},
+      {"think_attend",
+       "output",
+       "fewer rows than the query",
+       [](World &w, Values &) { w.output->extent[0] = 1; },
+       {"output->extent[0]", "2", "1"}},
+      {"think_attend",
+       "segments",
+       "two causal segments",
+       [](World &w, Values &) { w.segments[0].flags = THINK_SEGMENT_CAUSAL; },
        {"segments[2].flags", "causal", "segments[0]"}},
-      {"think_attend", "segments", "more tokens than the plan",
+      {"think_attend",
+       "segments",
+       "more tokens than the plan",
        [](World &w, Values &) {
          w.sink_lengths[1] = 128;
          w.pruned_lengths[1] = 128;
        },
        {"segments", "256", "284"}},
-      {"think_attend", "segments", "basis with too few slots", [](World &w, Values &) { w.key_basis->slots = 1; }, {"segments[1].key_basis->slots", "1"}},
-      {"think_attend", "segments", "weights where there are none", [](World &w, Values &) { w.key_basis->weight = nullptr; },
+      {"think_attend",
+       "segments",
+       "basis with too few slots",
+       [](World &w, Values &) { w.key_basis->slots = 1; },
+       {"segments[1].key_basis->slots", "1"}},
+      {"think_attend",
+       "segments",
+       "weights where there are none",
+       [](World &w, Values &) { w.key_basis->weight = nullptr; },
        {"segments[1].key_basis->weight", "NULL"}},
-      {"think_attend", "segments", "offsets where there are none", [](World &w, Values &) { w.key_basis->offset = nullptr; },
+      {"think_attend",
+       "segments",
+       "offsets where there are none",
+       [](World &w, Values &) { w.key_basis->offset = nullptr; },
        {"segments[1].key_basis->offset", "NULL"}},
-      {"think_attend", "segments", "weight block outside",
+      {"think_attend",
+       "segments",
+       "weight block outside",
        [](World &w, Values &) {
          w.key_basis->weight_offset[0] = w.key_basis->weight_bytes;
          w.launch->flags = THINK_LAUNCH_CHECK;
        },
        {"segments[1].key_basis->weight_offset[0]", "weight_bytes"}},
-      {"think_attend", "segments", "weight block misaligned",
+      {"think_attend",
+       "segments",
+       "weight block misaligned",
        [](World &w, Values &) {
          w.key_basis->weight_offset[1] = 8;
          w.launch->flags = THINK_LAUNCH_CHECK;
        },
        {"segments[1].key_basis->weight_offset[1]", "16", "8"}},
-      {"think_attend", "segments", "values in odd widths",
+      {"think_attend",
+       "segments",
+       "values in odd widths",
        [](World &w, Values &) {
          w.value_basis->kept[2] = 9;
          w.launch->flags = THINK_LAUNCH_CHECK;
@@ -279,33 +219,83 @@ std::vector<Case> relation_cases() {
       number("think_merge", "count", -1, {"64"}),
       number("think_merge", "count", 65, {"64"}),
       {"think_merge", "lses", "one NULL", [](World &w, Values &) { w.partial_lses[1] = nullptr; }, {"lses[1]", "NULL"}},
-      {"think_merge", "lses", "one misaligned",
-       [](World &w, Values &) { w.partial_lses[0] = reinterpret_cast<const float *>(reinterpret_cast<const char *>(w.partial_lses[0]) + 2); },
+      {"think_merge",
+       "lses",
+       "one misaligned",
+       [](World &w, Values &) {
+         w.partial_lses[0] = reinterpret_cast<const float *>(reinterpret_cast<const char *>(w.partial_lses[0]) + 2);
+       },
        {"lses[0]", "multiple of 4"}},
-      {"think_merge", "outputs", "other extents", [](World &w, Values &) { w.partials[1].extent[2] = 2; }, {"outputs[1].extent[2]", "3", "2"}},
-      {"think_merge", "outputs", "another dtype", [](World &w, Values &) { w.partials[1].dtype = THINK_F16; }, {"outputs[1].dtype", "f32", "f16"}},
+      {"think_merge",
+       "outputs",
+       "other extents",
+       [](World &w, Values &) { w.partials[1].extent[2] = 2; },
+       {"outputs[1].extent[2]", "3", "2"}},
+      {"think_merge",
+       "outputs",
+       "another dtype",
+       [](World &w, Values &) { w.partials[1].dtype = THINK_F16; },
+       {"outputs[1].dtype", "f32", "f16"}},
       {"think_merge", "output", "other extents", [](World &w, Values &) { w.output->extent[0] = 1; }, {"output->extent[0]", "2", "1"}},
-      {"think_merge", "output", "another dtype", [](World &w, Values &) { w.output->dtype = THINK_BF16; }, {"output->dtype", "f32", "bf16"}},
-      {"think_segment_place", "segment", "no page size", [](World &w, Values &) { w.destination->page_tokens = 0; }, {"segment->page_tokens", "0"}},
+      {"think_merge",
+       "output",
+       "another dtype",
+       [](World &w, Values &) { w.output->dtype = THINK_BF16; },
+       {"output->dtype", "f32", "bf16"}},
+      {"think_segment_place",
+       "segment",
+       "no page size",
+       [](World &w, Values &) { w.destination->page_tokens = 0; },
+       {"segment->page_tokens", "0"}},
       {"think_compact", "source", "no keys", [](World &w, Values &) { w.source->key = nullptr; }, {"source->key", "NULL"}},
       {"think_compact", "destination", "no keys", [](World &w, Values &) { w.destination->key = nullptr; }, {"destination->key", "NULL"}},
       {"think_compact", "source", "no values", [](World &w, Values &) { w.source->value = nullptr; }, {"source->value", "NULL"}},
-      {"think_compact", "destination", "no values", [](World &w, Values &) { w.destination->value = nullptr; }, {"destination->value", "NULL"}},
-      {"think_compact", "destination", "dropped channels cannot come back",
+      {"think_compact",
+       "destination",
+       "no values",
+       [](World &w, Values &) { w.destination->value = nullptr; },
+       {"destination->value", "NULL"}},
+      {"think_compact",
+       "destination",
+       "dropped channels cannot come back",
        [](World &w, Values &) {
          w.source->key_basis = w.key_basis;
          w.destination->key_basis = nullptr;
        },
        {"destination->key_basis", "NULL"}},
-      {"think_compact", "source", "fewer rows than asked for", [](World &w, Values &) { w.source->page_tokens = 32; }, {"source->page_tokens", "64", "32"}},
+      {"think_compact",
+       "source",
+       "fewer rows than asked for",
+       [](World &w, Values &) { w.source->page_tokens = 32; },
+       {"source->page_tokens", "64", "32"}},
       {"think_prune", "source", "no keys", [](World &w, Values &) { w.source->key = nullptr; }, {"source->key", "NULL"}},
       {"think_prune", "source", "no values", [](World &w, Values &) { w.source->value = nullptr; }, {"source->value", "NULL"}},
       {"think_prune", "destination", "no keys", [](World &w, Values &) { w.destination->key = nullptr; }, {"destination->key", "NULL"}},
-      {"think_prune", "destination", "no values", [](World &w, Values &) { w.destination->value = nullptr; }, {"destination->value", "NULL"}},
-      {"think_prune", "destination", "no key basis", [](World &w, Values &) { w.destination->key_basis = nullptr; }, {"destination->key_basis", "NULL"}},
-      {"think_prune", "destination", "no value basis", [](World &w, Values &) { w.destination->value_basis = nullptr; }, {"destination->value_basis", "NULL"}},
-      {"think_prune", "destination", "too little room", [](World &w, Values &) { w.destination->page_tokens = 16; }, {"destination->page_tokens", "32", "16"}},
-      {"think_prune", "destination", "rows that differ by head", [](World &w, Values &) { w.source->lengths_stride[1] = 1; }, {"source->lengths_stride[1]", "0", "1"},
+      {"think_prune",
+       "destination",
+       "no values",
+       [](World &w, Values &) { w.destination->value = nullptr; },
+       {"destination->value", "NULL"}},
+      {"think_prune",
+       "destination",
+       "no key basis",
+       [](World &w, Values &) { w.destination->key_basis = nullptr; },
+       {"destination->key_basis", "NULL"}},
+      {"think_prune",
+       "destination",
+       "no value basis",
+       [](World &w, Values &) { w.destination->value_basis = nullptr; },
+       {"destination->value_basis", "NULL"}},
+      {"think_prune",
+       "destination",
+       "too little room",
+       [](World &w, Values &) { w.destination->page_tokens = 16; },
+       {"destination->page_tokens", "32", "16"}},
+      {"think_prune",
+       "destination",
+       "rows that differ by head",
+       [](World &w, Values &) { w.source->lengths_stride[1] = 1; },
+       {"source->lengths_stride[1]", "0", "1"},
        THINK_E_UNSUPPORTED},
   };
   cases.back().parameter = "source";
@@ -324,35 +314,46 @@ struct DLTensorFields {
 std::vector<Case> dlpack_cases() {
   std::vector<Case> cases;
   const auto spoil = [&](const char *what, std::function<void(DLTensorFields &)> change, Texts texts, think_status code) {
-    cases.push_back({"think_tensor_from_dlpack", "source", what, [=](World &w, Values &) { change(*static_cast<DLTensorFields *>(w.dlpack)); }, texts, code});
+    cases.push_back({"think_tensor_from_dlpack", "source", what,
+                     [=](World &w, Values &) { change(*static_cast<DLTensorFields *>(w.dlpack)); }, texts, code});
   };
   for (int32_t dimensions : {0, 1, 2, 5, -1, kMost}) {
-    spoil("ndim", [=](DLTensorFields &t) { t.ndim = dimensions; }, {"source->ndim", "3 or 4", std::to_string(dimensions)}, THINK_E_UNSUPPORTED);
+    spoil(
+        "ndim", [=](DLTensorFields &t) { t.ndim = dimensions; }, {"source->ndim", "3 or 4", std::to_string(dimensions)},
+        THINK_E_UNSUPPORTED);
   }
-  spoil("f64", [](DLTensorFields &t) { t.bits = 64; }, {"source->dtype", "f32", "64"}, THINK_E_UNSUPPORTED);
-  spoil("int32", [](DLTensorFields &t) { t.code = 0; }, {"source->dtype", "f32", "0"}, THINK_E_UNSUPPORTED);
-  spoil("vectors", [](DLTensorFields &t) { t.lanes = 4; }, {"source->dtype", "f32", "4"}, THINK_E_UNSUPPORTED);
-  spoil("shape NULL", [](DLTensorFields &t) { t.shape = nullptr; }, {"source->shape", "NULL"}, THINK_E_ARGUMENT);
-  spoil("data NULL", [](DLTensorFields &t) { t.data = nullptr; }, {"source->data", "NULL"}, THINK_E_ARGUMENT);
-  spoil("negative extent",
-        [](DLTensorFields &t) {
-          static int64_t shape[4] = {2, 4, -96, 24};
-          t.shape = shape;
-        },
-        {"source->shape[2]", "-96"}, THINK_E_ARGUMENT);
-  spoil("extents overflow",
-        [](DLTensorFields &t) {
-          static int64_t shape[4] = {2, INT64_MAX / 2, INT64_MAX / 2, 24};
-          t.shape = shape;
-          t.strides = nullptr;
-        },
-        {"source->shape", "64-bit"}, THINK_E_ARGUMENT);
-  spoil("channel stride",
-        [](DLTensorFields &t) {
-          static int64_t strides[4] = {9216, 2304, 1, 96};
-          t.strides = strides;
-        },
-        {"source->strides[3]", "1", "96"}, THINK_E_UNSUPPORTED);
+  spoil(
+      "f64", [](DLTensorFields &t) { t.bits = 64; }, {"source->dtype", "f32", "64"}, THINK_E_UNSUPPORTED);
+  spoil(
+      "int32", [](DLTensorFields &t) { t.code = 0; }, {"source->dtype", "f32", "0"}, THINK_E_UNSUPPORTED);
+  spoil(
+      "vectors", [](DLTensorFields &t) { t.lanes = 4; }, {"source->dtype", "f32", "4"}, THINK_E_UNSUPPORTED);
+  spoil(
+      "shape NULL", [](DLTensorFields &t) { t.shape = nullptr; }, {"source->shape", "NULL"}, THINK_E_ARGUMENT);
+  spoil(
+      "data NULL", [](DLTensorFields &t) { t.data = nullptr; }, {"source->data", "NULL"}, THINK_E_ARGUMENT);
+  spoil(
+      "negative extent",
+      [](DLTensorFields &t) {
+        static int64_t shape[4] = {2, 4, -96, 24};
+        t.shape = shape;
+      },
+      {"source->shape[2]", "-96"}, THINK_E_ARGUMENT);
+  spoil(
+      "extents overflow",
+      [](DLTensorFields &t) {
+        static int64_t shape[4] = {2, INT64_MAX / 2, INT64_MAX / 2, 24};
+        t.shape = shape;
+        t.strides = nullptr;
+      },
+      {"source->shape", "64-bit"}, THINK_E_ARGUMENT);
+  spoil(
+      "channel stride",
+      [](DLTensorFields &t) {
+        static int64_t strides[4] = {9216, 2304, 1, 96};
+        t.strides = strides;
+      },
+      {"source->strides[3]", "1", "96"}, THINK_E_UNSUPPORTED);
   return cases;
 }
 
@@ -426,8 +427,8 @@ TEST_P(WrongValues, AreNamed) {
   for (const Case &one : cases) {
     if (std::strcmp(one.function, target.name) != 0) continue;
     ++count;
-    const std::string problem = refused(world(), target, [&](Values &values) { one.spoil(world(), values); }, one.code,
-                                        target.position(one.parameter) + 1, one.texts);
+    const std::string problem = refused(
+        world(), target, [&](Values &values) { one.spoil(world(), values); }, one.code, target.position(one.parameter) + 1, one.texts);
     EXPECT_EQ("", problem) << one.what;
   }
   RecordProperty("cases", count);
@@ -442,7 +443,8 @@ INSTANTIATE_TEST_SUITE_P(EveryFunction, WrongValues, testing::ValuesIn(functions
 TEST(Environment, InstructionSetByName) {
   const Function &create = function("think_context_create");
   world().restore(create);  // the world must exist before the environment is spoiled
-  for (const char *name : {"quantum", "AVX2", "avx2 ", "", "avx10.2-with-a-name-that-is-longer-than-any-buffer-that-somebody-could-have-reserved-for-it-on-a-stack"}) {
+  for (const char *name : {"quantum", "AVX2", "avx2 ", "",
+                           "avx10.2-with-a-name-that-is-longer-than-any-buffer-that-somebody-could-have-reserved-for-it-on-a-stack"}) {
     setenv("THINK_CPU_ISA", name, 1);
     if (*name) {
       EXPECT_EQ("", refused(world(), create, [](Values &) {}, THINK_E_UNSUPPORTED, 0, {"THINK_CPU_ISA"})) << name;
@@ -474,7 +476,8 @@ TEST(Query, NeedsAContextOnlyForItsOwnFacts) {
     int64_t value = -77;
     EXPECT_EQ(THINK_OK, think_query(world().context, key, &value, nullptr)) << key;
     EXPECT_NE(-77, value);
-    const bool own = key == THINK_QUERY_DEVICE_TYPE || key == THINK_QUERY_DEVICE_INDEX || key == THINK_QUERY_THREADS || key == THINK_QUERY_ISA;
+    const bool own =
+        key == THINK_QUERY_DEVICE_TYPE || key == THINK_QUERY_DEVICE_INDEX || key == THINK_QUERY_THREADS || key == THINK_QUERY_ISA;
     think_error error = THINK_ERROR_INIT;
     EXPECT_EQ(own ? THINK_E_ARGUMENT : THINK_OK, think_query(nullptr, key, &value, &error)) << key;
     EXPECT_EQ(own ? 1 : 0, error.argument);
@@ -495,7 +498,8 @@ TEST(Infallible, TakeAnything) {
   EXPECT_EQ(77, think_kept_channels(128, 0.4));
   EXPECT_EQ(64, think_kept_channels(128, 0.5));
   EXPECT_EQ(128, think_kept_channels(128, 0));
-  for (double ratio : {-0.1, 1.0, 2.0, static_cast<double>(kNan), static_cast<double>(kInfinity)}) EXPECT_EQ(-1, think_kept_channels(128, ratio)) << ratio;
+  for (double ratio : {-0.1, 1.0, 2.0, static_cast<double>(kNan), static_cast<double>(kInfinity)})
+    EXPECT_EQ(-1, think_kept_channels(128, ratio)) << ratio;
   for (int32_t channels : {0, -1, kLeast}) EXPECT_EQ(-1, think_kept_channels(channels, 0.4));
 }
 

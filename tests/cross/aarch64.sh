@@ -3,13 +3,13 @@
 #
 #   tests/cross/aarch64.sh [build folder]
 #
-# Environment: THINK_CROSS_BUDGET  seconds that one program (one shard of it) may take, default 900
+# Environment: THINK_CROSS_BUDGET  seconds that one program (one shard of it) may take, default 1800
 #              THINK_CROSS_FILTER  a --gtest_filter, default *
 # Exit status: 0 passed, 1 failed, 77 skipped because a package is missing (it says which).
 set -euo pipefail
 source_folder=$(cd "$(dirname "$0")/../.." && pwd)
 build=${1:-$source_folder/out/aarch64}
-budget=${THINK_CROSS_BUDGET:-900}
+budget=${THINK_CROSS_BUDGET:-1800}
 
 missing=()
 command -v aarch64-linux-gnu-g++ >/dev/null || missing+=(g++-aarch64-linux-gnu)
@@ -36,8 +36,8 @@ fi
 mkdir -p "$build/headers"
 ln -sfn /usr/include/nlohmann "$build/headers/nlohmann"
 
-cmake -S "$source_folder" -B "$build" -G Ninja -DCMAKE_TOOLCHAIN_FILE="$toolchain" -DCMAKE_PREFIX_PATH="$build/prefix" -DCMAKE_BUILD_TYPE=RelWithDebInfo \
-  -DCMAKE_CXX_FLAGS="-isystem $build/headers" -DTHINK_TESTS=ON -DTHINK_CLI=OFF -DTHINK_BENCH=OFF -DTHINK_EXAMPLES=OFF >"$build/configure.log"
+cmake -S "$source_folder" -B "$build" -G Ninja -DCMAKE_TOOLCHAIN_FILE="$toolchain" -DCMAKE_PREFIX_PATH="$build/prefix" \
+  -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_CXX_FLAGS="-isystem $build/headers" -DTHINK_TESTS=ON -DTHINK_CLI=OFF -DTHINK_BENCH=OFF -DTHINK_EXAMPLES=OFF >"$build/configure.log"
 mapfile -t programs < <(cmake --build "$build" --target help | sed -nE 's/^(stage_[a-z]+|flow): phony$/\1/p' | sort)
 if [ ${#programs[@]} -eq 0 ]; then
   echo "failed: the build has no stage or flow tests"
@@ -52,5 +52,6 @@ logs=$build/logs
 mkdir -p "$logs"
 . "$source_folder/tests/cross/run_programs.sh"
 cd "$build"
-run_programs "qemu-aarch64-static -L /usr/aarch64-linux-gnu" "$budget" 4 "${THINK_CROSS_FILTER:-*}" $(find "$build/tests" -type f -perm -u+x \( -name 'stage_*' -o -name flow \) | sort)
+mapfile -t programs < <(find "$build/tests" -type f -perm -u+x \( -name 'stage_*' -o -name flow \) | sort)
+run_programs "qemu-aarch64-static -L /usr/aarch64-linux-gnu" "$budget" 4 "${THINK_CROSS_FILTER:-*}" "${programs[@]}"
 echo "aarch64: passed"

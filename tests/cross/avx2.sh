@@ -5,13 +5,13 @@
 #
 #   tests/cross/avx2.sh [build folder with the tests, default out/release]
 #
-# Environment: THINK_CROSS_BUDGET  seconds that one program (one shard of it) may take, default 900
+# Environment: THINK_CROSS_BUDGET  seconds that one program (one shard of it) may take, default 1800
 #              THINK_CROSS_FILTER  a --gtest_filter, default *
 # Exit status: 0 passed, 1 failed, 77 skipped (it says why).
 set -euo pipefail
 source_folder=$(cd "$(dirname "$0")/../.." && pwd)
 build=${1:-$source_folder/out/release}
-budget=${THINK_CROSS_BUDGET:-900}
+budget=${THINK_CROSS_BUDGET:-1800}
 
 if [ "$(uname -m)" != x86_64 ]; then
   echo "skipped: this host is not x86-64, its build has no AVX2 kernels"

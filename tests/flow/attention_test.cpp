@@ -8,8 +8,8 @@ const std::vector<int32_t> kChannels{64, 80, 128, 256}, kGroups{1, 3, 4, 8};
 const std::vector<think_dtype> kDtypes{THINK_F32, THINK_F16, THINK_BF16};
 
 std::string name_of(const think_problem &problem, const char *isa, const char *what) {
-  return std::string(what) + " D=" + std::to_string(problem.key_channels) + " G=" + std::to_string(problem.query_heads / problem.kv_heads) + " " +
-         think_dtype_name(problem.cache_dtype) + " " + isa;
+  return std::string(what) + " D=" + std::to_string(problem.key_channels) + " G=" + std::to_string(problem.query_heads / problem.kv_heads) +
+         " " + think_dtype_name(problem.cache_dtype) + " " + isa;
 }
 
 // Every instruction set, dtype, head size and group: dense, all channels kept, the paper's pruning, and the regression, one query and five.
@@ -96,7 +96,8 @@ TEST(Attention, WidthsPerHead) {
         const std::vector<int32_t> key(widths.begin() + first, widths.begin() + first + 5);
         for (const bool regress : {false, true}) {
           flow.prune({key, value_widths, regress});
-          expect_close(flow.expected({172}, {2}), flow.attend({172}, {2}), tolerance_for(problem), name_of(problem, isa.name, "widths per head"));
+          expect_close(flow.expected({172}, {2}), flow.attend({172}, {2}), tolerance_for(problem),
+                       name_of(problem, isa.name, "widths per head"));
         }
       }
     }
@@ -152,7 +153,8 @@ TEST(Attention, PredictionBeatsZeros) {
   EXPECT_LT(distance({{}, uniform(flow, 32), true}), 0.7 * distance({{}, uniform(flow, 32), false}));
 }
 
-// Queries and outputs of other dtypes, keys and values of different head sizes, compact rows instead of tiles and of another dtype than the dense ones.
+// Queries and outputs of other dtypes, keys and values of different head sizes, compact rows instead of tiles and of another dtype than the
+// dense ones.
 TEST(Attention, OtherDtypesSizesAndFormats) {
   for (const Isa &isa : available_isas()) {
     for (const think_dtype fresh : {THINK_F16, THINK_BF16}) {
@@ -173,7 +175,8 @@ TEST(Attention, OtherDtypesSizesAndFormats) {
           format.key_dtype = layout == THINK_ROWS ? THINK_BF16 : THINK_F16;
           format.value_dtype = layout == THINK_ROWS ? THINK_F32 : THINK_BF16;
           flow.prune({uniform(flow, 52), uniform(flow, 40), true}, &format);
-          expect_close(flow.expected({173}, {3}), flow.attend({173}, {3}), tolerance_for(problem), name_of(problem, isa.name, layout == THINK_ROWS ? "rows" : "tiles"));
+          expect_close(flow.expected({173}, {3}), flow.attend({173}, {3}), tolerance_for(problem),
+                       name_of(problem, isa.name, layout == THINK_ROWS ? "rows" : "tiles"));
         }
       }
     }

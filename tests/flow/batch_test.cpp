@@ -1,5 +1,5 @@
-// Batches: ragged lengths, packed and rectangular tensors, slots in any order, shuffled pages, sequences that are too short to prune. Everything
-// that belongs to nobody is NaN, so a result that is right has read nothing else.
+// Batches: ragged lengths, packed and rectangular tensors, slots in any order, shuffled pages, sequences that are too short to prune.
+// Everything that belongs to nobody is NaN, so a result that is right has read nothing else.
 #include "compare.h"
 
 namespace flow {
@@ -33,7 +33,8 @@ TEST(Batch, RaggedSlotsAndPages) {
         for (const bool regress : {false, true}) {
           flow.prune({key, value, regress});
           EXPECT_EQ((std::vector<int32_t>{224, 0, 0, 64}), flow.compacted);
-          for (const std::vector<int32_t> &fresh : {std::vector<int32_t>{1, 1, 1, 1}, std::vector<int32_t>{3, 1, 5, 2}, std::vector<int32_t>{0, 1, 0, 2}}) {
+          for (const std::vector<int32_t> &fresh :
+               {std::vector<int32_t>{1, 1, 1, 1}, std::vector<int32_t>{3, 1, 5, 2}, std::vector<int32_t>{0, 1, 0, 2}}) {
             expect_close(flow.expected(total, fresh), flow.attend(total, fresh), tolerance_for(problem),
                          std::string(isa.name) + (packed ? " packed" : " rectangular") + " page " + std::to_string(page));
           }
@@ -43,8 +44,8 @@ TEST(Batch, RaggedSlotsAndPages) {
   }
 }
 
-// A sequence gets the same result alone as in any batch, slot and storage. Not the same bits: how a call is cut, and so the order of its sums, may
-// depend on the size of the batch.
+// A sequence gets the same result alone as in any batch, slot and storage. Not the same bits: how a call is cut, and so the order of its
+// sums, may depend on the size of the batch.
 TEST(Batch, ASequenceDoesNotSeeItsNeighbours) {
   const think_problem problem = make_problem(64, 4, THINK_F16);
   const Plan plan(problem);
@@ -81,7 +82,8 @@ TEST(Batch, ChunkedPrefill) {
     options.chunk = chunk;
     Flow chunked(plan, options);
     chunked.prefill();
-    for (size_t i = 0; i < whole.score.size(); ++i) ASSERT_NEAR(whole.score[i], chunked.score[i], 1e-5 * whole.score[i]) << "chunk " << chunk;
+    for (size_t i = 0; i < whole.score.size(); ++i)
+      ASSERT_NEAR(whole.score[i], chunked.score[i], 1e-5 * whole.score[i]) << "chunk " << chunk;
     think_tensor a = THINK_TENSOR_INIT, b = THINK_TENSOR_INIT;
     THINK_CALL(think_score_window, plan, whole.state.data(), 3, &a);
     THINK_CALL(think_score_window, plan, chunked.state.data(), 3, &b);

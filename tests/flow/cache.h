@@ -1,5 +1,5 @@
-// What an engine that owns its memory holds: a context and a plan, workspaces of exactly the size asked for, a dense cache and a compact one,
-// contiguous in slots or in shuffled pages. All of it through the public C ABI.
+// What an engine that owns its memory holds: a context and a plan, workspaces of exactly the size asked for, a dense cache and a compact
+// one, contiguous in slots or in shuffled pages. All of it through the public C ABI.
 #pragma once
 
 #include <cstdlib>
@@ -12,11 +12,12 @@
 #include "elements.h"
 
 // Call a fallible function with an error record; a failure ends the test with the library's message.
-#define THINK_CALL(function, ...)                                                                                                  \
-  do {                                                                                                                             \
-    think_error call_error = THINK_ERROR_INIT;                                                                                     \
-    const think_status call_status = function(__VA_ARGS__, &call_error);                                                           \
-    if (call_status != THINK_OK) throw std::runtime_error(std::string(#function ": ") + think_status_name(call_status) + ": " + call_error.message); \
+#define THINK_CALL(function, ...)                                                                                         \
+  do {                                                                                                                    \
+    think_error call_error = THINK_ERROR_INIT;                                                                            \
+    const think_status call_status = function(__VA_ARGS__, &call_error);                                                  \
+    if (call_status != THINK_OK)                                                                                          \
+      throw std::runtime_error(std::string(#function ": ") + think_status_name(call_status) + ": " + call_error.message); \
   } while (0)
 
 namespace flow {
@@ -76,8 +77,8 @@ class Plan {
   int64_t isa_ = 0;
 };
 
-// A launch with a zeroed workspace of exactly the bytes that the stage asks for, or with one that is `shared` by all calls of all stages, as every call
-// leaves its counters zero. No launch at all where nothing is needed.
+// A launch with a zeroed workspace of exactly the bytes that the stage asks for, or with one that is `shared` by all calls of all stages,
+// as every call leaves its counters zero. No launch at all where nothing is needed.
 class Launch {
  public:
   Launch(const think_plan *plan, int32_t stage, const think_extent &extent, uint32_t flags = 0, const Memory *shared = nullptr) {
@@ -167,8 +168,12 @@ class DenseCache {
     table_.describe(segment_);
   }
 
-  void *key_row(int32_t sequence, int32_t slot, int32_t head, int64_t row) { return address(key_, segment_.key_stride, sequence, slot, head, row); }
-  void *value_row(int32_t sequence, int32_t slot, int32_t head, int64_t row) { return address(value_, segment_.value_stride, sequence, slot, head, row); }
+  void *key_row(int32_t sequence, int32_t slot, int32_t head, int64_t row) {
+    return address(key_, segment_.key_stride, sequence, slot, head, row);
+  }
+  void *value_row(int32_t sequence, int32_t slot, int32_t head, int64_t row) {
+    return address(value_, segment_.value_stride, sequence, slot, head, row);
+  }
   const think_segment &segment() const { return segment_; }
   Memory &key() { return key_; }
 
@@ -194,8 +199,8 @@ class DenseCache {
 // Compact keys and values with their bases, sized by think_layout() and think_basis_size(). A side without a basis holds all channels.
 class CompactCache {
  public:
-  CompactCache(const think_plan *plan, const think_problem &problem, const Placement &placement, int64_t total_key, int64_t total_value, bool with_key_basis,
-               bool with_value_basis, uint32_t seed, const think_format *format = nullptr)
+  CompactCache(const think_plan *plan, const think_problem &problem, const Placement &placement, int64_t total_key, int64_t total_value,
+               bool with_key_basis, bool with_value_basis, uint32_t seed, const think_format *format = nullptr)
       : table_(placement, seed),
         key_head_offset(static_cast<size_t>(placement.slots) * problem.kv_heads, -1),
         value_head_offset(key_head_offset) {

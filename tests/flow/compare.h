@@ -8,8 +8,8 @@ namespace flow {
 // Half a unit in the last place of the output, relative to the largest number of a row's scale.
 inline double rounding_of(think_dtype dtype) { return dtype == THINK_F32 ? 0x1p-24 : dtype == THINK_F16 ? 0x1p-11 : 0x1p-8; }
 
-// Everything between the stored rows and the output is f32, whatever the cache holds: a few times the error of plain f32 loops (measured: 2e-6 and
-// 5e-7 at worst), and the rounding of the output.
+// Everything between the stored rows and the output is f32, whatever the cache holds: a few times the error of plain f32 loops (measured:
+// 2e-6 and 5e-7 at worst), and the rounding of the output.
 struct Tolerance {
   double output, lse;  // output: as a share of the largest expected number of the row; LSE: absolute, relative above 1
 };

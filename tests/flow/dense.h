@@ -1,5 +1,5 @@
-// The oracle of the flow tests: attention over full rows, in double, and rows rebuilt from a basis. Written from the definitions in include/think/,
-// independent of the library and of its reference code.
+// The oracle of the flow tests: attention over full rows, in double, and rows rebuilt from a basis. Written from the definitions in
+// include/think/, independent of the library and of its reference code.
 #pragma once
 
 #include "elements.h"
@@ -15,8 +15,8 @@ struct Rows {
 
 struct Logits {
   double scale;
-  double softcap;            // 0 = none
-  const float *sink_logit;   // of this query head, NULL = none
+  double softcap;           // 0 = none
+  const float *sink_logit;  // of this query head, NULL = none
 };
 
 struct Attention {
@@ -71,7 +71,8 @@ inline Basis read_basis(const think_basis &source, int32_t kv_heads, int32_t slo
   const char *block = static_cast<const char *>(source.weight) + source.weight_offset[at];
   for (int32_t p = 0; p < dropped; ++p) {
     for (int32_t i = 0; i < basis.kept; ++i) basis.weight.push_back(flow::load(block, THINK_F16, static_cast<int64_t>(p) * padded + i));
-    for (int32_t i = basis.kept; i < padded; ++i) EXPECT_EQ(0.0, flow::load(block, THINK_F16, static_cast<int64_t>(p) * padded + i)) << "padding of W";
+    for (int32_t i = basis.kept; i < padded; ++i)
+      EXPECT_EQ(0.0, flow::load(block, THINK_F16, static_cast<int64_t>(p) * padded + i)) << "padding of W";
     basis.offset.push_back(source.offset[at * basis.channels + basis.kept + p]);
   }
   return basis;

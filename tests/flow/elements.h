@@ -1,5 +1,5 @@
-// Memory and tensors of the flow tests: stored numbers with their rounding, memory between guard bytes, views with gaps. Everything that no call is
-// meant to read is NaN, so that a kernel that reads it cannot go unnoticed. Shares no code with the library.
+// Memory and tensors of the flow tests: stored numbers with their rounding, memory between guard bytes, views with gaps. Everything that no
+// call is meant to read is NaN, so that a kernel that reads it cannot go unnoticed. Shares no code with the library.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -32,7 +32,8 @@ inline uint16_t encode(double value, FloatFormat format) {
   if (magnitude == 0 || std::isinf(value)) return static_cast<uint16_t>(sign | (magnitude == 0 ? 0 : infinity));
   const int exponent = std::max(std::ilogb(magnitude), 1 - format.bias);
   const double steps = std::nearbyint(std::ldexp(magnitude, format.mantissa_bits - exponent));
-  // The implicit leading one adds itself to the exponent field; it is missing in subnormals and doubled by a carry, and both come out right.
+  // The implicit leading one adds itself to the exponent field; it is missing in subnormals and doubled by a carry, and both come out
+  // right.
   const int64_t pattern = (static_cast<int64_t>(exponent + format.bias - 1) << format.mantissa_bits) + static_cast<int64_t>(steps);
   return static_cast<uint16_t>(sign | std::min<int64_t>(pattern, infinity));
 }
@@ -40,7 +41,8 @@ inline uint16_t encode(double value, FloatFormat format) {
 inline double decode(uint16_t pattern, FloatFormat format) {
   const double sign = pattern & 0x8000 ? -1 : 1;
   const int exponent = (pattern & 0x7fff) >> format.mantissa_bits, mantissa = pattern & ((1 << format.mantissa_bits) - 1);
-  if (exponent == 2 * format.bias + 1) return mantissa ? std::numeric_limits<double>::quiet_NaN() : sign * std::numeric_limits<double>::infinity();
+  if (exponent == 2 * format.bias + 1)
+    return mantissa ? std::numeric_limits<double>::quiet_NaN() : sign * std::numeric_limits<double>::infinity();
   if (exponent == 0) return sign * std::ldexp(mantissa, 1 - format.bias - format.mantissa_bits);
   return sign * std::ldexp(mantissa + (1 << format.mantissa_bits), exponent - format.bias - format.mantissa_bits);
 }
@@ -95,7 +97,8 @@ class Memory {
   void check() const {
     for (size_t i = 0; i < kGuard; ++i) {
       if (block_[i] != kGuardByte) ADD_FAILURE() << "byte " << kGuard - i << " before a block of " << bytes_ << " bytes was written";
-      if (data()[bytes_ + static_cast<int64_t>(i)] != kGuardByte) ADD_FAILURE() << "byte " << i << " behind a block of " << bytes_ << " bytes was written";
+      if (data()[bytes_ + static_cast<int64_t>(i)] != kGuardByte)
+        ADD_FAILURE() << "byte " << i << " behind a block of " << bytes_ << " bytes was written";
     }
   }
 
@@ -111,14 +114,16 @@ enum class Order { heads_first, tokens_first };  // [batch][head][token][channel
 // Fresh rows as an engine hands them over, with `gap` unused channels behind each row.
 class Tensor {
  public:
-  Tensor(think_dtype dtype, int64_t batch, int64_t heads, int64_t tokens, int64_t channels, Order order = Order::heads_first, int64_t gap = 0)
+  Tensor(think_dtype dtype, int64_t batch, int64_t heads, int64_t tokens, int64_t channels, Order order = Order::heads_first,
+         int64_t gap = 0)
       : memory_(batch * heads * tokens * (channels + gap) * bytes_of(dtype)) {
     const int64_t row = channels + gap;
     think_tensor_init(&view_, sizeof view_);
     view_.data = memory_.data();
     view_.dtype = dtype;
     const int64_t extent[4] = {batch, heads, tokens, channels};
-    const int64_t heads_first[4] = {heads * tokens * row, tokens * row, row, 1}, tokens_first[4] = {heads * tokens * row, row, heads * row, 1};
+    const int64_t heads_first[4] = {heads * tokens * row, tokens * row, row, 1},
+                  tokens_first[4] = {heads * tokens * row, row, heads * row, 1};
     std::copy(extent, extent + 4, view_.extent);
     std::copy_n(order == Order::heads_first ? heads_first : tokens_first, 4, view_.stride);
   }

@@ -1,5 +1,5 @@
-// The same bits from one thread, from the library's own threads, from the host's, from slices and from many callers at once. The thread sanitizer
-// build runs these tests too.
+// The same bits from one thread, from the library's own threads, from the host's, from slices and from many callers at once. The thread
+// sanitizer build runs these tests too.
 #include <atomic>
 
 #include "compare.h"
@@ -198,7 +198,8 @@ TEST(Parallel, ManyCallersOnOnePlanWithOwnThreads) {
   many_callers(&context);
 }
 
-// One workspace for call after call: its counters are zero again each time. A larger one than needed changes nothing; one byte less is refused.
+// One workspace for call after call: its counters are zero again each time. A larger one than needed changes nothing; one byte less is
+// refused.
 TEST(Parallel, Workspace) {
   const think_problem problem = problem_of(THINK_F16);
   const Plan plan(problem);

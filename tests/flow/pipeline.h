@@ -63,18 +63,18 @@ inline think_problem make_problem(int32_t channels, int32_t group, think_dtype c
 
 struct Options {
   think_problem problem;
-  std::vector<int64_t> tokens;        // prefilled, per sequence
-  std::vector<int32_t> slot;          // empty = 0, 1, 2, ...
-  int32_t slots = 0;                  // 0 = as many as sequences
-  int64_t later_tokens = 64;          // room for tokens of later turns
+  std::vector<int64_t> tokens;  // prefilled, per sequence
+  std::vector<int32_t> slot;    // empty = 0, 1, 2, ...
+  int32_t slots = 0;            // 0 = as many as sequences
+  int64_t later_tokens = 64;    // room for tokens of later turns
   int32_t dense_page = 0, compact_page = 0;
   int32_t sinks = 4, recent = 32;
-  int64_t chunk = 0;                  // of the prefill; 0 = all at once
-  bool packed = false;                // tensors of fresh rows: packed or rectangular
+  int64_t chunk = 0;    // of the prefill; 0 = all at once
+  bool packed = false;  // tensors of fresh rows: packed or rectangular
   Order order = Order::heads_first;
-  int32_t slices = 0;                 // more than 1: that many threads share each call that can be cut
-  bool reversed = false;              // slices one after the other instead, the last one first
-  bool one_workspace = false;         // for all calls of all stages, instead of an exact one for each
+  int32_t slices = 0;          // more than 1: that many threads share each call that can be cut
+  bool reversed = false;       // slices one after the other instead, the last one first
+  bool one_workspace = false;  // for all calls of all stages, instead of an exact one for each
   uint32_t launch_flags = THINK_LAUNCH_CHECK;
   uint32_t seed = 1;
 };
@@ -94,7 +94,9 @@ struct Output {
 class Flow {
  public:
   Flow(const Plan &plan, Options options)
-      : plan_(plan), options_(std::move(options)), count_(static_cast<int32_t>(options_.tokens.size())),
+      : plan_(plan),
+        options_(std::move(options)),
+        count_(static_cast<int32_t>(options_.tokens.size())),
         slots_(options_.slots ? options_.slots : count_) {
     for (int32_t s = 0; s < count_; ++s) {
       sequences.push_back(make_sequence(problem(), options_.tokens[s] + options_.later_tokens, options_.seed * 1000 + s));
@@ -119,7 +121,9 @@ class Flow {
     }
   }
 
-  Launch launch_for(int32_t stage, const think_extent &extent) const { return {plan_, stage, extent, options_.launch_flags, workspace_.get()}; }
+  Launch launch_for(int32_t stage, const think_extent &extent) const {
+    return {plan_, stage, extent, options_.launch_flags, workspace_.get()};
+  }
 
   const think_problem &problem() const { return options_.problem; }
   const Options &options() const { return options_; }
@@ -159,10 +163,12 @@ class Flow {
       for (int32_t head = 0; head < problem().kv_heads; ++head) {
         for (int64_t t = from[s]; t < to[s]; ++t) {
           for (int32_t c = 0; c < problem().key_channels; ++c) {
-            store(source->key_row(s, slot_of(s), head, t), problem().cache_dtype, c, element(sequences[s].key, s, head, t, c, problem().key_channels));
+            store(source->key_row(s, slot_of(s), head, t), problem().cache_dtype, c,
+                  element(sequences[s].key, s, head, t, c, problem().key_channels));
           }
           for (int32_t c = 0; c < problem().value_channels; ++c) {
-            store(source->value_row(s, slot_of(s), head, t), problem().cache_dtype, c, element(sequences[s].value, s, head, t, c, problem().value_channels));
+            store(source->value_row(s, slot_of(s), head, t), problem().cache_dtype, c,
+                  element(sequences[s].value, s, head, t, c, problem().value_channels));
           }
         }
       }
@@ -196,8 +202,8 @@ class Flow {
     std::vector<float> result(static_cast<size_t>(count_) * problem().kv_heads * channels);
     if (order) order->resize(result.size());
     const Launch launch = launch_for(THINK_STAGE_MOMENTS, extent_of(count_, problem().window, longest()));
-    THINK_CALL(think_gains, plan_, moments.data(), &batch_, side, side == THINK_KEYS ? score.data() : nullptr, result.data(), order ? order->data() : nullptr,
-               launch.get());
+    THINK_CALL(think_gains, plan_, moments.data(), &batch_, side, side == THINK_KEYS ? score.data() : nullptr, result.data(),
+               order ? order->data() : nullptr, launch.get());
     return result;
   }
 
@@ -218,12 +224,13 @@ class Flow {
     gains(THINK_VALUES, &order);
     const int32_t channels = problem().value_channels;
     std::vector<float> result(order.size());
-    for (size_t i = 0; i < order.size(); ++i) result[i / channels * channels + order[i]] = static_cast<float>(channels - static_cast<int32_t>(i % channels));
+    for (size_t i = 0; i < order.size(); ++i)
+      result[i / channels * channels + order[i]] = static_cast<float>(channels - static_cast<int32_t>(i % channels));
     return result;
   }
 
-  // select -> fit -> place -> compact of the rows between sinks and window, into a compact cache that is made for it. Needs prefill(), and measure()
-  // where values are chosen or anything is fitted.
+  // select -> fit -> place -> compact of the rows between sinks and window, into a compact cache that is made for it. Needs prefill(), and
+  // measure() where values are chosen or anything is fitted.
   void prune(const Choice &choice, const think_format *format = nullptr) {
     const auto total = [&](const std::vector<int32_t> &kept, int32_t channels) {
       int64_t most = kept.empty() ? static_cast<int64_t>(problem().kv_heads) * channels : 0;
@@ -235,7 +242,8 @@ class Flow {
       return most;
     };
     compact = std::make_unique<CompactCache>(plan_, problem(), placement(options_.compact_page), total(choice.key, problem().key_channels),
-                                             total(choice.value, problem().value_channels), !choice.key.empty(), !choice.value.empty(), options_.seed + 7, format);
+                                             total(choice.value, problem().value_channels), !choice.key.empty(), !choice.value.empty(),
+                                             options_.seed + 7, format);
     mask.assign(score.size(), 2);
     if (!choice.key.empty()) select(THINK_KEYS, score, choice.key, compact->key_basis, mask.data(), choice.regress);
     if (!choice.value.empty()) select(THINK_VALUES, value_score(), choice.value, compact->value_basis, nullptr, choice.regress);
@@ -262,10 +270,12 @@ class Flow {
     for (int32_t s = 0; s < count_; ++s) compacted[s] += rows[s];
   }
 
-  // Attention of the last fresh[s] of total[s] tokens over sinks, compact rows and the causal window. Tokens beyond the prefill must have been
-  // appended. Without a compact cache: over one dense segment.
-  Output attend(const std::vector<int64_t> &total, const std::vector<int32_t> &fresh, const float *sink_logit = nullptr, bool causal = true);
-  Output expected(const std::vector<int64_t> &total, const std::vector<int32_t> &fresh, const float *sink_logit = nullptr, bool causal = true) const;
+  // Attention of the last fresh[s] of total[s] tokens over sinks, compact rows and the causal window. Tokens beyond the prefill must have
+  // been appended. Without a compact cache: over one dense segment.
+  Output attend(const std::vector<int64_t> &total, const std::vector<int32_t> &fresh, const float *sink_logit = nullptr,
+                bool causal = true);
+  Output expected(const std::vector<int64_t> &total, const std::vector<int32_t> &fresh, const float *sink_logit = nullptr,
+                  bool causal = true) const;
   // The rows of one head as the oracle sees them: those that were compacted are rebuilt from their basis.
   dense::Rows full_rows(int32_t sequence, int32_t head, int64_t total) const;
 
@@ -278,11 +288,10 @@ class Flow {
   }
 
  private:
-  friend class FreshRows;
   // Tensor and batch of rows [from, to) of each sequence, packed or rectangular with NaN as padding.
   struct Fresh {
-    Fresh(const Flow &flow, int32_t heads, int32_t channels, think_dtype dtype, const std::vector<int64_t> &from, const std::vector<int64_t> &to,
-          const std::vector<double> Sequence::*rows)
+    Fresh(const Flow &flow, int32_t heads, int32_t channels, think_dtype dtype, const std::vector<int64_t> &from,
+          const std::vector<int64_t> &to, const std::vector<double> Sequence::*rows)
         : row_start{0}, most(0), tensor(THINK_F32, 0, 0, 0, 0) {
       for (int32_t s = 0; s < flow.count_; ++s) {
         lengths.push_back(static_cast<int32_t>(to[s] - from[s]));
@@ -313,7 +322,8 @@ class Flow {
     think_batch batch;
   };
 
-  void select(int32_t side, const std::vector<float> &scores, const std::vector<int32_t> &kept, think_basis &basis, uint8_t *chosen, bool regress) {
+  void select(int32_t side, const std::vector<float> &scores, const std::vector<int32_t> &kept, think_basis &basis, uint8_t *chosen,
+              bool regress) {
     think_select_options options = THINK_SELECT_OPTIONS_INIT;
     options.side = side;
     const Launch launch = launch_for(THINK_STAGE_SELECT, extent_of(count_, 1, 1));
@@ -394,7 +404,8 @@ inline Output Flow::attend(const std::vector<int64_t> &total, const std::vector<
   const think_tensor &shape = *output.tensor.view();
   std::vector<float> lse(static_cast<size_t>(shape.extent[0] * shape.extent[1] * shape.extent[2]), -12345.0f);
   shared(launch, [&](const think_launch *part) {
-    THINK_CALL(think_attend, plan_, query.tensor.view(), &query.batch, segments.data(), segment_count, sink_logit, output.tensor.view(), lse.data(), part);
+    THINK_CALL(think_attend, plan_, query.tensor.view(), &query.batch, segments.data(), segment_count, sink_logit, output.tensor.view(),
+               lse.data(), part);
   });
   Output result;
   size_t written = 0;
@@ -402,9 +413,11 @@ inline Output Flow::attend(const std::vector<int64_t> &total, const std::vector<
     for (int32_t head = 0; head < problem().query_heads; ++head) {
       for (int32_t i = 0; i < fresh[s]; ++i) {
         std::vector<double> row;
-        for (int32_t c = 0; c < problem().value_channels; ++c) row.push_back(output.tensor.get(output.row_of(s), head, output.token_of(s, i), c));
+        for (int32_t c = 0; c < problem().value_channels; ++c)
+          row.push_back(output.tensor.get(output.row_of(s), head, output.token_of(s, i), c));
         result.rows.push_back(std::move(row));
-        result.lse.push_back(lse[static_cast<size_t>((output.row_of(s) * shape.extent[1] + head) * shape.extent[2] + output.token_of(s, i))]);
+        result.lse.push_back(
+            lse[static_cast<size_t>((output.row_of(s) * shape.extent[1] + head) * shape.extent[2] + output.token_of(s, i))]);
         ++written;
       }
     }
@@ -443,7 +456,8 @@ inline dense::Rows Flow::full_rows(int32_t s, int32_t head, int64_t total) const
   return rows;
 }
 
-inline Output Flow::expected(const std::vector<int64_t> &total, const std::vector<int32_t> &fresh, const float *sink_logit, bool causal) const {
+inline Output Flow::expected(const std::vector<int64_t> &total, const std::vector<int32_t> &fresh, const float *sink_logit,
+                             bool causal) const {
   Output result;
   const int32_t group = problem().query_heads / problem().kv_heads;
   for (int32_t s = 0; s < count_; ++s) {

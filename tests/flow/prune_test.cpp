@@ -34,8 +34,8 @@ void prune_in_one_call(const Plan &plan, Flow &flow, const think_prune_options &
     flow.compacted.push_back(static_cast<int32_t>(result.rows));
   }
   const bool key_basis = options.key_kept != -1, value_basis = options.value_kept > 0;
-  flow.compact = std::make_unique<CompactCache>(plan, flow.problem(), flow.placement(flow.options().compact_page), key_total, value_total, key_basis, value_basis,
-                                                flow.options().seed + 7);
+  flow.compact = std::make_unique<CompactCache>(plan, flow.problem(), flow.placement(flow.options().compact_page), key_total, value_total,
+                                                key_basis, value_basis, flow.options().seed + 7);
   flow.mask.assign(flow.score.size(), 2);
   const std::vector<int32_t> lengths = flow.prefilled();
   const think_segment source = flow.dense_segment(lengths);
@@ -48,7 +48,8 @@ void expect_same_basis(const Flow &flow, const think_basis &a, const think_basis
     if (flow.compacted[s] == 0) continue;
     for (int32_t head = 0; head < flow.problem().kv_heads; ++head) {
       const int32_t slot = flow.slot_of(static_cast<int32_t>(s));
-      const dense::Basis x = dense::read_basis(a, flow.problem().kv_heads, slot, head), y = dense::read_basis(b, flow.problem().kv_heads, slot, head);
+      const dense::Basis x = dense::read_basis(a, flow.problem().kv_heads, slot, head),
+                         y = dense::read_basis(b, flow.problem().kv_heads, slot, head);
       EXPECT_EQ(x.kept, y.kept) << "sequence " << s << ", head " << head;
       EXPECT_EQ(x.index, y.index) << "sequence " << s << ", head " << head;
       EXPECT_EQ(x.predicts, y.predicts) << "sequence " << s << ", head " << head;
@@ -127,7 +128,8 @@ TEST(Prune, PreviewCountsWhatIsStored) {
             const think_prune_options options = prune_options(THINK_MODE_REGRESSED, budget, key_kept, value_kept, limit);
             const think_prune_result result = preview(plan, tokens, options);
             const int64_t rows = std::max<int64_t>(0, tokens - 36) / 32 * 32;
-            SCOPED_TRACE("tokens " + std::to_string(tokens) + " keys " + std::to_string(key_kept) + " values " + std::to_string(value_kept));
+            SCOPED_TRACE("tokens " + std::to_string(tokens) + " keys " + std::to_string(key_kept) + " values " +
+                         std::to_string(value_kept));
             EXPECT_EQ(rows, result.rows);
             if (rows == 0) continue;
             EXPECT_EQ(4, result.first);
@@ -155,7 +157,8 @@ TEST(Prune, PreviewCountsWhatIsStored) {
   }
 }
 
-// Short sequences in a batch: nothing moves, or a side stays dense because its basis costs more than it saves. The attention goes on in every case.
+// Short sequences in a batch: nothing moves, or a side stays dense because its basis costs more than it saves. The attention goes on in
+// every case.
 TEST(Prune, ShortSequencesStayDense) {
   const think_problem problem = make_problem(64, 4, THINK_F16);
   const Plan plan(problem);
@@ -181,7 +184,8 @@ TEST(Prune, ShortSequencesStayDense) {
       for (int32_t head = 0; head < 2; ++head) {
         key_total += flow.compact->key_basis.kept[options.slot[s] * 2 + head];
         value_total += flow.compact->value_basis.kept[options.slot[s] * 2 + head];
-        EXPECT_EQ(flow.compact->key_basis.kept[options.slot[s] * 2 + head], std::count(flow.mask.begin() + (s * 2 + head) * 64, flow.mask.begin() + (s * 2 + head + 1) * 64, 1));
+        EXPECT_EQ(flow.compact->key_basis.kept[options.slot[s] * 2 + head],
+                  std::count(flow.mask.begin() + (s * 2 + head) * 64, flow.mask.begin() + (s * 2 + head + 1) * 64, 1));
       }
       EXPECT_EQ(result.key_total, key_total) << "sequence " << s;
       EXPECT_EQ(result.value_total, value_total) << "sequence " << s;
@@ -191,7 +195,8 @@ TEST(Prune, ShortSequencesStayDense) {
     if (dense_limit == 0.0f) {
       flow.append(total, {540, 21, 110, 1});
       flow.fold({32, 0, 32, 0});
-      expect_close(flow.expected({540, 21, 110, 1}, {1, 1, 1, 1}), flow.attend({540, 21, 110, 1}, {1, 1, 1, 1}), tolerance_for(problem), "fold");
+      expect_close(flow.expected({540, 21, 110, 1}, {1, 1, 1, 1}), flow.attend({540, 21, 110, 1}, {1, 1, 1, 1}), tolerance_for(problem),
+                   "fold");
     }
   }
 }

@@ -1,5 +1,5 @@
-// Whole flows of random shape: head sizes, groups, widths, dtypes, lengths, storage, turns and folds together. Each is named by its seed, so a failure
-// can be run again alone: THINK_TEST_SEED=<seed> THINK_TEST_COUNT=1.
+// Whole flows of random shape: head sizes, groups, widths, dtypes, lengths, storage, turns and folds together. Each is named by its seed,
+// so a failure can be run again alone: THINK_TEST_SEED=<seed> THINK_TEST_COUNT=1.
 #include "compare.h"
 
 namespace flow {
@@ -83,9 +83,9 @@ void run_random_flow(uint32_t seed) {
       flow.fold(rows);
     }
     const float *sink = pick(0, 2) ? nullptr : sinks.data();
-    const std::string what = "seed " + std::to_string(seed) + " turn " + std::to_string(turn) + " D=" + std::to_string(problem.key_channels) + "/" +
-                             std::to_string(problem.value_channels) + " G=" + std::to_string(problem.query_heads / problem.kv_heads) + " isa " +
-                             std::to_string(plan.isa());
+    const std::string what = "seed " + std::to_string(seed) + " turn " + std::to_string(turn) +
+                             " D=" + std::to_string(problem.key_channels) + "/" + std::to_string(problem.value_channels) +
+                             " G=" + std::to_string(problem.query_heads / problem.kv_heads) + " isa " + std::to_string(plan.isa());
     expect_close(flow.expected(total, fresh, sink), flow.attend(total, fresh, sink), tolerance, what);
   }
 }

@@ -1,5 +1,5 @@
-// The rules of the paper and of its reference code, one by one: what is counted, what is dropped, what is not. (Keys and queries are scored as they
-// come, after RoPE; the recorded vectors of kvpress_test.cpp come from a model that rotates.)
+// The rules of the paper and of its reference code, one by one: what is counted, what is dropped, what is not. (Keys and queries are scored
+// as they come, after RoPE; the recorded vectors of kvpress_test.cpp come from a model that rotates.)
 #include "compare.h"
 
 namespace flow {
@@ -29,7 +29,8 @@ std::vector<float> score_of(const Plan &plan, const think_problem &problem, cons
   THINK_CALL(think_score_update, plan, query.view(), key.view(), nullptr, state.data(), launch.get());
   think_score_options options = THINK_SCORE_OPTIONS_INIT;
   options.flags = flags;
-  std::vector<float> score(static_cast<size_t>(flags & THINK_SCORE_QUERY_HEADS ? problem.query_heads : problem.kv_heads) * problem.key_channels);
+  std::vector<float> score(static_cast<size_t>(flags & THINK_SCORE_QUERY_HEADS ? problem.query_heads : problem.kv_heads) *
+                           problem.key_channels);
   THINK_CALL(think_score_finish, plan, state.data(), nullptr, &options, score.data(), launch.get());
   return score;
 }
@@ -52,8 +53,8 @@ std::vector<double> expected_per_query_head(const think_problem &problem, const 
 }
 
 // think_select() for the one slot of a plan; returns index, the mask goes to `mask`.
-std::vector<int32_t> select(const Plan &plan, const think_problem &problem, const std::vector<float> &score, int32_t kept, std::vector<uint8_t> *mask = nullptr,
-                            int32_t round_to = 0) {
+std::vector<int32_t> select(const Plan &plan, const think_problem &problem, const std::vector<float> &score, int32_t kept,
+                            std::vector<uint8_t> *mask = nullptr, int32_t round_to = 0) {
   int64_t bytes = 0;
   THINK_CALL(think_basis_size, plan, THINK_KEYS, 1, &bytes, nullptr);
   const Memory memory(bytes);
@@ -107,7 +108,8 @@ TEST(Rules, ScoreAndGroups) {
         const Plan plan(problem, isa.name);
         const Sequence sequence = make_sequence(problem, tokens, 5);
         const std::vector<double> expected = expected_per_query_head(problem, sequence);
-        const std::vector<float> per_head = score_of(plan, problem, sequence, THINK_SCORE_QUERY_HEADS), grouped = score_of(plan, problem, sequence);
+        const std::vector<float> per_head = score_of(plan, problem, sequence, THINK_SCORE_QUERY_HEADS),
+                                 grouped = score_of(plan, problem, sequence);
         for (size_t i = 0; i < expected.size(); ++i) ASSERT_NEAR(expected[i], per_head[i], 2e-5 * expected[i]) << isa.name << " " << tokens;
         std::vector<float> mean;
         for (int32_t head = 0; head < problem.kv_heads; ++head) {
@@ -151,7 +153,8 @@ TEST(Rules, WindowOfQueriesAllKeys) {
   }
 }
 
-// The reference code scores in the dtype of the model, where squares of f16 overflow at 256; here they do not, and what is not finite ranks first.
+// The reference code scores in the dtype of the model, where squares of f16 overflow at 256; here they do not, and what is not finite ranks
+// first.
 TEST(Rules, OverflowAndNaN) {
   for (const Isa &isa : available_isas()) {
     think_problem problem = make_problem(64, 1, THINK_F16, 1);
@@ -256,8 +259,8 @@ TEST(Rules, ScaleOfTheFullHead) {
     return flow.attend({141}, {1});
   };
   const Output by_default = run(0);
-  EXPECT_TRUE(same_bits(by_default, run(0.125f)));   // 1 / sqrt(64)
-  EXPECT_FALSE(same_bits(by_default, run(0.25f)));   // 1 / sqrt(16)
+  EXPECT_TRUE(same_bits(by_default, run(0.125f)));  // 1 / sqrt(64)
+  EXPECT_FALSE(same_bits(by_default, run(0.25f)));  // 1 / sqrt(16)
 }
 
 // The score of value channels in the paper's appendix: the energy of the attention output over window and group.

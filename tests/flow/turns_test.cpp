@@ -1,4 +1,5 @@
-// What comes after the prefill: several queries at once, folds of the window, the next turn of a chat, soft caps, sink logits, and merged results.
+// What comes after the prefill: several queries at once, folds of the window, the next turn of a chat, soft caps, sink logits, and merged
+// results.
 #include "compare.h"
 
 namespace flow {
@@ -19,13 +20,15 @@ TEST_P(Turns, SpeculativeDecodingAndNextTurn) {
     flow.prune({{33, 20, 40, 50}, {32, 16, 64, 40}, true});
     std::vector<int64_t> total{205, 90};
     // Ragged numbers of new tokens; the fourth turn is longer than a window and than any block of queries.
-    for (const std::vector<int32_t> &fresh : {std::vector<int32_t>{1, 1}, std::vector<int32_t>{8, 3}, std::vector<int32_t>{0, 5}, std::vector<int32_t>{63, 37}}) {
+    for (const std::vector<int32_t> &fresh :
+         {std::vector<int32_t>{1, 1}, std::vector<int32_t>{8, 3}, std::vector<int32_t>{0, 5}, std::vector<int32_t>{63, 37}}) {
       const std::vector<int64_t> before = total;
       for (size_t s = 0; s < total.size(); ++s) total[s] += fresh[s];
       flow.append(before, total);
       expect_close(flow.expected(total, fresh), flow.attend(total, fresh), tolerance_for(problem), "turn of " + std::to_string(fresh[0]));
     }
-    expect_close(flow.expected(total, {2, 2}, nullptr, false), flow.attend(total, {2, 2}, nullptr, false), tolerance_for(problem), "no causal segment");
+    expect_close(flow.expected(total, {2, 2}, nullptr, false), flow.attend(total, {2, 2}, nullptr, false), tolerance_for(problem),
+                 "no causal segment");
   }
 }
 
@@ -108,14 +111,16 @@ TEST_P(Turns, MergeEqualsOneAttendOverBoth) {
     // The same rows in three calls: sinks, compact, window.
     const std::vector<int32_t> sinks{4, 4}, first{4 + flow.compacted[0], 4 + flow.compacted[1]};
     const std::vector<int32_t> window{175 - first[0], 70 - first[1]};
-    std::vector<think_segment> parts{flow.dense_segment(sinks), flow.compact->segment, flow.dense_segment(window, &first, THINK_SEGMENT_CAUSAL)};
+    std::vector<think_segment> parts{flow.dense_segment(sinks), flow.compact->segment,
+                                     flow.dense_segment(window, &first, THINK_SEGMENT_CAUSAL)};
     parts[1].lengths = flow.compacted.data();
     parts[1].lengths_stride[0] = 1;
     Tensor query(THINK_F32, 2, problem.query_heads, 2, 64);
     for (int32_t s = 0; s < 2; ++s) {
       for (int32_t head = 0; head < problem.query_heads; ++head) {
         for (int32_t i = 0; i < 2; ++i) {
-          for (int32_t c = 0; c < 64; ++c) query.set(s, head, i, c, flow.element(flow.sequences[s].query, s, head, total[s] - 2 + i, c, 64));
+          for (int32_t c = 0; c < 64; ++c)
+            query.set(s, head, i, c, flow.element(flow.sequences[s].query, s, head, total[s] - 2 + i, c, 64));
         }
       }
     }
@@ -126,7 +131,8 @@ TEST_P(Turns, MergeEqualsOneAttendOverBoth) {
     for (int32_t part = 0; part < 3; ++part) {
       partial.emplace_back(THINK_F32, 2, problem.query_heads, 2, 64);
       const Launch launch(plan, THINK_STAGE_ATTEND, extent_of(2, 2, 175, 1), THINK_LAUNCH_CHECK);
-      THINK_CALL(think_attend, plan, query.view(), nullptr, &parts[part], 1, nullptr, partial[part].view(), lses[part].data(), launch.get());
+      THINK_CALL(think_attend, plan, query.view(), nullptr, &parts[part], 1, nullptr, partial[part].view(), lses[part].data(),
+                 launch.get());
       views.push_back(*partial[part].view());
       lse_pointers.push_back(lses[part].data());
     }

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Record the channels that kvpress' ThinKPress drops, as an oracle that shares no line with libthink: writes kvpress.json next to this file (which cannot
-be called kvpress.py: it would hide the package).
+"""Record the channels that kvpress' ThinKPress drops, as an oracle that shares no line with libthink: writes kvpress.json
+next to this file (which cannot be called kvpress.py: it would hide the package).
 
     python3 -m venv venv && venv/bin/pip install kvpress==0.5.4
     venv/bin/python tests/vectors/kvpress_record.py

@@ -1,5 +1,6 @@
-/* A program as somebody wrote it against the headers of one release: it prunes a cache in the paper's way and attends to what is left, and compares with
- * the same in plain loops. Compiled by frozen/test.sh against frozen headers, linked to the library or, with BY_TABLE, through dlopen() and the table. */
+/* A program as somebody wrote it against the headers of one release: it prunes a cache in the paper's way and attends to what is left, and
+ * compares with the same in plain loops. Compiled by frozen/test.sh against frozen headers, linked to the library or, with BY_TABLE,
+ * through dlopen() and the table. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
