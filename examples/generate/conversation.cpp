@@ -8,6 +8,20 @@ namespace {
 
 double seconds_since(std::chrono::steady_clock::time_point start) { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(); }
 
+double median_ms(std::vector<double> seconds) {
+  if (seconds.empty()) return 0;
+  const auto middle = seconds.begin() + static_cast<std::ptrdiff_t>(seconds.size() / 2);
+  std::nth_element(seconds.begin(), middle, seconds.end());
+  return 1e3 * *middle;
+}
+
+// A second cache that is fed the tokens of an answer, for comparison.
+struct Follower {
+  Cache cache;
+  std::vector<float> logits, other_logits; // of every token: over the answer's cache, over this one
+  double attention_ms = 0;
+};
+
 // A model this small repeats itself without end under plain greedy decoding: tokens that the answer already holds count less. The figures are taken from
 // the logits as they are.
 constexpr float kRepetitionPenalty = 1.1f;
@@ -22,26 +36,30 @@ int32_t choose(std::vector<float> logits, std::vector<int32_t> used) {
   return static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
 }
 
-// Decoding from `logits`, the prediction after everything in the cache.
-Answer decode(Model &model, Cache &cache, const Tokenizer &tokenizer, std::vector<float> logits, int64_t limit, bool keep_logits) {
+// Decoding from `logits`, the prediction after everything in the cache. With a follower, every token is fed to that cache too, in turn: the two are
+// measured on the same tokens and under the same load of the machine.
+Answer decode(Model &model, Cache &cache, const Tokenizer &tokenizer, std::vector<float> logits, int64_t limit, Follower *follower) {
   Answer answer;
-  std::vector<double> attention;
+  std::vector<double> attention, follower_attention;
+  std::vector<float> other;
   cache.take_attention_seconds();
-  const auto start = std::chrono::steady_clock::now();
   while (static_cast<int64_t>(answer.tokens.size()) < limit && cache.tokens() < model.config().context) {
     const int32_t token = choose(logits, answer.tokens);
     answer.ended = token == tokenizer.end_of_turn();
     if (answer.ended) break;
     answer.tokens.push_back(token);
+    const auto start = std::chrono::steady_clock::now();
     model.forward({&token, 1}, cache, Logits::last, logits);
+    answer.seconds += seconds_since(start);
     attention.push_back(cache.take_attention_seconds());
-    if (keep_logits) answer.logits.insert(answer.logits.end(), logits.begin(), logits.end());
+    if (follower == nullptr) continue;
+    model.forward({&token, 1}, follower->cache, Logits::last, other);
+    follower_attention.push_back(follower->cache.take_attention_seconds());
+    follower->logits.insert(follower->logits.end(), logits.begin(), logits.end());
+    follower->other_logits.insert(follower->other_logits.end(), other.begin(), other.end());
   }
-  answer.seconds = seconds_since(start);
-  if (!attention.empty()) {
-    std::nth_element(attention.begin(), attention.begin() + static_cast<std::ptrdiff_t>(attention.size() / 2), attention.end());
-    answer.attention_ms = 1e3 * attention[attention.size() / 2];
-  }
+  answer.attention_ms = median_ms(attention);
+  if (follower != nullptr) follower->attention_ms = median_ms(follower_attention);
   return answer;
 }
 
@@ -71,26 +89,22 @@ Conversation converse(Model &model, Attention &attention, const Tokenizer &token
   result.usage = cache.usage();
 
   progress("answer over the dense cache");
-  result.dense = decode(model, dense, tokenizer, logits, options.tokens, true);
+  Follower follower{cache.clone(), {}, {}};
+  result.dense = decode(model, dense, tokenizer, logits, options.tokens, &follower);
+  result.attention_ms_pruned = follower.attention_ms;
   if (!result.dense.tokens.empty()) {
-    // The same tokens over a copy of the pruned cache, in one pass.
-    progress("comparison");
-    Cache judge = cache.clone();
-    std::vector<float> other;
-    model.forward(result.dense.tokens, judge, Logits::all, other);
-    const Predictions predictions(std::move(result.dense.logits), model.config().vocabulary, pool);
-    result.difference = predictions.compare(other, std::span(result.dense.tokens).subspan(1), pool);
+    const Predictions predictions(std::move(follower.logits), model.config().vocabulary, pool);
+    result.difference = predictions.compare(follower.other_logits, std::span(result.dense.tokens).subspan(1), pool);
     result.compared = static_cast<int64_t>(result.dense.tokens.size());
   }
-  result.dense.logits = {};
 
   progress("answer over the pruned cache");
-  result.compact = decode(model, cache, tokenizer, logits, options.tokens, false);
+  result.compact = decode(model, cache, tokenizer, logits, options.tokens, nullptr);
   if (!options.next_question.empty()) {
     // The next turn: many new queries at once over the compact prefix.
     progress("second question over the pruned cache");
     model.forward(tokenizer.next_turn(options.next_question), cache, Logits::last, logits);
-    result.next = decode(model, cache, tokenizer, logits, options.tokens, false);
+    result.next = decode(model, cache, tokenizer, logits, options.tokens, nullptr);
   }
   result.end_usage = cache.usage();
   progress("");

@@ -15,9 +15,8 @@ namespace generate {
 struct Answer {
   std::vector<int32_t> tokens; // without the end-of-turn token
   bool ended = false;          // by the model, not by the limit
-  double seconds = 0;          // of decoding
+  double seconds = 0;          // of decoding, this cache only
   double attention_ms = 0;     // per decoded token, all layers: the median
-  std::vector<float> logits;   // of every decoded token
 };
 
 struct ConversationOptions {
@@ -33,6 +32,7 @@ struct Conversation {
   Cache::Usage usage{};      // after the prompt
   Cache::Usage end_usage{};  // of the pruned cache after everything
   Answer dense, compact, next;
+  double attention_ms_pruned = 0;     // like dense.attention_ms, for the same tokens over the pruned cache, measured in turn
   Predictions::Difference difference; // of the dense answer's tokens under the pruned cache
   int64_t compared = 0;               // predictions in `difference`
 };

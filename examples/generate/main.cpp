@@ -81,7 +81,7 @@ json conversation_json(const Arguments &arguments, const Conversation &c, const 
               {"kv_bytes_saved", c.usage.dense_bytes - c.usage.bytes},
               {"pruned", c.pruned},
               {"attention_ms_dense", c.dense.attention_ms},
-              {"attention_ms_pruned", c.compact.attention_ms},
+              {"attention_ms_pruned", c.attention_ms_pruned},
               {"tokens_per_second_dense", rate(c.dense)},
               {"tokens_per_second_pruned", rate(c.compact)},
               {"kl", c.difference.kl},
@@ -134,7 +134,7 @@ void print_conversation(const Arguments &arguments, const Conversation &c, const
   line("saved", mebibytes(c.usage.dense_bytes - c.usage.bytes) + " (" +
                     fixed(100.0 * static_cast<double>(c.usage.dense_bytes - c.usage.bytes) / static_cast<double>(c.usage.dense_bytes), 1) + " %)");
   line("attention per token, dense", fixed(c.dense.attention_ms, 3) + " ms");
-  line("attention per token, pruned", fixed(c.compact.attention_ms, 3) + " ms");
+  line("attention per token, pruned", fixed(c.attention_ms_pruned, 3) + " ms");
   line("tokens per second, dense", fixed(rate(c.dense), 1));
   line("tokens per second, pruned", fixed(rate(c.compact), 1));
   line("KL(dense || pruned)", fixed(c.difference.kl, 4) + " nats per token, mean over the " + std::to_string(c.compared) + " tokens of the dense answer");

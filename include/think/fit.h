@@ -31,6 +31,8 @@ THINK_API void think_fit_options_init(think_fit_options *options, uint32_t struc
  * offset_P = mean_P - W mean_I, in f64, from the weighted mean and covariance C of think_moments(). Reads kept and index of the basis, writes weight
  * (f16), weight_offset and offset of the batch's slots. A head that keeps every channel gets weight_offset -1; a dropped channel without variance a zero row.
  * @param moments  of think_moments()
+ * @param options  NULL = keys, default ridge
+ * @param basis    kept and index in; weight, weight_offset and offset out
  * @since 0.9
  */
 THINK_API think_status think_fit(const think_plan *plan, const void *moments, const think_batch *batch, const think_fit_options *options, think_basis *basis, const think_launch *launch, think_error *error);

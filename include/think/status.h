@@ -33,6 +33,10 @@ typedef int32_t think_status;
  *
  * Outputs of a call are untouched by THINK_E_ARGUMENT, THINK_E_UNSUPPORTED, THINK_E_WORKSPACE and THINK_E_STATE. After THINK_E_MEMORY,
  * THINK_E_DEVICE and THINK_E_INTERNAL they are undefined.
+ *
+ * The same holds for every struct of this library: struct_size below that of version 0.9, or above 4096, is THINK_E_ARGUMENT; a larger struct than this
+ * build knows is accepted as long as the part that it does not know is zero, and THINK_E_UNSUPPORTED otherwise. Unknown flags and reserved fields that
+ * are not zero are THINK_E_ARGUMENT.
  */
 typedef struct think_error {
   uint32_t struct_size; /* sizeof(think_error) */
