@@ -68,7 +68,7 @@ class Figures:
 
 def title(row):
     side, method, kept = row.split(":")
-    return f"{'values: ' if side == 'values' else ''}{TITLES[method]} | {kept}"
+    return f"{'values: ' if side == 'values' else ''}{TITLES[method]} | {kept}{' (48)' if row in ORACLE_NAME else ''}"
 
 
 def compare_with_oracle(figures, problems):
@@ -111,11 +111,14 @@ def requirements(figures, problems):
 
 def table(figures, group):
     half = bool(figures.texts("f16", group))
-    lines = ["| keys or values | kept of 64 | KL | oracle | dNLL | top-1 | KL, f16 cache | cache held / dense, f16 |", "|---|---|---|---|---|---|---|---|"]
+    columns = ["keys or values", "kept of 64", "KL", "oracle", "dNLL", "top-1"] + (["KL, f16 cache", "cache held / dense, f16"] if half else [])
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     for row in figures.rows("f32", group):
         value = lambda key: figures.value("f32", group, row, key)
-        f16 = f"{figures.value('f16', group, row, 'kl'):.4f} | {figures.held('f16', group, row):.3f}" if half else " | "
-        lines.append(f"| {title(row)} | {value('kl'):.4f} | {figures.expected(group, row, 'kl'):.4f} | {value('delta_nll'):+.4f} | {value('top1'):.3f} | {f16} |")
+        cells = [title(row), f"{value('kl'):.4f}", f"{figures.expected(group, row, 'kl'):.4f}", f"{value('delta_nll'):+.4f}", f"{value('top1'):.3f}"]
+        if half:
+            cells += [f"{figures.value('f16', group, row, 'kl'):.4f}", f"{figures.held('f16', group, row):.3f}"]
+        lines.append("| " + " | ".join(cells) + " |")
     return lines
 
 
