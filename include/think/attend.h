@@ -18,7 +18,7 @@ extern "C" {
  * Attention of any number of new queries of each sequence over the rows of all segments together, in f32:
  *   z = scale * (q_eff . k_I + constant of the segment), then the soft cap, then the causal limit, then softmax over all segments, then the values.
  * Decode, speculative decoding, teacher forcing and the next turn of a chat are the same call. Each segment is visible to every query, except the one
- * flagged THINK_SEGMENT_CAUSAL. May be cut into slices. Two runs with the same arguments give the same bits, whatever the threads and slices.
+ * flagged THINK_SEGMENT_CAUSAL; rows that a query does not see yet have the weight 0, so all rows must be finite. A NaN among the logits gives NaN. May be cut into slices. Two runs with the same arguments give the same bits, whatever the threads and slices.
  *
  * @param query          [batch][query_heads][queries][key_channels], query_dtype; query head i belongs to KV head i / group
  * @param batch          rows of query and output, and slots; NULL = every row

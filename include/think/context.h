@@ -46,7 +46,7 @@ typedef struct think_context_options {
   think_device device_type;     /* 0 = THINK_DEVICE_CPU */
   int32_t device_index;         /* 0 = the first */
   int32_t threads;              /* CPU: 0 = 1, the caller's own; -1 = one for every core that this process may use; n, at most 1024.
-                                   With parallel_for: how many tasks the host runs at the same time */
+                                   With parallel_for: how many tasks the host runs at the same time, 0 = -1 */
   int32_t reserved;             /* 0 */
   think_parallel_for parallel_for; /* the host's threads; NULL = own threads, started by the first plan if threads asks for more than one */
   think_allocate allocate;      /* NULL = aligned_alloc */
@@ -94,7 +94,7 @@ THINK_API void think_context_destroy(think_context *context);
 #define THINK_ISA_PORTABLE 0
 #define THINK_ISA_AVX2 1       /* AVX2, FMA, F16C */
 #define THINK_ISA_AVX512 2     /* AVX-512 F, BW, DQ, VL */
-#define THINK_ISA_AVX512BF16 3 /* the same with BF16 dot products */
+#define THINK_ISA_AVX512BF16 3 /* the same on a processor with BF16 dot products, which no stage uses yet: they cost accuracy */
 #define THINK_ISA_NEON 4       /* AArch64 Advanced SIMD */
 
 /**

@@ -21,7 +21,7 @@ typedef struct think_problem {
   think_dtype query_dtype; /* of query tensors: f32, f16, bf16; 0 = f32 */
   think_dtype cache_dtype; /* of dense key and value rows and of compact ones: f32, f16, bf16; 0 = f16 */
   think_dtype output_dtype;/* of attention outputs: f32, f16, bf16; 0 = query_dtype */
-  int32_t query_heads;     /* a multiple of kv_heads; their quotient is the group */
+  int32_t query_heads;     /* a multiple of kv_heads, at most 65536; their quotient is the group */
   int32_t kv_heads;        /* at least 1 */
   int32_t key_channels;    /* head size of queries and keys: 8, 16, ... 256 */
   int32_t value_channels;  /* head size of values: 8, 16, ... 256; 0 = key_channels */
@@ -39,7 +39,7 @@ typedef struct think_problem {
  * What a run call works with, besides its data. NULL is allowed where think_workspace_size() gives 0.
  *
  * A workspace is plain memory of the plan's device. Zero it once when it is new: every completed call leaves its counters zero. It serves one call
- * at a time. Run calls never allocate, free, synchronise or start threads.
+ * at a time, and one plan: before a sliced call of another plan, zero it again. Run calls never allocate, free, synchronise or start threads.
  */
 typedef struct think_launch {
   uint32_t struct_size;    /* sizeof(think_launch) */

@@ -81,6 +81,8 @@ THINK_API think_status think_prune_preview(const think_plan *plan, const think_f
  * @param batch        count and slots; NULL = one sequence in slot 0
  * @param options      NULL = defaults
  * @param mask         receives 1 for each kept key channel, uint8 [batch][kv_heads][key_channels]; may be NULL
+ * @return THINK_E_ARGUMENT, also when heads that are placed one behind the other would not fit into key_stride[0] or value_stride[0]: a sequence that stays
+ *         dense is the widest; THINK_E_STATE when the state has seen fewer tokens than the source has; THINK_E_UNSUPPORTED, THINK_E_WORKSPACE
  * @since 0.9
  */
 THINK_API think_status think_prune(const think_plan *plan, const void *score_state, const think_segment *source, const think_segment *destination, const think_batch *batch, const think_prune_options *options, uint8_t *mask, const think_launch *launch, think_error *error);

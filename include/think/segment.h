@@ -36,7 +36,7 @@ typedef struct think_segment {
   uint32_t flags;              /* THINK_SEGMENT_CAUSAL */
   int32_t key_layout;          /* THINK_ROWS, THINK_TILES */
   int32_t value_layout;        /* THINK_ROWS */
-  int32_t page_tokens;         /* rows of a page: a multiple of 32. Without pages: rows that a slot has room for; 0 = not told */
+  int32_t page_tokens;         /* rows of a page: a multiple of 32. Without pages: rows that a slot has room for (tiles: a multiple of 32); 0 = not told */
   int32_t reserved;            /* 0 */
   think_dtype key_dtype;       /* f32, f16, bf16 */
   think_dtype value_dtype;
@@ -50,7 +50,7 @@ typedef struct think_segment {
   int64_t pages_stride;        /* entries of the page table per sequence */
   const int32_t *first;        /* first row of the run; NULL = 0 */
   const int32_t *lengths;      /* tokens of the run */
-  int64_t lengths_stride[2];   /* elements per sequence and per KV head, for first and lengths; head stride 0 = the same for all heads */
+  int64_t lengths_stride[2];   /* elements per sequence and per KV head, for first and lengths; head stride 0 = the same for all heads. Both 0 = {1, 0} */
   const int32_t *slot;         /* [batch] slot of each sequence; NULL = the batch's slot, or 0, 1, 2, ... */
   const think_basis *key_basis;   /* NULL = all channels */
   const think_basis *value_basis; /* NULL = all channels */

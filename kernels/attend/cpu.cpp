@@ -20,6 +20,9 @@ constexpr int64_t kSlicesPerThread = 4, kSliceWeight = 128 << 10;
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
+// A NaN among the logits must reach the output: a healthy-looking result would hide it.
+inline float larger_or_nan(float a, float b) { return b != b ? b : std::max(a, b); }
+
 const Kernels &kernels_of([[maybe_unused]] int32_t isa) {
 #ifdef THINK_HAVE_AVX512
   if (isa == THINK_ISA_AVX512 || isa == THINK_ISA_AVX512BF16) return kernels_avx512;
@@ -309,7 +312,7 @@ void reduce(const Call &call, const Group &group, const float *partials) {
   alignas(64) float total[kMaxChannels + kPadding], sum[kMaxChannels + kPadding], factor[kMaxItems + 1];
   for (int32_t c = 0; c < group.columns; ++c) {
     float maximum = -kInfinity, mass = 0;
-    for (int32_t item = 0; item < group.items; ++item) maximum = std::max(maximum, partials[item * size + c]);
+    for (int32_t item = 0; item < group.items; ++item) maximum = larger_or_nan(maximum, partials[item * size + c]);
     std::memset(total, 0, sizeof total);
     for (int32_t basis = 0; basis < a.segment_count && maximum != -kInfinity; ++basis) {
       bool first = true;
@@ -431,7 +434,7 @@ void merge(int32_t isa, const Merge &a) {
       for (int64_t t = 0; t < extent[2]; ++t) {
         const int64_t place = (b * extent[1] + h) * extent[2] + t;
         float maximum = -kInfinity, mass = 0;
-        for (int32_t i = 0; i < a.count; ++i) maximum = std::max(maximum, a.lses[i][place]);
+        for (int32_t i = 0; i < a.count; ++i) maximum = larger_or_nan(maximum, a.lses[i][place]);
         std::memset(total, 0, sizeof total);
         for (int32_t i = 0; i < a.count && maximum != -kInfinity; ++i) {
           if (a.lses[i][place] == -kInfinity) continue;
@@ -442,7 +445,7 @@ void merge(int32_t isa, const Merge &a) {
         }
         char *out = const_cast<char *>(element(a.output, b, h, t));
         kernels.narrow[element_index(a.output.dtype)](total, extent[3], mass > 0 ? 1.0f / mass : 0.0f, out);
-        if (a.lse) a.lse[place] = mass > 0 ? maximum + std::log(mass) : -kInfinity;
+        if (a.lse) a.lse[place] = mass == 0 ? -kInfinity : maximum + std::log(mass);
       }
     }
   }

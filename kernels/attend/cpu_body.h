@@ -328,7 +328,7 @@ void update_softmax(const SoftmaxArguments &a) {
     for (int32_t t = kLanes; t < end; t += kLanes) largest = max(largest, load(score + t));
     const float step_maximum = maximum(largest), before = a.maximum[c];
     float after = before;
-    if (step_maximum > before) {
+    if (!(step_maximum <= before)) {  // also when it is NaN, which then stays
       after = step_maximum;
       const float factor = before == -infinity ? 0.0f : [&] {
         float lanes[kLanes];
@@ -342,7 +342,11 @@ void update_softmax(const SoftmaxArguments &a) {
       for (int32_t j = 0; j < a.channels; j += kLanes) store(sum + j, mul(load(sum + j), scale));
     }
     if (after == -infinity) {
-      for (int32_t t = 0; t < end; ++t) score[t] = 0;
+      // Nothing to see, unless a NaN was lost among the lanes of the maximum.
+      for (int32_t t = 0; t < end; ++t) {
+        if (score[t] != score[t]) a.maximum[c] = a.mass[c] = score[t];
+        score[t] = 0;
+      }
       continue;
     }
     const Vec shift = broadcast(after);

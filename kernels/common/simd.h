@@ -9,7 +9,7 @@
 //   load_f16(p) load_bf16(p)                 kLanes 16-bit numbers, widened
 //   store_f16(p, v) store_bf16(p, v)         rounded to nearest even
 //   fma(a, b, c) = a * b + c; add sub mul max
-//   exp(v)                                   relative error < 2e-7; exactly 0 below -87.3 and for -inf
+//   exp(v)                                   relative error < 2e-7; exactly 0 below -87.3 and for -inf; NaN stays NaN
 //   sum(v) maximum(v)                        over the lanes, fixed order
 //   prefetch_near(p) prefetch_far(p)         into the first, into the second cache
 #pragma once

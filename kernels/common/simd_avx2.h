@@ -48,7 +48,7 @@ inline float maximum(Vec v) {
 }
 
 inline Vec exp(Vec x) {
-  const Vec live = _mm256_cmp_ps(x, broadcast(-87.3f), _CMP_GE_OQ);
+  const Vec live = _mm256_cmp_ps(x, broadcast(-87.3f), _CMP_NLT_UQ);
   const Vec n = _mm256_round_ps(mul(x, broadcast(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   Vec r = _mm256_fnmadd_ps(n, broadcast(0.693359375f), x);
   r = _mm256_fnmadd_ps(n, broadcast(-2.12194440e-4f), r);

@@ -38,7 +38,7 @@ inline float sum(Vec v) { return _mm512_reduce_add_ps(v); }
 inline float maximum(Vec v) { return _mm512_reduce_max_ps(v); }
 
 inline Vec exp(Vec x) {
-  const __mmask16 live = _mm512_cmp_ps_mask(x, broadcast(-87.3f), _CMP_GE_OQ);
+  const __mmask16 live = _mm512_cmp_ps_mask(x, broadcast(-87.3f), _CMP_NLT_UQ);
   const Vec n = _mm512_roundscale_ps(mul(x, broadcast(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   Vec r = _mm512_fnmadd_ps(n, broadcast(0.693359375f), x);
   r = _mm512_fnmadd_ps(n, broadcast(-2.12194440e-4f), r);

@@ -33,7 +33,7 @@ inline float sum(Vec v) { return vaddvq_f32(v); }
 inline float maximum(Vec v) { return vmaxvq_f32(v); }
 
 inline Vec exp(Vec x) {
-  const uint32x4_t live = vcgeq_f32(x, broadcast(-87.3f));
+  const uint32x4_t live = vmvnq_u32(vcltq_f32(x, broadcast(-87.3f)));
   const Vec n = vrndnq_f32(mul(x, broadcast(1.44269504f)));
   Vec r = vfmsq_f32(x, n, broadcast(0.693359375f));
   r = vfmsq_f32(r, n, broadcast(-2.12194440e-4f));

@@ -49,8 +49,8 @@ inline float maximum(Vec v) {
 }
 
 inline Vec exp(Vec x) {
-  const IntVec live = x >= broadcast(-87.3f);
-  const Vec clamped = max(x, broadcast(-87.3f));
+  const IntVec live = ~(x < broadcast(-87.3f));
+  const Vec clamped = x < broadcast(-87.3f) ? broadcast(-87.3f) : x;
   // Adding 1.5 * 2^23 rounds to nearest and leaves the integer in the low bits.
   const Vec shifted = clamped * broadcast(1.44269504f) + broadcast(12582912.0f);
   const Vec n = shifted - broadcast(12582912.0f);

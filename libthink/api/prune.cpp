@@ -1,5 +1,6 @@
 #include "libthink/core/prune.h"
 
+#include "kernels/score/score.h"
 #include "libthink/core/check.h"
 #include "libthink/core/format.h"
 #include "libthink/core/workspace.h"
@@ -24,6 +25,38 @@ think_status check_target_basis(const Argument &destination, const char *field, 
   if (const think_status status = read_basis(argument, basis, shape, side, pruned && options.regressed, copy)) return status;
   if (!copy.weight_offset) return null_pointer(argument, "weight_offset");
   return pruned && options.regressed ? check_weight_room(argument, copy, shape) : THINK_OK;
+}
+
+// Has the state seen the rows that are to be pruned? More is fine: rows may have been evicted since.
+think_status check_prune_state(think_error *error, const Shape &shape, const void *score_state, const think_segment &source, const Batch &batch) {
+  for (int32_t sequence = 0; sequence < batch.count; ++sequence) {
+    const int64_t seen = *score::state_view(shape, const_cast<void *>(score_state), slot_of(batch, sequence)).tokens;
+    const int64_t tokens = run_length(source, sequence, 0);
+    if (seen >= tokens) continue;
+    return fail(error, THINK_E_STATE, 2, "score_state: expected think_score_update() with all %lld tokens of sequence %d before, got %lld",
+                static_cast<long long>(tokens), sequence, static_cast<long long>(seen));
+  }
+  return THINK_OK;
+}
+
+// Heads are placed one behind the other, and the widest sequence (one that stays dense, say) must not run into the next page or slot.
+think_status check_prune_stride(const Argument &argument, const Shape &shape, const PruneOptions &options, const think_segment &source,
+                                const think_segment &target, const Batch &batch) {
+  for (int32_t sequence = 0; sequence < batch.count; ++sequence) {
+    const PruneDecision decision = decide_prune(shape, options, target.key_dtype, target.value_dtype, run_length(source, sequence, 0));
+    if (decision.range.count == 0) continue;
+    const auto check = [&](const char *field, bool placed, int64_t stride, const SideDecision &side, think_dtype dtype) -> think_status {
+      const int64_t needed = side.total * target.page_tokens * dtype_bytes(dtype);
+      if (!placed || stride == 0 || stride >= needed) return THINK_OK;
+      return wrong(argument, field, "expected at least %lld bytes for the %lld channels that the heads of sequence %d keep together, got %lld",
+                   static_cast<long long>(needed), static_cast<long long>(side.total), sequence, static_cast<long long>(stride));
+    };
+    if (const think_status status = check("key_stride[0]", target.key_head_offset, target.key_stride[0], decision.key, target.key_dtype)) return status;
+    if (const think_status status = check("value_stride[0]", target.value_head_offset, target.value_stride[0], decision.value, target.value_dtype)) {
+      return status;
+    }
+  }
+  return THINK_OK;
 }
 
 }  // namespace
@@ -116,6 +149,8 @@ think_status think_prune(const think_plan *plan, const void *score_state, const 
     if (const think_status status = check_prune_room(destination_argument, from.segment, target, call.options.sinks, call.options.recent, call.batch)) {
       return status;
     }
+    if (const think_status status = check_prune_state(error, shape, score_state, from.segment, call.batch)) return status;
+    if (const think_status status = check_prune_stride(destination_argument, shape, call.options, from.segment, target, call.batch)) return status;
     const int64_t needed = prune_workspace(shape, call.batch.count, from.longest, plan->parallel.threads);
     if (const think_status status = check_workspace(launched, needed)) return status;
     call.isa = plan->isa;

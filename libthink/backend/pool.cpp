@@ -74,9 +74,11 @@ bool Pool::start() {
   epoch_.store(0);
   state_.store(0);
   fork_generation_ = fork_generation.load(std::memory_order_relaxed);
-  // Workers inherit the signal mask: no handler of the host ever runs on a thread that it does not know.
+  // Workers inherit the signal mask: no handler of the host ever runs on a thread that it does not know. Faults are different: their handler
+  // must run where they happen, and blocked they would end the process.
   sigset_t all, before;
   sigfillset(&all);
+  for (const int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP}) sigdelset(&all, fault);
   if (pthread_sigmask(SIG_SETMASK, &all, &before) != 0) return false;
   int32_t started = 0;
   while (started < workers_ && pthread_create(&handles_[started], nullptr, serve_thread, this) == 0) ++started;

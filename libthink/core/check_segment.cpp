@@ -111,10 +111,12 @@ think_status check_tables(const Argument &argument, const think_segment &segment
       for (int side = THINK_KEYS; side <= THINK_VALUES; ++side) {
         const int64_t *offsets = side == THINK_KEYS ? segment.key_head_offset : segment.value_head_offset;
         if (!offsets) continue;
-        const int64_t at = int64_t{slot} * shape.kv_heads + head, unit = dtype_bytes(side == THINK_KEYS ? segment.key_dtype : segment.value_dtype);
+        const bool tiles = side == THINK_KEYS && segment.key_layout == THINK_TILES;
+        const int64_t at = int64_t{slot} * shape.kv_heads + head;
+        const int64_t unit = tiles ? 16 : dtype_bytes(side == THINK_KEYS ? segment.key_dtype : segment.value_dtype);
         if (offsets[at] < 0 || (unit && offsets[at] % unit)) {
           return wrong(argument, Text("%s_head_offset[%lld]", side == THINK_KEYS ? "key" : "value", static_cast<Long>(at)).text,
-                       "expected a multiple of the element size, at least 0, got %lld", static_cast<Long>(offsets[at]));
+                       "expected a multiple of %lld, at least 0, got %lld", static_cast<Long>(unit), static_cast<Long>(offsets[at]));
         }
       }
       if (!segment.pages || !segment.lengths) continue;
@@ -234,12 +236,16 @@ think_status read_segment(const Argument &argument, const think_segment *array, 
       return wrong(argument, "pages_stride", "expected at most %d, got %lld", INT32_MAX, static_cast<Long>(segment.pages_stride));
     }
   }
+  if (segment.key_layout == THINK_TILES && segment.page_tokens % kTileTokens) {
+    return wrong(argument, "page_tokens", "expected a multiple of 32 (tiles), got %d", segment.page_tokens);
+  }
   for (int axis = 0; axis < 2; ++axis) {
     if (segment.lengths_stride[axis] < 0 || segment.lengths_stride[axis] > INT32_MAX) {
       return wrong(argument, Text("lengths_stride[%d]", axis).text, "expected 0 .. %d, got %lld", INT32_MAX,
                    static_cast<Long>(segment.lengths_stride[axis]));
     }
   }
+  if (segment.lengths_stride[0] == 0 && segment.lengths_stride[1] == 0) segment.lengths_stride[0] = 1;
   if (segment.first) {
     if (const think_status status = check_pointer(argument, segment.first, alignment, "first")) return status;
   }
@@ -313,7 +319,12 @@ think_status check_prune_room(const Argument &argument, const think_segment &sou
   const int64_t room = room_of(destination);
   const bool tiles = destination.key_layout == THINK_TILES;
   for (int32_t sequence = 0; sequence < batch.count; ++sequence) {
-    const int64_t first = run_first(destination, sequence, 0), rows = prune_range(run_length(source, sequence, 0), sinks, recent).count;
+    const int64_t tokens = run_length(source, sequence, 0), source_first = run_first(source, sequence, 0);
+    if (source_first + tokens > INT32_MAX) {
+      return wrong(Argument{argument.error, 3, "source"}, "first", "expected first + length up to %d, got %lld in sequence %d", INT32_MAX,
+                   static_cast<Long>(source_first + tokens), sequence);
+    }
+    const int64_t first = run_first(destination, sequence, 0), rows = prune_range(tokens, sinks, recent).count;
     if (first < 0 || (tiles && first % kTileTokens)) {
       return wrong(argument, "first", "expected %s, got %lld in sequence %d", tiles ? "a multiple of 32 (tiles)" : "at least 0",
                    static_cast<Long>(first), sequence);

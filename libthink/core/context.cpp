@@ -33,7 +33,7 @@ think_status read_context_options(const Argument &argument, const think_context_
   }
   if (out.device_index != 0) return wrong(argument, "device_index", "expected 0, the only CPU device, got %d", out.device_index);
   if (out.threads < -1 || out.threads > kMostThreads) return wrong(argument, "threads", "expected -1 .. %d, got %d", kMostThreads, out.threads);
-  if (out.threads == 0) out.threads = 1;
+  if (out.threads == 0) out.threads = out.parallel_for ? -1 : 1;  // a hook is given to be used
   if (out.threads == -1) out.threads = usable_cores();
   if (out.reserved != 0) return wrong(argument, "reserved", "expected 0, got %d", out.reserved);
   if (!out.allocate != !out.deallocate) {

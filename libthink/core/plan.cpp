@@ -9,6 +9,7 @@ namespace think {
 namespace {
 
 constexpr int32_t kMostWindow = 1024;
+constexpr int32_t kMostHeads = 65536;
 
 think_status check_dtype(const Argument &argument, const char *field, think_dtype dtype) {
   if (is_float_dtype(dtype)) return THINK_OK;
@@ -56,6 +57,8 @@ think_status read_problem(const Argument &argument, const think_problem *in, Sha
   if (problem.query_heads % problem.kv_heads != 0) {
     return wrong(argument, "query_heads", "expected a multiple of kv_heads (%d), got %d", problem.kv_heads, problem.query_heads);
   }
+  // With so many no size of a basis, a page or a state can leave 64 bits, whatever the number of slots.
+  if (problem.query_heads > kMostHeads) return wrong(argument, "query_heads", "expected 1 .. %d, got %d", kMostHeads, problem.query_heads);
   if (const think_status status = check_channels(argument, "key_channels", problem.key_channels)) return status;
   if (problem.value_channels == 0) problem.value_channels = problem.key_channels;
   if (const think_status status = check_channels(argument, "value_channels", problem.value_channels)) return status;

@@ -123,6 +123,8 @@ std::vector<Case> problem_cases() {
         {function, "problem", "more KV heads", [](World &w, Values &) { w.problem->kv_heads = 8; }, {"problem->query_heads", "8", "4"}});
     for (int32_t value : {0, -8, 4, 7, 20, 257, 264, kMost}) wrong(&think_problem::key_channels, value, "key_channels", {"8", "256"});
     for (int32_t value : {-8, 4, 7, 20, 257, 264, kMost}) wrong(&think_problem::value_channels, value, "value_channels", {"8", "256"});
+    cases.push_back({function, "problem", "too many heads", [](World &w, Values &) { w.problem->query_heads = w.problem->kv_heads = 65537; },
+                     {"problem->query_heads", "65536", "65537"}});
     for (int32_t value : {-1, 1025, kMost}) wrong(&think_problem::window, value, "window", {"1024"});
     for (int32_t value : {-1, kLeast}) {
       wrong(&think_problem::max_batch, value, "max_batch");
@@ -140,7 +142,8 @@ std::vector<Case> problem_cases() {
                      "problem",
                      "sizes overflow",
                      [](World &w, Values &) {
-                       w.problem->query_heads = w.problem->kv_heads = w.problem->max_batch = w.problem->max_queries = kMost;
+                       w.problem->query_heads = w.problem->kv_heads = 65536;
+                       w.problem->max_batch = w.problem->max_queries = kMost;
                        w.problem->max_tokens = kMost;
                      },
                      {"problem", "2147483647"},
