@@ -11,6 +11,8 @@ namespace {
 
 constexpr uint32_t kOpen = 0x80000000u;
 constexpr int kSpins = 512;  // some microseconds: layers follow each other closely, longer would burn the cores of the host
+// The caller waits for a worker's last task, which ends soon for certain: sleeping there costs a wake-up of tens of microseconds in every call.
+constexpr int kFinishSpins = 16384;
 constexpr int32_t kMostCores = 1024;
 
 // Starting and joining workers is serialised for all contexts, so that fork() can wait for it.
@@ -152,7 +154,7 @@ void Pool::run(int64_t count, think_task task, void *arg) {
   work();
   uint32_t state = state_.fetch_and(~kOpen, std::memory_order_acq_rel) & ~kOpen;
   for (int spins = 0; state != 0; ++spins) {
-    if (spins < kSpins) {
+    if (spins < kFinishSpins) {
       relax();
     } else {
       state_.wait(state);
