@@ -4,6 +4,7 @@
 #include <cstring>
 #include <limits>
 
+#include "../common/dispatch.h"
 #include "../common/element.h"
 #include "kernels.h"
 #include "work.h"
@@ -23,18 +24,7 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 // A NaN among the logits must reach the output: a healthy-looking result would hide it.
 inline float larger_or_nan(float a, float b) { return b != b ? b : std::max(a, b); }
 
-const Kernels &kernels_of([[maybe_unused]] int32_t isa) {
-#ifdef THINK_HAVE_AVX512
-  if (isa == THINK_ISA_AVX512 || isa == THINK_ISA_AVX512BF16) return kernels_avx512;
-#endif
-#ifdef THINK_HAVE_AVX2
-  if (isa == THINK_ISA_AVX2) return kernels_avx2;
-#endif
-#ifdef THINK_HAVE_NEON
-  if (isa == THINK_ISA_NEON) return kernels_neon;
-#endif
-  return kernels_portable;
-}
+THINK_KERNELS_OF
 
 // A basis of one slot and KV head; `index` NULL = all channels.
 struct HeadBasis {

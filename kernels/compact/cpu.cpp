@@ -1,3 +1,4 @@
+#include "../common/dispatch.h"
 #include "cpu.h"
 
 #include <cstring>
@@ -15,19 +16,7 @@ constexpr int64_t kStreamBytes = int64_t{256} << 10;
 // Rows behind the end of a run, for a partial last tile.
 alignas(64) const char zero_row[kMaxChannels * 4] = {};
 
-const Kernels &kernels(int32_t isa) {
-#if THINK_HAVE_AVX512
-  if (isa == THINK_ISA_AVX512 || isa == THINK_ISA_AVX512BF16) return kernels_avx512;
-#endif
-#if THINK_HAVE_AVX2
-  if (isa == THINK_ISA_AVX2) return kernels_avx2;
-#endif
-#if THINK_HAVE_NEON
-  if (isa == THINK_ISA_NEON) return kernels_neon;
-#endif
-  static_cast<void>(isa);
-  return kernels_portable;
-}
+THINK_KERNELS_OF
 
 // The rows of one sequence, KV head and side.
 struct Run {
@@ -180,7 +169,7 @@ void compact(int32_t isa, const Arguments &arguments, const Parallel &parallel, 
     written += run.count * run.destination.channels * dtype_bytes(run.destination.dtype);
   });
   const bool stream = written >= kStreamBytes;
-  const Kernels &chosen = kernels(isa);
+  const Kernels &chosen = kernels_of(isa);
   if (slice.count > 1) {
     move_part(chosen, arguments, cost * slice.index / slice.count, cost * (slice.index + 1) / slice.count, stream);
     return;

@@ -1,4 +1,5 @@
 // The moments stage on the CPU: lays out the workspace, cuts the work, and calls the loops of the chosen instruction set.
+#include "../common/dispatch.h"
 #include "cpu.h"
 
 #include <algorithm>
@@ -14,19 +15,7 @@ constexpr int32_t kGainsWave = 16;
 
 int64_t padded(int64_t count) { return (count + kPad - 1) / kPad * kPad; }
 
-const Kernels &kernels(int32_t isa) {
-#if defined(THINK_HAVE_AVX512)
-  if (isa == THINK_ISA_AVX512 || isa == THINK_ISA_AVX512BF16) return kernels_avx512;
-#endif
-#if defined(THINK_HAVE_AVX2)
-  if (isa == THINK_ISA_AVX2 || isa == THINK_ISA_AVX512 || isa == THINK_ISA_AVX512BF16) return kernels_avx2;
-#endif
-#if defined(THINK_HAVE_NEON)
-  if (isa == THINK_ISA_NEON) return kernels_neon;
-#endif
-  (void)isa;
-  return kernels_portable;
-}
+THINK_KERNELS_OF
 
 int64_t head_floats(const Shape &shape) {
   const int64_t d = shape.key_channels, e = shape.value_channels;
@@ -151,7 +140,7 @@ int64_t workspace(const Shape &shape, int32_t batch, int64_t tokens) {
 
 void measure(int32_t isa, const Arguments &arguments, void *memory, const Parallel &parallel) {
   const Shape &shape = arguments.shape;
-  const Kernels &kernel = kernels(isa);
+  const Kernels &kernel = kernels_of(isa);
   const int32_t heads = arguments.batch.count * shape.kv_heads;
   // The caller's workspace may be made for longer sequences: the longest one here needs no more than that.
   int64_t tokens = 0;
@@ -182,7 +171,7 @@ int64_t gains_workspace(const Shape &shape, int32_t batch) {
 
 void gains(int32_t isa, const Shape &shape, const void *moments, const Batch &batch, int32_t side, const float *score, float *gains,
            int32_t *order, void *memory, const Parallel &parallel) {
-  const Kernels &kernel = kernels(isa);
+  const Kernels &kernel = kernels_of(isa);
   const int32_t channels = side == THINK_KEYS ? shape.key_channels : shape.value_channels;
   const int32_t heads = batch.count * shape.kv_heads;
   GainsWork wave[kGainsWave];

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <limits>
 
+#include "../common/dispatch.h"
 #include "../common/element.h"
 #include "score.h"
 
@@ -24,19 +25,7 @@ int64_t window_bytes(const Shape &shape) {
 
 int64_t runs_of(int64_t tokens) { return (tokens + kRunTokens - 1) / kRunTokens; }
 
-const Kernels &kernels(int32_t isa) {
-#if THINK_HAVE_AVX512
-  if (isa == THINK_ISA_AVX512 || isa == THINK_ISA_AVX512BF16) return kernels_avx512;
-#endif
-#if THINK_HAVE_AVX2
-  if (isa == THINK_ISA_AVX2) return kernels_avx2;
-#endif
-#if THINK_HAVE_NEON
-  if (isa == THINK_ISA_NEON) return kernels_neon;
-#endif
-  static_cast<void>(isa);
-  return kernels_portable;
-}
+THINK_KERNELS_OF
 
 AddSquares add_squares(const Kernels &kernels, think_dtype dtype) {
   return dtype == THINK_F32 ? kernels.f32 : dtype == THINK_F16 ? kernels.f16 : kernels.bf16;
@@ -181,7 +170,7 @@ void update(int32_t isa, const Update &arguments, void *workspace, const Paralle
     longest = count > longest ? count : longest;
   }
   Carver carver{static_cast<char *>(workspace), 0};
-  const Call call{arguments, add_squares(kernels(isa), arguments.key.dtype), carve(shape, arguments.batch.count, longest, carver), runs_of(longest),
+  const Call call{arguments, add_squares(kernels_of(isa), arguments.key.dtype), carve(shape, arguments.batch.count, longest, carver), runs_of(longest),
                   heads_per_task(arguments, runs)};
   const int64_t tasks = runs * ((shape.kv_heads + call.heads - 1) / call.heads);
   if (slice.count > 1) {
