@@ -1,5 +1,6 @@
 // Attention on the CPU: walks the items of a slice (work.h), feeds the kernels of the chosen instruction set (kernels.h), and puts partial results together.
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -15,9 +16,9 @@ namespace {
 // How far in front of the rows in use memory is asked for, in bytes of keys and values together, but at least a step. Into the second cache only: rows
 // wait there until they are used, and the first cache keeps what the current step works on. 16 to 64 KiB measure alike, 128 KiB and more lose.
 constexpr int64_t kAheadBytes = 32 << 10;
-// A call on all threads is cut into this many slices per thread, so that a thread that was late costs little; and not into slices of less work than
-// waking a thread is worth.
-constexpr int64_t kSlicesPerThread = 4, kSliceWeight = 128 << 10;
+// On several threads each begins with a stretch of the work of its own and walks along it slice by slice, so that what it fetched ahead is what it needs
+// next; one that has finished early takes slices of the others. Slices are not made smaller than a hand-over is worth.
+constexpr int64_t kStretches = 64, kSlicesPerThread = 16, kSliceWeight = 64 << 10;
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
@@ -80,7 +81,8 @@ struct Worker {
   // What `query` was folded for.
   const think_basis *folded_basis;
   int32_t folded_slot, folded_layout, folded_split;
-  bool folded;
+  bool folded = false;
+  int32_t sequence, head, first_column;  // of the group that this was
 };
 
 int32_t query_head_of(const Call &call, const Group &group, int32_t column) {
@@ -373,16 +375,18 @@ void for_each_group(const Arguments &a, const Body &body) {
   }
 }
 
-void run_slice(const Call &call, int64_t total, Slice slice) {
+void run_slice(const Call &call, int64_t total, Slice slice, Worker &worker) {
   const int64_t low = total / slice.count * slice.index + total % slice.count * slice.index / slice.count;
   const int64_t high = total / slice.count * (slice.index + 1) + total % slice.count * (slice.index + 1) / slice.count;
-  Worker worker;
   int64_t position = 0;
   float *partials = call.partials;
   int32_t *counter = call.counters;
   for_each_group(call.a, [&](const Group &group) {
     if (position < high && position + group.weight > low) {
-      worker.folded = false;
+      worker.folded = worker.folded && worker.sequence == group.sequence && worker.head == group.head && worker.first_column == group.first_column;
+      worker.sequence = group.sequence;
+      worker.head = group.head;
+      worker.first_column = group.first_column;
       if (group.whole) {
         if (position >= low) attend_whole(call, group, worker);
       } else {
@@ -405,14 +409,29 @@ void attend(int32_t isa, const Arguments &arguments, void *workspace, const Para
   int64_t total = 0;
   for_each_group(arguments, [&](const Group &group) { total += group.weight; });
   if (slice.count > 1) {
-    run_slice(call, total, slice);
+    Worker worker;
+    run_slice(call, total, slice, worker);
     return;
   }
   // Alone, the call need not rely on the counters being zero.
   std::memset(workspace, 0, static_cast<size_t>(counters));
-  const int64_t wanted = parallel.threads > 1 ? std::min(parallel.threads * kSlicesPerThread, total / kSliceWeight + 1) : 1;
-  const int32_t slices = static_cast<int32_t>(wanted);
-  parallel_for(parallel, slices, [&](int64_t index) { run_slice(call, total, {static_cast<int32_t>(index), slices}); });
+  const int64_t threads = std::clamp<int64_t>(total / kSliceWeight, 1, parallel.threads);
+  const int64_t stretches = std::min(threads, kStretches);
+  // Slices of one stretch. Without others to share with, one slice is all.
+  const int64_t slices = threads == 1 ? 1 : std::clamp<int64_t>(total / (stretches * kSliceWeight), 1, kSlicesPerThread * threads / stretches);
+  struct alignas(64) Cursor {
+    std::atomic<int64_t> next{0};
+  };
+  Cursor cursors[kStretches];
+  parallel_for(parallel, threads, [&](int64_t task) {
+    Worker worker;
+    for (int64_t turn = 0; turn < stretches; ++turn) {
+      const int64_t stretch = (task + turn) % stretches;
+      for (int64_t i; (i = cursors[stretch].next.fetch_add(1, std::memory_order_relaxed)) < slices;) {
+        run_slice(call, total, {static_cast<int32_t>(stretch * slices + i), static_cast<int32_t>(stretches * slices)}, worker);
+      }
+    }
+  });
 }
 
 void merge(int32_t isa, const Merge &a) {

@@ -11,7 +11,7 @@ namespace think::attend {
 constexpr int32_t kBlockFloats = 4096;
 constexpr int32_t kBlockColumns = 32;
 // Tokens of an item at least: an item also pays for a partial result (written, read, rescaled) and a share of the fold of its queries.
-constexpr int32_t kItemTokens = 512;
+constexpr int32_t kItemTokens = 256;
 // Items per sequence and KV head at most, all column blocks together: longer sequences get longer items, not more of them.
 constexpr int32_t kMaxItems = 64;
 // From this many blocks of one sequence and KV head on there are enough items without cutting the tokens.

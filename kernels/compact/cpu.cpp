@@ -46,19 +46,56 @@ Run run_of(const Arguments &arguments, int32_t sequence, int32_t head, Side side
   return run;
 }
 
-// Body(run) for every run, in an order that puts keys and values of one head side by side.
+// Runs of heads whose source rows lie side by side, token by token: they are moved together, tile by tile, so that memory is read in the order in
+// which it lies. Everything else is a bundle of one.
+constexpr int32_t kMostHeads = 16;
+struct Bundle {
+  Run run[kMostHeads];
+  int32_t heads;
+  int64_t tile_cost;  // of all heads
+
+  void add(const Run &more) {
+    run[heads++] = more;
+    tile_cost += more.tile_cost;
+  }
+};
+
+bool side_by_side(const Run &one, const Run &next) {
+  return one.source.layout == THINK_ROWS && next.source.layout == THINK_ROWS && one.source.channels == next.source.channels &&
+         next.source.base - one.source.base == static_cast<int64_t>(one.source.channels) * dtype_bytes(one.source.dtype) &&
+         one.source.row_stride == next.source.row_stride && one.source_first == next.source_first && one.destination_first == next.destination_first &&
+         one.count == next.count;
+}
+
+// Body(bundle) for every bundle, in an order that puts keys and values of the same heads side by side.
 template <class Body>
-void for_each_run(const Arguments &arguments, const Body &body) {
+void for_each_bundle(const Arguments &arguments, const Body &body) {
+  Bundle bundle;
   for (int32_t sequence = 0; sequence < arguments.batch.count; ++sequence) {
-    for (int32_t head = 0; head < arguments.shape.kv_heads; ++head) {
+    for (int32_t first = 0, end; first < arguments.shape.kv_heads; first = end) {
+      end = 0;  // not known before the first side has been bundled
       for (Side side : {Side::keys, Side::values}) {
-        if (is_present(arguments.destination, side)) body(run_of(arguments, sequence, head, side));
+        if (!is_present(arguments.destination, side)) continue;
+        const int32_t limit = end ? end : arguments.shape.kv_heads;
+        for (int32_t head = first; head < limit && (head == first || end);) {
+          bundle.heads = 0;
+          bundle.tile_cost = 0;
+          bundle.add(run_of(arguments, sequence, head, side));
+          while (++head < limit && bundle.heads < kMostHeads) {
+            const Run run = run_of(arguments, sequence, head, side);
+            if (!side_by_side(bundle.run[bundle.heads - 1], run)) break;
+            bundle.add(run);
+          }
+          body(bundle);
+        }
+        if (!end) end = first + bundle.heads;
       }
+      if (!end) return;
     }
   }
 }
 
-Map map_of(const Run &run) {
+Map map_of(const Kernels &kernels, const Run &run) {
   Map map;
   map.channels = run.source.channels;
   map.kept = run.destination.channels;
@@ -68,15 +105,18 @@ Map map_of(const Run &run) {
     const int32_t channel = run.index ? run.index[i] : i;
     map.mask[channel / 8] |= static_cast<uint8_t>(1u << channel % 8);
   }
-  if (!run.index || run.destination.layout == THINK_TILES) return map;
+  if (!run.index || kernels.gather_bytes == 0) return map;
   const int32_t bytes = dtype_bytes(run.destination.dtype);
-  std::memset(map.shuffle, 0x80, sizeof map.shuffle);
+  std::memset(map.order, 0, sizeof map.order);
   std::memset(map.advance, 0, sizeof map.advance);
   for (int32_t i = 0; i < map.kept; ++i) {
+    const int32_t place = run.index[i] * bytes, part = place / kernels.gather_bytes;
+    uint8_t *order = map.order + part * kernels.gather_bytes + map.advance[part];
     for (int32_t b = 0; b < bytes; ++b) {
-      const int32_t byte = run.index[i] * bytes + b, chunk = byte / kChunkBytes;
-      map.shuffle[chunk][map.advance[chunk]++] = static_cast<uint8_t>(byte % kChunkBytes);
+      const int32_t in_part = place % kernels.gather_bytes;
+      order[b] = static_cast<uint8_t>(kernels.gather_bytes == kChunkBytes ? in_part + b : b == 0 ? in_part / bytes : 0);
     }
+    map.advance[part] = static_cast<uint8_t>(map.advance[part] + bytes);
   }
   return map;
 }
@@ -101,61 +141,83 @@ void for_each_piece(const SideView &destination, int64_t first, int64_t count, c
   }
 }
 
-void move_tiles(const Kernels &kernels, const Run &run, int64_t begin, int64_t end, bool stream) {
-  const Map map = map_of(run);
-  const char *rows[2 * kTileTokens];  // of this tile and the next
-  Block block{};
-  block.map = &map;
-  block.source_dtype = run.source.dtype;
-  block.destination_dtype = run.destination.dtype;
-  block.destination_stride = run.destination.row_stride;
-  block.stream = stream;
-  const bool from_rows = run.source.layout == THINK_ROWS, to_rows = run.destination.layout == THINK_ROWS;
+void move_tile(const Kernels &kernels, const Run &run, int64_t tile, Block &block) {
+  const int64_t first = tile * kTileTokens, left = run.count - first, count = left < kTileTokens ? left : kTileTokens;
+  const bool from_rows = run.source.layout == THINK_ROWS;
+  if (!from_rows) block.tile = row_address(run.source, run.source_first + first);
+  if (run.destination.layout == THINK_TILES) {
+    block.count = static_cast<int32_t>(count);
+    block.destination = row_address(run.destination, run.destination_first + first);
+    from_rows ? kernels.rows_to_tile(block) : kernels.tile_to_tile(block);
+    return;
+  }
+  for_each_piece(run.destination, run.destination_first + first, count, [&](int64_t done, int32_t piece, char *destination) {
+    Block part = block;
+    part.count = piece;
+    part.destination = destination;
+    part.rows = block.rows + done;
+    part.known = block.known - static_cast<int32_t>(done);
+    part.first = static_cast<int32_t>(done);
+    from_rows ? kernels.rows_to_rows(part) : kernels.tile_to_rows(part);
+  });
+}
+
+void move_tiles(const Kernels &kernels, const Bundle &bundle, int64_t begin, int64_t end, bool stream) {
+  Map map[kMostHeads];
+  for (int32_t h = 0; h < bundle.heads; ++h) map[h] = map_of(kernels, bundle.run[h]);
+  const Run &lead = bundle.run[0];
+  const int64_t row_bytes = static_cast<int64_t>(lead.source.channels) * dtype_bytes(lead.source.dtype);
+  const bool from_rows = lead.source.layout == THINK_ROWS;
+  const char *rows[2 * kTileTokens], *rows_of_head[kTileTokens];  // of this tile and the next, first head; of this tile, another head
   const auto find_rows = [&](int64_t tile, const char **addresses) {
-    const int64_t first = tile * kTileTokens, left = run.count - first, count = left < kTileTokens ? left : kTileTokens;
-    row_addresses(run.source, run.source_first + first, count, addresses);
+    const int64_t first = tile * kTileTokens, left = lead.count - first, count = left < kTileTokens ? left : kTileTokens;
+    row_addresses(lead.source, lead.source_first + first, count, addresses);
     for (int64_t t = count; t < kTileTokens; ++t) addresses[t] = zero_row;
   };
+  Block block{};
+  block.stream = stream;
+  block.source_dtype = lead.source.dtype;
+  block.destination_dtype = lead.destination.dtype;
+  block.together = bundle.heads > 1;
+  block.next_bytes = bundle.heads * row_bytes;
   if (from_rows) find_rows(begin, rows + kTileTokens);
   for (int64_t tile = begin; tile < end; ++tile) {
-    const int64_t first = tile * kTileTokens, left = run.count - first, count = left < kTileTokens ? left : kTileTokens;
+    const bool last = tile + 1 == end;
     if (from_rows) {
       std::memcpy(rows, rows + kTileTokens, kTileTokens * sizeof *rows);
-      if (tile + 1 < end) find_rows(tile + 1, rows + kTileTokens);
+      if (!last) find_rows(tile + 1, rows + kTileTokens);
+    }
+    // Rows behind the end of a run are not of memory that may be fetched as if other heads followed.
+    const int64_t whole = (lead.count - tile * kTileTokens) / kTileTokens;
+    for (int32_t h = 0; h < bundle.heads; ++h) {
+      block.map = &map[h];
+      block.destination_stride = bundle.run[h].destination.row_stride;
       block.rows = rows;
-      block.known = tile + 1 < end ? 2 * kTileTokens : kTileTokens;
-    } else {
-      block.tile = row_address(run.source, run.source_first + first);
+      block.known = last || bundle.heads > 1 ? kTileTokens : 2 * kTileTokens;
+      if (h > 0) {
+        for (int32_t t = 0; t < kTileTokens; ++t) rows_of_head[t] = rows[t] == zero_row ? zero_row : rows[t] + h * row_bytes;
+        block.rows = rows_of_head;
+      }
+      const int32_t from = kTileTokens * h / bundle.heads, to = kTileTokens * (h + 1) / bundle.heads;
+      block.next = rows + kTileTokens + from;
+      block.next_count = from_rows && !last && (whole > 1 || bundle.heads == 1) ? to - from : 0;
+      move_tile(kernels, bundle.run[h], tile, block);
     }
-    if (!to_rows) {
-      block.count = static_cast<int32_t>(count);
-      block.destination = row_address(run.destination, run.destination_first + first);
-      from_rows ? kernels.rows_to_tile(block) : kernels.tile_to_tile(block);
-      continue;
-    }
-    for_each_piece(run.destination, run.destination_first + first, count, [&](int64_t done, int32_t piece, char *destination) {
-      Block part = block;
-      part.count = piece;
-      part.destination = destination;
-      part.rows = rows + done;
-      part.known = block.known - static_cast<int32_t>(done);
-      part.first = static_cast<int32_t>(done);
-      from_rows ? kernels.rows_to_rows(part) : kernels.tile_to_rows(part);
-    });
   }
 }
 
 // Tiles whose place in the list of all tiles, measured in bytes, lies in [begin, end).
 void move_part(const Kernels &kernels, const Arguments &arguments, int64_t begin, int64_t end, bool stream) {
   int64_t start = 0;
-  for_each_run(arguments, [&](const Run &run) {
+  for_each_bundle(arguments, [&](const Bundle &bundle) {
+    const int64_t tiles = bundle.run[0].tiles;
     const auto tile_at = [&](int64_t cost) {
-      const int64_t tile = cost <= start ? 0 : (cost - start + run.tile_cost - 1) / run.tile_cost;
-      return tile < run.tiles ? tile : run.tiles;
+      const int64_t tile = cost <= start ? 0 : (cost - start + bundle.tile_cost - 1) / bundle.tile_cost;
+      return tile < tiles ? tile : tiles;
     };
     const int64_t first = tile_at(begin), last = tile_at(end);
-    if (first < last) move_tiles(kernels, run, first, last, stream);
-    start += run.tiles * run.tile_cost;
+    if (first < last) move_tiles(kernels, bundle, first, last, stream);
+    start += tiles * bundle.tile_cost;
   });
   if (stream) kernels.finish();
 }
@@ -164,9 +226,9 @@ void move_part(const Kernels &kernels, const Arguments &arguments, int64_t begin
 
 void compact(int32_t isa, const Arguments &arguments, const Parallel &parallel, Slice slice) {
   int64_t cost = 0, written = 0;
-  for_each_run(arguments, [&](const Run &run) {
-    cost += run.tiles * run.tile_cost;
-    written += run.count * run.destination.channels * dtype_bytes(run.destination.dtype);
+  for_each_bundle(arguments, [&](const Bundle &bundle) {
+    cost += bundle.run[0].tiles * bundle.tile_cost;
+    for (int32_t h = 0; h < bundle.heads; ++h) written += bundle.run[h].count * bundle.run[h].destination.channels * dtype_bytes(bundle.run[h].destination.dtype);
   });
   const bool stream = written >= kStreamBytes;
   const Kernels &chosen = kernels_of(isa);

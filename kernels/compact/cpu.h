@@ -6,7 +6,6 @@
 namespace think::compact {
 
 constexpr int32_t kChunkBytes = 16;
-constexpr int32_t kMaxChunks = kMaxChannels * 4 / kChunkBytes;
 
 // Which channels of a source row a destination row holds; made once per sequence, KV head and side.
 struct Map {
@@ -14,14 +13,19 @@ struct Map {
   int32_t kept;          // of a destination row
   const int32_t *index;  // ascending; NULL = all channels in order
   uint8_t mask[kMaxChannels / 8];             // bit c of byte g: channel 8 g + c is kept
-  uint8_t shuffle[kMaxChunks][kChunkBytes];   // rows to rows: the kept bytes of each 16 of a row (in the destination's dtype) to the front
-  uint8_t advance[kMaxChunks];                // ... and how many they are
+  // How the kept numbers of each Kernels::gather_bytes of a row (in the destination's dtype) come to the front, and how many bytes they are.
+  alignas(64) uint8_t order[kMaxChannels * 4];
+  uint8_t advance[kMaxChannels * 4 / kChunkBytes];
 };
 
 struct Block {
   const Map *map;
   const char *const *rows;  // source rows: addresses of 32 (to a tile) or `count` rows, and behind them of those that come next, to be fetched meanwhile
   int32_t known;            // addresses in `rows`
+  const char *const *next;  // what to fetch meanwhile for the next block: this many pieces of memory, each of so many bytes
+  int32_t next_count;
+  int64_t next_bytes;
+  bool together;            // `next` serves several heads, whose rows lie side by side
   const char *tile;         // or a source tile, of which tokens first .. first + count are meant
   int32_t first, count;
   think_dtype source_dtype, destination_dtype;
@@ -31,6 +35,7 @@ struct Block {
 };
 
 struct Kernels {
+  int32_t gather_bytes;  // 16: an order names bytes; 64: it names numbers, each as wide as they are; 0: not used
   void (*rows_to_tile)(const Block &block);
   void (*rows_to_rows)(const Block &block);
   void (*tile_to_tile)(const Block &block);  // tokens behind `count` become zero

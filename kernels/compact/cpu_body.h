@@ -1,6 +1,8 @@
 // The loops of the compact stage, compiled once per instruction set.
 #pragma once
 
+#include <type_traits>
+
 #include "cpu.h"
 #include "lines.h"
 
@@ -59,42 +61,83 @@ struct Unit {
   }
 };
 
-// Fetches rows that come later. The two ways were found by measuring; either is up to a third slower in the other's place (tests/bench/README.md).
+// Fetches rows that come later. The ways were found by measuring; each is up to a third slower in another's place (tests/bench/README.md).
 struct Ahead {
   static constexpr int64_t kBytes = 2048;
-  const char *const *rows;
-  int32_t known;
-  int64_t row_bytes;
-  int32_t row;
+  const char *const *rows, *const *next;
+  int32_t known, next_count;
+  int64_t row_bytes, next_bytes;
+  int32_t fetched;
 
-  // Tiles, where lines of 32 rows are read across: the next block into the second cache, spread over the work on this one. `part` of `parts`.
+  Ahead(const Block &block, int64_t bytes, int32_t before)
+      : rows(block.rows), next(block.next), known(block.known), next_count(block.next_count), row_bytes(bytes), next_bytes(block.next_bytes), fetched(before) {}
+  // Tiles, where lines of 32 rows are read across, and heads side by side: the next block into the second cache, spread over the work on this one.
+  // `part` of `parts`.
   inline void fetch_block(int32_t part, int32_t parts) {
-    if (known < 2 * kTileTokens) return;
-    for (const int32_t end = (part + 1) * kTileTokens / parts; row < end; ++row) {
-      for (int64_t byte = 0; byte < row_bytes; byte += 64) prefetch_far(rows[kTileTokens + row] + byte);
+    for (const int32_t end = (part + 1) * next_count / parts; fetched < end; ++fetched) {
+      for (int64_t byte = 0; byte < next_bytes; byte += 64) prefetch_far(next[fetched] + byte);
     }
+  }
+  // ... and from there the next line of all rows into the first cache, spread over the work on a line.
+  inline void fetch_line(int32_t chunk) {
+    constexpr int32_t kChunks = 64 / kChunkBytes, kRows = kTileTokens / kChunks;
+    const int64_t line = (chunk / kChunks + 1) * int64_t{64};
+    if (line >= row_bytes) return;
+    for (int32_t r = 0; r < kRows; ++r) prefetch_near(rows[chunk % kChunks * kRows + r] + line);
   }
   // Rows, which are read one after the other: only a little ahead, into the first cache.
   inline void fetch_row(int32_t current) {
-    const int32_t next = current + static_cast<int32_t>((kBytes + row_bytes - 1) / row_bytes);
-    if (next >= known) return;
-    for (int64_t byte = 0; byte < row_bytes; byte += 64) prefetch_near(rows[next] + byte);
+    const int32_t after = current + static_cast<int32_t>((kBytes + row_bytes - 1) / row_bytes);
+    if (after >= known) return;
+    for (int64_t byte = 0; byte < row_bytes; byte += 64) prefetch_near(rows[after] + byte);
   }
 };
 
-// Channels of a tile on their way to the destination. Every channel is written to the next free place, which only a kept one moves on: no branch depends
-// on the mask. Full lines leave in portions, so that writing goes on beside reading.
+// Channels of a tile on their way to the destination: a register that is a whole line goes there at once. The branch on the mask is taken the same way in
+// every tile of a head, which processors learn.
 template <int kBytes>
-struct Outlet {
+struct LineOutlet {
+  static constexpr int64_t kRowBytes = kTileTokens * kBytes;
+  char *destination;
+  bool stream;
+
+  inline void put(int part, const Line *x, uint32_t bits) {
+    char *to = destination + part * sizeof(Line);
+#pragma GCC unroll 8
+    for (int j = 0; j < Unit<kBytes>::kCount; ++j) {
+      if (!(bits & 1u << j)) continue;
+      if (stream) {
+        stream_line(to, x[j]);
+      } else {
+        store_line(to, x[j]);
+      }
+      to += kRowBytes;
+    }
+  }
+  inline void next(uint32_t bits) { destination += __builtin_popcount(bits) * kRowBytes; }
+  inline void flush() {}
+};
+
+// Shorter registers: every channel is written to the next free place, which only a kept one moves on, and full lines leave in portions, so that writing
+// goes on beside reading.
+template <int kBytes>
+struct StagedOutlet {
   static constexpr int64_t kRowBytes = kTileTokens * kBytes;
   static constexpr int32_t kPortion = 8;
-  alignas(64) char staged[(kMaxChannels + 1) * kRowBytes];
   char *destination;
   bool stream;
   int32_t filled = 0, flushed = 0;
+  alignas(64) char staged[(kMaxChannels + 1) * kRowBytes];
 
-  inline char *next() { return staged + filled * kRowBytes; }
-  inline void flush_portion() {
+  inline void put(int part, const Line *x, uint32_t bits) {
+    char *to = staged + filled * kRowBytes + part * sizeof(Line);
+    for (int j = 0; j < Unit<kBytes>::kCount; ++j) {
+      store_line(to, x[j]);
+      to += (bits >> j & 1) * kRowBytes;
+    }
+  }
+  inline void next(uint32_t bits) {
+    filled += __builtin_popcount(bits);
     if (filled - flushed < kPortion) return;
     copy_lines<kPortion * kRowBytes / sizeof(Line)>(destination + flushed * kRowBytes, staged + flushed * kRowBytes, stream);
     flushed += kPortion;
@@ -102,47 +145,52 @@ struct Outlet {
   inline void flush() { copy_out(destination + flushed * kRowBytes, staged + flushed * kRowBytes, (filled - flushed) * kRowBytes, stream); }
 };
 
+template <int kBytes>
+using Outlet = std::conditional_t<sizeof(Line) == 64, LineOutlet<kBytes>, StagedOutlet<kBytes>>;
+
 // The kept channels of 16 bytes (kCount channels, bits = which) of 32 rows.
 template <int kBytes>
-inline void transpose_chunk(const char *const *at, int64_t offset, uint32_t bits, Outlet<kBytes> &outlet) {
+[[gnu::always_inline]] inline void transpose_chunk(const char *const *at, int64_t offset, uint32_t bits, Outlet<kBytes> &outlet) {
   using U = Unit<kBytes>;
-  int32_t kept = 0;
   for (int part = 0; part < kTileTokens / U::kTokens; ++part) {
     Line x[U::kCount];
     for (int j = 0; j < U::kCount; ++j) x[j] = gather_lanes(at + part * U::kTokens + j, U::kCount, offset);
     U::transpose(x);
-    char *to = outlet.next() + part * sizeof(Line);
-    kept = 0;
-    for (int j = 0; j < U::kCount; ++j) {
-      store_line(to + kept * U::kRowBytes, x[j]);
-      kept += bits >> j & 1;
-    }
+    outlet.put(part, x, bits);
   }
-  outlet.filled += kept;
-  outlet.flush_portion();
+  outlet.next(bits);
 }
 
 template <int kBytes>
-inline void rows_to_tile_sized(const Block &block) {
+inline uint32_t bits_of(const Map &map, int32_t channel) {
+  return static_cast<uint32_t>(map.mask[channel / 8] >> (channel % 8) & ((1u << Unit<kBytes>::kCount) - 1));
+}
+
+// Lines of 32 rows are read where they are.
+template <int kBytes>
+[[gnu::noinline]] void rows_to_tile_across(const Block &block) {
+  using U = Unit<kBytes>;
+  const Map &map = *block.map;
+  Ahead ahead(block, int64_t{map.channels} * kBytes, 0);
+  Outlet<kBytes> outlet{block.destination, can_stream(block.destination, block.stream)};
+  const int32_t chunks = map.channels / U::kCount;
+  for (int32_t chunk = 0; chunk < chunks; ++chunk) {
+    ahead.fetch_block(chunk, chunks);
+    ahead.fetch_line(chunk);
+    const uint32_t bits = bits_of<kBytes>(map, chunk * U::kCount);
+    if (bits) transpose_chunk<kBytes>(block.rows, int64_t{chunk} * kChunkBytes, bits, outlet);
+  }
+  outlet.flush();
+}
+
+// Rows are copied first, a strip of channels at a time.
+template <int kBytes>
+[[gnu::noinline]] void rows_to_tile_copied(const Block &block) {
   using U = Unit<kBytes>;
   const Map &map = *block.map;
   const int64_t source_bytes = bytes_of(block.source_dtype);
-  Ahead ahead{block.rows, block.known, map.channels * source_bytes, 0};
-  Outlet<kBytes> outlet;
-  outlet.destination = block.destination;
-  outlet.stream = can_stream(block.destination, block.stream);
-  const int32_t chunks = (map.channels + U::kCount - 1) / U::kCount;
-  const auto bits_of = [&](int32_t c) { return static_cast<uint32_t>(map.mask[c / 8] >> (c % 8) & ((1u << U::kCount) - 1)); };
-  if (block.source_dtype == block.destination_dtype && map.channels % U::kCount == 0) {
-    for (int32_t chunk = 0; chunk < chunks; ++chunk) {
-      ahead.fetch_block(chunk, chunks);
-      const uint32_t bits = bits_of(chunk * U::kCount);
-      if (bits) transpose_chunk<kBytes>(block.rows, int64_t{chunk} * kChunkBytes, bits, outlet);
-    }
-    outlet.flush();
-    return;
-  }
-  // Rows are copied first when their numbers change, or when they end inside 16 bytes, behind which nothing may be read.
+  Ahead ahead(block, map.channels * source_bytes, 0);
+  Outlet<kBytes> outlet{block.destination, can_stream(block.destination, block.stream)};
   alignas(64) char copied[kTileTokens * kStrip * kBytes];
   const char *at[kTileTokens];
   for (int t = 0; t < kTileTokens; ++t) at[t] = copied + t * kStrip * kBytes;
@@ -154,71 +202,120 @@ inline void rows_to_tile_sized(const Block &block) {
       convert<kBytes>(block.rows[t] + c * source_bytes, block.source_dtype, copied + t * kStrip * kBytes, block.destination_dtype, channels);
     }
     for (int32_t i = 0; i < channels; i += U::kCount) {
-      const uint32_t bits = bits_of(c + i);
+      const uint32_t bits = bits_of<kBytes>(map, c + i);
       if (bits) transpose_chunk<kBytes>(at, int64_t{i} * kBytes, bits, outlet);
     }
   }
   outlet.flush();
 }
 
+// The kept channels of one row, already in the destination's dtype. Writes up to kGatherBytes too many.
+template <int kBytes>
+inline void gather_row(const Map &map, const char *row, char *out) {
+  if constexpr (kGatherBytes > 0) {
+    const int64_t row_bytes = int64_t{map.channels} * kBytes;
+    const uint8_t *advance = map.advance;
+    for (int64_t at = 0; at < row_bytes; at += kGatherBytes) {
+      gather_numbers<kBytes>(out, row + at, map.order + at, row_bytes - at);
+      out += *advance++;
+    }
+  } else {
+    for (int32_t i = 0; i < map.kept; ++i) __builtin_memcpy(out + i * kBytes, row + map.index[i] * kBytes, kBytes);
+  }
+}
+
+// Reading lines of 32 rows across costs the same for few kept channels as for all: up to one in three, they are collected first.
+constexpr int32_t kFewShare = 3;
+template <int kBytes>
+[[gnu::noinline]] void rows_to_tile_collected(const Block &block) {
+  using U = Unit<kBytes>;
+  const Map &map = *block.map;
+  Ahead ahead(block, int64_t{map.channels} * kBytes, 0);
+  Outlet<kBytes> outlet{block.destination, can_stream(block.destination, block.stream)};
+  // An odd number of lines from row to row uses all of the first cache.
+  alignas(64) char collected[kTileTokens * (kMaxChannels / kFewShare * kBytes + 128) + 64];
+  const int64_t stride = ((map.kept * kBytes + 63) / 64 | 1) * 64;
+  const char *at[kTileTokens];
+  for (int t = 0; t < kTileTokens; ++t) {
+    block.together ? ahead.fetch_block(t, kTileTokens) : ahead.fetch_row(t);
+    at[t] = collected + t * stride;
+    gather_row<kBytes>(map, block.rows[t], collected + t * stride);
+  }
+  for (int32_t c = 0; c < map.kept; c += U::kCount) {
+    const int32_t left = map.kept - c;
+    transpose_chunk<kBytes>(at, int64_t{c} * kBytes, (1u << (left < U::kCount ? left : U::kCount)) - 1, outlet);
+  }
+  outlet.flush();
+}
+
+template <int kBytes>
+inline void rows_to_tile_sized(const Block &block) {
+  // Copied when their numbers change, when they end inside 16 bytes, behind which nothing may be read, and when a distance of a power of two would send
+  // the lines of many rows to the same few places of the first cache.
+  const bool crowded = (block.rows[1] - block.rows[0]) % 1024 == 0;
+  const bool across = block.source_dtype == block.destination_dtype && block.map->channels % Unit<kBytes>::kCount == 0 && !crowded;
+  const bool few = kGatherBytes == 64 && block.map->index && kFewShare * block.map->kept <= block.map->channels;
+  if (block.source_dtype == block.destination_dtype && few) return rows_to_tile_collected<kBytes>(block);
+  across ? rows_to_tile_across<kBytes>(block) : rows_to_tile_copied<kBytes>(block);
+}
+
 void rows_to_tile(const Block &block) {
   bytes_of(block.destination_dtype) == 2 ? rows_to_tile_sized<2>(block) : rows_to_tile_sized<4>(block);
 }
 
-// The kept channels of one row, already in the destination's dtype. Writes up to 16 bytes too many.
-inline void gather_row(const Map &map, const char *row, int64_t number_bytes, char *out) {
-  if constexpr (kShufflesBytes) {
-    const int32_t chunks = static_cast<int32_t>(map.channels * number_bytes / kChunkBytes);
-    for (int32_t i = 0; i < chunks; ++i) {
-      shuffle_bytes(out, row + i * kChunkBytes, map.shuffle[i]);
-      out += map.advance[i];
-    }
-  } else if (number_bytes == 2) {
-    for (int32_t i = 0; i < map.kept; ++i) __builtin_memcpy(out + i * 2, row + map.index[i] * 2, 2);
-  } else {
-    for (int32_t i = 0; i < map.kept; ++i) __builtin_memcpy(out + i * 4, row + map.index[i] * 4, 4);
-  }
-}
-
-void rows_to_rows(const Block &block) {
+template <int kBytes>
+inline void rows_to_rows_sized(const Block &block) {
   const Map &map = *block.map;
-  const int64_t number_bytes = bytes_of(block.destination_dtype), row_bytes = map.kept * number_bytes;
+  const int64_t row_bytes = int64_t{map.kept} * kBytes;
   const bool same = block.source_dtype == block.destination_dtype;
-  Ahead ahead{block.rows, block.known, map.channels * bytes_of(block.source_dtype), 0};
+  Ahead ahead(block, map.channels * bytes_of(block.source_dtype), block.first * block.next_count / kTileTokens);
+  const auto fetch = [&](int32_t t) { block.together ? ahead.fetch_block(block.first + t, kTileTokens) : ahead.fetch_row(t); };
   if (!map.index && same) {
     for (int32_t t = 0; t < block.count; ++t) {
-      ahead.fetch_row(t);
+      fetch(t);
       copy_out(block.destination + t * block.destination_stride, block.rows[t], row_bytes, block.stream);
     }
     return;
   }
-  // A few rows at a time are packed on the stack, then written in one piece where the destination is packed as well.
+  // A few rows at a time are packed on the stack, then written in one piece where the destination is packed as well; a turn later, because a load waits
+  // for all that was just stored under it in smaller pieces.
   constexpr int32_t kRows = 8;
-  alignas(64) char staged[kRows * kMaxChannels * 4 + kChunkBytes];
-  alignas(64) char converted[kMaxChannels * 4];
-  for (int32_t t = 0; t < block.count; t += kRows) {
+  alignas(64) char staged[2][kRows * kMaxChannels * kBytes + 64];
+  alignas(64) char converted[kMaxChannels * kBytes];
+  const auto deliver = [&](int32_t t) {
+    const int32_t rows = block.count - t < kRows ? block.count - t : kRows;
+    const char *from = staged[t / kRows % 2];
+    char *destination = block.destination + t * block.destination_stride;
+    if (block.destination_stride == row_bytes) {
+      copy_out(destination, from, rows * row_bytes, block.stream);
+    } else {
+      for (int32_t r = 0; r < rows; ++r) __builtin_memcpy(destination + r * block.destination_stride, from + r * row_bytes, row_bytes);
+    }
+  };
+  int32_t t = 0;
+  for (; t < block.count; t += kRows) {
     const int32_t rows = block.count - t < kRows ? block.count - t : kRows;
     for (int32_t r = 0; r < rows; ++r) {
-      ahead.fetch_row(t + r);
+      fetch(t + r);
       const char *row = block.rows[t + r];
-      char *out = staged + r * row_bytes;
+      char *out = staged[t / kRows % 2] + r * row_bytes;
       if (!map.index) {
-        convert(row, block.source_dtype, out, block.destination_dtype, map.channels);
+        convert<kBytes>(row, block.source_dtype, out, block.destination_dtype, map.channels);
         continue;
       }
       if (!same) {
-        convert(row, block.source_dtype, converted, block.destination_dtype, map.channels);
+        convert<kBytes>(row, block.source_dtype, converted, block.destination_dtype, map.channels);
         row = converted;
       }
-      gather_row(map, row, number_bytes, out);
+      gather_row<kBytes>(map, row, out);
     }
-    char *destination = block.destination + t * block.destination_stride;
-    if (block.destination_stride == row_bytes) {
-      copy_out(destination, staged, rows * row_bytes, block.stream);
-    } else {
-      for (int32_t r = 0; r < rows; ++r) __builtin_memcpy(destination + r * block.destination_stride, staged + r * row_bytes, row_bytes);
-    }
+    if (t > 0) deliver(t - kRows);
   }
+  deliver(t - kRows);
+}
+
+void rows_to_rows(const Block &block) {
+  bytes_of(block.destination_dtype) == 2 ? rows_to_rows_sized<2>(block) : rows_to_rows_sized<4>(block);
 }
 
 void tile_to_tile(const Block &block) {
@@ -275,7 +372,7 @@ void tile_to_rows(const Block &block) {
   bytes_of(block.destination_dtype) == 2 ? tile_to_rows_sized<2>(block) : tile_to_rows_sized<4>(block);
 }
 
-constexpr Kernels kKernels = {rows_to_tile, rows_to_rows, tile_to_tile, tile_to_rows, finish_stream};
+constexpr Kernels kKernels = {kGatherBytes, rows_to_tile, rows_to_rows, tile_to_tile, tile_to_rows, finish_stream};
 
 }  // namespace
 }  // namespace think::compact

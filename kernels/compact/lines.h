@@ -4,7 +4,7 @@
 //   gather_lanes(at, step, offset)  lane l = 16 bytes at at[l * step] + offset
 //   scatter_lanes(at, step, offset, line)  the other way round
 //   low16 high16 low32 ... (a, b)   interleave the lower or upper halves of each lane, in units of 16, 32, 64 bits
-//   shuffle_bytes                   16 bytes in any order
+//   kGatherBytes, gather_numbers    so many bytes of a row, or the first `bytes` of them, in the order that cpu.h describes
 //   stream_line, can_stream         a store past the caches, where the instruction set has one
 //   copy_lines, copy_out            a copy of registers, of any bytes
 #pragma once
@@ -98,10 +98,21 @@ inline Line high64(Line a, Line b) {
 
 #if defined(THINK_ISA_UNIT_AVX512) || defined(THINK_ISA_UNIT_AVX2)
 
-constexpr bool kShufflesBytes = true;
-inline void shuffle_bytes(char *to, const char *from, const uint8_t *order) {
+#if defined(THINK_ISA_UNIT_AVX512)
+constexpr int kGatherBytes = 64;
+template <int kBytes>
+inline void gather_numbers(char *to, const char *from, const uint8_t *order, int64_t bytes) {
+  const Line numbers = bytes >= kGatherBytes ? load_line(from) : _mm512_maskz_loadu_epi16((1u << bytes / 2) - 1, from);
+  const Line places = load_line(reinterpret_cast<const char *>(order));
+  store_line(to, kBytes == 2 ? _mm512_permutexvar_epi16(places, numbers) : _mm512_permutexvar_epi32(places, numbers));
+}
+#else
+constexpr int kGatherBytes = 16;
+template <int kBytes>
+inline void gather_numbers(char *to, const char *from, const uint8_t *order, int64_t) {
   _mm_storeu_si128(reinterpret_cast<__m128i *>(to), _mm_shuffle_epi8(load16(from), load16(reinterpret_cast<const char *>(order))));
 }
+#endif
 inline void stream_line(char *to, Line line) {
 #if defined(THINK_ISA_UNIT_AVX512)
   _mm512_stream_si512(reinterpret_cast<Line *>(to), line);
@@ -115,13 +126,13 @@ inline void finish_stream() { _mm_sfence(); }
 #else
 
 #if defined(THINK_ISA_UNIT_NEON)
-constexpr bool kShufflesBytes = true;
-inline void shuffle_bytes(char *to, const char *from, const uint8_t *order) {
+constexpr int kGatherBytes = 16;
+template <int kBytes>
+inline void gather_numbers(char *to, const char *from, const uint8_t *order, int64_t) {
   vst1q_u8(reinterpret_cast<uint8_t *>(to), vqtbl1q_u8(vld1q_u8(reinterpret_cast<const uint8_t *>(from)), vld1q_u8(order)));
 }
 #else
-constexpr bool kShufflesBytes = false;
-inline void shuffle_bytes(char *, const char *, const uint8_t *) {}
+constexpr int kGatherBytes = 0;
 #endif
 inline void stream_line(char *to, Line line) { store_line(to, line); }
 inline bool can_stream(const char *, bool) { return false; }

@@ -277,6 +277,36 @@ TEST_P(CompactTest, RandomSegments) {
   }
 }
 
+// Heads side by side in each token, which are moved together: more of them than one bundle holds, rows a power of two apart, paged, streamed, in slices.
+TEST_P(CompactTest, HeadsSideBySide) {
+  Random random(5);
+  for (int32_t heads : {2, 8, 16, 17, 37}) {
+    for (const int32_t channels : {64, 128}) {
+      const Shape shape = make_shape(heads, channels, channels, 1);
+      const Batch batch{1, nullptr, nullptr, nullptr};
+      const Basis keys(random, 1, heads, channels, [&](int32_t h) { return 1 + (h * 29 + 13) % channels; });
+      const Basis values(random, 1, heads, channels, [&](int32_t h) { return 8 + h * 24 % channels; });
+      for (int32_t tokens : {1, 95, 352}) {
+        for (bool paged : {false, true}) {
+          for (think_dtype from : {THINK_F16, THINK_F32}) {
+            Store source(random, shape, batch, 1, paged, paged ? 96 : 384, 384, {from, THINK_ROWS, nullptr, Order::tokens}, {from, THINK_ROWS, nullptr, Order::tokens},
+                         {7}, {}, false);
+            source.poison();
+            source.fill(random, shape, batch, {tokens});
+            Store destination(random, shape, batch, 1, paged, paged ? 64 : 384, 384, {THINK_F16, THINK_TILES, &keys.basis, Order::placed},
+                              {THINK_F16, THINK_ROWS, heads % 2 ? &values.basis : nullptr, Order::tokens}, {0}, {tokens}, false);
+            if (heads % 2) destination.segment.value_stride[2] = 0, destination.segment.value_stride[1] = (paged ? 64 : 384) * channels * 2;
+            expect_as_reference(GetParam(), shape, batch, source, destination,
+                                std::to_string(heads) + " heads of " + std::to_string(channels) + ", " + std::to_string(tokens) + " tokens" + (paged ? ", paged" : ""),
+                                kSerial, tokens == 95 ? 3 : 1);
+            if (HasFatalFailure()) return;
+          }
+        }
+      }
+    }
+  }
+}
+
 // Large enough for streamed writes; aligned and not; slices and threads.
 TEST_P(CompactTest, LargeCallsInSlices) {
   Random random(3);
