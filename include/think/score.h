@@ -43,7 +43,7 @@ THINK_API think_status think_score_state_size(const think_plan *plan, int32_t sl
 /**
  * Empty the state of the batch's slots. Comes before the first update of a sequence.
  * @param state  device memory of think_score_state_size(slots), the slots of the batch lie inside
- * @param batch  which slots; NULL = slot 0
+ * @param batch  which slots; NULL = slot 0 alone, also where later updates bring more sequences: their slots must be named here
  * @since 0.9
  */
 THINK_API think_status think_score_reset(const think_plan *plan, void *state, const think_batch *batch, const think_launch *launch, think_error *error);

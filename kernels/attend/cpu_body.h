@@ -12,17 +12,6 @@ constexpr int kLine = 64;                               // bytes that one prefet
 constexpr int kColumns = kLanes == 16 ? 8 : 4;          // columns of a query block, and of one pass over a row
 constexpr int kAccumulators = kRegisters == 32 ? 16 : 8;  // the rest of the registers holds rows and broadcasts
 
-// Prefetches stand right behind the load of the row that they go with, one line at a time. In front of it, or several in a row, they fill the buffers
-// that the load needs as well, and a core reads a third less. The address is made to depend on what was loaded, so that the compiler keeps that order.
-inline void prefetch_behind(Vec loaded, const char *p) {
-#if defined(__x86_64__)
-  asm("" : "+r"(p) : "v"(loaded));
-#elif defined(__aarch64__)
-  asm("" : "+r"(p) : "w"(loaded));
-#endif
-  prefetch_far(p);
-}
-
 inline Pair zero_pair() { return {zero(), zero()}; }
 inline Pair load_two(const float *p) { return {load(p), load(p + kLanes)}; }
 inline void store_two(float *p, Pair v) {
@@ -86,7 +75,7 @@ inline void score_tile(const typename Element::Type *tile, const char *ahead, in
       for (int p = 0; p < P; ++p) keys[p] = load_pair<Element>(row + p * 2 * kLanes);
       if (ahead) {
 #pragma GCC unroll 2
-        for (int line = 0; line < row_bytes; line += kLine) prefetch_behind(keys[P - 1].second, ahead + static_cast<int64_t>(channel) * row_bytes + line);
+        for (int line = 0; line < row_bytes; line += kLine) prefetch_far_behind(keys[P - 1].second, ahead + static_cast<int64_t>(channel) * row_bytes + line);
       }
 #pragma GCC unroll 16
       for (int c = 0; c < C; ++c) {
@@ -165,7 +154,7 @@ inline void score_row_block(const char *key, int64_t row_stride, const char *ahe
         if (ahead) {
 #pragma GCC unroll 4
           for (int byte = 0; byte < 2 * kLanes * static_cast<int>(sizeof(typename Element::Type)); byte += kLine) {
-            prefetch_behind(keys[t].second, ahead + (token + t) * row_stride + channel * static_cast<int>(sizeof(typename Element::Type)) + byte);
+            prefetch_far_behind(keys[t].second, ahead + (token + t) * row_stride + channel * static_cast<int>(sizeof(typename Element::Type)) + byte);
           }
         }
       }
@@ -239,7 +228,7 @@ inline void add_value_block(const char *value, int64_t row_stride, Ahead ahead, 
       if (ahead.start) {
 #pragma GCC unroll 8
         for (int byte = p * pair_bytes; byte < (p + 1) * pair_bytes; byte += kLine) {
-          if (byte % kLine == 0) prefetch_behind(values.second, ahead.start + byte);
+          if (byte % kLine == 0) prefetch_far_behind(values.second, ahead.start + byte);
         }
       }
 #pragma GCC unroll 16

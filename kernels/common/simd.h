@@ -11,7 +11,7 @@
 //   fma(a, b, c) = a * b + c; add sub mul max
 //   exp(v)                                   relative error < 2e-7; exactly 0 below -87.3 and for -inf; NaN stays NaN
 //   sum(v) maximum(v)                        over the lanes, fixed order
-//   prefetch_near(p) prefetch_far(p)         into the first, into the second cache
+//   prefetch_near(p) prefetch_far(p)         into the first, into the second cache; better through prefetch_behind() below
 #pragma once
 
 #if defined(THINK_ISA_UNIT_AVX512) || defined(THINK_ISA_UNIT_AVX512BF16)
@@ -28,6 +28,33 @@
 
 namespace think {
 namespace {
+
+// Volatile, because GCC 12 takes __builtin_prefetch() for a call without effect and drops it from some unrolled loops.
+#if defined(__x86_64__)
+inline void prefetch_near(const char *p) { asm volatile("prefetcht0 %0" : : "m"(*p)); }
+inline void prefetch_far(const char *p) { asm volatile("prefetcht1 %0" : : "m"(*p)); }
+#define THINK_ORDERED(p, loaded) asm("" : "+r"(p) : "v"(loaded))
+#elif defined(__aarch64__)
+inline void prefetch_near(const char *p) { asm volatile("prfm pldl1keep, [%0]" : : "r"(p)); }
+inline void prefetch_far(const char *p) { asm volatile("prfm pldl2keep, [%0]" : : "r"(p)); }
+#define THINK_ORDERED(p, loaded) asm("" : "+r"(p) : "w"(loaded))
+#else
+inline void prefetch_near(const char *p) { __builtin_prefetch(p, 0, 3); }
+inline void prefetch_far(const char *p) { __builtin_prefetch(p, 0, 2); }
+#define THINK_ORDERED(p, loaded) static_cast<void>(loaded)
+#endif
+
+// Prefetches stand right behind the load of the row that they go with, one line at a time. In front of it, or several in a row, they fill the buffers
+// that the load needs as well, and a core reads a third less. The address is made to depend on what was loaded, so that the compiler keeps that order.
+inline void prefetch_near_behind(Vec loaded, const char *p) {
+  THINK_ORDERED(p, loaded);
+  prefetch_near(p);
+}
+inline void prefetch_far_behind(Vec loaded, const char *p) {
+  THINK_ORDERED(p, loaded);
+  prefetch_far(p);
+}
+#undef THINK_ORDERED
 
 // Element types as template arguments: what a row holds, and how kLanes of it become floats.
 struct F32 {

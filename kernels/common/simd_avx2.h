@@ -63,8 +63,5 @@ inline Vec exp(Vec x) {
   return _mm256_and_ps(live, mul(p, _mm256_castsi256_ps(power)));
 }
 
-inline void prefetch_near(const void *p) { _mm_prefetch(static_cast<const char *>(p), _MM_HINT_T0); }
-inline void prefetch_far(const void *p) { _mm_prefetch(static_cast<const char *>(p), _MM_HINT_T1); }
-
 }  // namespace
 }  // namespace think

@@ -52,8 +52,5 @@ inline Vec exp(Vec x) {
   return _mm512_maskz_scalef_ps(live, p, n);
 }
 
-inline void prefetch_near(const void *p) { _mm_prefetch(static_cast<const char *>(p), _MM_HINT_T0); }
-inline void prefetch_far(const void *p) { _mm_prefetch(static_cast<const char *>(p), _MM_HINT_T1); }
-
 }  // namespace
 }  // namespace think

@@ -48,8 +48,5 @@ inline Vec exp(Vec x) {
   return vreinterpretq_f32_u32(vandq_u32(live, vreinterpretq_u32_f32(mul(p, vreinterpretq_f32_s32(power)))));
 }
 
-inline void prefetch_near(const void *p) { __builtin_prefetch(p, 0, 3); }
-inline void prefetch_far(const void *p) { __builtin_prefetch(p, 0, 2); }
-
 }  // namespace
 }  // namespace think

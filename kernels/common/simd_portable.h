@@ -67,8 +67,5 @@ inline Vec exp(Vec x) {
   return reinterpret_cast<Vec>(live & reinterpret_cast<IntVec>(mul(p, reinterpret_cast<Vec>(power))));
 }
 
-inline void prefetch_near(const void *p) { __builtin_prefetch(p, 0, 3); }
-inline void prefetch_far(const void *p) { __builtin_prefetch(p, 0, 2); }
-
 }  // namespace
 }  // namespace think

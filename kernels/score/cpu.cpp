@@ -126,14 +126,13 @@ void run_tasks(const Call &call, int64_t begin, int64_t end) {
   }
 }
 
-// Heads that lie side by side in memory are best read together: whole tokens one after the other. As many as leave some tasks for every thread; the sums
-// of a head do not depend on it.
-int32_t heads_per_task(const Update &update, int64_t runs) {
-  constexpr int64_t kTasks = 8;
+// Heads that lie side by side in memory are best read together: whole tokens one after the other. As many as leave a few tasks for each of those who work;
+// the sums of a head do not depend on it.
+int32_t heads_per_task(const Update &update, int64_t runs, int64_t workers) {
   const Shape &shape = update.shape;
   if (update.key.stride[1] != shape.key_channels) return 1;
   const int64_t most = kMaxRowChannels / shape.key_channels < shape.kv_heads ? kMaxRowChannels / shape.key_channels : shape.kv_heads;
-  const int64_t wanted = runs * shape.kv_heads / kTasks;
+  const int64_t wanted = workers > 1 ? runs * shape.kv_heads / (2 * workers) : most;
   return static_cast<int32_t>(wanted < 1 ? 1 : wanted < most ? wanted : most);
 }
 
@@ -171,7 +170,7 @@ void update(int32_t isa, const Update &arguments, void *workspace, const Paralle
   }
   Carver carver{static_cast<char *>(workspace), 0};
   const Call call{arguments, add_squares(kernels_of(isa), arguments.key.dtype), carve(shape, arguments.batch.count, longest, carver), runs_of(longest),
-                  heads_per_task(arguments, runs)};
+                  heads_per_task(arguments, runs, slice.count > 1 ? slice.count : parallel.threads)};
   const int64_t tasks = runs * ((shape.kv_heads + call.heads - 1) / call.heads);
   if (slice.count > 1) {
     run_tasks(call, tasks * slice.index / slice.count, tasks * (slice.index + 1) / slice.count);

@@ -1,5 +1,6 @@
 // The select stage: budgets by handing out blocks one at a time, choices by counting ranks. Integers and comparisons only, but for the sums
 // of a block's gains and of a RoPE pair's scores, so every backend can give the same bits.
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -8,15 +9,20 @@
 namespace think::select {
 namespace {
 
-// What a further block is worth to each head, non-increasing along the head; for one sequence.
+// For one sequence.
 struct Worth {
-  double *block;  // [layers][kv_heads][blocks]
+  double *block;   // [layers][kv_heads][blocks]: what a further block is worth to each head, non-increasing along the head
+  int64_t *offer;  // heads that can still take a block, as a heap: the one with the best next block first
 };
 
 int64_t blocks_of(const Budgets &budgets) { return budgets.channels / budgets.step; }
 
 Worth carve(Carver &carver, const Budgets &budgets) {
-  return {take<double>(carver, static_cast<int64_t>(budgets.layers) * budgets.kv_heads * blocks_of(budgets))};
+  const int64_t heads = static_cast<int64_t>(budgets.layers) * budgets.kv_heads;
+  Worth worth;
+  worth.block = take<double>(carver, heads * blocks_of(budgets));
+  worth.offer = take<int64_t>(carver, heads);
+  return worth;
 }
 
 // Gains that are no positive numbers are worth nothing: a head without a usable covariance keeps the floor.
@@ -80,7 +86,7 @@ int64_t budgets_workspace(const Budgets &budgets) {
 
 void budgets(const Budgets &arguments, const float *gains, int32_t *kept, void *workspace) {
   Carver carver{static_cast<char *>(workspace), 0};
-  double *worth = carve(carver, arguments).block;
+  const auto [worth, offer] = carve(carver, arguments);
   const int64_t blocks = blocks_of(arguments), heads = static_cast<int64_t>(arguments.layers) * arguments.kv_heads;
   for (int32_t sequence = 0; sequence < arguments.batch; ++sequence) {
     fill_worth(arguments, gains, sequence, worth);
@@ -88,20 +94,24 @@ void budgets(const Budgets &arguments, const float *gains, int32_t *kept, void *
     const auto width = [&](int64_t head) -> int32_t & {
       return kept[(head / arguments.kv_heads * arguments.batch + sequence) * arguments.kv_heads + head % arguments.kv_heads];
     };
-    for (int64_t head = 0; head < heads; ++head) width(head) = arguments.floor;
+    const auto next = [&](int64_t head) { return worth[head * blocks + width(head) / arguments.step]; };
+    const auto worse = [&](int64_t one, int64_t other) { return next(one) != next(other) ? next(one) < next(other) : one > other; };
+    int64_t count = 0;
+    for (int64_t head = 0; head < heads; ++head) {
+      width(head) = arguments.floor;
+      if (arguments.floor / arguments.step < blocks) offer[count++] = head;
+    }
+    std::make_heap(offer, offer + count, worse);
     int64_t left = arguments.total / arguments.step - heads * (arguments.floor / arguments.step);
-    for (; left > 0; --left) {
-      int64_t best = -1;
-      double most = -1;
-      for (int64_t head = 0; head < heads; ++head) {
-        const int64_t next = width(head) / arguments.step;
-        if (next < blocks && worth[head * blocks + next] > most) {
-          most = worth[head * blocks + next];
-          best = head;
-        }
-      }
-      if (best < 0) break;  // every head is full
+    for (; left > 0 && count > 0; --left) {
+      std::pop_heap(offer, offer + count, worse);
+      const int64_t best = offer[count - 1];
       width(best) += arguments.step;
+      if (width(best) / arguments.step < blocks) {
+        std::push_heap(offer, offer + count, worse);
+      } else {
+        --count;
+      }
     }
   }
 }

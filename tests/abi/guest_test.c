@@ -68,6 +68,40 @@ static int entries(const char *folder) {
 
 static int threads(void) { return entries("/proc/self/task"); }
 
+/* Threads of the library run none of the host's handlers, but those of faults, which end the process where they are blocked. */
+static unsigned long long blocked_signals(const char *thread) {
+  char path[300], line[256];
+  unsigned long long blocked = 0;
+  int found = 0;
+  FILE *status;
+  snprintf(path, sizeof path, "/proc/self/task/%s/status", thread);
+  status = fopen(path, "r");
+  CHECK(status != NULL);
+  while (!found && fgets(line, sizeof line, status) != NULL) found = sscanf(line, "SigBlk: %llx", &blocked) == 1;
+  fclose(status);
+  CHECK(found);
+  return blocked;
+}
+
+static void check_masks_of_threads(void) {
+#define BIT(number) (1ull << ((number) - 1))
+  const unsigned long long faults = BIT(SIGSEGV) | BIT(SIGBUS) | BIT(SIGFPE) | BIT(SIGILL) | BIT(SIGTRAP);
+  const unsigned long long others = BIT(SIGINT) | BIT(SIGTERM) | BIT(SIGUSR1) | BIT(SIGALRM) | BIT(SIGCHLD);
+  DIR *list = opendir("/proc/self/task");
+  struct dirent *entry;
+  int seen = 0, tries;
+  CHECK(list != NULL);
+  while ((entry = readdir(list)) != NULL) {
+    if (entry->d_name[0] == '.' || atoi(entry->d_name) == (int)getpid()) continue;
+    /* the C library blocks everything in a thread that has not begun to run */
+    for (tries = 0; tries < 5000 && (blocked_signals(entry->d_name) & faults) != 0; ++tries) usleep(1000);
+    CHECK((blocked_signals(entry->d_name) & (faults | others)) == others);
+    ++seen;
+  }
+  closedir(list);
+  CHECK(seen == 2);
+}
+
 typedef struct manners {
   fpu fpu;
   int threads, files, rounding;
@@ -252,6 +286,7 @@ int main(int argc, char **argv) {
   CHECK(threads() == 3);
   attend(api, plan);
   CHECK(threads() == 3);
+  check_masks_of_threads();
   {
     think_plan *second = make_plan(api, context);
     CHECK(threads() == 3); /* shared by the plans of a context */

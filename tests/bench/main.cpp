@@ -62,6 +62,36 @@ const std::vector<Section> &sections() {
   return all;
 }
 
+// What the project asks of itself (README.md), counted over the rows of this run.
+Json goals(const Json &result) {
+  Json rows = Json::array();
+  const auto count = [&](const char *goal, const char *section, const char *figure, double wanted, const auto &applies) {
+    int64_t all = 0, met = 0;
+    double least = 1e9;
+    for (const Json &row : result.contains(section) ? result[section] : Json::array()) {
+      if (!applies(row)) continue;
+      const double value = row[figure];
+      ++all;
+      met += value >= wanted;
+      least = std::min(least, value);
+    }
+    if (all) rows.push_back({{"goal", goal}, {"wanted", wanted}, {"rows", all}, {"met", met}, {"least", least}});
+  };
+  const auto one = [](const Json &row) { return row["threads"] == 1; };
+  const auto several = [](const Json &row) { return row["threads"] > 1; };
+  count("attend, one thread: fraction_of_bound", "attend", "fraction_of_bound", 0.9, one);
+  count("attend, all threads, where l2 rate >= 0.9 probe: fraction_of_probe", "attend", "fraction_of_probe", 0.8,
+        [&](const Json &row) { return several(row) && row["l2_gb_per_s"].get<double>() >= 0.9 * row["probe_gb_per_s"].get<double>(); });
+  count("attend, all threads, elsewhere: fraction_of_bound", "attend", "fraction_of_bound", 0.8,
+        [&](const Json &row) { return several(row) && row["l2_gb_per_s"].get<double>() < 0.9 * row["probe_gb_per_s"].get<double>(); });
+  count("attend: speedup_over_byte_ratio", "attend", "speedup_over_byte_ratio", 0.95, [](const Json &) { return true; });
+  for (const char *section : {"score", "compact"}) {
+    count((std::string(section) + ", one thread: fraction_of_probe").c_str(), section, "fraction_of_probe", 0.7, one);
+    count((std::string(section) + ", all threads: fraction_of_probe").c_str(), section, "fraction_of_probe", 0.7, several);
+  }
+  return rows;
+}
+
 std::string report(const Json &result, bool markdown) {
   std::string text = markdown ? "# Results of tests/bench\n\nWritten by `tests/bench/run.sh --markdown`; how it is measured: [README.md](README.md).\n\n" : "";
   text += "CPU: " + result["cpu"].get<std::string>() + ", " + std::to_string(result["cores"].get<int64_t>()) + " cores, instruction set " +
@@ -70,6 +100,7 @@ std::string report(const Json &result, bool markdown) {
     text += (markdown ? "\n## " : "\n") + title + "\n" + (markdown ? "\n" : "") + table(rows, columns, markdown);
   };
   add("probe: reading memory", result["probe"], {"threads", "footprint_mib", "gb_per_s", "gb_per_s_max", "l2_gb_per_s"});
+  add("goals", result["goals"], {"goal", "wanted", "rows", "met", "least"});
   for (const Section &section : sections()) {
     if (result.contains(section.name)) add(section.title, result[section.name], section.columns);
   }
@@ -159,6 +190,7 @@ int run(int argc, char **argv) {
   for (const Section &section : all) {
     if (options.only.empty() || options.only == section.name) result[section.name] = section.run(bench);
   }
+  result["goals"] = goals(result);
   if (terminal) std::fputs("\r\033[K", stderr);
   std::cout << report(result, false);
   if (!json_file.empty()) write_file(json_file, result.dump(1) + "\n");

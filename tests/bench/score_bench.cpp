@@ -21,8 +21,8 @@ void measure(const Bench &bench, const Shape &shape, think_dtype dtype, int64_t 
     update.key.stride[1] = channels;
     update.key.stride[2] = heads * channels;
   }
-  // The window's queries are read and written once.
-  const double bytes = static_cast<double>(layer_bytes + query.bytes() + score::state_bytes(shape));
+  // The window's queries and the state stay in the caches here.
+  const double bytes = static_cast<double>(layer_bytes);
   const auto layer = [&](char *key, const Parallel &with) {
     update.key.data = key;
     score::update(bench.isa, update, workspace.data(), with, {0, 1});

@@ -177,6 +177,65 @@ TEST(Guard, TilesNeedWholeTilesOfRoom) {
   EXPECT_NE(std::string(error.message).find("page_tokens"), std::string::npos) << error.message;
 }
 
+// The first row of what is pruned lies behind the sinks: source first + length is a 32-bit row number too.
+TEST(Guard, PruneRefusesRowNumbersThatWrap) {
+  Prune call({1024, 1024});
+  call.score();
+  call.target.key_stride[0] = 2 * 1024 * kChannels * 4;
+  call.source.page_tokens = 0;
+  const int32_t first[2] = {0, INT32_MAX - 500};
+  call.source.first = first;
+  think_error error = THINK_ERROR_INIT;
+  EXPECT_EQ(call.prune(error), THINK_E_ARGUMENT);
+  EXPECT_EQ(error.argument, 3);
+  EXPECT_NE(std::string(error.message).find("first"), std::string::npos) << error.message;
+  for (float value : call.store) ASSERT_EQ(value, -1.0f);
+}
+
+// Tiles start at multiples of 16 bytes; the table is device memory, so only a checked call looks at it.
+TEST(Guard, HeadOffsetsOfTilesAreAligned) {
+  const Plan plan(small_problem(1, 64));
+  std::vector<float> rows(2 * 64 * kChannels, 0.5f), out(2 * kChannels, 7.0f);
+  think_tensor query = THINK_TENSOR_INIT;
+  std::vector<float> ones(2 * kChannels, 1.0f);
+  query.data = ones.data();
+  query.dtype = THINK_F32;
+  const int64_t extent[4] = {1, 2, 1, kChannels}, stride[4] = {2 * kChannels, kChannels, kChannels, 1};
+  std::memcpy(query.extent, extent, sizeof extent);
+  std::memcpy(query.stride, stride, sizeof stride);
+  think_tensor output = query;
+  output.data = out.data();
+  think_segment segment = THINK_SEGMENT_INIT;
+  const int32_t length = 32;
+  Block store(4 * 2 * 64 * kChannels);
+  segment.key_dtype = segment.value_dtype = THINK_F32;
+  segment.key = store.data;
+  segment.value = rows.data();
+  segment.value_stride[1] = 64 * kChannels * 4;
+  segment.key_layout = THINK_TILES;
+  segment.page_tokens = 64;
+  segment.lengths = &length;
+  Block workspace(workspace_size(plan, THINK_STAGE_ATTEND));
+  think_launch launch = THINK_LAUNCH_INIT;
+  launch.flags = THINK_LAUNCH_CHECK;
+  launch.workspace = workspace.data;
+  launch.workspace_bytes = workspace.bytes;
+  for (const int64_t second : {int64_t{64 * kChannels * 4}, int64_t{64 * kChannels * 4 - 4}, int64_t{-16}}) {
+    const int64_t offset[2] = {0, second};
+    segment.key_head_offset = const_cast<int64_t *>(offset);
+    think_error error = THINK_ERROR_INIT;
+    const think_status status = think_attend(plan, &query, nullptr, &segment, 1, nullptr, &output, nullptr, &launch, &error);
+    if (second == 64 * kChannels * 4) {
+      EXPECT_EQ(status, THINK_OK) << error.message;
+      out.assign(out.size(), 7.0f);
+    } else {
+      EXPECT_EQ(status, THINK_E_ARGUMENT) << second;
+      EXPECT_NE(std::string(error.message).find("key_head_offset[1]"), std::string::npos) << error.message;
+      for (float value : out) EXPECT_EQ(value, 7.0f);
+    }
+  }
+}
+
 TEST(Guard, AHookIsUsedWithoutBeingToldItsThreads) {
   think_context_options options = THINK_CONTEXT_OPTIONS_INIT;
   options.threads = -1;
