@@ -126,13 +126,13 @@ void run_tasks(const Call &call, int64_t begin, int64_t end) {
   }
 }
 
-// Heads that lie side by side in memory are best read together: whole tokens one after the other. As many as leave a few tasks for each of those who work;
+// Heads that lie side by side in memory are best read together: whole tokens one after the other. As many as leave a task for each of those who work;
 // the sums of a head do not depend on it.
 int32_t heads_per_task(const Update &update, int64_t runs, int64_t workers) {
   const Shape &shape = update.shape;
   if (update.key.stride[1] != shape.key_channels) return 1;
   const int64_t most = kMaxRowChannels / shape.key_channels < shape.kv_heads ? kMaxRowChannels / shape.key_channels : shape.kv_heads;
-  const int64_t wanted = workers > 1 ? runs * shape.kv_heads / (2 * workers) : most;
+  const int64_t wanted = workers > 1 ? runs * shape.kv_heads / workers : most;
   return static_cast<int32_t>(wanted < 1 ? 1 : wanted < most ? wanted : most);
 }
 
