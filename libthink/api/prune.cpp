@@ -2,6 +2,7 @@
 
 #include "kernels/score/score.h"
 #include "libthink/core/check.h"
+#include "libthink/core/device.h"
 #include "libthink/core/format.h"
 #include "libthink/core/workspace.h"
 
@@ -107,6 +108,7 @@ think_status think_prune(const think_plan *plan, const void *score_state, const 
                          const think_batch *batch, const think_prune_options *options, uint8_t *mask, const think_launch *launch, think_error *error) {
   return fence(error, [&]() -> think_status {
     if (!plan) return null_pointer({error, 1, "plan"});
+    if (const think_status status = check_kernels(*plan, "think_prune", error)) return status;
     const Shape &shape = plan->shape;
     if (const think_status status = check_pointer({error, 2, "score_state"}, score_state, 64)) return status;
     const Argument source_argument{error, 3, "source"}, destination_argument{error, 4, "destination"}, batch_argument{error, 5, "batch"};
@@ -116,9 +118,9 @@ think_status think_prune(const think_plan *plan, const void *score_state, const 
     PruneCall call{};
     call.shape = shape;
     Launch launched;
-    if (const think_status status = read_launch({error, 8, "launch"}, launch, false, launched)) return status;
+    if (const think_status status = read_launch({error, 8, "launch"}, launch, plan->shape, false, launched)) return status;
     if (const think_status status = read_batch(batch_argument, batch, shape, 1, call.batch)) return status;
-    if (const think_status status = check_slots(batch_argument, call.batch, INT32_MAX, "a slot", launched.check)) return status;
+    if (const think_status status = check_slots(batch_argument, call.batch, plan->shape, INT32_MAX, "a slot", launched.check)) return status;
     if (const think_status status = read_prune_options({error, 6, "options"}, options, shape, call.options)) return status;
     SegmentCopy from, to;
     const SegmentRule source_rule{true, true, false, false, true, false}, destination_rule{false, false, false, false, false, true};
