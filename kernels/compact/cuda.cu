@@ -1,0 +1,445 @@
+// The compact stage on a CUDA device: a kernel for each pair of layouts. Rows become tiles through shared memory, a warp per tile, with ldmatrix as the
+// transposition; all other moves go from global memory to global memory.
+#include "cuda.h"
+
+#include "../common/device.cuh"
+
+namespace think::compact::cuda {
+namespace {
+
+using namespace ptx;
+
+constexpr int32_t kWarps = 4, kThreads = 32 * kWarps;
+constexpr int32_t kChunk = 8;  // 16-bit elements of 16 bytes: what a thread moves at a time, in numbers, whatever their type
+constexpr int32_t kAbsent = 255;
+
+// One side of a call. The grid is (groups of tiles, KV heads, sequences).
+struct Move {
+  device::Side source, destination;
+  device::Run from, to;
+  int32_t kv_heads;
+  int32_t tiles_per_warp;  // that follow each other in time, kWarps apart in place
+  int32_t row_chunks;      // of a staged row, a multiple of 8
+};
+
+// What a block moves: rows of one sequence and head.
+struct Job {
+  device::View source, destination;
+  const int32_t *index;  // kept channels; NULL = rows keep all that they have
+  int32_t source_first, destination_first, count;
+};
+
+THINK_DEVICE Job job_of(const Move &move) {
+  Job job;
+  const int32_t head = block_y(), sequence = block_z();
+  job.source = device::view_of(move.source, move.from, move.kv_heads, sequence, head);
+  job.destination = device::view_of(move.destination, move.to, move.kv_heads, sequence, head);
+  job.source_first = device::first_of(move.from, sequence, head);
+  job.destination_first = device::first_of(move.to, sequence, head);
+  job.count = device::length_of(move.to, sequence, head);
+  const bool gathers = move.destination.index && !move.source.index && job.destination.channels < job.source.channels;
+  const int64_t head_of_slot = static_cast<int64_t>(job.destination.slot) * move.kv_heads + head;
+  job.index = gathers ? move.destination.index + head_of_slot * move.destination.channels : nullptr;
+  return job;
+}
+
+THINK_DEVICE int32_t first_tile(const Move &move) { return block_x() * kWarps * move.tiles_per_warp; }
+
+THINK_DEVICE bool is_aligned(const void *address) { return (reinterpret_cast<uint64_t>(address) & 15) == 0; }
+
+// ---- eight numbers of any type. Numbers that keep their type keep their bits
+
+template <class A, class B>
+constexpr bool kSame = false;
+template <class A>
+constexpr bool kSame<A, A> = true;
+
+template <class From, class To>
+THINK_DEVICE To convert(From x) {
+  if constexpr (kSame<From, To>) {
+    return x;
+  } else {
+    return from_float<To>(to_float(x));
+  }
+}
+
+template <class T>
+THINK_DEVICE T number_of(const uint32_t *words, int32_t i) {
+  if constexpr (sizeof(T) == 4) {
+    return as_float(words[i]);
+  } else {
+    return T{static_cast<uint16_t>(words[i / 2] >> i % 2 * 16)};
+  }
+}
+
+template <class From, class To>
+THINK_DEVICE void load_eight(To (&x)[kChunk], const char *from) {
+  const Words4 *at = reinterpret_cast<const Words4 *>(from);
+  const Words4 a = load_stream(at);
+  uint32_t words[kChunk] = {a.x, a.y, a.z, a.w};
+  if constexpr (sizeof(From) == 4) {
+    const Words4 b = load_stream(at + 1);
+    words[4] = b.x, words[5] = b.y, words[6] = b.z, words[7] = b.w;
+  }
+#pragma unroll
+  for (int32_t i = 0; i < kChunk; ++i) x[i] = convert<From, To>(number_of<From>(words, i));
+}
+
+template <class T>
+THINK_DEVICE Words4 pack_eight(const T (&x)[kChunk]) {
+  return {pack(x[0], x[1]), pack(x[2], x[3]), pack(x[4], x[5]), pack(x[6], x[7])};
+}
+
+template <class T>
+THINK_DEVICE void store_eight(char *to, const T (&x)[kChunk]) {
+  if constexpr (sizeof(T) == 4) {
+    store_global(reinterpret_cast<Float4 *>(to), Float4{x[0], x[1], x[2], x[3]});
+    store_global(reinterpret_cast<Float4 *>(to) + 1, Float4{x[4], x[5], x[6], x[7]});
+  } else {
+    store_global(reinterpret_cast<Words4 *>(to), pack_eight(x));
+  }
+}
+
+// ---- rows to tiles
+
+// Row r of a staged tile, chunk c lies at r * row_chunks + (c ^ swizzle(r)). Both the eight chunks of a row that are written together and the eight
+// rows of a matrix that ldmatrix reads together then lie in different banks: see row_of_matrix.
+THINK_DEVICE int32_t swizzle(int32_t row) { return (row >> 3 & 3) * 2 + (row & 1); }
+
+// ldmatrix hands the rows 2t and 2t + 1 of matrix m, transposed, to lanes 4g + t as one register. With this order of rows the four registers of a lane
+// are eight tokens in a row, 8t .. 8t + 7, of channel g: sixteen bytes of the tile.
+THINK_DEVICE int32_t row_of_matrix(int32_t matrix, int32_t row) { return (row >> 1) * 8 + matrix * 2 + (row & 1); }
+
+THINK_DEVICE const char *shuffle_pointer(const char *pointer, int32_t lane) {
+  const uint64_t bits = reinterpret_cast<uint64_t>(pointer);
+  const uint32_t low = shuffle(static_cast<uint32_t>(bits), lane), high = shuffle(static_cast<uint32_t>(bits >> 32), lane);
+  return reinterpret_cast<const char *>(static_cast<uint64_t>(high) << 32 | low);
+}
+
+// One chunk of a row into shared memory, in 16 bits each. Rows that do not exist, and numbers behind the end of a row, are zero.
+template <class From, class To>
+THINK_DEVICE void stage_chunk(Shared<Words4> to, const char *row, int32_t chunk, int32_t channels, bool exists) {
+  constexpr int32_t kBytes = static_cast<int32_t>(sizeof(From));
+  const char *from = row + chunk * kChunk * kBytes;
+  const bool whole = (chunk + 1) * kChunk <= channels && is_aligned(from);
+  if constexpr (kBytes == 2) {
+    if (whole || !exists) {
+      cp_async_zfill<16>(to, exists ? from : nullptr, exists ? 16 : 0);
+      return;
+    }
+    From x[kChunk] = {};
+#pragma unroll
+    for (int32_t i = 0; i < kChunk; ++i) {
+      if (chunk * kChunk + i < channels) x[i] = load_constant(reinterpret_cast<const From *>(from) + i);
+    }
+    store_shared(to, pack_eight(x));
+  } else {
+    To x[kChunk] = {};
+    if (exists && whole) {
+      load_eight<From>(x, from);
+    } else if (exists) {
+#pragma unroll
+      for (int32_t i = 0; i < kChunk; ++i) {
+        if (chunk * kChunk + i < channels) x[i] = from_float<To>(load_constant(reinterpret_cast<const float *>(from) + i));
+      }
+    }
+    store_shared(to, pack_eight(x));
+  }
+}
+
+// Staged numbers are of the source's type if that has 16 bits, else of the destination's.
+template <class From, class To>
+THINK_DEVICE void store_tokens(char *to, const uint32_t (&tokens)[4]) {
+  if constexpr (sizeof(From) == 4 || kSame<From, To>) {
+    store_global(reinterpret_cast<Words4 *>(to), Words4{tokens[0], tokens[1], tokens[2], tokens[3]});
+  } else {
+    To x[kChunk];
+#pragma unroll
+    for (int32_t i = 0; i < kChunk; ++i) x[i] = convert<From, To>(number_of<From>(tokens, i));
+    store_eight(to, x);
+  }
+}
+
+THINK_HOST_DEVICE void take_tiles(SharedCarver &carver, int32_t row_chunks, Shared<uint8_t> &place, Shared<Words4> &tiles) {
+  tiles = carver.take<Words4>(static_cast<uint32_t>(kWarps * kTileTokens * row_chunks), 128);
+  place = carver.take<uint8_t>(kMaxChannels);
+}
+
+uint32_t tile_shared_bytes(int32_t row_chunks) {
+  SharedCarver carver;
+  Shared<uint8_t> place = carver.take<uint8_t>(0);
+  Shared<Words4> tiles = carver.take<Words4>(0);
+  take_tiles(carver, row_chunks, place, tiles);
+  return carver.bytes();
+}
+
+// place[channel] = its row of the tile, kAbsent if it is dropped. In halves of 128 channels, whose bytes lie in 32 different banks.
+THINK_DEVICE void find_places(Shared<uint8_t> place, const Job &job) {
+  Shared<uint32_t> words = place.as<uint32_t>();
+  for (int32_t i = thread_index(); i < kMaxChannels / 4; i += kThreads) store_shared(words + i, 0xffffffffu);
+  sync_block();
+  for (int32_t i = thread_index(); i < job.destination.channels; i += kThreads) {
+    const int32_t channel = load_constant(job.index + i);
+    if (channel < 128) store_shared(place + channel, static_cast<uint8_t>(i));
+    if (channel >= 128) store_shared(place + channel, static_cast<uint8_t>(i));
+  }
+  sync_block();
+}
+
+template <class From, class To>
+__global__ void __launch_bounds__(kThreads) compact_rows_to_tiles(Move move) {
+  SharedCarver carver = shared_memory();
+  Shared<uint8_t> place = carver.take<uint8_t>(0);
+  Shared<Words4> tiles = carver.take<Words4>(0);
+  take_tiles(carver, move.row_chunks, place, tiles);
+  const Job job = job_of(move);
+  if (first_tile(move) * kTileTokens >= job.count) return;
+  if (job.index) find_places(place, job);
+  const int32_t row_chunks = move.row_chunks, lane = lane_index();
+  const Shared<Words4> staged = tiles + warp_index() * kTileTokens * row_chunks;
+  const int32_t channels = job.source.channels, chunks = (channels + kChunk - 1) / kChunk;
+
+  for (int32_t turn = 0; turn < move.tiles_per_warp; ++turn) {
+    const int32_t first = (first_tile(move) + turn * kWarps + warp_index()) * kTileTokens, rows = job.count - first;
+    if (rows <= 0) return;
+    const char *own_row = lane < rows ? device::row_address(job.source, job.source_first + first + lane) : nullptr;
+    // Eight lanes have eight chunks of one row, the warp has four rows.
+    for (int32_t unit = lane / 8; unit < kTileTokens * row_chunks / 8; unit += 4) {
+      const int32_t row = unit & (kTileTokens - 1), chunk = unit / kTileTokens * 8 + lane % 8;
+      const char *from = shuffle_pointer(own_row, row);
+      if (chunk < chunks) stage_chunk<From, To>(staged + (row * row_chunks + (chunk ^ swizzle(row))), from, chunk, channels, row < rows);
+    }
+    cp_async_commit();
+    cp_async_wait<0>();
+    sync_warp();
+    char *tile = device::row_address(job.destination, job.destination_first + first);
+    const int32_t matrix_row = row_of_matrix(lane / 8, lane % 8);
+    for (int32_t chunk = 0; chunk < chunks; ++chunk) {
+      uint32_t tokens[4];
+      ldmatrix_trans(tokens, staged + (matrix_row * row_chunks + (chunk ^ swizzle(matrix_row))));
+      const int32_t channel = chunk * kChunk + lane / 4;
+      int32_t at = channel < channels ? channel : kAbsent;
+      bool keeps = channel < job.destination.channels;
+      if (job.index) {
+        at = load_shared(place + channel);
+        keeps = at != kAbsent;
+      }
+      if (keeps) store_tokens<From, To>(tile + (at * kTileTokens + lane % 4 * kChunk) * static_cast<int32_t>(sizeof(To)), tokens);
+    }
+    sync_warp();  // before the next rows come
+  }
+}
+
+// f32 stays f32: numbers of four bytes have no ldmatrix. A lane is a token; what it reads of a row is in the first cache when its neighbour channels come.
+__global__ void __launch_bounds__(kThreads) compact_rows_to_tiles_f32(Move move) {
+  const Job job = job_of(move);
+  const int32_t lane = lane_index();
+  for (int32_t turn = 0; turn < move.tiles_per_warp; ++turn) {
+    const int32_t first = (first_tile(move) + turn * kWarps + warp_index()) * kTileTokens, rows = job.count - first;
+    if (rows <= 0) return;
+    const float *row = lane < rows ? reinterpret_cast<const float *>(device::row_address(job.source, job.source_first + first + lane)) : nullptr;
+    float *tile = reinterpret_cast<float *>(device::row_address(job.destination, job.destination_first + first));
+#pragma unroll 4
+    for (int32_t i = 0; i < job.destination.channels; ++i) {
+      const int32_t channel = job.index ? load_constant(job.index + i) : i;
+      store_global(tile + (i * kTileTokens + lane), row ? load_constant(row + channel) : 0.0f);
+    }
+  }
+}
+
+// ---- tiles to tiles: four lanes have a channel of a tile
+
+template <class From, class To>
+__global__ void __launch_bounds__(kThreads) compact_tiles_to_tiles(Move move) {
+  const Job job = job_of(move);
+  const int32_t lane = lane_index(), token = lane % 4 * kChunk;
+  for (int32_t turn = 0; turn < move.tiles_per_warp; ++turn) {
+    const int32_t first = (first_tile(move) + turn * kWarps + warp_index()) * kTileTokens, rows = job.count - first;
+    if (rows <= 0) return;
+    const char *source = device::row_address(job.source, job.source_first + first);
+    char *tile = device::row_address(job.destination, job.destination_first + first);
+#pragma unroll 2
+    for (int32_t i = lane / 4; i < job.destination.channels; i += kChunk) {
+      const int32_t channel = job.index ? load_constant(job.index + i) : i;
+      To x[kChunk];
+      load_eight<From>(x, source + (channel * kTileTokens + token) * static_cast<int32_t>(sizeof(From)));
+#pragma unroll
+      for (int32_t j = 0; j < kChunk; ++j) x[j] = token + j < rows ? x[j] : To{};
+      store_eight(tile + (i * kTileTokens + token) * static_cast<int32_t>(sizeof(To)), x);
+    }
+  }
+}
+
+// ---- rows or tiles to rows: a thread has eight channels of every so many rows, and gathers them through the first cache
+
+template <class From, class To>
+__global__ void __launch_bounds__(kThreads) compact_to_rows(Move move) {
+  constexpr int32_t kFrom = static_cast<int32_t>(sizeof(From)), kTo = static_cast<int32_t>(sizeof(To));
+  const Job job = job_of(move);
+  const int32_t start = first_tile(move) * kTileTokens, most = start + kWarps * move.tiles_per_warp * kTileTokens;
+  const int32_t end = job.count < most ? job.count : most;
+  if (start >= end) return;
+  const int32_t kept = job.destination.channels, units = (kept + kChunk - 1) / kChunk, rows_at_once = kThreads / units;
+  const int32_t own_row = thread_index() / units, unit = thread_index() - own_row * units;
+  if (own_row >= rows_at_once) return;
+  const bool whole = (unit + 1) * kChunk <= kept, from_rows = job.source.layout == THINK_ROWS;
+  const int32_t numbers = whole ? kChunk : kept - unit * kChunk;
+  // Bytes from the start of a row (or of a token's column of a tile) to each of the eight channels.
+  int32_t offset[kChunk];
+#pragma unroll
+  for (int32_t i = 0; i < kChunk; ++i) {
+    const int32_t at = unit * kChunk + (i < numbers ? i : 0), channel = job.index ? load_constant(job.index + at) : at;
+    offset[i] = channel * kFrom * (from_rows ? 1 : kTileTokens);
+  }
+  for (int32_t row = start + own_row; row < end; row += rows_at_once) {
+    const int32_t source_row = job.source_first + row;
+    const char *from = device::row_address(job.source, source_row) + (from_rows ? 0 : source_row % kTileTokens * kFrom);
+    char *to = device::row_address(job.destination, job.destination_first + row) + unit * kChunk * kTo;
+    To x[kChunk];
+    if (!job.index && from_rows && whole && is_aligned(from + offset[0])) {
+      load_eight<From>(x, from + offset[0]);
+    } else {
+#pragma unroll
+      for (int32_t i = 0; i < kChunk; ++i) x[i] = convert<From, To>(load_constant(reinterpret_cast<const From *>(from + offset[i])));
+    }
+    if (whole && is_aligned(to)) {
+      store_eight(to, x);
+    } else {
+#pragma unroll
+      for (int32_t i = 0; i < kChunk; ++i) {
+        if (i < numbers) store_global(reinterpret_cast<To *>(to) + i, x[i]);
+      }
+    }
+  }
+}
+
+// ---- place: grid (sequences), one warp
+
+struct PlaceCall {
+  int64_t *offset;
+  const int32_t *kept, *slot;
+  int64_t row_bytes, number_bytes;  // a head's rows have row_bytes each, or where that is 0 as many numbers as it keeps
+  int64_t page_tokens;
+  int32_t channels, kv_heads;
+};
+
+__global__ void __launch_bounds__(32) compact_place(PlaceCall call) {
+  const int64_t head_of_slot = static_cast<int64_t>(device::slot_of(call.slot, block_x())) * call.kv_heads;
+  int32_t before = 0;  // channels of the heads so far: as numbers they fit, as bytes they may not
+  for (int32_t start = 0; start < call.kv_heads; start += 32) {
+    const int32_t head = start + lane_index();
+    const int32_t own = head < call.kv_heads ? (call.kept ? load_constant(call.kept + head_of_slot + head) : call.channels) : 0;
+    int32_t sum = own;
+    for (int32_t distance = 1; distance < 32; distance *= 2) {
+      const int32_t other = shuffle_up(sum, distance);
+      if (lane_index() >= distance) sum += other;
+    }
+    const int64_t numbers = before + sum - own, bytes = call.row_bytes ? head * call.row_bytes : numbers * call.number_bytes;
+    if (head < call.kv_heads) store_global(call.offset + head_of_slot + head, bytes * call.page_tokens);
+    before += shuffle(sum, 31);
+  }
+}
+
+template <class Body>
+int32_t with_type(think_dtype dtype, const Body &body) {
+  return dtype == THINK_F32 ? body(float{}) : dtype == THINK_F16 ? body(F16{}) : body(BF16{});
+}
+
+constexpr int32_t row_chunks_of(int32_t channels) { return (channels + 8 * kChunk - 1) / (8 * kChunk) * 8; }
+
+template <class From, class To>
+int32_t load_pair() {
+  if (const int32_t error = prepare(compact_tiles_to_tiles<From, To>, 0)) return error;
+  if (const int32_t error = prepare(compact_to_rows<From, To>, 0)) return error;
+  if constexpr (sizeof(From) == 4 && sizeof(To) == 4) {
+    return prepare(compact_rows_to_tiles_f32, 0);
+  } else {
+    return prepare(compact_rows_to_tiles<From, To>, tile_shared_bytes(row_chunks_of(kMaxChannels)));
+  }
+}
+
+template <class From, class To>
+int32_t run(const Move &move, const Launch &how) {
+  const bool from_rows = move.source.layout == THINK_ROWS;
+  Launch launched = how;
+  if (move.destination.layout == THINK_ROWS) {
+    launched.name = "compact_to_rows";
+    return launch(launched, compact_to_rows<From, To>, move);
+  }
+  if (!from_rows) {
+    launched.name = "compact_tiles_to_tiles";
+    return launch(launched, compact_tiles_to_tiles<From, To>, move);
+  }
+  if constexpr (sizeof(From) == 4 && sizeof(To) == 4) {
+    launched.name = "compact_rows_to_tiles_f32";
+    return launch(launched, compact_rows_to_tiles_f32, move);
+  } else {
+    launched.name = "compact_rows_to_tiles";
+    launched.shared_bytes = tile_shared_bytes(move.row_chunks);
+    return launch(launched, compact_rows_to_tiles<From, To>, move);
+  }
+}
+
+}  // namespace
+
+int32_t load() {
+  int32_t error = prepare(compact_place, 0);
+  for (const think_dtype from : {THINK_F32, THINK_F16, THINK_BF16}) {
+    for (const think_dtype to : {THINK_F32, THINK_F16, THINK_BF16}) {
+      if (error) return error;
+      error = with_type(from, [&](auto source) {
+        return with_type(to, [&](auto destination) { return load_pair<decltype(source), decltype(destination)>(); });
+      });
+    }
+  }
+  return error;
+}
+
+int32_t compact(const Arguments &arguments, int64_t longest, void *stream) {
+  const Shape &shape = arguments.shape;
+  // A long run shares what a block finds out about it among several tiles of each warp, a short one is spread out.
+  constexpr int32_t kLong = 256;
+  const int32_t tiles = static_cast<int32_t>((longest + kTileTokens - 1) / kTileTokens);
+  for (const think::Side side : {think::Side::keys, think::Side::values}) {
+    if (!(side == think::Side::keys ? arguments.destination.key : arguments.destination.value)) continue;
+    Move move;
+    move.source = device::side_of(arguments.source, shape, side);
+    move.destination = device::side_of(arguments.destination, shape, side);
+    move.from = device::run_of(arguments.source, arguments.batch, longest);
+    move.to = device::run_of(arguments.destination, arguments.batch, longest);
+    move.kv_heads = shape.kv_heads;
+    move.tiles_per_warp = tiles >= kLong ? 4 : 1;
+    move.row_chunks = row_chunks_of(move.source.channels);
+    const int32_t group = kWarps * move.tiles_per_warp;
+    const Launch how{.name = nullptr,
+                     .grid = {(tiles + group - 1) / group, shape.kv_heads, arguments.batch.count},
+                     .threads = kThreads,
+                     .stream = stream};
+    const int32_t error = with_type(move.source.dtype, [&](auto source) {
+      return with_type(move.destination.dtype, [&](auto destination) { return run<decltype(source), decltype(destination)>(move, how); });
+    });
+    if (error) return error;
+  }
+  return 0;
+}
+
+int32_t place(const Shape &shape, const think_segment &segment, const Batch &batch, void *stream) {
+  for (const think::Side name : {think::Side::keys, think::Side::values}) {
+    PlaceCall call;
+    call.offset = name == think::Side::keys ? segment.key_head_offset : segment.value_head_offset;
+    if (!call.offset) continue;
+    const device::Side side = device::side_of(segment, shape, name);
+    call.kept = side.kept;
+    call.slot = segment.slot ? segment.slot : batch.slot;
+    call.row_bytes = side.layout == THINK_ROWS ? side.row_stride : 0;
+    call.number_bytes = side.element_bytes;
+    call.page_tokens = segment.page_tokens;
+    call.channels = side.channels;
+    call.kv_heads = shape.kv_heads;
+    const int32_t error = launch({.name = "compact_place", .grid = {batch.count}, .threads = 32, .stream = stream}, compact_place, call);
+    if (error) return error;
+  }
+  return 0;
+}
+
+}  // namespace think::compact::cuda
