@@ -8,6 +8,12 @@ namespace simt {
 
 // ---- faults --------------------------------------------------------------------------------------------------------------------------------
 
+void Machine::global_fault(const char *what, const void *device, uint32_t size, bool write, Site site) {
+  FaultKind kind;
+  const std::string story = memory.explain(device, size, write, &kind);
+  fail(kind, site, what + story, nullptr, device);
+}
+
 void Machine::shared_fault(Bounds bounds, uint32_t at, uint32_t size, bool write, Site site, const Lane *lane) {
   const SharedMemory &memory_of_block = (lane ? *lane->warp->block : block()).shared;
   const std::string access = std::string(write ? "writes " : "reads ") + std::to_string(size) + " bytes at byte ";
@@ -39,9 +45,9 @@ void Machine::race_fault(uint32_t at, uint32_t size, bool write, uint32_t earlie
 
 uint8_t *Machine::global_atomic(void *device, uint32_t size, Site site) {
   const uint64_t offset = memory.offset_of(device);
-  if (offset % size || !memory.allows(offset, size, kAllocated | kInitialised | kWritable)) {
-    const bool readable = memory.allows(offset, size, kAllocated | kInitialised);
-    fail(FaultKind::out_of_bounds, site, "atomic: " + memory.explain(device, size, readable), nullptr, device);
+  if (offset % size || !memory.allows(offset, size, Use::update)) {
+    const bool readable = memory.allows(offset, size, Use::read);
+    global_fault("atomic: ", device, size, readable, site);
   }
   ++counters_.atomics;
   if (options.traffic) note(*current_, Access::atomic, offset, size, site);
@@ -58,8 +64,8 @@ void Machine::start_copy(Bounds bounds, uint32_t to, const void *from, uint32_t 
   const uint64_t offset = memory.offset_of(from);
   if (valid > bytes) fail(FaultKind::out_of_bounds, site, "cp.async of " + std::to_string(valid) + " valid bytes of " + std::to_string(bytes));
   if (valid) {
-    if (offset % bytes || !memory.allows(offset, valid, kAllocated | kInitialised)) {
-      fail(FaultKind::out_of_bounds, site, "cp.async: " + memory.explain(from, offset % bytes ? bytes : valid, false), nullptr, from);
+    if (offset % bytes || !memory.allows(offset, valid, Use::read)) {
+      global_fault("cp.async: ", from, offset % bytes ? bytes : valid, false, site);
     }
     counters_.global_read_bytes += valid;
     memory.owner_of(offset).read_bytes += valid;

@@ -52,24 +52,19 @@ struct Machine::Stacks {
   }
 };
 
-Machine &machine() {
-  static Machine instance;
-  return instance;
-}
-
-static Machine *the_machine;
+Machine the_machine;
 
 // A direct dereference of a device pointer ends here; the lane never continues, so leaving the handler by a switch of stacks is fine.
 static void on_segmentation_fault(int, siginfo_t *info, void *) {
-  if (the_machine && the_machine->memory.in_window(info->si_addr) && the_machine->running_a_lane()) {
-    the_machine->fail(FaultKind::out_of_bounds, Site(), "dereferences a device pointer itself, not through ptx.cuh: " + the_machine->memory.explain(info->si_addr, 1, false),
-                      nullptr, info->si_addr);
+  Machine &machine = the_machine;
+  if (machine.memory.in_window(info->si_addr) && machine.running_a_lane()) {
+    machine.fail(FaultKind::out_of_bounds, Site(), "dereferences a device pointer itself, not through ptx.cuh: " + machine.memory.explain(info->si_addr, 1, false),
+                 nullptr, info->si_addr);
   }
   signal(SIGSEGV, SIG_DFL);
 }
 
 Machine::Machine() : stacks_(new Stacks) {
-  the_machine = this;
   static uint8_t alternative_stack[1 << 16];
   stack_t stack = {};
   stack.ss_sp = alternative_stack;
@@ -81,7 +76,7 @@ Machine::Machine() : stacks_(new Stacks) {
   sigaction(SIGSEGV, &action, nullptr);
 }
 
-Machine::~Machine() { the_machine = nullptr; }
+Machine::~Machine() = default;
 
 uint32_t Machine::prepared(const void *kernel) const {
   const auto found = prepared_.find(kernel);
@@ -107,9 +102,8 @@ static void arrive(transfer_t from) { *static_cast<Context *>(from.data) = from.
 
 void lane_entry(transfer_t from) {
   arrive(from);
-  Machine *machine = the_machine;
-  machine->spec_->invoke(machine->spec_->call);
-  machine->end_lane();
+  the_machine.spec_->invoke(the_machine.spec_->call);
+  the_machine.end_lane();
 }
 
 void Machine::switch_to(Lane *lane) {

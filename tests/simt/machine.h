@@ -181,6 +181,7 @@ class Machine {
     const uint32_t end = std::min(bounds.end, block().shared.bytes());
     return at >= bounds.begin && at <= end && size <= end - at;
   }
+  void global_fault(const char *what, const void *device, uint32_t size, bool write, Site site);
   void shared_fault(Bounds bounds, uint32_t at, uint32_t size, bool write, Site site, const Lane *lane);
   void race_fault(uint32_t at, uint32_t size, bool write, uint32_t earlier, Site site, const Lane &lane);
   void note(Lane &lane, Access access, uint64_t address, uint32_t size, Site site);
@@ -214,7 +215,8 @@ class Machine {
   ~Machine();
 };
 
-Machine &machine();
+extern Machine the_machine;
+inline Machine &machine() { return the_machine; }
 
 // ---- what runs for every access ------------------------------------------------------------------------------------------------------------
 
@@ -229,8 +231,8 @@ inline Accessor Machine::accessor(const Lane &lane, bool several) const {
 
 inline uint8_t *Machine::global(const void *device, uint32_t size, bool write, Site site) {
   const uint64_t offset = memory.offset_of(device);
-  if (offset % size || !memory.allows(offset, size, write ? kAllocated | kWritable : kAllocated | kInitialised)) {
-    fail(FaultKind::out_of_bounds, site, memory.explain(device, size, write), nullptr, device);
+  if (offset % size || !memory.allows(offset, size, write ? Use::write : Use::read)) {
+    global_fault("", device, size, write, site);
   }
   BufferRecord &owner = memory.owner_of(offset);
   if (write) {

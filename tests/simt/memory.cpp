@@ -44,7 +44,6 @@ void *Memory::allocate(const std::string &name, uint64_t bytes, uint32_t misalig
   const uint64_t offset = next_ + misalignment, end = (offset + bytes + kGranule - 1) / kGranule * kGranule;
   if (end + kGranule > kBytes) throw std::bad_alloc();
   for (uint64_t granule = next_ / kGranule; granule < end / kGranule; ++granule) owner_[granule] = static_cast<uint32_t>(buffers_.size());
-  std::memset(shadow_ + offset, kAllocated | kWritable, bytes);
   // NaN in every floating-point type, for the runs of a kernel after which nobody looks at the faults; too large a buffer is only virtual.
   if (bytes <= uint64_t{1} << 26) std::memset(storage_ + offset, 0xff, bytes);
   buffers_.push_back({name, offset, bytes, true});
@@ -58,7 +57,7 @@ void Memory::release(void *device) {
   const uint64_t offset = offset_of(device);
   for (BufferRecord &buffer : buffers_) {
     if (buffer.live && buffer.offset == offset) {
-      std::memset(shadow_ + offset, 0, buffer.bytes);
+      for (uint64_t granule = offset / kGranule; granule < (offset + buffer.bytes + kGranule - 1) / kGranule; ++granule) owner_[granule] = 0;
       buffer.live = false;
       --live_;
       return;
@@ -73,20 +72,20 @@ static void require(bool right, const char *what) {
 
 void Memory::write(void *device, const void *from, uint64_t bytes) {
   const uint64_t offset = offset_of(device);
-  require(allows(offset, bytes, kAllocated), "a host write");
+  require(allows(offset, bytes, Use::host), "a host write");
   if (bytes) std::memcpy(storage_ + offset, from, bytes);
   for (uint64_t i = 0; i < bytes; ++i) shadow_[offset + i] |= kInitialised;
 }
 
 void Memory::read(void *to, const void *device, uint64_t bytes) const {
   const uint64_t offset = offset_of(device);
-  require(allows(offset, bytes, kAllocated), "a host read");
+  require(allows(offset, bytes, Use::host), "a host read");
   if (bytes) std::memcpy(to, storage_ + offset, bytes);
 }
 
 bool Memory::fill(void *device, int value, uint64_t bytes) {
   const uint64_t offset = offset_of(device);
-  if (!allows(offset, bytes, kAllocated | kWritable)) return false;
+  if (!allows(offset, bytes, Use::write)) return false;
   std::memset(storage_ + offset, value, bytes);
   for (uint64_t i = 0; i < bytes; ++i) shadow_[offset + i] |= kInitialised;
   return true;
@@ -94,7 +93,7 @@ bool Memory::fill(void *device, int value, uint64_t bytes) {
 
 void Memory::uninitialise(void *device, uint64_t bytes) {
   const uint64_t offset = offset_of(device);
-  require(allows(offset, bytes, kAllocated), "uninitialise()");
+  require(allows(offset, bytes, Use::host), "uninitialise()");
   for (uint64_t i = 0; i < bytes; ++i) {
     shadow_[offset + i] &= static_cast<uint8_t>(~kInitialised);
     storage_[offset + i] = 0xff;
@@ -103,9 +102,9 @@ void Memory::uninitialise(void *device, uint64_t bytes) {
 
 void Memory::freeze(void *device, uint64_t bytes, bool frozen) {
   const uint64_t offset = offset_of(device);
-  require(allows(offset, bytes, kAllocated), "freeze()");
+  require(allows(offset, bytes, Use::host), "freeze()");
   for (uint64_t i = 0; i < bytes; ++i) {
-    shadow_[offset + i] = static_cast<uint8_t>(frozen ? shadow_[offset + i] & ~kWritable : shadow_[offset + i] | kWritable);
+    shadow_[offset + i] = static_cast<uint8_t>(frozen ? shadow_[offset + i] | kFrozen : shadow_[offset + i] & ~kFrozen);
   }
 }
 
@@ -122,7 +121,10 @@ const BufferRecord *Memory::nearest(uint64_t offset) const {
   return best;
 }
 
-std::string Memory::explain(const void *device, uint32_t size, bool write) const {
+std::string Memory::explain(const void *device, uint32_t size, bool write, FaultKind *kind) const {
+  FaultKind unused;
+  FaultKind &found = kind ? *kind : unused;
+  found = FaultKind::out_of_bounds;
   const uint64_t offset = offset_of(device);
   const std::string access = std::string(write ? "writes " : "reads ") + std::to_string(size) + " bytes ";
   const BufferRecord *buffer = nearest(offset);
@@ -133,13 +135,20 @@ std::string Memory::explain(const void *device, uint32_t size, bool write) const
   const int64_t at = static_cast<int64_t>(offset - buffer->offset);
   if (at < 0) return access + std::to_string(-at) + " bytes before " + name;
   if (at >= static_cast<int64_t>(buffer->bytes)) return access + std::to_string(at - static_cast<int64_t>(buffer->bytes)) + " bytes behind the end of " + name;
-  if (offset % size) return access + "at byte " + std::to_string(at) + " of " + name + ": the address is not a multiple of " + std::to_string(size);
+  if (at + static_cast<int64_t>(size) > static_cast<int64_t>(buffer->bytes)) return access + "at byte " + std::to_string(at) + ", beyond the end of " + name;
+  if (!buffer->live) return access + "at byte " + std::to_string(at) + " of " + name;
+  if (offset % size) {
+    found = FaultKind::misaligned;
+    return access + "at byte " + std::to_string(at) + " of " + name + ": the address is not a multiple of " + std::to_string(size);
+  }
   for (uint32_t i = 0; i < size; ++i) {
     const uint8_t bits = shadow_[offset + i];
     const std::string byte = std::to_string(at + i) + " of " + name;
-    if (!(bits & kAllocated)) return access + "at byte " + std::to_string(at) + ", beyond the end of " + name;
-    if (write && !(bits & kWritable)) return access + "at byte " + byte + ", which is read only";
-    if (!write && !(bits & kInitialised)) return access + "of which byte " + byte + " was never written";
+    if (write && (bits & kFrozen)) return access + "at byte " + byte + ", which is read only";
+    if (!write && !(bits & kInitialised)) {
+      found = FaultKind::uninitialised;
+      return access + "of which byte " + byte + " was never written";
+    }
   }
   return access + "at byte " + std::to_string(at) + " of " + name;
 }

@@ -7,9 +7,14 @@
 #include <string>
 #include <vector>
 
+#include "report.h"
+
 namespace simt {
 
-constexpr uint8_t kAllocated = 1, kInitialised = 2, kWritable = 4;
+// Of a byte inside of a buffer.
+constexpr uint8_t kInitialised = 1, kFrozen = 2;
+
+enum class Use { read, write, update, host };  // update: atomics; host: allocated is enough
 
 struct BufferRecord {
   std::string name;
@@ -43,13 +48,13 @@ class Memory {
   uint8_t *bytes_at(uint64_t offset) const { return storage_ + offset; }
   BufferRecord &owner_of(uint64_t offset) { return buffers_[owner_[offset / kGranule]]; }
   std::vector<BufferRecord> &buffers() { return buffers_; }
-  // Of the range: whether every byte has all the bits of `wanted`.
-  bool allows(uint64_t offset, uint64_t size, uint8_t wanted) const;
+  // Whether a range lies in one live buffer and may be used like that.
+  bool allows(uint64_t offset, uint64_t size, Use use) const;
   void initialise(uint64_t offset, uint32_t size) {
     for (uint32_t i = 0; i < size; ++i) shadow_[offset + i] |= kInitialised;
   }
-  // What is wrong with an access, in words: which buffer, how far outside, which byte.
-  std::string explain(const void *device, uint32_t size, bool write) const;
+  // What is wrong with an access, in words: which buffer, how far outside, which byte; and what kind of fault that is.
+  std::string explain(const void *device, uint32_t size, bool write, FaultKind *kind = nullptr) const;
   const BufferRecord *nearest(uint64_t offset) const;
   void reset_counters();
 
@@ -62,12 +67,15 @@ class Memory {
   int64_t live_ = 0;
 };
 
-inline bool Memory::allows(uint64_t offset, uint64_t size, uint8_t wanted) const {
-  if (offset >= kBytes || size > kBytes - offset) return false;
+inline bool Memory::allows(uint64_t offset, uint64_t size, Use use) const {
+  if (offset >= kBytes) return false;
+  const BufferRecord &owner = buffers_[owner_[offset / kGranule]];
+  if (offset < owner.offset || offset - owner.offset > owner.bytes || size > owner.bytes - (offset - owner.offset)) return false;
+  if (use == Use::host) return true;
   const uint8_t *shadow = shadow_ + offset;
-  uint8_t bits = 0xff;
-  for (uint64_t i = 0; i < size; ++i) bits &= shadow[i];
-  return (bits & wanted) == wanted;
+  uint8_t all = 0xff, any = 0;
+  for (uint64_t i = 0; i < size; ++i) all &= shadow[i], any |= shadow[i];
+  return (use == Use::write || (all & kInitialised)) && (use == Use::read || !(any & kFrozen));
 }
 
 }  // namespace simt
