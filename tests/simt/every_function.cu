@@ -13,7 +13,7 @@ template <class T>
 THINK_DEVICE void copy_all_ways(const Everything &e, Shared<Words4> scratch) {
   const int32_t i = thread_index();
   const T *from = static_cast<const T *>(static_cast<const void *>(e.input));
-  T *to = static_cast<T *>(static_cast<void *>(e.output)) + block_x() * 4 * block_threads();
+  T *to = static_cast<T *>(static_cast<void *>(e.output + block_x() * 4 * block_threads() * 4));  // the widest copy comes last and fills it all
   store_global(to + i, load_global(from + i));
   store_global(to + block_threads() + i, load_constant(from + i));
   store_stream(to + 2 * block_threads() + i, load_stream(from + i));
@@ -94,7 +94,7 @@ __global__ void __launch_bounds__(64) everything_kernel(const __grid_constant__ 
     atomic_add(e.counter, 1u);
     atomic_add(static_cast<int32_t *>(static_cast<void *>(e.counter + 1)), -1);
   }
-  if (last_block(e.counter + 2, static_cast<uint32_t>(grid_x()))) store_global(e.counter + 3, static_cast<uint32_t>(places));
+  if (last_block(e.counter + 2, static_cast<uint32_t>(grid_x())) && i == 0) store_global(e.counter + 3, static_cast<uint32_t>(places));
   if (e.counter == nullptr) store_global(e.output, bits);
 }
 

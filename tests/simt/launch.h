@@ -1,0 +1,53 @@
+// The functions of kernels/common/launch.cuh for the emulator. Included by launch.cuh alone.
+#pragma once
+
+#include <algorithm>
+#include <tuple>
+
+namespace think::ptx {
+
+template <class... P>
+int32_t prepare(void (*kernel)(P...), uint32_t shared_bytes) {
+  if (shared_bytes > simt::kSharedLimit) return simt::Machine::kInvalidValue;
+  simt::machine().prepare(reinterpret_cast<const void *>(kernel), shared_bytes);
+  return simt::Machine::kSuccess;
+}
+
+// As if registers were no limit.
+template <class... P>
+int32_t resident_blocks(int32_t *blocks, void (*)(P...), int32_t threads, uint32_t shared_bytes) {
+  *blocks = static_cast<int32_t>(std::min<uint32_t>(2048u / static_cast<uint32_t>(threads), 228u * 1024u / (shared_bytes + 1024u)));
+  return simt::Machine::kSuccess;
+}
+
+inline int32_t multiprocessors(int32_t *count) {
+  *count = simt::machine().options.multiprocessors;
+  return simt::Machine::kSuccess;
+}
+
+template <class... P>
+int32_t launch(const Launch &how, void (*kernel)(P...), Same<P>... arguments) {
+  static_assert((sizeof(P) + ... + 0) <= 4096, "kernel parameters are limited to 4 KiB");
+  if (how.grid.x <= 0 || how.grid.y <= 0 || how.grid.z <= 0) return simt::Machine::kSuccess;
+  if (how.shared_bytes > 48 * 1024 && simt::machine().prepared(reinterpret_cast<const void *>(kernel)) < how.shared_bytes) {
+    return simt::Machine::kInvalidValue;
+  }
+  struct Call {
+    void (*kernel)(P...);
+    std::tuple<P...> arguments;
+  };
+  const Call call = {kernel, {arguments...}};
+  const simt::LaunchSpec spec = {how.name, {how.grid.x, how.grid.y, how.grid.z}, how.threads, how.shared_bytes,
+                                 [](const void *data) {
+                                   const Call &made = *static_cast<const Call *>(data);
+                                   std::apply(made.kernel, made.arguments);
+                                 },
+                                 &call};
+  return simt::machine().launch(spec);
+}
+
+inline int32_t set_zero(void *memory, size_t bytes, void *) {
+  return bytes && !simt::machine().memory.fill(memory, 0, bytes) ? simt::Machine::kInvalidValue : simt::Machine::kSuccess;
+}
+
+}  // namespace think::ptx
