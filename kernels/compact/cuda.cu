@@ -23,13 +23,13 @@ struct Move {
 };
 
 // What a block moves: rows of one sequence and head.
-struct Job {
+struct alignas(16) Job {
   device::View source, destination;
   const int32_t *index;  // kept channels; NULL = rows keep all that they have
   int32_t source_first, destination_first, count;
 };
 
-THINK_DEVICE Job job_of(const Move &move) {
+THINK_DEVICE Job find_job(const Move &move) {
   Job job;
   const int32_t head = block_y(), sequence = block_z();
   job.source = device::view_of(move.source, move.from, move.kv_heads, sequence, head);
@@ -41,6 +41,31 @@ THINK_DEVICE Job job_of(const Move &move) {
   const int64_t head_of_slot = static_cast<int64_t>(job.destination.slot) * move.kv_heads + head;
   job.index = gathers ? move.destination.index + head_of_slot * move.destination.channels : nullptr;
   return job;
+}
+
+// One thread looks everything up, the others are told. Every thread of the block must call it.
+constexpr int32_t kJobWords = static_cast<int32_t>(sizeof(Job) / sizeof(Words4));
+
+THINK_DEVICE Job job_of(const Move &move, SharedCarver &carver) {
+  const Shared<Words4> told = carver.take<Words4>(kJobWords);
+  struct Copy {
+    Words4 words[kJobWords];
+  } copy;
+  if (thread_index() == 0) {
+    copy = bit_copy<Copy>(find_job(move));
+#pragma unroll
+    for (int32_t i = 0; i < kJobWords; ++i) store_shared(told + i, copy.words[i]);
+  }
+  sync_block();
+#pragma unroll
+  for (int32_t i = 0; i < kJobWords; ++i) copy.words[i] = load_shared(told + i);
+  return bit_copy<Job>(copy);
+}
+
+uint32_t job_shared_bytes() {
+  SharedCarver carver;
+  carver.take<Words4>(kJobWords);
+  return carver.bytes();
 }
 
 THINK_DEVICE int32_t first_tile(const Move &move) { return block_x() * kWarps * move.tiles_per_warp; }
@@ -160,16 +185,17 @@ THINK_DEVICE void store_tokens(char *to, const uint32_t (&tokens)[4]) {
   }
 }
 
-THINK_HOST_DEVICE void take_tiles(SharedCarver &carver, int32_t row_chunks, Shared<uint8_t> &place, Shared<Words4> &tiles) {
-  tiles = carver.take<Words4>(static_cast<uint32_t>(kWarps * kTileTokens * row_chunks), 128);
-  place = carver.take<uint8_t>(kMaxChannels);
+THINK_HOST_DEVICE Shared<uint8_t> take_place(SharedCarver &carver) { return carver.take<uint8_t>(kMaxChannels); }
+
+THINK_HOST_DEVICE Shared<Words4> take_tiles(SharedCarver &carver, int32_t row_chunks) {
+  return carver.take<Words4>(static_cast<uint32_t>(kWarps * kTileTokens * row_chunks), 128);
 }
 
 uint32_t tile_shared_bytes(int32_t row_chunks) {
   SharedCarver carver;
-  Shared<uint8_t> place = carver.take<uint8_t>(0);
-  Shared<Words4> tiles = carver.take<Words4>(0);
-  take_tiles(carver, row_chunks, place, tiles);
+  carver.take<Words4>(kJobWords);
+  take_place(carver);
+  take_tiles(carver, row_chunks);
   return carver.bytes();
 }
 
@@ -189,10 +215,9 @@ THINK_DEVICE void find_places(Shared<uint8_t> place, const Job &job) {
 template <class From, class To>
 __global__ void __launch_bounds__(kThreads) compact_rows_to_tiles(Move move) {
   SharedCarver carver = shared_memory();
-  Shared<uint8_t> place = carver.take<uint8_t>(0);
-  Shared<Words4> tiles = carver.take<Words4>(0);
-  take_tiles(carver, move.row_chunks, place, tiles);
-  const Job job = job_of(move);
+  const Job job = job_of(move, carver);
+  const Shared<uint8_t> place = take_place(carver);
+  const Shared<Words4> tiles = take_tiles(carver, move.row_chunks);
   if (first_tile(move) * kTileTokens >= job.count) return;
   if (job.index) find_places(place, job);
   const int32_t row_chunks = move.row_chunks, lane = lane_index();
@@ -232,7 +257,8 @@ __global__ void __launch_bounds__(kThreads) compact_rows_to_tiles(Move move) {
 
 // f32 stays f32: numbers of four bytes have no ldmatrix. A lane is a token; what it reads of a row is in the first cache when its neighbour channels come.
 __global__ void __launch_bounds__(kThreads) compact_rows_to_tiles_f32(Move move) {
-  const Job job = job_of(move);
+  SharedCarver carver = shared_memory();
+  const Job job = job_of(move, carver);
   const int32_t lane = lane_index();
   for (int32_t turn = 0; turn < move.tiles_per_warp; ++turn) {
     const int32_t first = (first_tile(move) + turn * kWarps + warp_index()) * kTileTokens, rows = job.count - first;
@@ -251,7 +277,8 @@ __global__ void __launch_bounds__(kThreads) compact_rows_to_tiles_f32(Move move)
 
 template <class From, class To>
 __global__ void __launch_bounds__(kThreads) compact_tiles_to_tiles(Move move) {
-  const Job job = job_of(move);
+  SharedCarver carver = shared_memory();
+  const Job job = job_of(move, carver);
   const int32_t lane = lane_index(), token = lane % 4 * kChunk;
   for (int32_t turn = 0; turn < move.tiles_per_warp; ++turn) {
     const int32_t first = (first_tile(move) + turn * kWarps + warp_index()) * kTileTokens, rows = job.count - first;
@@ -261,10 +288,16 @@ __global__ void __launch_bounds__(kThreads) compact_tiles_to_tiles(Move move) {
 #pragma unroll 2
     for (int32_t i = lane / 4; i < job.destination.channels; i += kChunk) {
       const int32_t channel = job.index ? load_constant(job.index + i) : i;
-      To x[kChunk];
-      load_eight<From>(x, source + (channel * kTileTokens + token) * static_cast<int32_t>(sizeof(From)));
+      const char *from = source + (channel * kTileTokens + token) * static_cast<int32_t>(sizeof(From));
+      To x[kChunk] = {};
+      if (token + kChunk <= rows) {
+        load_eight<From>(x, from);
+      } else {
 #pragma unroll
-      for (int32_t j = 0; j < kChunk; ++j) x[j] = token + j < rows ? x[j] : To{};
+        for (int32_t j = 0; j < kChunk; ++j) {
+          if (token + j < rows) x[j] = convert<From, To>(load_constant(reinterpret_cast<const From *>(from) + j));
+        }
+      }
       store_eight(tile + (i * kTileTokens + token) * static_cast<int32_t>(sizeof(To)), x);
     }
   }
@@ -272,23 +305,43 @@ __global__ void __launch_bounds__(kThreads) compact_tiles_to_tiles(Move move) {
 
 // ---- rows or tiles to rows: a thread has eight channels of every so many rows, and gathers them through the first cache
 
+// Kept channels of a head in shared memory, channel i of every unit side by side: lines of `pitch` words, where 4 mod 8 keeps eight lines apart.
+constexpr int32_t kMaxPitch = kMaxChannels / kChunk + 4;
+
+THINK_DEVICE int32_t pitch_of(int32_t units) { return (units + 3) / 8 * 8 + 4; }
+
+THINK_HOST_DEVICE Shared<int32_t> take_channels(SharedCarver &carver) { return carver.take<int32_t>(kChunk * kMaxPitch); }
+
+uint32_t rows_shared_bytes() {
+  SharedCarver carver;
+  carver.take<Words4>(kJobWords);
+  take_channels(carver);
+  return carver.bytes();
+}
+
 template <class From, class To>
 __global__ void __launch_bounds__(kThreads) compact_to_rows(Move move) {
   constexpr int32_t kFrom = static_cast<int32_t>(sizeof(From)), kTo = static_cast<int32_t>(sizeof(To));
-  const Job job = job_of(move);
+  SharedCarver carver = shared_memory();
+  const Job job = job_of(move, carver);
+  const Shared<int32_t> channel_at = take_channels(carver);
   const int32_t start = first_tile(move) * kTileTokens, most = start + kWarps * move.tiles_per_warp * kTileTokens;
   const int32_t end = job.count < most ? job.count : most;
   if (start >= end) return;
-  const int32_t kept = job.destination.channels, units = (kept + kChunk - 1) / kChunk, rows_at_once = kThreads / units;
+  const int32_t kept = job.destination.channels, units = (kept + kChunk - 1) / kChunk, rows_at_once = kThreads / units, pitch = pitch_of(units);
+  if (job.index) {
+    for (int32_t i = thread_index(); i < kept; i += kThreads) store_shared(channel_at + (i % kChunk * pitch + i / kChunk), load_constant(job.index + i));
+    sync_block();
+  }
   const int32_t own_row = thread_index() / units, unit = thread_index() - own_row * units;
   if (own_row >= rows_at_once) return;
   const bool whole = (unit + 1) * kChunk <= kept, from_rows = job.source.layout == THINK_ROWS;
   const int32_t numbers = whole ? kChunk : kept - unit * kChunk;
   // Bytes from the start of a row (or of a token's column of a tile) to each of the eight channels.
-  int32_t offset[kChunk];
+  int32_t offset[kChunk], channel = 0;
 #pragma unroll
   for (int32_t i = 0; i < kChunk; ++i) {
-    const int32_t at = unit * kChunk + (i < numbers ? i : 0), channel = job.index ? load_constant(job.index + at) : at;
+    if (i < numbers) channel = job.index ? load_shared(channel_at + (i * pitch + unit)) : unit * kChunk + i;
     offset[i] = channel * kFrom * (from_rows ? 1 : kTileTokens);
   }
   for (int32_t row = start + own_row; row < end; row += rows_at_once) {
@@ -349,10 +402,10 @@ constexpr int32_t row_chunks_of(int32_t channels) { return (channels + 8 * kChun
 
 template <class From, class To>
 int32_t load_pair() {
-  if (const int32_t error = prepare(compact_tiles_to_tiles<From, To>, 0)) return error;
-  if (const int32_t error = prepare(compact_to_rows<From, To>, 0)) return error;
+  if (const int32_t error = prepare(compact_tiles_to_tiles<From, To>, job_shared_bytes())) return error;
+  if (const int32_t error = prepare(compact_to_rows<From, To>, rows_shared_bytes())) return error;
   if constexpr (sizeof(From) == 4 && sizeof(To) == 4) {
-    return prepare(compact_rows_to_tiles_f32, 0);
+    return prepare(compact_rows_to_tiles_f32, job_shared_bytes());
   } else {
     return prepare(compact_rows_to_tiles<From, To>, tile_shared_bytes(row_chunks_of(kMaxChannels)));
   }
@@ -362,8 +415,10 @@ template <class From, class To>
 int32_t run(const Move &move, const Launch &how) {
   const bool from_rows = move.source.layout == THINK_ROWS;
   Launch launched = how;
+  launched.shared_bytes = job_shared_bytes();
   if (move.destination.layout == THINK_ROWS) {
     launched.name = "compact_to_rows";
+    launched.shared_bytes = rows_shared_bytes();
     return launch(launched, compact_to_rows<From, To>, move);
   }
   if (!from_rows) {

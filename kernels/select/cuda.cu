@@ -49,17 +49,18 @@ __global__ void __launch_bounds__(kThreads) select_channels(SelectCall call) {
   const int32_t units = pairs ? channels / 2 : channels, stride = choice.pairs == Pairs::interleaved ? 2 : 1;
   const int32_t partner = choice.pairs == Pairs::halves ? channels / 2 : 1;
   const float *score = call.score + from * channels;
-  if (i < units) {
-    float own = load_constant(score + i * stride);
-    if (pairs) own += load_constant(score + i * stride + partner);
-    store_shared(value + i, as_rank(own));
-  }
+  const auto value_of = [&](int32_t unit) {
+    float sum = load_constant(score + unit * stride);
+    if (pairs) sum += load_constant(score + unit * stride + partner);
+    return as_rank(sum);
+  };
+  if (i < units) store_shared(value + i, value_of(i));
   sync_block();
   // The unit of channel i, and how many units come before it.
   const int32_t unit = !pairs ? i : choice.pairs == Pairs::halves ? (i < units ? i : i - units) : i / 2;
   bool chosen = false;
   if (i < channels) {
-    const float own = load_shared(value + unit);
+    const float own = value_of(unit);
     int32_t before = 0;
     for (int32_t other = 0; other < units; ++other) {
       const float rival = load_shared(value + other);
