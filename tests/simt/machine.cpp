@@ -276,7 +276,7 @@ void Machine::check_barrier_sites(Warp &warp, uint32_t places) {
 }
 
 void Machine::tick(Block &block) {
-  if (++block.now < kTimeLimit) return;
+  if (++block.now < options.clock_limit) return;
   // The clock is at its end: every order is forgotten, and with it the races of accesses before this moment.
   block.now = 1;
   block.shared.forget_times();

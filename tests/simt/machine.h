@@ -25,6 +25,7 @@ struct Options {
   bool traffic = true;          // sectors and bank conflicts per instruction (bytes are always counted)
   int32_t resident_blocks = 0;  // blocks that run interleaved; 0 = two to four, by seed
   int32_t multiprocessors = 4;  // what multiprocessors() says
+  uint32_t clock_limit = kTimeLimit;  // barriers of a block after which the race check starts again; smaller for tests of that
 };
 
 struct Warp;
