@@ -49,6 +49,11 @@ uint8_t *Machine::global_atomic(void *device, uint32_t size, Site site) {
     const bool readable = memory.allows(offset, size, Use::read);
     global_fault("atomic: ", device, size, readable, site);
   }
+  BufferRecord &owner = memory.owner_of(offset);
+  if (options.races) {
+    meet(offset);
+    if (owner.written_in == first_run_) check_writers(owner, offset, size, false, device, site);
+  }
   ++counters_.atomics;
   if (options.traffic) note(*current_, Access::atomic, offset, size, site);
   return memory.bytes_at(offset);
@@ -67,8 +72,10 @@ void Machine::start_copy(Bounds bounds, uint32_t to, const void *from, uint32_t 
     if (offset % bytes || !memory.allows(offset, valid, Use::read)) {
       global_fault("cp.async: ", from, offset % bytes ? bytes : valid, false, site);
     }
+    BufferRecord &owner = memory.owner_of(offset);
+    if (options.races && owner.written_in == first_run_) check_writers(owner, offset, valid, false, from, site);
     counters_.global_read_bytes += valid;
-    memory.owner_of(offset).read_bytes += valid;
+    owner.read_bytes += valid;
   }
   if (!inside(bounds, to, bytes) || to % bytes || !memory_of_block.none_in_flight(to, bytes)) shared_fault(bounds, to, bytes, true, site, nullptr);
   if (options.races) {

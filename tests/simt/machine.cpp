@@ -276,9 +276,11 @@ void Machine::check_barrier_sites(Warp &warp, uint32_t places) {
 }
 
 void Machine::tick(Block &block) {
-  if (++block.now < kTimeLimit) return;
+  if (++block.now < options.clock_limit) return;
   // The clock is at its end: every order is forgotten, and with it the races of accesses before this moment.
   block.now = 1;
+  block.earlier_runs.push_back(block.run);
+  block.run = new_run();
   block.shared.forget_times();
   for (Warp &warp : block.warps) std::fill_n(warp.clocks.clock, kMaxWarps, 1u);
 }
@@ -297,6 +299,9 @@ void Machine::start_block(Block &block, int64_t index) {
   block.active = true;
   block.live_threads = spec_->threads;
   block.now = 1;
+  block.run = new_run();
+  block.earlier_runs.clear();
+  block.seen.clear();
   block.shared.begin(spec_->shared_bytes, options.races);
   for (Barrier &barrier : block.barriers) barrier = {};
   for (size_t w = 0; w < block.warps.size(); ++w) {
@@ -329,6 +334,8 @@ int32_t Machine::launch(const LaunchSpec &spec) {
   if (total <= 0) return kSuccess;
   spec_ = &spec;
   counters_ = {};
+  meetings_.clear();
+  first_run_ = last_run_ + 1;
   sites_.clear();
   site_slots_.assign(256, -1);
   if (spec.threads <= 0 || spec.threads > 1024 || spec.threads % 32 || spec.shared_bytes > kSharedLimit || spec.grid[1] > 65535 || spec.grid[2] > 65535) {

@@ -21,10 +21,11 @@ using Context = boost::context::detail::fcontext_t;
 
 struct Options {
   uint64_t seed = 1;            // 0: blocks, warps and lanes in their natural order
-  bool races = true;            // shared-memory races
+  bool races = true;            // in shared memory, and of blocks and warps in global memory
   bool traffic = true;          // sectors and bank conflicts per instruction (bytes are always counted)
   int32_t resident_blocks = 0;  // blocks that run interleaved; 0 = two to four, by seed
   int32_t multiprocessors = 4;  // what multiprocessors() says
+  uint32_t clock_limit = kTimeLimit;  // barriers of a block after which the race check starts again; smaller for tests of that
 };
 
 struct Warp;
@@ -90,6 +91,22 @@ struct Warp {
   Clocks clocks;
 };
 
+// Where blocks meet: a word that they update with acq_rel atomics. Whoever comes later knows what the earlier ones had done.
+struct Meeting;
+struct Seen {
+  const Meeting *meeting;
+  size_t arrivals;  // of it, that are known
+};
+struct Arrival {
+  uint32_t run, thread, time;
+  Clocks clocks;            // what its warp knew of its own block
+  std::vector<Seen> seen;   // what its block knew of others
+};
+struct Meeting {
+  std::vector<Arrival> arrivals;
+  std::unordered_map<uint32_t, std::vector<size_t>> of_run;
+};
+
 struct Barrier {
   uint32_t arrived = 0, expected = 0;
   bool any = false, result = false;  // of sync_block_or: being collected, and of the last completion
@@ -100,6 +117,9 @@ struct Block {
   bool active = false;
   int32_t live_threads = 0;
   uint32_t now = 1;
+  uint32_t run = 0;                     // a number of its own for every block that was ever started
+  std::vector<uint32_t> earlier_runs;   // of this block, before its clock started again
+  std::vector<Seen> seen;
   std::vector<Lane> lanes;
   std::vector<Warp> warps;
   Barrier barriers[16];
@@ -152,6 +172,7 @@ class Machine {
   void collective(const Operation &operation, uint32_t mask, void *arguments, Site site);
   bool barrier(int32_t name, int32_t threads, bool value, Site site);
   void maybe_yield();
+  void meet(uint64_t offset);
   void fail(FaultKind kind, Site site, const std::string &what, const Lane *lane = nullptr, const void *address = nullptr);
 
   // ---- for operations, which act for all lanes of a warp
@@ -184,10 +205,13 @@ class Machine {
   void global_fault(const char *what, const void *device, uint32_t size, bool write, Site site);
   void shared_fault(Bounds bounds, uint32_t at, uint32_t size, bool write, Site site, const Lane *lane);
   void race_fault(uint32_t at, uint32_t size, bool write, uint32_t earlier, Site site, const Lane &lane);
+  void check_writers(BufferRecord &owner, uint64_t offset, uint32_t size, bool write, const void *device, Site site);
+  bool ordered_before(uint64_t stamp, const Lane &lane) const;
   void note(Lane &lane, Access access, uint64_t address, uint32_t size, Site site);
   void flush(Warp &warp);
   void count_group(const LogEntry *const *entries, int32_t count);
   SiteCounters &site_counters(const Site &site, Access access);
+  uint32_t new_run() { return ++last_run_; }
   uint32_t random() { return static_cast<uint32_t>(generator_()); }
 
   const LaunchSpec *spec_ = nullptr;
@@ -195,6 +219,8 @@ class Machine {
   Context scheduler_ = nullptr;
   std::minstd_rand generator_;
   Counters counters_;  // of the running launch
+  uint32_t last_run_ = 0, first_run_ = 0;  // of blocks; the first of this launch
+  std::unordered_map<uint64_t, Meeting> meetings_;
   Fault fault_;
   std::vector<LaunchRecord> launches_;
   std::unordered_map<const void *, uint32_t> prepared_;
@@ -235,6 +261,7 @@ inline uint8_t *Machine::global(const void *device, uint32_t size, bool write, S
     global_fault("", device, size, write, site);
   }
   BufferRecord &owner = memory.owner_of(offset);
+  if (options.races && (write || owner.written_in == first_run_)) check_writers(owner, offset, size, write, device, site);
   if (write) {
     memory.initialise(offset, size);
     counters_.global_write_bytes += size;

@@ -23,6 +23,7 @@ Memory::Memory() {
   storage_ = static_cast<uint8_t *>(reserve(kBytes, PROT_READ | PROT_WRITE));
   shadow_ = static_cast<uint8_t *>(reserve(kBytes, PROT_READ | PROT_WRITE));
   owner_ = static_cast<uint32_t *>(reserve(kBytes / kGranule * sizeof *owner_, PROT_READ | PROT_WRITE));
+  stamps_ = static_cast<uint64_t *>(reserve(kBytes * sizeof *stamps_, PROT_READ | PROT_WRITE));
   buffers_.emplace_back();
 }
 
@@ -31,6 +32,7 @@ Memory::~Memory() {
   munmap(storage_, kBytes);
   munmap(shadow_, kBytes);
   munmap(owner_, kBytes / kGranule * sizeof *owner_);
+  munmap(stamps_, kBytes * sizeof *stamps_);
 }
 
 void *Memory::allocate(const std::string &name, uint64_t bytes, uint32_t misalignment) {
@@ -38,6 +40,7 @@ void *Memory::allocate(const std::string &name, uint64_t bytes, uint32_t misalig
     madvise(storage_, next_, MADV_DONTNEED);
     madvise(shadow_, next_, MADV_DONTNEED);
     madvise(owner_, next_ / kGranule * sizeof *owner_, MADV_DONTNEED);
+    madvise(stamps_, next_ * sizeof *stamps_, MADV_DONTNEED);
     next_ = kGranule;
     buffers_.resize(1);
   }

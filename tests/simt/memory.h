@@ -21,6 +21,7 @@ struct BufferRecord {
   uint64_t offset = 0, bytes = 0;
   bool live = false;
   uint64_t read_bytes = 0, write_bytes = 0;  // by kernels, since the counters were reset
+  uint32_t written_in = 0;                   // the last launch that wrote it
 };
 
 class Memory {
@@ -46,6 +47,7 @@ class Memory {
   uint64_t offset_of(const void *device) const { return reinterpret_cast<uint64_t>(device) - window_; }
   bool in_window(const void *device) const { return offset_of(device) < kBytes; }
   uint8_t *bytes_at(uint64_t offset) const { return storage_ + offset; }
+  uint64_t *stamps_at(uint64_t offset) const { return stamps_ + offset; }  // who wrote each byte, for the race check
   BufferRecord &owner_of(uint64_t offset) { return buffers_[owner_[offset / kGranule]]; }
   std::vector<BufferRecord> &buffers() { return buffers_; }
   // Whether a range lies in one live buffer and may be used like that.
@@ -62,6 +64,7 @@ class Memory {
   uint64_t window_ = 0;
   uint8_t *storage_ = nullptr, *shadow_ = nullptr;
   uint32_t *owner_ = nullptr;
+  uint64_t *stamps_ = nullptr;
   std::vector<BufferRecord> buffers_;  // 0 = nobody
   uint64_t next_ = kGranule;
   int64_t live_ = 0;
