@@ -88,8 +88,8 @@ THINK_DEVICE To convert(From x) {
   }
 }
 
-template <class T>
-THINK_DEVICE T number_of(const uint32_t *words, int32_t i) {
+template <class T, int32_t N>
+THINK_DEVICE T number_of(const uint32_t (&words)[N], int32_t i) {
   if constexpr (sizeof(T) == 4) {
     return as_float(words[i]);
   } else {

@@ -10,6 +10,7 @@ namespace {
 using namespace ptx;
 
 constexpr int32_t kThreads = 256;
+constexpr int32_t kBlocks = 4;  // of a multiprocessor, at least: as many registers as that allows, or ptxas spills for the sake of more
 constexpr int32_t kChunkBytes = 16;
 // Rows of a slab: a unit of work, and what fixes the order of all sums. Its sums are a hundredth of the bytes that it reads.
 constexpr int32_t kSlabRows = 256;
@@ -151,7 +152,7 @@ struct UpdateCall {
 };
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) score_slab(UpdateCall call) {
+__global__ void __launch_bounds__(kThreads, kBlocks) score_slab(UpdateCall call) {
   const RowRange rows = device::rows_of(call.key, call.batch, block_z(), call.longest);
   const int32_t first = block_x() * kSlabRows, left = static_cast<int32_t>(rows.count) - first;
   if (left <= 0) return;
@@ -242,7 +243,7 @@ struct FinishCall {
 };
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) score_finish(FinishCall call) {
+__global__ void __launch_bounds__(kThreads, kBlocks) score_finish(FinishCall call) {
   SharedCarver carver = shared_memory();
   const Shared<float> planes = take_planes<T>(carver);
   const char *state = state_of(call.state, call.batch, block_y());
@@ -268,7 +269,7 @@ struct ValueCall {
 };
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) score_values(ValueCall call) {
+__global__ void __launch_bounds__(kThreads, kBlocks) score_values(ValueCall call) {
   SharedCarver carver = shared_memory();
   const Shared<float> planes = take_planes<T>(carver);
   const RowRange rows = device::rows_of(call.attention, call.batch, block_y(), call.longest);

@@ -11,6 +11,7 @@ namespace {
 using namespace ptx;
 
 constexpr int32_t kThreads = 256;
+constexpr int32_t kBlocks = 4;  // of a multiprocessor, at least: as many registers as that allows, or ptxas spills for the sake of more
 static_assert(kThreads >= kMaxChannels);
 
 THINK_DEVICE float as_rank(float score) { return score == score ? score : as_float(0x7f800000u); }
@@ -34,7 +35,7 @@ struct SelectCall {
   uint8_t *mask;
 };
 
-__global__ void __launch_bounds__(kThreads) select_channels(SelectCall call) {
+__global__ void __launch_bounds__(kThreads, kBlocks) select_channels(SelectCall call) {
   const Select &choice = call.choice;
   const int32_t channels = choice.channels, i = thread_index();
   SharedCarver carver = shared_memory();
@@ -104,7 +105,7 @@ struct BudgetCall {
 THINK_DEVICE double usable(float gain) { return gain > 0 ? static_cast<double>(gain) : 0; }
 
 // A thread per head, in the order of additions of cpu.cpp: sums of f64 must have the same bits.
-__global__ void __launch_bounds__(kThreads) select_worth(BudgetCall call) {
+__global__ void __launch_bounds__(kThreads, kBlocks) select_worth(BudgetCall call) {
   const Budgets &budgets = call.budgets;
   const int32_t layer = block_x(), sequence = block_y(), channels = budgets.channels;
   const float *gains = call.gains + (static_cast<int64_t>(layer) * budgets.batch + sequence) * budgets.kv_heads * channels;
@@ -125,7 +126,7 @@ __global__ void __launch_bounds__(kThreads) select_worth(BudgetCall call) {
 }
 
 // A warp per block of the head: how many blocks above the floors, of all heads, come before it?
-__global__ void __launch_bounds__(kThreads) select_grant(BudgetCall call) {
+__global__ void __launch_bounds__(kThreads, kBlocks) select_grant(BudgetCall call) {
   const Budgets &budgets = call.budgets;
   const int32_t head = block_x(), sequence = block_y(), heads = budgets.layers * budgets.kv_heads;
   const int32_t floor_blocks = budgets.floor / budgets.step, above = call.blocks - floor_blocks;
