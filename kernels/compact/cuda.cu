@@ -18,8 +18,10 @@ struct Move {
   device::Side source, destination;
   device::Run from, to;
   int32_t kv_heads;
-  int32_t tiles_per_warp;  // that follow each other in time, kWarps apart in place
+  int32_t warps;           // of a block
+  int32_t tiles_per_warp;  // that follow each other in time, `warps` apart in place
   int32_t row_chunks;      // of a staged row, a multiple of 8
+  int32_t out_words;       // of a warp, for rows on their way out
 };
 
 // What a block moves: rows of one sequence and head.
@@ -68,7 +70,8 @@ uint32_t job_shared_bytes() {
   return carver.bytes();
 }
 
-THINK_DEVICE int32_t first_tile(const Move &move) { return block_x() * kWarps * move.tiles_per_warp; }
+THINK_DEVICE int32_t first_tile(const Move &move) { return block_x() * move.warps * move.tiles_per_warp; }
+THINK_DEVICE int32_t first_row(const Move &move, int32_t turn) { return (first_tile(move) + turn * move.warps + warp_index()) * kTileTokens; }
 
 THINK_DEVICE bool is_aligned(const void *address) { return (reinterpret_cast<uint64_t>(address) & 15) == 0; }
 
@@ -174,37 +177,57 @@ THINK_DEVICE void stage_chunk(Shared<Words4> to, const char *row, int32_t chunk,
 
 // Staged numbers are of the source's type if that has 16 bits, else of the destination's.
 template <class From, class To>
+struct Staging {
+  using Type = From;
+};
+template <class To>
+struct Staging<float, To> {
+  using Type = To;
+};
+template <class From, class To>
+using StagedAs = typename Staging<From, To>::Type;
+
+template <class From, class To>
 THINK_DEVICE void store_tokens(char *to, const uint32_t (&tokens)[4]) {
-  if constexpr (sizeof(From) == 4 || kSame<From, To>) {
+  using Staged = StagedAs<From, To>;
+  if constexpr (kSame<Staged, To>) {
     store_global(reinterpret_cast<Words4 *>(to), Words4{tokens[0], tokens[1], tokens[2], tokens[3]});
   } else {
     To x[kChunk];
 #pragma unroll
-    for (int32_t i = 0; i < kChunk; ++i) x[i] = convert<From, To>(number_of<From>(tokens, i));
+    for (int32_t i = 0; i < kChunk; ++i) x[i] = convert<Staged, To>(number_of<Staged>(tokens, i));
     store_eight(to, x);
   }
 }
 
-THINK_HOST_DEVICE Shared<uint8_t> take_place(SharedCarver &carver) { return carver.take<uint8_t>(kMaxChannels); }
+// The shared memory of kernels that stage tiles, one of 32 rows for each warp, and what else a warp needs in `out_words`.
+struct Stage {
+  Shared<uint8_t> place;
+  Shared<Words4> staged;
+  Shared<uint32_t> out;
+};
 
-THINK_HOST_DEVICE Shared<Words4> take_tiles(SharedCarver &carver, int32_t row_chunks) {
-  return carver.take<Words4>(static_cast<uint32_t>(kWarps * kTileTokens * row_chunks), 128);
+THINK_HOST_DEVICE Stage take_stage(SharedCarver &carver, int32_t warps, int32_t warp, int32_t row_chunks, int32_t out_words) {
+  Stage stage;
+  stage.place = carver.take<uint8_t>(kMaxChannels);
+  stage.staged = carver.take<Words4>(static_cast<uint32_t>(warps * kTileTokens * row_chunks), 128) + warp * kTileTokens * row_chunks;
+  stage.out = carver.take<uint32_t>(static_cast<uint32_t>(warps * out_words)) + warp * out_words;
+  return stage;
 }
 
-uint32_t tile_shared_bytes(int32_t row_chunks) {
+uint32_t stage_shared_bytes(int32_t warps, int32_t row_chunks, int32_t out_words) {
   SharedCarver carver;
   carver.take<Words4>(kJobWords);
-  take_place(carver);
-  take_tiles(carver, row_chunks);
+  take_stage(carver, warps, 0, row_chunks, out_words);
   return carver.bytes();
 }
 
-// place[channel] = its row of the tile, kAbsent if it is dropped. In halves of 128 channels, whose bytes lie in 32 different banks.
+// place[channel] = its position among the kept ones, kAbsent if it is dropped. In halves of 128 channels, whose bytes lie in 32 different banks.
 THINK_DEVICE void find_places(Shared<uint8_t> place, const Job &job) {
   Shared<uint32_t> words = place.as<uint32_t>();
-  for (int32_t i = thread_index(); i < kMaxChannels / 4; i += kThreads) store_shared(words + i, 0xffffffffu);
+  for (int32_t i = thread_index(); i < kMaxChannels / 4; i += block_threads()) store_shared(words + i, 0xffffffffu);
   sync_block();
-  for (int32_t i = thread_index(); i < job.destination.channels; i += kThreads) {
+  for (int32_t i = thread_index(); i < job.destination.channels; i += block_threads()) {
     const int32_t channel = load_constant(job.index + i);
     if (channel < 128) store_shared(place + channel, static_cast<uint8_t>(i));
     if (channel >= 128) store_shared(place + channel, static_cast<uint8_t>(i));
@@ -212,45 +235,100 @@ THINK_DEVICE void find_places(Shared<uint8_t> place, const Job &job) {
   sync_block();
 }
 
+// Brings the rows from `first` on into the warp's shared memory.
+template <class From, class To>
+THINK_DEVICE void stage_rows(const Stage &stage, const Job &job, int32_t first, int32_t row_chunks) {
+  const int32_t lane = lane_index(), rows = job.count - first, channels = job.source.channels, chunks = (channels + kChunk - 1) / kChunk;
+  const char *own_row = lane < rows ? device::row_address(job.source, job.source_first + first + lane) : nullptr;
+  // Eight lanes have eight chunks of one row, the warp has four rows.
+  for (int32_t unit = lane / 8; unit < kTileTokens * row_chunks / 8; unit += 4) {
+    const int32_t row = unit & (kTileTokens - 1), chunk = unit / kTileTokens * 8 + lane % 8;
+    const char *from = shuffle_pointer(own_row, row);
+    if (chunk < chunks) stage_chunk<From, To>(stage.staged + (row * row_chunks + (chunk ^ swizzle(row))), from, chunk, channels, row < rows);
+  }
+  cp_async_commit();
+  cp_async_wait<0>();
+  sync_warp();
+}
+
+// Calls body(position, tokens) for each kept channel of this lane: eight of its tokens, 8 * (lane % 4) and on, as staged. Dropped channels are left out.
+template <class Body>
+THINK_DEVICE void for_each_kept(const Stage &stage, const Job &job, int32_t row_chunks, const Body &body) {
+  const int32_t lane = lane_index(), row = row_of_matrix(lane / 8, lane % 8), chunks = (job.source.channels + kChunk - 1) / kChunk;
+  for (int32_t chunk = 0; chunk < chunks; ++chunk) {
+    uint32_t tokens[4];
+    ldmatrix_trans(tokens, stage.staged + (row * row_chunks + (chunk ^ swizzle(row))));
+    const int32_t channel = chunk * kChunk + lane / 4;
+    const int32_t position = job.index ? load_shared(stage.place + channel) : channel < job.destination.channels ? channel : kAbsent;
+    if (job.index ? position != kAbsent : channel < job.destination.channels) body(position, tokens);
+  }
+}
+
 template <class From, class To>
 __global__ void __launch_bounds__(kThreads) compact_rows_to_tiles(Move move) {
   SharedCarver carver = shared_memory();
   const Job job = job_of(move, carver);
-  const Shared<uint8_t> place = take_place(carver);
-  const Shared<Words4> tiles = take_tiles(carver, move.row_chunks);
+  const Stage stage = take_stage(carver, move.warps, warp_index(), move.row_chunks, 0);
   if (first_tile(move) * kTileTokens >= job.count) return;
-  if (job.index) find_places(place, job);
-  const int32_t row_chunks = move.row_chunks, lane = lane_index();
-  const Shared<Words4> staged = tiles + warp_index() * kTileTokens * row_chunks;
-  const int32_t channels = job.source.channels, chunks = (channels + kChunk - 1) / kChunk;
-
+  if (job.index) find_places(stage.place, job);
   for (int32_t turn = 0; turn < move.tiles_per_warp; ++turn) {
-    const int32_t first = (first_tile(move) + turn * kWarps + warp_index()) * kTileTokens, rows = job.count - first;
-    if (rows <= 0) return;
-    const char *own_row = lane < rows ? device::row_address(job.source, job.source_first + first + lane) : nullptr;
-    // Eight lanes have eight chunks of one row, the warp has four rows.
-    for (int32_t unit = lane / 8; unit < kTileTokens * row_chunks / 8; unit += 4) {
-      const int32_t row = unit & (kTileTokens - 1), chunk = unit / kTileTokens * 8 + lane % 8;
-      const char *from = shuffle_pointer(own_row, row);
-      if (chunk < chunks) stage_chunk<From, To>(staged + (row * row_chunks + (chunk ^ swizzle(row))), from, chunk, channels, row < rows);
-    }
-    cp_async_commit();
-    cp_async_wait<0>();
-    sync_warp();
-    char *tile = device::row_address(job.destination, job.destination_first + first);
-    const int32_t matrix_row = row_of_matrix(lane / 8, lane % 8);
-    for (int32_t chunk = 0; chunk < chunks; ++chunk) {
-      uint32_t tokens[4];
-      ldmatrix_trans(tokens, staged + (matrix_row * row_chunks + (chunk ^ swizzle(matrix_row))));
-      const int32_t channel = chunk * kChunk + lane / 4;
-      int32_t at = channel < channels ? channel : kAbsent;
-      bool keeps = channel < job.destination.channels;
-      if (job.index) {
-        at = load_shared(place + channel);
-        keeps = at != kAbsent;
+    const int32_t first = first_row(move, turn);
+    if (first >= job.count) return;
+    stage_rows<From, To>(stage, job, first, move.row_chunks);
+    char *tile = device::row_address(job.destination, job.destination_first + first) + lane_index() % 4 * kChunk * static_cast<int32_t>(sizeof(To));
+    for_each_kept(stage, job, move.row_chunks, [&](int32_t position, const uint32_t(&tokens)[4]) {
+      store_tokens<From, To>(tile + position * kTileTokens * static_cast<int32_t>(sizeof(To)), tokens);
+    });
+    sync_warp();  // before the next rows come
+  }
+}
+
+// ---- rows to rows of fewer channels: the same way in, and through shared memory once more, as rows an odd number of words apart
+
+THINK_HOST_DEVICE int32_t out_pitch(int32_t kept, int32_t element_bytes) { return (kept * element_bytes + 3) / 4 | 1; }
+
+// Writes `rows` rows of `kept` numbers. Whole words where the row allows it.
+template <class To>
+THINK_DEVICE void store_rows(const Stage &stage, const Job &job, int32_t first, int32_t pitch) {
+  const int32_t lane = lane_index(), left = job.count - first, rows = left < kTileTokens ? left : kTileTokens, kept = job.destination.channels;
+  const int32_t words = kept * static_cast<int32_t>(sizeof(To)) / 4;
+  const char *own_row = lane < rows ? device::row_address(job.destination, job.destination_first + first + lane) : nullptr;
+  for (int32_t row = 0; row < rows; ++row) {
+    char *to = const_cast<char *>(shuffle_pointer(own_row, row));
+    const Shared<uint32_t> from = stage.out + row * pitch;
+    if (sizeof(To) == 4 || (reinterpret_cast<uint64_t>(to) & 3) == 0) {
+      for (int32_t i = lane; i < words; i += 32) store_global(reinterpret_cast<uint32_t *>(to) + i, load_shared(from + i));
+      if (words * 4 < kept * static_cast<int32_t>(sizeof(To)) && lane == 0) {
+        store_global(reinterpret_cast<uint16_t *>(to) + kept - 1, load_shared(from.template as<uint16_t>() + (kept - 1)));
       }
-      if (keeps) store_tokens<From, To>(tile + (at * kTileTokens + lane % 4 * kChunk) * static_cast<int32_t>(sizeof(To)), tokens);
+    } else {
+      for (int32_t i = lane; i < kept; i += 32) store_global(reinterpret_cast<uint16_t *>(to) + i, load_shared(from.template as<uint16_t>() + i));
     }
+  }
+}
+
+template <class From, class To>
+__global__ void __launch_bounds__(kThreads) compact_rows_to_rows(Move move) {
+  using Staged = StagedAs<From, To>;
+  SharedCarver carver = shared_memory();
+  const Job job = job_of(move, carver);
+  const Stage stage = take_stage(carver, move.warps, warp_index(), move.row_chunks, move.out_words);
+  if (first_tile(move) * kTileTokens >= job.count) return;
+  if (job.index) find_places(stage.place, job);
+  const int32_t pitch = out_pitch(job.destination.channels, sizeof(To)), token = lane_index() % 4 * kChunk;
+  for (int32_t turn = 0; turn < move.tiles_per_warp; ++turn) {
+    const int32_t first = first_row(move, turn);
+    if (first >= job.count) return;
+    stage_rows<From, To>(stage, job, first, move.row_chunks);
+    // A number of 16 bits is half a word: four lanes' tokens lie 8 * pitch words apart, eight channels in at most five (f32: eight) words.
+    for_each_kept(stage, job, move.row_chunks, [&](int32_t position, const uint32_t(&tokens)[4]) {
+#pragma unroll
+      for (int32_t i = 0; i < kChunk; ++i) {
+        store_shared((stage.out + (token + i) * pitch).template as<To>() + position, convert<Staged, To>(number_of<Staged>(tokens, i)));
+      }
+    });
+    sync_warp();
+    store_rows<To>(stage, job, first, pitch);
     sync_warp();  // before the next rows come
   }
 }
@@ -261,7 +339,7 @@ __global__ void __launch_bounds__(kThreads) compact_rows_to_tiles_f32(Move move)
   const Job job = job_of(move, carver);
   const int32_t lane = lane_index();
   for (int32_t turn = 0; turn < move.tiles_per_warp; ++turn) {
-    const int32_t first = (first_tile(move) + turn * kWarps + warp_index()) * kTileTokens, rows = job.count - first;
+    const int32_t first = first_row(move, turn), rows = job.count - first;
     if (rows <= 0) return;
     const float *row = lane < rows ? reinterpret_cast<const float *>(device::row_address(job.source, job.source_first + first + lane)) : nullptr;
     float *tile = reinterpret_cast<float *>(device::row_address(job.destination, job.destination_first + first));
@@ -281,7 +359,7 @@ __global__ void __launch_bounds__(kThreads) compact_tiles_to_tiles(Move move) {
   const Job job = job_of(move, carver);
   const int32_t lane = lane_index(), token = lane % 4 * kChunk;
   for (int32_t turn = 0; turn < move.tiles_per_warp; ++turn) {
-    const int32_t first = (first_tile(move) + turn * kWarps + warp_index()) * kTileTokens, rows = job.count - first;
+    const int32_t first = first_row(move, turn), rows = job.count - first;
     if (rows <= 0) return;
     const char *source = device::row_address(job.source, job.source_first + first);
     char *tile = device::row_address(job.destination, job.destination_first + first);
@@ -303,7 +381,7 @@ __global__ void __launch_bounds__(kThreads) compact_tiles_to_tiles(Move move) {
   }
 }
 
-// ---- rows or tiles to rows: a thread has eight channels of every so many rows, and gathers them through the first cache
+// ---- all other ways to rows: a thread has eight channels of every so many-th row, and collects them through the first cache where they are apart
 
 // Kept channels of a head in shared memory, channel i of every unit side by side: lines of `pitch` words, where 4 mod 8 keeps eight lines apart.
 constexpr int32_t kMaxPitch = kMaxChannels / kChunk + 4;
@@ -325,12 +403,13 @@ __global__ void __launch_bounds__(kThreads) compact_to_rows(Move move) {
   SharedCarver carver = shared_memory();
   const Job job = job_of(move, carver);
   const Shared<int32_t> channel_at = take_channels(carver);
-  const int32_t start = first_tile(move) * kTileTokens, most = start + kWarps * move.tiles_per_warp * kTileTokens;
+  const int32_t start = first_tile(move) * kTileTokens, most = start + move.warps * move.tiles_per_warp * kTileTokens;
   const int32_t end = job.count < most ? job.count : most;
-  if (start >= end) return;
-  const int32_t kept = job.destination.channels, units = (kept + kChunk - 1) / kChunk, rows_at_once = kThreads / units, pitch = pitch_of(units);
+  const int32_t kept = job.destination.channels;
+  if (start >= end || kept < 1) return;
+  const int32_t units = (kept + kChunk - 1) / kChunk, rows_at_once = block_threads() / units, pitch = pitch_of(units);
   if (job.index) {
-    for (int32_t i = thread_index(); i < kept; i += kThreads) store_shared(channel_at + (i % kChunk * pitch + i / kChunk), load_constant(job.index + i));
+    for (int32_t i = thread_index(); i < kept; i += block_threads()) store_shared(channel_at + (i % kChunk * pitch + i / kChunk), load_constant(job.index + i));
     sync_block();
   }
   const int32_t own_row = thread_index() / units, unit = thread_index() - own_row * units;
@@ -400,6 +479,22 @@ int32_t with_type(think_dtype dtype, const Body &body) {
 
 constexpr int32_t row_chunks_of(int32_t channels) { return (channels + 8 * kChunk - 1) / (8 * kChunk) * 8; }
 
+// A block has four warps, or two where the rows of four would not fit into the shared memory of every architecture.
+constexpr uint32_t kMostSharedBytes = 99 * 1024;
+
+// What differs from kernel to kernel about a launch.
+struct Way {
+  const char *name;
+  uint32_t shared_bytes;
+};
+
+template <class To>
+Way way_of_rows(Move &move) {
+  move.out_words = kTileTokens * out_pitch(move.destination.channels, sizeof(To));
+  move.warps = stage_shared_bytes(kWarps, move.row_chunks, move.out_words) <= kMostSharedBytes ? kWarps : kWarps / 2;
+  return {"compact_rows_to_rows", stage_shared_bytes(move.warps, move.row_chunks, move.out_words)};
+}
+
 template <class From, class To>
 int32_t load_pair() {
   if (const int32_t error = prepare(compact_tiles_to_tiles<From, To>, job_shared_bytes())) return error;
@@ -407,32 +502,30 @@ int32_t load_pair() {
   if constexpr (sizeof(From) == 4 && sizeof(To) == 4) {
     return prepare(compact_rows_to_tiles_f32, job_shared_bytes());
   } else {
-    return prepare(compact_rows_to_tiles<From, To>, tile_shared_bytes(row_chunks_of(kMaxChannels)));
+    if (const int32_t error = prepare(compact_rows_to_rows<From, To>, kMostSharedBytes)) return error;
+    return prepare(compact_rows_to_tiles<From, To>, stage_shared_bytes(kWarps, row_chunks_of(kMaxChannels), 0));
   }
 }
 
-template <class From, class To>
-int32_t run(const Move &move, const Launch &how) {
-  const bool from_rows = move.source.layout == THINK_ROWS;
-  Launch launched = how;
-  launched.shared_bytes = job_shared_bytes();
-  if (move.destination.layout == THINK_ROWS) {
-    launched.name = "compact_to_rows";
-    launched.shared_bytes = rows_shared_bytes();
-    return launch(launched, compact_to_rows<From, To>, move);
+// Chooses the kernel and fills in what depends on it; `go` launches it.
+template <class From, class To, class Go>
+int32_t with_kernel(Move &move, const Go &go) {
+  constexpr bool kAllWide = sizeof(From) == 4 && sizeof(To) == 4;
+  const bool from_rows = move.source.layout == THINK_ROWS, to_rows = move.destination.layout == THINK_ROWS;
+  const bool chooses = move.destination.index && !move.source.index;
+  if constexpr (!kAllWide) {
+    if (from_rows && to_rows && chooses) {
+      const Way way = way_of_rows<To>(move);
+      return go(way, compact_rows_to_rows<From, To>);
+    }
+    if (from_rows && !to_rows) {
+      return go(Way{"compact_rows_to_tiles", stage_shared_bytes(kWarps, move.row_chunks, 0)}, compact_rows_to_tiles<From, To>);
+    }
+  } else if (from_rows && !to_rows) {
+    return go(Way{"compact_rows_to_tiles_f32", job_shared_bytes()}, compact_rows_to_tiles_f32);
   }
-  if (!from_rows) {
-    launched.name = "compact_tiles_to_tiles";
-    return launch(launched, compact_tiles_to_tiles<From, To>, move);
-  }
-  if constexpr (sizeof(From) == 4 && sizeof(To) == 4) {
-    launched.name = "compact_rows_to_tiles_f32";
-    return launch(launched, compact_rows_to_tiles_f32, move);
-  } else {
-    launched.name = "compact_rows_to_tiles";
-    launched.shared_bytes = tile_shared_bytes(move.row_chunks);
-    return launch(launched, compact_rows_to_tiles<From, To>, move);
-  }
+  if (to_rows) return go(Way{"compact_to_rows", rows_shared_bytes()}, compact_to_rows<From, To>);
+  return go(Way{"compact_tiles_to_tiles", job_shared_bytes()}, compact_tiles_to_tiles<From, To>);
 }
 
 }  // namespace
@@ -463,15 +556,21 @@ int32_t compact(const Arguments &arguments, int64_t longest, void *stream) {
     move.from = device::run_of(arguments.source, arguments.batch, longest);
     move.to = device::run_of(arguments.destination, arguments.batch, longest);
     move.kv_heads = shape.kv_heads;
+    move.warps = kWarps;
     move.tiles_per_warp = tiles >= kLong ? 4 : 1;
     move.row_chunks = row_chunks_of(move.source.channels);
-    const int32_t group = kWarps * move.tiles_per_warp;
-    const Launch how{.name = nullptr,
-                     .grid = {(tiles + group - 1) / group, shape.kv_heads, arguments.batch.count},
-                     .threads = kThreads,
-                     .stream = stream};
+    move.out_words = 0;
+    const auto go = [&](const Way &way, void (*kernel)(Move)) {
+      const int32_t group = move.warps * move.tiles_per_warp;
+      const Launch how{.name = way.name,
+                       .grid = {(tiles + group - 1) / group, shape.kv_heads, arguments.batch.count},
+                       .threads = 32 * move.warps,
+                       .shared_bytes = way.shared_bytes,
+                       .stream = stream};
+      return launch(how, kernel, move);
+    };
     const int32_t error = with_type(move.source.dtype, [&](auto source) {
-      return with_type(move.destination.dtype, [&](auto destination) { return run<decltype(source), decltype(destination)>(move, how); });
+      return with_type(move.destination.dtype, [&](auto destination) { return with_kernel<decltype(source), decltype(destination)>(move, go); });
     });
     if (error) return error;
   }

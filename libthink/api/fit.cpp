@@ -43,7 +43,7 @@ think_status think_fit(const think_plan *plan, const void *moments, const think_
     if (const think_status status = check_weight_room(basis_argument, arguments.basis, shape)) return status;
     Launch call;
     if (const think_status status = read_launch({error, 6, "launch"}, launch, plan->shape, false, call)) return status;
-    if (const think_status status = check_slots(batch_argument, arguments.batch, plan->shape, arguments.basis.slots, "slots of basis", call.check)) return status;
+    if (const think_status status = check_slots(batch_argument, arguments.batch, shape, arguments.basis.slots, "slots of basis", call.check)) return status;
     for (int32_t sequence = 0; call.check && sequence < arguments.batch.count; ++sequence) {
       // The weights are about to be written: only the choice must be there.
       think_basis choice = arguments.basis;

@@ -108,7 +108,9 @@ think_status think_score_finish(const think_plan *plan, const void *state, const
     if (const think_status status = read_launch({error, 6, "launch"}, launch, plan->shape, false, call)) return status;
     const bool query_heads = (copy.flags & THINK_SCORE_QUERY_HEADS) != 0;
     if (plan->context->cuda) {
-      return run_on_device(*plan, error, [&](const cuda::Backend &backend) { return backend.score_finish(plan->shape, state, sequences, query_heads, score, call.stream); });
+      return run_on_device(*plan, error, [&](const cuda::Backend &backend) {
+        return backend.score_finish(plan->shape, state, sequences, query_heads, score, call.stream);
+      });
     }
     score::finish(plan->shape, state, sequences, query_heads, score);
     return THINK_OK;

@@ -61,7 +61,8 @@ def compile_and_keep(folder, command):
     bad = [kernel for kernel in kernels if kernel["spills"] or kernel["stack"]]
     names = readable([kernel["name"] for kernel in bad])
     for kernel in bad:
-        sys.stderr.write(f"error: {names[kernel['name']]} for sm_{kernel['architecture']}: {kernel['spills']} bytes of spills, {kernel['stack']} bytes of stack\n")
+        where = f"{names[kernel['name']]} for sm_{kernel['architecture']}"
+        sys.stderr.write(f"error: {where}: {kernel['spills']} bytes of spills, {kernel['stack']} bytes of stack\n")
     if bad:
         os.path.exists(target) and os.remove(target)
         return 1

@@ -155,7 +155,8 @@ TEST_F(DevicePlan, Score) {
   EXPECT_EQ(THINK_OK, think_score_window(plan, state, 3, &window, &error));
   think_tensor odd = query;
   odd.stride[2] = 66;
-  expect_refused(THINK_E_UNSUPPORTED, "query->stride[2]: CUDA kernels need a multiple of 4", think_score_update(plan, &odd, &key, &batch, state, &launch, &error));
+  expect_refused(THINK_E_UNSUPPORTED, "query->stride[2]: CUDA kernels need a multiple of 4",
+                 think_score_update(plan, &odd, &key, &batch, state, &launch, &error));
   odd = key;
   odd.data = static_cast<char *>(odd.data) + 4;
   expect_refused(THINK_E_UNSUPPORTED, "key->data: CUDA kernels need", think_score_update(plan, &query, &odd, &batch, state, &launch, &error));

@@ -3,8 +3,11 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "kernels/common/shape.h"
@@ -19,6 +22,15 @@ inline void begin(uint64_t seed) {
 }
 
 #define ASSERT_RUNS(call) ASSERT_EQ(0, call) << simt::machine().fault().text()
+
+// What a call moved, as a part of what its model says: printed with THINK_TEST_REPORT=1.
+inline void report_traffic(const std::string &what, const simt::Counters &counters, double reads, double writes) {
+  if (!std::getenv("THINK_TEST_REPORT")) return;
+  std::printf("%s: read %.4f of the model, written %.4f (in sectors of 32 bytes: %.4f and %.4f), %llu bank conflicts in %llu wavefronts\n", what.c_str(),
+              static_cast<double>(counters.global_read_bytes) / reads, static_cast<double>(counters.global_write_bytes) / writes,
+              32 * static_cast<double>(counters.global_read_sectors) / reads, 32 * static_cast<double>(counters.global_write_sectors) / writes,
+              static_cast<unsigned long long>(counters.bank_conflicts), static_cast<unsigned long long>(counters.shared_wavefronts));
+}
 
 // An array of the host on the device, NULL stays NULL. Kernels may only read it.
 template <class T>

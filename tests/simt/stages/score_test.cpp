@@ -283,6 +283,8 @@ TEST(ScoreOnDevice, MovesTheBytesOfItsModel) {
   const simt::Counters counters = simt::machine().total();
   const uint64_t slabs = tokens / 256, sums = heads * channels * 4, rows = heads * group * window * channels * 2;
   const uint64_t reads = heads * tokens * channels * 2 + slabs * sums + sums + rows, writes = slabs * sums + sums + rows;
+  report_traffic("score update, 4096 tokens, 2 KV heads of 128 channels, groups of 4, f16", counters, static_cast<double>(reads),
+                 static_cast<double>(writes));
   EXPECT_EQ(keys.memory.read_bytes(), static_cast<uint64_t>(heads * tokens * channels * 2));
   EXPECT_LE(counters.global_read_bytes, static_cast<uint64_t>(1.02 * static_cast<double>(reads)));
   EXPECT_LE(counters.global_write_bytes, static_cast<uint64_t>(1.02 * static_cast<double>(writes)));
