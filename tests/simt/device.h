@@ -287,7 +287,7 @@ THINK_DEVICE float rsqrt_fast(float value) { return 1.0f / std::sqrt(simt::flush
 
 // ---- between launches ----------------------------------------------------------------------------------------------------------------------
 
-THINK_DEVICE void wait_for_previous_launch() {}
+THINK_DEVICE void wait_for_previous_launch() { simt::machine().wait_for_previous_launch(); }
 THINK_DEVICE void allow_next_launch() {}
 
 }  // namespace think::ptx
