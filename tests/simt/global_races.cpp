@@ -78,6 +78,19 @@ void Machine::check_writers(BufferRecord &owner, uint64_t offset, uint32_t size,
   for (uint32_t i = 0; i < size; ++i) stamps[i] = own;
 }
 
+// Order does not help such a read: what it finds may have been cached before the write. That holds for a launch that may have started early, too.
+void Machine::check_constant(uint64_t offset, uint32_t size, const void *device, Site site) {
+  const uint64_t *stamps = memory.stamps_at(offset);
+  const uint32_t oldest = spec_->overlap ? previous_first_run_ : first_run_;
+  for (uint32_t i = 0; i < size; ++i) {
+    if (run_of(stamps[i]) < oldest) continue;
+    return fail(FaultKind::race, site,
+                memory.explain(device, size, false) + " with load_constant() or load_stream(), which are for data that nobody writes while the kernel runs, but " +
+                    (run_of(stamps[i]) < first_run_ ? "the launch that this one overlaps" : "this launch") + " wrote it: use load_global() or load_l2()",
+                nullptr, device);
+  }
+}
+
 // An acq_rel atomic of the running lane: it learns what those before it had done, and leaves what it knows.
 void Machine::meet(uint64_t offset) {
   const Lane &lane = *current_;

@@ -131,6 +131,27 @@ TEST(GlobalRaces, OverlappingLaunches) {
   EXPECT_NO_FAULT(overlapped<never>(false, false));
 }
 
+__global__ void writes_and_reads_constant(uint32_t *words) {
+  store_global(words + thread_index(), 1);
+  sync_block();
+  load_constant(words + (thread_index() ^ 1));
+}
+__global__ void reads_constant(const uint32_t *words) {
+  wait_for_previous_launch();
+  load_stream(words + thread_index());
+}
+
+TEST(GlobalRaces, ConstantLoadsOfWhatIsBeingWritten) {
+  Buffer<uint32_t> words("words", std::vector<uint32_t>(64));
+  EXPECT_EQ(seeds_caught(FaultKind::race, {.threads = 64}, writes_and_reads_constant, words.device()), 30);
+  for (const bool overlap : {false, true}) {
+    machine().reset();
+    EXPECT_EQ(launch({.name = "writes", .grid = {1}, .threads = 64}, writes, words.device()), 0);
+    launch({.name = "reads", .grid = {1}, .threads = 64, .overlap = overlap}, reads_constant, words.device());
+    EXPECT_EQ(machine().fault().kind, overlap ? FaultKind::race : FaultKind::none) << machine().fault().text();
+  }
+}
+
 TEST(GlobalRaces, AreNotLookedForWhenSwitchedOff) {
   Buffer<uint8_t> bytes("bytes", 64);
   machine().reset();

@@ -167,6 +167,7 @@ class Machine {
   const LaunchSpec &spec() const { return *spec_; }
   bool running_a_lane() const { return current_ != nullptr; }
   uint8_t *global(const void *device, uint32_t size, bool write, Site site);
+  uint8_t *global_constant(const void *device, uint32_t size, Site site);  // a read through the cache that nobody keeps up to date
   uint8_t *global_atomic(void *device, uint32_t size, Site site);
   uint8_t *shared(Bounds bounds, uint32_t at, uint32_t size, bool write, Site site);
   void start_copy(Bounds bounds, uint32_t to, const void *from, uint32_t bytes, uint32_t valid, Site site);
@@ -210,6 +211,7 @@ class Machine {
   void shared_fault(Bounds bounds, uint32_t at, uint32_t size, bool write, Site site, const Lane *lane);
   void race_fault(uint32_t at, uint32_t size, bool write, uint32_t earlier, Site site, const Lane &lane);
   void check_writers(BufferRecord &owner, uint64_t offset, uint32_t size, bool write, const void *device, Site site);
+  void check_constant(uint64_t offset, uint32_t size, const void *device, Site site);
   bool may_race(const BufferRecord &owner) const {
     return owner.written_in == first_run_ || (spec_->overlap && owner.written_in == previous_first_run_);
   }
@@ -280,6 +282,13 @@ inline uint8_t *Machine::global(const void *device, uint32_t size, bool write, S
   }
   if (options.traffic) note(*current_, write ? Access::global_write : Access::global_read, offset, size, site);
   return memory.bytes_at(offset);
+}
+
+inline uint8_t *Machine::global_constant(const void *device, uint32_t size, Site site) {
+  uint8_t *bytes = global(device, size, false, site);
+  const uint64_t offset = memory.offset_of(device);
+  if (options.races && may_race(memory.owner_of(offset))) check_constant(offset, size, device, site);
+  return bytes;
 }
 
 inline uint8_t *Machine::shared(Bounds bounds, uint32_t at, uint32_t size, bool write, Site site) {
