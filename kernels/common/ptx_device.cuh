@@ -67,7 +67,8 @@ THINK_DEVICE uint64_t global_address(const void *pointer) { return static_cast<u
   }
 
 THINK_PTX_GLOBAL_LOAD(load_global, "")                           // cached in L1
-THINK_PTX_GLOBAL_LOAD(load_constant, ".nc")                      // cached in L1, for data that nobody writes while the kernel runs
+THINK_PTX_GLOBAL_LOAD(load_constant, ".nc")                      // cached in L1, for data that nobody writes while the kernel runs (with
+                                                                 // Launch::overlap: nor its predecessor)
 THINK_PTX_GLOBAL_LOAD(load_stream, ".nc.L1::no_allocate")        // the same, read once: leaves L1 alone
 THINK_PTX_GLOBAL_LOAD(load_l2, ".cg")                            // past L1: data that other blocks of this launch have stored
 #undef THINK_PTX_GLOBAL_LOAD

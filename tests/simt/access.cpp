@@ -52,7 +52,7 @@ uint8_t *Machine::global_atomic(void *device, uint32_t size, Site site) {
   BufferRecord &owner = memory.owner_of(offset);
   if (options.races) {
     meet(offset);
-    if (owner.written_in == first_run_) check_writers(owner, offset, size, false, device, site);
+    if (may_race(owner)) check_writers(owner, offset, size, false, device, site);
   }
   ++counters_.atomics;
   if (options.traffic) note(*current_, Access::atomic, offset, size, site);
@@ -73,7 +73,7 @@ void Machine::start_copy(Bounds bounds, uint32_t to, const void *from, uint32_t 
       global_fault("cp.async: ", from, offset % bytes ? bytes : valid, false, site);
     }
     BufferRecord &owner = memory.owner_of(offset);
-    if (options.races && owner.written_in == first_run_) check_writers(owner, offset, valid, false, from, site);
+    if (options.races && may_race(owner)) check_writers(owner, offset, valid, false, from, site);
     counters_.global_read_bytes += valid;
     owner.read_bytes += valid;
   }

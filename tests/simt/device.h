@@ -63,11 +63,14 @@ THINK_DEVICE T load_global(const T *pointer, Site site = Site::current()) {
 }
 template <class T>
 THINK_DEVICE T load_constant(const T *pointer, Site site = Site::current()) {
-  return load_global(pointer, site);
+  static_assert(sizeof(T) == 1 || sizeof(T) == 2 || sizeof(T) == 4 || sizeof(T) == 8 || sizeof(T) == 16);
+  T value;
+  std::memcpy(&value, simt::machine().global_constant(pointer, sizeof(T), site), sizeof(T));
+  return value;
 }
 template <class T>
 THINK_DEVICE T load_stream(const T *pointer, Site site = Site::current()) {
-  return load_global(pointer, site);
+  return load_constant(pointer, site);
 }
 template <class T>
 THINK_DEVICE T load_l2(const T *pointer, Site site = Site::current()) {
@@ -287,7 +290,7 @@ THINK_DEVICE float rsqrt_fast(float value) { return 1.0f / std::sqrt(simt::flush
 
 // ---- between launches ----------------------------------------------------------------------------------------------------------------------
 
-THINK_DEVICE void wait_for_previous_launch() {}
+THINK_DEVICE void wait_for_previous_launch() { simt::machine().wait_for_previous_launch(); }
 THINK_DEVICE void allow_next_launch() {}
 
 }  // namespace think::ptx

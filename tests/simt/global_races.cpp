@@ -1,4 +1,4 @@
-// Races in global memory within one launch: a byte that one thread wrote and another reads or writes, with nothing that orders the two. Within a block
+// Races in global memory within one launch, and between two that overlap: a byte that one thread wrote and another reads or writes, with nothing that orders the two. Within a block
 // that is sync_warp() or a barrier, between blocks only an atomic at which both have been (last_block() is built on that). Reads are not remembered, so a
 // write after an unordered read is not found; what a thread learns at an atomic counts as known to its whole block at once.
 #include "machine.h"
@@ -39,7 +39,7 @@ bool knows(const std::vector<Seen> &seen, uint64_t stamp, int32_t depth) {
 
 bool Machine::ordered_before(uint64_t stamp, const Lane &lane) const {
   const Block &block = *lane.warp->block;
-  if (run_of(stamp) < first_run_) return true;  // an earlier launch, or never
+  if (run_of(stamp) < first_run_) return !spec_->overlap || lane.waited || run_of(stamp) < previous_first_run_;  // an earlier launch, or never
   if (run_of(stamp) == block.run) {
     return thread_of(stamp) == static_cast<uint32_t>(lane.thread) || time_of(stamp) < lane.warp->clocks.clock[thread_of(stamp) / 32];
   }
@@ -52,12 +52,15 @@ bool Machine::ordered_before(uint64_t stamp, const Lane &lane) const {
 void Machine::check_writers(BufferRecord &owner, uint64_t offset, uint32_t size, bool write, const void *device, Site site) {
   const Lane &lane = *current_;
   uint64_t *stamps = memory.stamps_at(offset);
-  if (owner.written_in == first_run_) {
+  if (may_race(owner)) {
     uint64_t checked = 0;
     for (uint32_t i = 0; i < size; ++i) {
       if (stamps[i] == checked || ordered_before(stamps[i], lane)) {
         checked = stamps[i];
         continue;
+      }
+      if (run_of(stamps[i]) < first_run_) {
+        return fail(FaultKind::race, site, memory.explain(device, size, write) + ", which the previous launch wrote, before wait_for_previous_launch()", nullptr, device);
       }
       std::string writer = "thread " + std::to_string(thread_of(stamps[i]));
       for (const std::unique_ptr<Block> &other : blocks_) {
@@ -73,6 +76,19 @@ void Machine::check_writers(BufferRecord &owner, uint64_t offset, uint32_t size,
   owner.written_in = first_run_;
   const uint64_t own = stamp_of(lane);
   for (uint32_t i = 0; i < size; ++i) stamps[i] = own;
+}
+
+// Order does not help such a read: what it finds may have been cached before the write. That holds for a launch that may have started early, too.
+void Machine::check_constant(uint64_t offset, uint32_t size, const void *device, Site site) {
+  const uint64_t *stamps = memory.stamps_at(offset);
+  const uint32_t oldest = spec_->overlap ? previous_first_run_ : first_run_;
+  for (uint32_t i = 0; i < size; ++i) {
+    if (run_of(stamps[i]) < oldest) continue;
+    return fail(FaultKind::race, site,
+                memory.explain(device, size, false) + " with load_constant() or load_stream(), which are for data that nobody writes while the kernel runs, but " +
+                    (run_of(stamps[i]) < first_run_ ? "the launch that this one overlaps" : "this launch") + " wrote it: use load_global() or load_l2()",
+                nullptr, device);
+  }
 }
 
 // An acq_rel atomic of the running lane: it learns what those before it had done, and leaves what it knows.

@@ -92,6 +92,66 @@ TEST(GlobalRaces, OfTheLastBlock) {
   EXPECT_EQ(caught<no_barrier_before>(), 30);
 }
 
+// ---- launches that overlap -----------------------------------------------------------------------------------------------------------------
+
+__global__ void writes(uint32_t *words) { store_global(words + thread_index(), 1); }
+enum Wait { before, behind, never, through_the_block };
+template <Wait When>
+__global__ void reads(uint32_t *words, const uint32_t *others, uint32_t *out) {
+  load_global(others + thread_index());  // nobody writes these
+  if (When == before) wait_for_previous_launch();
+  if (When == through_the_block) {
+    if (thread_index() == 0) wait_for_previous_launch();
+    sync_block();
+  }
+  const uint32_t x = load_global(words + (thread_index() ^ 33));
+  if (When == behind) wait_for_previous_launch();
+  store_global(out + thread_index(), x);
+}
+
+template <Wait When>
+const simt::Fault &overlapped(bool overlap, bool zero_between) {
+  Buffer<uint32_t> words("words", std::vector<uint32_t>(64)), others("others", std::vector<uint32_t>(64)), out("out", 64);
+  machine().reset();
+  machine().options = {};
+  EXPECT_EQ(launch({.name = "writes", .grid = {1}, .threads = 64}, writes, words.device()), 0);
+  if (zero_between) EXPECT_EQ(set_zero(out.device(), 4, nullptr), 0);
+  launch({.name = "reads", .grid = {1}, .threads = 64, .overlap = overlap}, reads<When>, words.device(), others.device(), out.device());
+  return machine().fault();
+}
+
+TEST(GlobalRaces, OverlappingLaunches) {
+  EXPECT_NO_FAULT(overlapped<before>(true, false));
+  EXPECT_NO_FAULT(overlapped<through_the_block>(true, false));
+  EXPECT_EQ(overlapped<behind>(true, false).kind, FaultKind::race);
+  EXPECT_EQ(overlapped<never>(true, false).kind, FaultKind::race);
+  EXPECT_EQ(overlapped<never>(true, true).kind, FaultKind::race);  // nobody ever waits
+  EXPECT_NO_FAULT(overlapped<behind>(true, true));
+  EXPECT_NO_FAULT(overlapped<behind>(false, false));
+  EXPECT_NO_FAULT(overlapped<never>(false, false));
+}
+
+__global__ void writes_and_reads_constant(uint32_t *words) {
+  store_global(words + thread_index(), 1);
+  sync_block();
+  load_constant(words + (thread_index() ^ 1));
+}
+__global__ void reads_constant(const uint32_t *words) {
+  wait_for_previous_launch();
+  load_stream(words + thread_index());
+}
+
+TEST(GlobalRaces, ConstantLoadsOfWhatIsBeingWritten) {
+  Buffer<uint32_t> words("words", std::vector<uint32_t>(64));
+  EXPECT_EQ(seeds_caught(FaultKind::race, {.threads = 64}, writes_and_reads_constant, words.device()), 30);
+  for (const bool overlap : {false, true}) {
+    machine().reset();
+    EXPECT_EQ(launch({.name = "writes", .grid = {1}, .threads = 64}, writes, words.device()), 0);
+    launch({.name = "reads", .grid = {1}, .threads = 64, .overlap = overlap}, reads_constant, words.device());
+    EXPECT_EQ(machine().fault().kind, overlap ? FaultKind::race : FaultKind::none) << machine().fault().text();
+  }
+}
+
 TEST(GlobalRaces, AreNotLookedForWhenSwitchedOff) {
   Buffer<uint8_t> bytes("bytes", 64);
   machine().reset();

@@ -37,7 +37,7 @@ int32_t launch(const Launch &how, void (*kernel)(P...), Same<P>... arguments) {
     std::tuple<P...> arguments;
   };
   const Call call = {kernel, {arguments...}};
-  const simt::LaunchSpec spec = {how.name, {how.grid.x, how.grid.y, how.grid.z}, how.threads, how.shared_bytes,
+  const simt::LaunchSpec spec = {how.name, {how.grid.x, how.grid.y, how.grid.z}, how.threads, how.shared_bytes, how.overlap,
                                  [](const void *data) {
                                    const Call &made = *static_cast<const Call *>(data);
                                    std::apply(made.kernel, made.arguments);
@@ -47,6 +47,7 @@ int32_t launch(const Launch &how, void (*kernel)(P...), Same<P>... arguments) {
 }
 
 inline int32_t set_zero(void *memory, size_t bytes, void *) {
+  simt::machine().end_of_overlap();
   return bytes && !simt::machine().memory.fill(memory, 0, bytes) ? simt::Machine::kInvalidValue : simt::Machine::kSuccess;
 }
 

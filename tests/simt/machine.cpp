@@ -191,8 +191,9 @@ void Machine::collective(const Operation &operation, uint32_t mask, void *argume
 }
 
 void Machine::try_group(Warp &warp, int32_t index) {
-  const Group group = warp.groups[index];
-  if ((group.arrived | (warp.ended & group.mask)) != group.mask || !group.arrived) return;
+  const Group &waiting = warp.groups[index];
+  if ((waiting.arrived | (warp.ended & waiting.mask)) != waiting.mask || !waiting.arrived) return;
+  const Group group = waiting;
   if (group.operation->aligned && (warp.ended & group.mask)) {
     fail(FaultKind::divergence, group.site, std::string(group.operation->name) + " needs all lanes, but some have ended");
   }
@@ -240,6 +241,11 @@ void Machine::try_barrier(Block &block, int32_t name) {
   barrier.arrived = 0;
   ++counters_.block_barriers;
   tick(block);
+  if (spec_->overlap) {
+    bool waited = false;
+    for (const Lane &lane : block.lanes) waited |= lane.waited;
+    for (Lane &lane : block.lanes) lane.waited = waited;
+  }
   // All that any participant knew, all of them know now; and what they did themselves is over.
   Clocks common = {};
   for (const Warp &warp : block.warps) {
@@ -288,6 +294,10 @@ void Machine::tick(Block &block) {
 void Machine::order_warp(Warp &warp) {
   tick(*warp.block);
   warp.clocks.clock[warp.index] = warp.block->now;
+  if (!spec_->overlap) return;
+  bool waited = false;
+  for (const Lane *lane : warp.lanes) waited |= lane->waited;
+  for (Lane *lane : warp.lanes) lane->waited = waited;
 }
 
 // ---- the grid ------------------------------------------------------------------------------------------------------------------------------
@@ -319,6 +329,7 @@ void Machine::start_block(Block &block, int64_t index) {
       Lane &lane = *warp.order[i];
       lane.place = 1u << i;
       lane.groups = 0;
+      lane.waited = false;
       lane.copies.clear();
       lane.log.clear();
       lane.waits_for = nullptr;
@@ -334,7 +345,9 @@ int32_t Machine::launch(const LaunchSpec &spec) {
   if (total <= 0) return kSuccess;
   spec_ = &spec;
   counters_ = {};
+  waited_ = false;
   meetings_.clear();
+  if (first_run_ && last_run_ >= previous_first_run_) previous_first_run_ = std::max(previous_first_run_, first_run_);
   first_run_ = last_run_ + 1;
   sites_.clear();
   site_slots_.assign(256, -1);
@@ -395,6 +408,9 @@ int32_t Machine::launch(const LaunchSpec &spec) {
   }
   for (std::unique_ptr<Block> &block : blocks_) block->active = false;
   current_ = nullptr;
+  if (spec.overlap && !waited_) {
+    fail(FaultKind::race, Site(), "was launched with overlap, but no thread calls wait_for_previous_launch(): the launch after it may overtake the one before it");
+  }
   launches_.push_back({spec.name, {spec.grid[0], spec.grid[1], spec.grid[2]}, spec.threads, spec.shared_bytes, counters_, sites_});
   spec_ = nullptr;
   return fault_ ? kLaunchFailure : kSuccess;

@@ -66,6 +66,7 @@ struct Lane {
   std::vector<LogEntry> log;
   std::vector<Copy> copies;  // not yet waited for, oldest first
   uint32_t groups = 0;       // committed so far
+  bool waited = false;       // for the previous launch, itself or before a barrier through another
 };
 
 struct Group {
@@ -131,6 +132,7 @@ struct LaunchSpec {
   int32_t grid[3];
   int32_t threads;
   uint32_t shared_bytes;
+  bool overlap;
   void (*invoke)(const void *call);
   const void *call;
 };
@@ -157,6 +159,7 @@ class Machine {
   int32_t launch(const LaunchSpec &spec);
   void prepare(const void *kernel, uint32_t shared_bytes) { prepared_[kernel] = shared_bytes; }
   uint32_t prepared(const void *kernel) const;
+  void end_of_overlap() { previous_first_run_ = last_run_ + 1; }  // something else comes in the stream
 
   // ---- for device.h: what a lane does
   Lane &lane() { return *current_; }
@@ -164,6 +167,7 @@ class Machine {
   const LaunchSpec &spec() const { return *spec_; }
   bool running_a_lane() const { return current_ != nullptr; }
   uint8_t *global(const void *device, uint32_t size, bool write, Site site);
+  uint8_t *global_constant(const void *device, uint32_t size, Site site);  // a read through the cache that nobody keeps up to date
   uint8_t *global_atomic(void *device, uint32_t size, Site site);
   uint8_t *shared(Bounds bounds, uint32_t at, uint32_t size, bool write, Site site);
   void start_copy(Bounds bounds, uint32_t to, const void *from, uint32_t bytes, uint32_t valid, Site site);
@@ -173,6 +177,7 @@ class Machine {
   bool barrier(int32_t name, int32_t threads, bool value, Site site);
   void maybe_yield();
   void meet(uint64_t offset);
+  void wait_for_previous_launch() { current_->waited = waited_ = true; }
   void fail(FaultKind kind, Site site, const std::string &what, const Lane *lane = nullptr, const void *address = nullptr);
 
   // ---- for operations, which act for all lanes of a warp
@@ -206,6 +211,10 @@ class Machine {
   void shared_fault(Bounds bounds, uint32_t at, uint32_t size, bool write, Site site, const Lane *lane);
   void race_fault(uint32_t at, uint32_t size, bool write, uint32_t earlier, Site site, const Lane &lane);
   void check_writers(BufferRecord &owner, uint64_t offset, uint32_t size, bool write, const void *device, Site site);
+  void check_constant(uint64_t offset, uint32_t size, const void *device, Site site);
+  bool may_race(const BufferRecord &owner) const {
+    return owner.written_in == first_run_ || (spec_->overlap && owner.written_in == previous_first_run_);
+  }
   bool ordered_before(uint64_t stamp, const Lane &lane) const;
   void note(Lane &lane, Access access, uint64_t address, uint32_t size, Site site);
   void flush(Warp &warp);
@@ -219,8 +228,9 @@ class Machine {
   Context scheduler_ = nullptr;
   std::minstd_rand generator_;
   Counters counters_;  // of the running launch
-  uint32_t last_run_ = 0, first_run_ = 0;  // of blocks; the first of this launch
+  uint32_t last_run_ = 0, first_run_ = 0, previous_first_run_ = 1;  // of blocks; the first of this launch and of the one before
   std::unordered_map<uint64_t, Meeting> meetings_;
+  bool waited_ = false;  // some thread of this launch for the previous one
   Fault fault_;
   std::vector<LaunchRecord> launches_;
   std::unordered_map<const void *, uint32_t> prepared_;
@@ -261,7 +271,7 @@ inline uint8_t *Machine::global(const void *device, uint32_t size, bool write, S
     global_fault("", device, size, write, site);
   }
   BufferRecord &owner = memory.owner_of(offset);
-  if (options.races && (write || owner.written_in == first_run_)) check_writers(owner, offset, size, write, device, site);
+  if (options.races && (write || may_race(owner))) check_writers(owner, offset, size, write, device, site);
   if (write) {
     memory.initialise(offset, size);
     counters_.global_write_bytes += size;
@@ -272,6 +282,13 @@ inline uint8_t *Machine::global(const void *device, uint32_t size, bool write, S
   }
   if (options.traffic) note(*current_, write ? Access::global_write : Access::global_read, offset, size, site);
   return memory.bytes_at(offset);
+}
+
+inline uint8_t *Machine::global_constant(const void *device, uint32_t size, Site site) {
+  uint8_t *bytes = global(device, size, false, site);
+  const uint64_t offset = memory.offset_of(device);
+  if (options.races && may_race(memory.owner_of(offset))) check_constant(offset, size, device, site);
+  return bytes;
 }
 
 inline uint8_t *Machine::shared(Bounds bounds, uint32_t at, uint32_t size, bool write, Site site) {
