@@ -81,6 +81,12 @@ PY
   [ "$3" -eq 0 ] || grep -E 'Skipped|Not Run' "$log" | sed 's/^/        /' | sort -u | head -n 20
 }
 
+# The CUDA compiler, which some tests of the release build use as well. Where it cannot be had they say so.
+if toolkit=$(libthink/cmake/cuda_toolkit.sh 2>"$logs/cuda-toolkit.log"); then
+  eval "$(echo "$toolkit" | tail -n 1)"
+  export CUDACXX
+fi
+
 if build release; then
   suite release release
   step "installed package" bash tests/abi/install_test.sh out/release

@@ -10,7 +10,12 @@ namespace {
 constexpr int32_t kMostMerged = 64;
 
 // Rows of all segments together, for every sequence (and head, where lengths differ by head): at most max_tokens, the largest is what is measured.
+// `longest` comes as the sum of what each segment can have, which is all that is known of a device.
 think_status check_tokens(think_error *error, const think_segment *segments, int32_t count, const Shape &shape, const Batch &batch, int64_t &longest) {
+  if (shape.on_device) {
+    if (longest > shape.max_tokens) longest = shape.max_tokens;
+    return THINK_OK;
+  }
   bool by_head = false;
   for (int32_t s = 0; s < count; ++s) by_head |= segments[s].lengths_stride[1] != 0;
   longest = 0;
@@ -55,7 +60,7 @@ think_status think_attend(const think_plan *plan, const think_tensor *query, con
     if (const think_status status = read_tensor(query_argument, query, {shape.query_heads, shape.key_channels, shape.query_dtype}, arguments.query)) {
       return status;
     }
-    int64_t queries, tokens;
+    int64_t queries, tokens = 0;
     if (const think_status status = read_batch(batch_argument, batch, shape, arguments.query.extent[0], arguments.batch)) return status;
     if (const think_status status =
             check_rows(batch_argument, arguments.batch, query_argument, arguments.query, shape, shape.max_queries, "max_queries", &queries)) {
@@ -84,6 +89,7 @@ think_status think_attend(const think_plan *plan, const think_tensor *query, con
         if (causal >= 0) return wrong(argument, "flags", "expected one causal segment at most, segments[%d] is causal too", causal);
         causal = s;
       }
+      tokens += copy.longest;
       checked[s] = copy.segment;
       if (copy.segment.key_basis) checked[s].key_basis = &(bases[s][THINK_KEYS] = copy.key_basis);
       if (copy.segment.value_basis) checked[s].value_basis = &(bases[s][THINK_VALUES] = copy.value_basis);

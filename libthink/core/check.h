@@ -69,8 +69,8 @@ think_status check_place(const Argument &argument, const think_segment &segment)
 think_status check_source_room(const Argument &argument, const think_segment &source, const think_segment &destination, const Shape &shape,
                                const Batch &batch);
 // Has the destination of think_prune() room for the rows that move?
-think_status check_prune_room(const Argument &argument, const think_segment &source, const think_segment &destination, int32_t sinks, int32_t recent,
-                              const Batch &batch);
+think_status check_prune_room(const Argument &argument, const think_segment &source, const think_segment &destination, const Shape &shape, int32_t sinks,
+                              int32_t recent, const Batch &batch);
 // Has a basis that is going to be fitted room for the weights of any widths?
 think_status check_weight_room(const Argument &argument, const think_basis &basis, const Shape &shape);
 

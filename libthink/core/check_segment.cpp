@@ -322,8 +322,9 @@ think_status check_source_room(const Argument &argument, const think_segment &so
   return THINK_OK;
 }
 
-think_status check_prune_room(const Argument &argument, const think_segment &source, const think_segment &destination, int32_t sinks, int32_t recent,
-                              const Batch &batch) {
+think_status check_prune_room(const Argument &argument, const think_segment &source, const think_segment &destination, const Shape &shape, int32_t sinks,
+                              int32_t recent, const Batch &batch) {
+  if (shape.on_device) return THINK_OK;
   const int64_t room = room_of(destination);
   const bool tiles = destination.key_layout == THINK_TILES;
   for (int32_t sequence = 0; sequence < batch.count; ++sequence) {

@@ -35,6 +35,12 @@ if [ -x "$release/libthink/cli/think" ]; then
   found=$(THINK_BACKEND_PATH=$library reason_of)
   echo "without: $absent"
   echo "with: $found"
+  # Installed together, it is found beside the core without a word.
+  together=$(mktemp -d) && trap 'rm -rf "$together"' EXIT
+  cp -L "$release/libthink.so.1" "$library" "$together"
+  beside=$(LD_LIBRARY_PATH=$together reason_of)
+  echo "beside: $beside"
+  [ "$beside" = "$found" ] || { echo "FAIL: not found beside the core" >&2; exit 1; }
   case $absent in *"not installed"*) ;; *) echo "FAIL: a backend was found beside the release build" >&2; exit 1 ;; esac
   case $found in
     "available: "* | "no NVIDIA driver"* | "the NVIDIA driver"* | "no CUDA device"*) ;;
