@@ -42,6 +42,10 @@ struct Machine::Stacks {
     count = wanted;
     for (uint64_t i = 0; i < count; ++i) mprotect(memory + i * kStride, kPage, PROT_NONE);
   }
+  bool behind_one(const void *address) const {
+    const uint64_t at = static_cast<uint64_t>(static_cast<const uint8_t *>(address) - memory);
+    return memory && at < count * kStride && at % kStride < kPage;
+  }
   // The tops are staggered: without that, the hot ends of all stacks share the same few sets of the cache.
   uint8_t *top(uint64_t i) const {
     uint8_t *low = memory + i * kStride + kPage, *high = low + kStack;
@@ -58,9 +62,10 @@ Machine the_machine;
 static void on_segmentation_fault(int, siginfo_t *info, void *) {
   Machine &machine = the_machine;
   if (machine.memory.in_window(info->si_addr) && machine.running_a_lane()) {
-    machine.fail(FaultKind::out_of_bounds, Site(), "dereferences a device pointer itself, not through ptx.cuh: " + machine.memory.explain(info->si_addr, 1, false),
-                 nullptr, info->si_addr);
+    machine.fail(FaultKind::out_of_bounds, Site(),
+                 "dereferences a device pointer itself, not through ptx.cuh: " + machine.memory.explain(info->si_addr, 1, false), nullptr, info->si_addr);
   }
+  if (machine.running_a_lane() && machine.is_behind_a_stack(info->si_addr)) machine.fail(FaultKind::out_of_bounds, Site(), "the stack of the lane is full");
   signal(SIGSEGV, SIG_DFL);
 }
 
@@ -78,10 +83,7 @@ Machine::Machine() : stacks_(new Stacks) {
 
 Machine::~Machine() = default;
 
-uint32_t Machine::prepared(const void *kernel) const {
-  const auto found = prepared_.find(kernel);
-  return found == prepared_.end() ? 0 : found->second;
-}
+bool Machine::is_behind_a_stack(const void *address) const { return stacks_->behind_one(address); }
 
 Counters Machine::total() const {
   Counters sum;
@@ -91,6 +93,7 @@ Counters Machine::total() const {
 
 void Machine::reset() {
   fault_ = Fault();
+  refusal_.clear();
   launches_.clear();
   memory.reset_counters();
 }
@@ -152,7 +155,10 @@ void Machine::end_lane() {
   Lane &lane = *current_;
   Warp &warp = *lane.warp;
   Block &block = *warp.block;
-  if (!lane.copies.empty()) fail(FaultKind::in_flight, lane.copies.front().site, "the thread ends while its cp.async to byte " + std::to_string(lane.copies.front().to) + " of shared memory is under way");
+  if (!lane.copies.empty()) {
+    const Copy &oldest = lane.copies.front();
+    fail(FaultKind::in_flight, oldest.site, "the thread ends while its cp.async to byte " + std::to_string(oldest.to) + " of shared memory is under way");
+  }
   warp.ready &= ~lane.place;
   warp.ended |= lane.bit;
   lane.waits_for = "has ended";
@@ -338,11 +344,34 @@ void Machine::start_block(Block &block, int64_t index) {
   for (Lane &lane : block.lanes) lane.context = make_fcontext(lane.stack, Stacks::kStack - 4096, lane_entry);
 }
 
-int32_t Machine::launch(const LaunchSpec &spec) {
+int32_t Machine::refuse(const std::string &why) {
+  refusal_ = why;
+  return kInvalidValue;
+}
+
+int32_t Machine::prepare(const void *kernel, uint32_t shared_bytes) {
+  if (shared_bytes > kSharedLimit) return refuse("prepare: " + std::to_string(shared_bytes) + " bytes of shared memory; a block may have " + std::to_string(kSharedLimit));
+  prepared_[kernel] = shared_bytes;
+  return kSuccess;
+}
+
+int32_t Machine::launch(const LaunchSpec &spec, const void *kernel) {
   if (fault_) return kLaunchFailure;  // sticky, as on the device
-  if (current_ || spec_) throw std::logic_error("simt: a launch inside of a kernel");
+  if (spec_) throw std::logic_error("simt: a launch inside of a kernel");
+  const std::string name = std::string(spec.name) + ": ";
+  if (spec.threads <= 0 || spec.threads > 1024 || spec.threads % 32) {
+    return refuse(name + std::to_string(spec.threads) + " threads; a block has 32 to 1024, and whole warps");
+  }
+  if (spec.grid[1] > 65535 || spec.grid[2] > 65535) return refuse(name + "a grid has at most 65535 blocks in y and z");
+  const auto prepared = prepared_.find(kernel);
+  if (spec.shared_bytes > std::max<uint32_t>(48 * 1024, prepared == prepared_.end() ? 0 : prepared->second)) {
+    return refuse(name + std::to_string(spec.shared_bytes) + " bytes of shared memory without a prepare() that allows them");
+  }
+  return run_grid(spec);
+}
+
+int32_t Machine::run_grid(const LaunchSpec &spec) {
   const int64_t total = static_cast<int64_t>(spec.grid[0]) * spec.grid[1] * spec.grid[2];
-  if (total <= 0) return kSuccess;
   spec_ = &spec;
   counters_ = {};
   waited_ = false;
@@ -351,10 +380,6 @@ int32_t Machine::launch(const LaunchSpec &spec) {
   first_run_ = last_run_ + 1;
   sites_.clear();
   site_slots_.assign(256, -1);
-  if (spec.threads <= 0 || spec.threads > 1024 || spec.threads % 32 || spec.shared_bytes > kSharedLimit || spec.grid[1] > 65535 || spec.grid[2] > 65535) {
-    spec_ = nullptr;
-    return kInvalidValue;
-  }
   generator_.seed(static_cast<uint32_t>(options.seed * 2654435761u % 2147483646u + 1));
   std::vector<int64_t> order(static_cast<size_t>(total));
   std::iota(order.begin(), order.end(), 0);

@@ -151,14 +151,14 @@ class Machine {
   // ---- for tests
   Options options;
   const Fault &fault() const { return fault_; }
+  const std::string &refusal() const { return refusal_; }  // why the last launch or prepare() returned kInvalidValue
   const std::vector<LaunchRecord> &launches() const { return launches_; }
   Counters total() const;
   void reset();  // forgets the fault, launches and counters; buffers stay
 
   // ---- for launch.h
-  int32_t launch(const LaunchSpec &spec);
-  void prepare(const void *kernel, uint32_t shared_bytes) { prepared_[kernel] = shared_bytes; }
-  uint32_t prepared(const void *kernel) const;
+  int32_t launch(const LaunchSpec &spec, const void *kernel);
+  int32_t prepare(const void *kernel, uint32_t shared_bytes);
   void end_of_overlap() { previous_first_run_ = last_run_ + 1; }  // something else comes in the stream
 
   // ---- for device.h: what a lane does
@@ -166,6 +166,7 @@ class Machine {
   Block &block() { return *current_->warp->block; }
   const LaunchSpec &spec() const { return *spec_; }
   bool running_a_lane() const { return current_ != nullptr; }
+  bool is_behind_a_stack(const void *address) const;
   uint8_t *global(const void *device, uint32_t size, bool write, Site site);
   uint8_t *global_constant(const void *device, uint32_t size, Site site);  // a read through the cache that nobody keeps up to date
   uint8_t *global_atomic(void *device, uint32_t size, Site site);
@@ -189,6 +190,8 @@ class Machine {
   friend void lane_entry(boost::context::detail::transfer_t from);
   struct Stacks;
 
+  int32_t refuse(const std::string &why);
+  int32_t run_grid(const LaunchSpec &spec);
   void start_block(Block &block, int64_t index);
   void run_warp(Warp &warp);
   void switch_to(Lane *lane);
@@ -232,6 +235,7 @@ class Machine {
   std::unordered_map<uint64_t, Meeting> meetings_;
   bool waited_ = false;  // some thread of this launch for the previous one
   Fault fault_;
+  std::string refusal_;
   std::vector<LaunchRecord> launches_;
   std::unordered_map<const void *, uint32_t> prepared_;
   std::vector<std::unique_ptr<Block>> blocks_;

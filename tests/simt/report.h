@@ -19,7 +19,6 @@ enum class FaultKind {
   in_flight,       // shared memory that a cp.async is still filling: the wait is missing
   race,            // shared memory without a barrier in between
   divergence,      // a collective or barrier that the named lanes do not all reach, or not at one place
-  launch,          // wrong configuration
 };
 
 const char *fault_name(FaultKind kind);
@@ -68,8 +67,9 @@ struct LaunchRecord {
   Counters counters;
   std::vector<SiteCounters> sites;
 
-  // Conflicts of the source line `line` of the kernel's file, all columns and kinds together.
+  // Conflicts of a source line, all columns and kinds together.
   uint64_t conflicts_at(uint32_t line) const;
+  // A table for people, a line for each place in the source (the instances of a template together).
   std::string text() const;
 };
 
