@@ -1,6 +1,7 @@
-// Races in global memory within one launch, and between two that overlap: a byte that one thread wrote and another reads or writes, with nothing that orders the two. Within a block
-// that is sync_warp() or a barrier, between blocks only an atomic at which both have been (last_block() is built on that). Reads are not remembered, so a
-// write after an unordered read is not found; what a thread learns at an atomic counts as known to its whole block at once.
+// Races in global memory within one launch, and between two that overlap: a byte that one thread wrote and another reads or writes, with nothing that
+// orders the two. Within a block that is sync_warp() or a barrier, between blocks only an atomic at which both have been (last_block() is built on
+// that). Reads are not remembered, so a write after an unordered read is not found; what a thread learns at an atomic counts as known to its whole
+// block at once.
 #include "machine.h"
 
 namespace simt {
@@ -60,16 +61,20 @@ void Machine::check_writers(BufferRecord &owner, uint64_t offset, uint32_t size,
         continue;
       }
       if (run_of(stamps[i]) < first_run_) {
-        return fail(FaultKind::race, site, memory.explain(device, size, write) + ", which the previous launch wrote, before wait_for_previous_launch()", nullptr, device);
+        return fail(FaultKind::race, site,
+                    memory.explain(device, size, write) + ", which the previous launch wrote, before wait_for_previous_launch()", nullptr, device);
       }
       std::string writer = "thread " + std::to_string(thread_of(stamps[i]));
       for (const std::unique_ptr<Block> &other : blocks_) {
         if (other->run != run_of(stamps[i])) continue;
-        writer += other->run == lane.warp->block->run ? " of this block"
-                                                      : " of block (" + std::to_string(other->x) + ", " + std::to_string(other->y) + ", " + std::to_string(other->z) + ")";
+        writer += other->run == lane.warp->block->run
+                      ? " of this block"
+                      : " of block (" + std::to_string(other->x) + ", " + std::to_string(other->y) + ", " + std::to_string(other->z) + ")";
       }
       if (writer.find("block") == std::string::npos) writer += " of a block that has ended";
-      return fail(FaultKind::race, site, memory.explain(device, size, write) + ", which " + writer + " wrote in this launch, with nothing that orders the two", nullptr, device);
+      return fail(FaultKind::race, site,
+                  memory.explain(device, size, write) + ", which " + writer + " wrote in this launch, with nothing that orders the two", nullptr,
+                  device);
     }
   }
   if (!write) return;
@@ -85,8 +90,10 @@ void Machine::check_constant(uint64_t offset, uint32_t size, const void *device,
   for (uint32_t i = 0; i < size; ++i) {
     if (run_of(stamps[i]) < oldest) continue;
     return fail(FaultKind::race, site,
-                memory.explain(device, size, false) + " with load_constant() or load_stream(), which are for data that nobody writes while the kernel runs, but " +
-                    (run_of(stamps[i]) < first_run_ ? "the launch that this one overlaps" : "this launch") + " wrote it: use load_global() or load_l2()",
+                memory.explain(device, size, false) +
+                    " with load_constant() or load_stream(), which are for data that nobody writes while the kernel runs, but " +
+                    (run_of(stamps[i]) < first_run_ ? "the launch that this one overlaps" : "this launch") +
+                    " wrote it: use load_global() or load_l2()",
                 nullptr, device);
   }
 }

@@ -32,7 +32,11 @@ int32_t launch(const Launch &how, void (*kernel)(P...), Same<P>... arguments) {
     std::tuple<P...> arguments;
   };
   const Call call = {kernel, {arguments...}};
-  const simt::LaunchSpec spec = {how.name, {how.grid.x, how.grid.y, how.grid.z}, how.threads, how.shared_bytes, how.overlap,
+  const simt::LaunchSpec spec = {how.name,
+                                 {how.grid.x, how.grid.y, how.grid.z},
+                                 how.threads,
+                                 how.shared_bytes,
+                                 how.overlap,
                                  [](const void *data) {
                                    const Call &made = *static_cast<const Call *>(data);
                                    std::apply(made.kernel, made.arguments);

@@ -63,9 +63,11 @@ static void on_segmentation_fault(int, siginfo_t *info, void *) {
   Machine &machine = the_machine;
   if (machine.memory.in_window(info->si_addr) && machine.running_a_lane()) {
     machine.fail(FaultKind::out_of_bounds, Site(),
-                 "dereferences a device pointer itself, not through ptx.cuh: " + machine.memory.explain(info->si_addr, 1, false), nullptr, info->si_addr);
+                 "dereferences a device pointer itself, not through ptx.cuh: " + machine.memory.explain(info->si_addr, 1, false), nullptr,
+                 info->si_addr);
   }
-  if (machine.running_a_lane() && machine.is_behind_a_stack(info->si_addr)) machine.fail(FaultKind::out_of_bounds, Site(), "the stack of the lane is full");
+  if (machine.running_a_lane() && machine.is_behind_a_stack(info->si_addr))
+    machine.fail(FaultKind::out_of_bounds, Site(), "the stack of the lane is full");
   signal(SIGSEGV, SIG_DFL);
 }
 
@@ -157,7 +159,8 @@ void Machine::end_lane() {
   Block &block = *warp.block;
   if (!lane.copies.empty()) {
     const Copy &oldest = lane.copies.front();
-    fail(FaultKind::in_flight, oldest.site, "the thread ends while its cp.async to byte " + std::to_string(oldest.to) + " of shared memory is under way");
+    fail(FaultKind::in_flight, oldest.site,
+         "the thread ends while its cp.async to byte " + std::to_string(oldest.to) + " of shared memory is under way");
   }
   warp.ready &= ~lane.place;
   warp.ended |= lane.bit;
@@ -217,10 +220,12 @@ bool Machine::barrier(int32_t name, int32_t threads, bool value, Site site) {
   Block &block = *warp.block;
   Barrier &barrier = block.barriers[name];
   if (threads % 32 || threads < 0 || threads > spec_->threads || (name && !threads)) {
-    fail(FaultKind::divergence, site, "sync_named(" + std::to_string(name) + ", " + std::to_string(threads) + "): not a number of whole warps of the block");
+    fail(FaultKind::divergence, site,
+         "sync_named(" + std::to_string(name) + ", " + std::to_string(threads) + "): not a number of whole warps of the block");
   }
   if (barrier.arrived && barrier.expected != static_cast<uint32_t>(threads)) {
-    fail(FaultKind::divergence, site, "sync_named(" + std::to_string(name) + ") with another number of threads than the lanes that wait there already");
+    fail(FaultKind::divergence, site,
+         "sync_named(" + std::to_string(name) + ") with another number of threads than the lanes that wait there already");
   }
   barrier.expected = static_cast<uint32_t>(threads);  // 0 = all live threads
   ++barrier.arrived;
@@ -280,7 +285,8 @@ void Machine::check_barrier_sites(Warp &warp, uint32_t places) {
     const Lane *lane = warp.order[__builtin_ctz(rest)];
     if (!first) first = lane;
     if (site_key(lane->site) != site_key(first->site)) {
-      fail(FaultKind::divergence, lane->site, "a barrier that other lanes of the warp pass in another place, line " + std::to_string(first->site.line()), lane);
+      fail(FaultKind::divergence, lane->site,
+           "a barrier that other lanes of the warp pass in another place, line " + std::to_string(first->site.line()), lane);
     }
     lanes |= lane->bit;
   }
@@ -350,7 +356,8 @@ int32_t Machine::refuse(const std::string &why) {
 }
 
 int32_t Machine::prepare(const void *kernel, uint32_t shared_bytes) {
-  if (shared_bytes > kSharedLimit) return refuse("prepare: " + std::to_string(shared_bytes) + " bytes of shared memory; a block may have " + std::to_string(kSharedLimit));
+  if (shared_bytes > kSharedLimit)
+    return refuse("prepare: " + std::to_string(shared_bytes) + " bytes of shared memory; a block may have " + std::to_string(kSharedLimit));
   prepared_[kernel] = shared_bytes;
   return kSuccess;
 }
@@ -434,7 +441,8 @@ int32_t Machine::run_grid(const LaunchSpec &spec) {
   for (std::unique_ptr<Block> &block : blocks_) block->active = false;
   current_ = nullptr;
   if (spec.overlap && !waited_) {
-    fail(FaultKind::race, Site(), "was launched with overlap, but no thread calls wait_for_previous_launch(): the launch after it may overtake the one before it");
+    fail(FaultKind::race, Site(),
+         "was launched with overlap, but no thread calls wait_for_previous_launch(): the launch after it may overtake the one before it");
   }
   launches_.push_back({spec.name, {spec.grid[0], spec.grid[1], spec.grid[2]}, spec.threads, spec.shared_bytes, counters_, sites_});
   spec_ = nullptr;

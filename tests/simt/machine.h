@@ -20,11 +20,11 @@ namespace simt {
 using Context = boost::context::detail::fcontext_t;
 
 struct Options {
-  uint64_t seed = 1;            // 0: blocks, warps and lanes in their natural order
-  bool races = true;            // in shared memory, and of blocks and warps in global memory
-  bool traffic = true;          // sectors and bank conflicts per instruction (bytes are always counted)
-  int32_t resident_blocks = 0;  // blocks that run interleaved; 0 = two to four, by seed
-  int32_t multiprocessors = 4;  // what multiprocessors() says
+  uint64_t seed = 1;                  // 0: blocks, warps and lanes in their natural order
+  bool races = true;                  // in shared memory, and of blocks and warps in global memory
+  bool traffic = true;                // sectors and bank conflicts per instruction (bytes are always counted)
+  int32_t resident_blocks = 0;        // blocks that run interleaved; 0 = two to four, by seed
+  int32_t multiprocessors = 4;        // what multiprocessors() says
   uint32_t clock_limit = kTimeLimit;  // barriers of a block after which the race check starts again; smaller for tests of that
 };
 
@@ -86,7 +86,7 @@ struct Warp {
   uint32_t at_barrier[16] = {};
   uint32_t last_place = 0;
   int32_t quantum = 0;
-  int32_t copies = 0;    // of all lanes, not arrived
+  int32_t copies = 0;  // of all lanes, not arrived
   int32_t group_count = 0;
   Group groups[32];
   Clocks clocks;
@@ -100,8 +100,8 @@ struct Seen {
 };
 struct Arrival {
   uint32_t run, thread, time;
-  Clocks clocks;            // what its warp knew of its own block
-  std::vector<Seen> seen;   // what its block knew of others
+  Clocks clocks;           // what its warp knew of its own block
+  std::vector<Seen> seen;  // what its block knew of others
 };
 struct Meeting {
   std::vector<Arrival> arrivals;
@@ -118,8 +118,8 @@ struct Block {
   bool active = false;
   int32_t live_threads = 0;
   uint32_t now = 1;
-  uint32_t run = 0;                     // a number of its own for every block that was ever started
-  std::vector<uint32_t> earlier_runs;   // of this block, before its clock started again
+  uint32_t run = 0;                    // a number of its own for every block that was ever started
+  std::vector<uint32_t> earlier_runs;  // of this block, before its clock started again
   std::vector<Seen> seen;
   std::vector<Lane> lanes;
   std::vector<Warp> warps;
@@ -230,7 +230,7 @@ class Machine {
   Lane *current_ = nullptr;
   Context scheduler_ = nullptr;
   std::minstd_rand generator_;
-  Counters counters_;  // of the running launch
+  Counters counters_;                                               // of the running launch
   uint32_t last_run_ = 0, first_run_ = 0, previous_first_run_ = 1;  // of blocks; the first of this launch and of the one before
   std::unordered_map<uint64_t, Meeting> meetings_;
   bool waited_ = false;  // some thread of this launch for the previous one
@@ -247,7 +247,7 @@ class Machine {
     int32_t occurrence, lane;
     const LogEntry *entry;
   };
-  std::vector<Scattered> scattered_;                  // of flush()
+  std::vector<Scattered> scattered_;                // of flush()
   std::vector<std::pair<uint64_t, int32_t>> seen_;  // of flush()
 
  public:
@@ -297,7 +297,8 @@ inline uint8_t *Machine::global_constant(const void *device, uint32_t size, Site
 
 inline uint8_t *Machine::shared(Bounds bounds, uint32_t at, uint32_t size, bool write, Site site) {
   SharedMemory &memory_of_block = block().shared;
-  if (!inside(bounds, at, size) || at % size || !(write ? memory_of_block.none_in_flight(at, size) : memory_of_block.all_in_state(at, size, kPresent))) {
+  if (!inside(bounds, at, size) || at % size ||
+      !(write ? memory_of_block.none_in_flight(at, size) : memory_of_block.all_in_state(at, size, kPresent))) {
     shared_fault(bounds, at, size, write, site, nullptr);
   }
   if (options.races) {

@@ -120,7 +120,8 @@ __global__ void strided(const T *from, T *to, int32_t stride) {
 template <class T>
 void check_sectors(int32_t stride, uint64_t sectors_per_warp, uint32_t misalignment = 0) {
   constexpr int32_t kThreads = 96;
-  Buffer<T> in("input", std::vector<T>(kThreads * static_cast<size_t>(stride)), misalignment), out("output", kThreads * static_cast<size_t>(stride), misalignment);
+  Buffer<T> in("input", std::vector<T>(kThreads * static_cast<size_t>(stride)), misalignment),
+      out("output", kThreads * static_cast<size_t>(stride), misalignment);
   EXPECT_NO_FAULT(run_kernel({.threads = kThreads}, 1, strided<T>, in.device(), out.device(), stride));
   const simt::Counters counters = machine().total();
   EXPECT_EQ(counters.global_read_bytes, kThreads * sizeof(T));

@@ -9,27 +9,42 @@ namespace simt {
 
 const char *fault_name(FaultKind kind) {
   switch (kind) {
-    case FaultKind::none: return "none";
-    case FaultKind::out_of_bounds: return "out of bounds";
-    case FaultKind::misaligned: return "misaligned";
-    case FaultKind::uninitialised: return "uninitialised";
-    case FaultKind::in_flight: return "copy in flight";
-    case FaultKind::race: return "race";
-    case FaultKind::divergence: return "divergence";
+    case FaultKind::none:
+      return "none";
+    case FaultKind::out_of_bounds:
+      return "out of bounds";
+    case FaultKind::misaligned:
+      return "misaligned";
+    case FaultKind::uninitialised:
+      return "uninitialised";
+    case FaultKind::in_flight:
+      return "copy in flight";
+    case FaultKind::race:
+      return "race";
+    case FaultKind::divergence:
+      return "divergence";
   }
   return "?";
 }
 
 const char *access_name(Access access) {
   switch (access) {
-    case Access::global_read: return "global read";
-    case Access::global_write: return "global write";
-    case Access::shared_read: return "shared read";
-    case Access::shared_write: return "shared write";
-    case Access::ldmatrix: return "ldmatrix";
-    case Access::copy_read: return "cp.async from global";
-    case Access::copy_write: return "cp.async to shared";
-    case Access::atomic: return "atomic";
+    case Access::global_read:
+      return "global read";
+    case Access::global_write:
+      return "global write";
+    case Access::shared_read:
+      return "shared read";
+    case Access::shared_write:
+      return "shared write";
+    case Access::ldmatrix:
+      return "ldmatrix";
+    case Access::copy_read:
+      return "cp.async from global";
+    case Access::copy_write:
+      return "cp.async to shared";
+    case Access::atomic:
+      return "atomic";
   }
   return "?";
 }
@@ -79,10 +94,11 @@ static bool is_shared(Access access) {
 std::string LaunchRecord::text() const {
   const auto number = [](uint64_t value) { return static_cast<unsigned long long>(value); };
   char line[400];
-  std::snprintf(line, sizeof line,
-                "%s: grid %d x %d x %d, %d threads, %u bytes shared; read %llu B in %llu sectors, wrote %llu B in %llu sectors, %llu bank conflicts\n",
-                kernel.c_str(), grid[0], grid[1], grid[2], threads, shared_bytes, number(counters.global_read_bytes), number(counters.global_read_sectors),
-                number(counters.global_write_bytes), number(counters.global_write_sectors), number(counters.bank_conflicts));
+  std::snprintf(
+      line, sizeof line,
+      "%s: grid %d x %d x %d, %d threads, %u bytes shared; read %llu B in %llu sectors, wrote %llu B in %llu sectors, %llu bank conflicts\n",
+      kernel.c_str(), grid[0], grid[1], grid[2], threads, shared_bytes, number(counters.global_read_bytes), number(counters.global_read_sectors),
+      number(counters.global_write_bytes), number(counters.global_write_sectors), number(counters.bank_conflicts));
   std::string table = line;
   std::vector<SiteCounters> sorted = sites;
   const auto place = [](const SiteCounters &a) { return std::make_tuple(std::string(a.site.file_name()), a.site.line(), a.site.column(), a.access); };
@@ -95,10 +111,11 @@ std::string LaunchRecord::text() const {
       sum.transactions += sorted[i].transactions;
       sum.conflicts += sorted[i].conflicts;
     }
-    int32_t used = std::snprintf(line, sizeof line, "  %s:%u:%u  %-20s %10llu instructions %12llu B %10llu %s", file_name(sum.site.file_name()), sum.site.line(),
-                                 sum.site.column(), access_name(sum.access), number(sum.instructions), number(sum.bytes), number(sum.transactions),
-                                 is_shared(sum.access) ? "wavefronts" : "sectors");
-    if (is_shared(sum.access)) std::snprintf(line + used, sizeof line - static_cast<size_t>(used), ", %llu of them by conflicts", number(sum.conflicts));
+    int32_t used = std::snprintf(line, sizeof line, "  %s:%u:%u  %-20s %10llu instructions %12llu B %10llu %s", file_name(sum.site.file_name()),
+                                 sum.site.line(), sum.site.column(), access_name(sum.access), number(sum.instructions), number(sum.bytes),
+                                 number(sum.transactions), is_shared(sum.access) ? "wavefronts" : "sectors");
+    if (is_shared(sum.access))
+      std::snprintf(line + used, sizeof line - static_cast<size_t>(used), ", %llu of them by conflicts", number(sum.conflicts));
     table += line + std::string("\n");
   }
   return table;

@@ -86,7 +86,8 @@ TEST(Schedule, TheLastBlockSeesAllOthers) {
   std::set<uint32_t> last_blocks;
   for (uint64_t seed = 0; seed < 40; ++seed) {
     Buffer<uint32_t> in("values", values), parts("parts", 12), counter("counter", std::vector<uint32_t>(1)), out("out", 1), last("last", 1);
-    EXPECT_NO_FAULT(run_kernel({.blocks = 6, .threads = 64}, seed, reduce, in.device(), parts.device(), counter.device(), out.device(), last.device()));
+    EXPECT_NO_FAULT(
+        run_kernel({.blocks = 6, .threads = 64}, seed, reduce, in.device(), parts.device(), counter.device(), out.device(), last.device()));
     EXPECT_EQ(out.download()[0], expected);
     EXPECT_EQ(counter.download()[0], 0u);  // ready for the next launch
     last_blocks.insert(last.download()[0]);
