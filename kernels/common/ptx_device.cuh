@@ -38,32 +38,32 @@ THINK_DEVICE uint32_t permute_bytes(uint32_t low, uint32_t high, uint32_t select
 
 THINK_DEVICE uint64_t global_address(const void *pointer) { return static_cast<uint64_t>(__cvta_generic_to_global(pointer)); }
 
-#define THINK_PTX_GLOBAL_LOAD(name, qualifier)                                                                                           \
-  template <class T>                                                                                                                     \
-  THINK_DEVICE T name(const T *pointer) {                                                                                                \
-    static_assert(sizeof(T) == 1 || sizeof(T) == 2 || sizeof(T) == 4 || sizeof(T) == 8 || sizeof(T) == 16);                              \
-    const uint64_t address = global_address(pointer);                                                                                    \
-    if constexpr (sizeof(T) == 16) {                                                                                                     \
-      Words4 r;                                                                                                                          \
-      asm volatile("ld.global" qualifier ".v4.b32 {%0, %1, %2, %3}, [%4];" : "=r"(r.x), "=r"(r.y), "=r"(r.z), "=r"(r.w) : "l"(address)); \
-      return bit_copy<T>(r);                                                                                                             \
-    } else if constexpr (sizeof(T) == 8) {                                                                                               \
-      Words2 r;                                                                                                                          \
-      asm volatile("ld.global" qualifier ".v2.b32 {%0, %1}, [%2];" : "=r"(r.x), "=r"(r.y) : "l"(address));                               \
-      return bit_copy<T>(r);                                                                                                             \
-    } else if constexpr (sizeof(T) == 4) {                                                                                               \
-      uint32_t r;                                                                                                                        \
-      asm volatile("ld.global" qualifier ".b32 %0, [%1];" : "=r"(r) : "l"(address));                                                     \
-      return bit_copy<T>(r);                                                                                                             \
-    } else if constexpr (sizeof(T) == 2) {                                                                                               \
-      uint16_t r;                                                                                                                        \
-      asm volatile("ld.global" qualifier ".b16 %0, [%1];" : "=h"(r) : "l"(address));                                                     \
-      return bit_copy<T>(r);                                                                                                             \
-    } else {                                                                                                                             \
-      uint32_t r;                                                                                                                        \
-      asm volatile("ld.global" qualifier ".u8 %0, [%1];" : "=r"(r) : "l"(address));                                                      \
-      return bit_copy<T>(static_cast<uint8_t>(r));                                                                                       \
-    }                                                                                                                                    \
+#define THINK_PTX_GLOBAL_LOAD(name, qualifier)                                                                                                      \
+  template <class T>                                                                                                                                \
+  THINK_DEVICE T name(const T *pointer) {                                                                                                           \
+    static_assert(sizeof(T) == 1 || sizeof(T) == 2 || sizeof(T) == 4 || sizeof(T) == 8 || sizeof(T) == 16);                                         \
+    const uint64_t address = global_address(pointer);                                                                                               \
+    if constexpr (sizeof(T) == 16) {                                                                                                                \
+      Words4 r;                                                                                                                                     \
+      asm volatile("ld.global" qualifier ".v4.b32 {%0, %1, %2, %3}, [%4];" : "=r"(r.x), "=r"(r.y), "=r"(r.z), "=r"(r.w) : "l"(address) : "memory"); \
+      return bit_copy<T>(r);                                                                                                                        \
+    } else if constexpr (sizeof(T) == 8) {                                                                                                          \
+      Words2 r;                                                                                                                                     \
+      asm volatile("ld.global" qualifier ".v2.b32 {%0, %1}, [%2];" : "=r"(r.x), "=r"(r.y) : "l"(address) : "memory");                               \
+      return bit_copy<T>(r);                                                                                                                        \
+    } else if constexpr (sizeof(T) == 4) {                                                                                                          \
+      uint32_t r;                                                                                                                                   \
+      asm volatile("ld.global" qualifier ".b32 %0, [%1];" : "=r"(r) : "l"(address) : "memory");                                                     \
+      return bit_copy<T>(r);                                                                                                                        \
+    } else if constexpr (sizeof(T) == 2) {                                                                                                          \
+      uint16_t r;                                                                                                                                   \
+      asm volatile("ld.global" qualifier ".b16 %0, [%1];" : "=h"(r) : "l"(address) : "memory");                                                     \
+      return bit_copy<T>(r);                                                                                                                        \
+    } else {                                                                                                                                        \
+      uint32_t r;                                                                                                                                   \
+      asm volatile("ld.global" qualifier ".u8 %0, [%1];" : "=r"(r) : "l"(address) : "memory");                                                      \
+      return bit_copy<T>(static_cast<uint8_t>(r));                                                                                                  \
+    }                                                                                                                                               \
   }
 
 THINK_PTX_GLOBAL_LOAD(load_global, "")                     // cached in L1
@@ -147,23 +147,23 @@ THINK_DEVICE T load_shared(Shared<T> from) {
   static_assert(sizeof(T) == 1 || sizeof(T) == 2 || sizeof(T) == 4 || sizeof(T) == 8 || sizeof(T) == 16);
   if constexpr (sizeof(T) == 16) {
     Words4 r;
-    asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];" : "=r"(r.x), "=r"(r.y), "=r"(r.z), "=r"(r.w) : "r"(from.address));
+    asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];" : "=r"(r.x), "=r"(r.y), "=r"(r.z), "=r"(r.w) : "r"(from.address) : "memory");
     return bit_copy<T>(r);
   } else if constexpr (sizeof(T) == 8) {
     Words2 r;
-    asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];" : "=r"(r.x), "=r"(r.y) : "r"(from.address));
+    asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];" : "=r"(r.x), "=r"(r.y) : "r"(from.address) : "memory");
     return bit_copy<T>(r);
   } else if constexpr (sizeof(T) == 4) {
     uint32_t r;
-    asm volatile("ld.shared.b32 %0, [%1];" : "=r"(r) : "r"(from.address));
+    asm volatile("ld.shared.b32 %0, [%1];" : "=r"(r) : "r"(from.address) : "memory");
     return bit_copy<T>(r);
   } else if constexpr (sizeof(T) == 2) {
     uint16_t r;
-    asm volatile("ld.shared.b16 %0, [%1];" : "=h"(r) : "r"(from.address));
+    asm volatile("ld.shared.b16 %0, [%1];" : "=h"(r) : "r"(from.address) : "memory");
     return bit_copy<T>(r);
   } else {
     uint32_t r;
-    asm volatile("ld.shared.u8 %0, [%1];" : "=r"(r) : "r"(from.address));
+    asm volatile("ld.shared.u8 %0, [%1];" : "=r"(r) : "r"(from.address) : "memory");
     return bit_copy<T>(static_cast<uint8_t>(r));
   }
 }
@@ -263,11 +263,12 @@ THINK_DEVICE void ldmatrix(uint32_t (&fragment)[N], Shared<T> row) {
   if constexpr (N == 4) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(fragment[0]), "=r"(fragment[1]), "=r"(fragment[2]), "=r"(fragment[3])
-                 : "r"(row.address));
+                 : "r"(row.address)
+                 : "memory");
   } else if constexpr (N == 2) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];" : "=r"(fragment[0]), "=r"(fragment[1]) : "r"(row.address));
+    asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];" : "=r"(fragment[0]), "=r"(fragment[1]) : "r"(row.address) : "memory");
   } else {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%0}, [%1];" : "=r"(fragment[0]) : "r"(row.address));
+    asm volatile("ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%0}, [%1];" : "=r"(fragment[0]) : "r"(row.address) : "memory");
   }
 }
 template <int32_t N, class T>
@@ -276,11 +277,15 @@ THINK_DEVICE void ldmatrix_trans(uint32_t (&fragment)[N], Shared<T> row) {
   if constexpr (N == 4) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(fragment[0]), "=r"(fragment[1]), "=r"(fragment[2]), "=r"(fragment[3])
-                 : "r"(row.address));
+                 : "r"(row.address)
+                 : "memory");
   } else if constexpr (N == 2) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];" : "=r"(fragment[0]), "=r"(fragment[1]) : "r"(row.address));
+    asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
+                 : "=r"(fragment[0]), "=r"(fragment[1])
+                 : "r"(row.address)
+                 : "memory");
   } else {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x1.trans.shared.b16 {%0}, [%1];" : "=r"(fragment[0]) : "r"(row.address));
+    asm volatile("ldmatrix.sync.aligned.m8n8.x1.trans.shared.b16 {%0}, [%1];" : "=r"(fragment[0]) : "r"(row.address) : "memory");
   }
 }
 // Transposes an 8 x 8 matrix of 16-bit elements that the warp holds as ldmatrix gives it.

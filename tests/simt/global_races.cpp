@@ -16,8 +16,10 @@ uint32_t run_of(uint64_t stamp) { return static_cast<uint32_t>(stamp >> 31); }
 uint32_t time_of(uint64_t stamp) { return static_cast<uint32_t>(stamp >> 10) & 0x1fffff; }
 uint32_t thread_of(uint64_t stamp) { return static_cast<uint32_t>(stamp) & 0x3ff; }
 
-bool knows(const std::vector<Seen> &seen, uint64_t stamp, int32_t depth) {
+// `through`: the meeting at which this was learnt; what its arrivals knew of itself is less.
+bool knows(const std::vector<Seen> &seen, uint64_t stamp, int32_t depth, const Meeting *through) {
   for (const Seen &known : seen) {
+    if (known.meeting == through) continue;
     const auto found = known.meeting->of_run.find(run_of(stamp));
     if (found == known.meeting->of_run.end()) continue;
     for (size_t index : found->second) {
@@ -29,8 +31,9 @@ bool knows(const std::vector<Seen> &seen, uint64_t stamp, int32_t depth) {
   }
   // Rare: known through a third block.
   for (const Seen &known : seen) {
+    if (known.meeting == through) continue;
     for (size_t index = 0; depth > 0 && index < known.arrivals; ++index) {
-      if (knows(known.meeting->arrivals[index].seen, stamp, depth - 1)) return true;
+      if (knows(known.meeting->arrivals[index].seen, stamp, depth - 1, known.meeting)) return true;
     }
   }
   return false;
@@ -47,7 +50,7 @@ bool Machine::ordered_before(uint64_t stamp, const Lane &lane) const {
   for (uint32_t run : block.earlier_runs) {
     if (run_of(stamp) == run) return true;
   }
-  return knows(block.seen, stamp, 0) || knows(block.seen, stamp, 2);
+  return knows(block.seen, stamp, 2, nullptr);
 }
 
 void Machine::check_writers(BufferRecord &owner, uint64_t offset, uint32_t size, bool write, const void *device, Site site) {

@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <numeric>
 #include <stdexcept>
@@ -71,7 +72,7 @@ static void on_segmentation_fault(int, siginfo_t *info, void *) {
   signal(SIGSEGV, SIG_DFL);
 }
 
-Machine::Machine() : stacks_(new Stacks) {
+Machine::Machine() : stacks_(new Stacks), prints_launches_(std::getenv("THINK_SIMT_REPORT") != nullptr) {
   static uint8_t alternative_stack[1 << 16];
   stack_t stack = {};
   stack.ss_sp = alternative_stack;
@@ -387,7 +388,9 @@ int32_t Machine::run_grid(const LaunchSpec &spec) {
   first_run_ = last_run_ + 1;
   sites_.clear();
   site_slots_.assign(256, -1);
-  generator_.seed(static_cast<uint32_t>(options.seed * 2654435761u % 2147483646u + 1));
+  // Launches of one test differ, and are the same in every run of it.
+  const uint64_t seed = options.seed + launches_.size() * 7919;
+  generator_.seed(static_cast<uint32_t>(seed * 2654435761u % 2147483646u + 1));
   std::vector<int64_t> order(static_cast<size_t>(total));
   std::iota(order.begin(), order.end(), 0);
   if (options.seed) std::shuffle(order.begin(), order.end(), generator_);
@@ -446,6 +449,7 @@ int32_t Machine::run_grid(const LaunchSpec &spec) {
   }
   launches_.push_back({spec.name, {spec.grid[0], spec.grid[1], spec.grid[2]}, spec.threads, spec.shared_bytes, counters_, sites_});
   spec_ = nullptr;
+  if (prints_launches_) std::fputs(launches_.back().text().c_str(), stdout);
   return fault_ ? kLaunchFailure : kSuccess;
 }
 

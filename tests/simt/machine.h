@@ -240,6 +240,7 @@ class Machine {
   std::unordered_map<const void *, uint32_t> prepared_;
   std::vector<std::unique_ptr<Block>> blocks_;
   std::unique_ptr<Stacks> stacks_;
+  const bool prints_launches_;
   std::vector<SiteCounters> sites_;
   std::vector<int32_t> site_slots_;  // open addressing into sites_
   struct Scattered {
