@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <tuple>
+#include <type_traits>
 
 namespace think::ptx {
 
@@ -26,6 +27,8 @@ inline int32_t multiprocessors(int32_t *count) {
 template <class... P>
 int32_t launch(const Launch &how, void (*kernel)(P...), Same<P>... arguments) {
   static_assert((sizeof(P) + ... + 0) <= 4096, "kernel parameters are limited to 4 KiB");
+  static_assert((!std::is_reference_v<P> && ...), "a kernel cannot refer to the host's memory");
+  static_assert((std::is_trivially_copyable_v<P> && ...), "kernel parameters are copied byte by byte");
   if (how.grid.x <= 0 || how.grid.y <= 0 || how.grid.z <= 0) return simt::Machine::kSuccess;
   struct Call {
     void (*kernel)(P...);

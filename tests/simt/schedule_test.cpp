@@ -95,6 +95,16 @@ TEST(Schedule, TheLastBlockSeesAllOthers) {
   EXPECT_GE(last_blocks.size(), 4u);
 }
 
+TEST(Report, NamesEveryPlace) {
+  Buffer<uint32_t> counter("counter", std::vector<uint32_t>(1)), order("order", 16);
+  EXPECT_NO_FAULT(run_kernel({.blocks = 16}, 1, order_of_blocks, counter.device(), order.device()));
+  ASSERT_EQ(machine().launches().size(), 1u);
+  const std::string text = machine().launches()[0].text();
+  EXPECT_NE(text.find("tested: grid 16 x 1 x 1, 32 threads, 0 bytes shared; read 0 B in 0 sectors, wrote 64 B in 16 sectors"), std::string::npos) << text;
+  EXPECT_NE(text.find("schedule_test.cpp:"), std::string::npos) << text;
+  EXPECT_NE(text.find("atomic                       16 instructions"), std::string::npos) << text;
+}
+
 TEST(Atomics, WrapAndCountDown) {
   Buffer<uint32_t> counter("counter", std::vector<uint32_t>(3));
   const auto kernel = +[](uint32_t *at) {
