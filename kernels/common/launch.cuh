@@ -11,12 +11,12 @@ struct Grid {
 };
 
 struct Launch {
-  const char *name;           // of the kernel, for the emulator's reports
+  const char *name;  // of the kernel, for the emulator's reports
   Grid grid;
   int32_t threads;            // per block, a multiple of 32
   uint32_t shared_bytes = 0;  // dynamic shared memory; more than 48 KiB needs prepare() first
   void *stream = nullptr;
-  bool overlap = false;       // may start before its predecessor has ended; the kernel calls wait_for_previous_launch() (sm_90 and newer)
+  bool overlap = false;  // may start before its predecessor has ended; the kernel calls wait_for_previous_launch() (sm_90 and newer)
 };
 
 }  // namespace think::ptx

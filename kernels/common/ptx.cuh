@@ -9,7 +9,7 @@
 //   - Shared memory is dynamic only: `SharedCarver` cuts it into `Shared<T>` views, on the host (to count bytes) and on the device by the same lines.
 //   - Collectives (names of PTX) need all 32 lanes of the warp, unless a mask is an argument.
 //   - Blocks are one-dimensional and a multiple of 32 threads; grids have up to three dimensions.
-//   - All memory functions are volatile for the compiler: they stay in the order in which they are written. ptxas still overlaps them.
+//   - For the compiler all memory functions and barriers stay in the order in which they are written; ptxas, which knows what they touch, overlaps them.
 #pragma once
 
 #include <cstdint>

@@ -29,7 +29,7 @@ THINK_HOST_DEVICE To bit_copy(const From &from) {
 THINK_DEVICE float as_float(uint32_t bits) { return __uint_as_float(bits); }
 THINK_DEVICE uint32_t as_bits(float value) { return __float_as_uint(value); }
 THINK_DEVICE int32_t count_bits(uint32_t bits) { return __popc(bits); }
-THINK_DEVICE int32_t leading_zeros(uint32_t bits) { return __clz(static_cast<int>(bits)); }          // 32 for 0
+THINK_DEVICE int32_t leading_zeros(uint32_t bits) { return __clz(static_cast<int>(bits)); }  // 32 for 0
 THINK_DEVICE int32_t trailing_zeros(uint32_t bits) { return bits ? __ffs(static_cast<int>(bits)) - 1 : 32; }
 // Four bytes of {high, low}, nibble i of the selector names byte i of the result (prmt).
 THINK_DEVICE uint32_t permute_bytes(uint32_t low, uint32_t high, uint32_t selector) { return __byte_perm(low, high, selector); }
@@ -38,59 +38,59 @@ THINK_DEVICE uint32_t permute_bytes(uint32_t low, uint32_t high, uint32_t select
 
 THINK_DEVICE uint64_t global_address(const void *pointer) { return static_cast<uint64_t>(__cvta_generic_to_global(pointer)); }
 
-#define THINK_PTX_GLOBAL_LOAD(name, qualifier)                                                                                                  \
-  template <class T>                                                                                                                            \
-  THINK_DEVICE T name(const T *pointer) {                                                                                                       \
-    static_assert(sizeof(T) == 1 || sizeof(T) == 2 || sizeof(T) == 4 || sizeof(T) == 8 || sizeof(T) == 16);                                     \
-    const uint64_t address = global_address(pointer);                                                                                           \
-    if constexpr (sizeof(T) == 16) {                                                                                                            \
-      Words4 r;                                                                                                                                 \
-      asm volatile("ld.global" qualifier ".v4.b32 {%0, %1, %2, %3}, [%4];" : "=r"(r.x), "=r"(r.y), "=r"(r.z), "=r"(r.w) : "l"(address));        \
-      return bit_copy<T>(r);                                                                                                                    \
-    } else if constexpr (sizeof(T) == 8) {                                                                                                      \
-      Words2 r;                                                                                                                                 \
-      asm volatile("ld.global" qualifier ".v2.b32 {%0, %1}, [%2];" : "=r"(r.x), "=r"(r.y) : "l"(address));                                      \
-      return bit_copy<T>(r);                                                                                                                    \
-    } else if constexpr (sizeof(T) == 4) {                                                                                                      \
-      uint32_t r;                                                                                                                               \
-      asm volatile("ld.global" qualifier ".b32 %0, [%1];" : "=r"(r) : "l"(address));                                                            \
-      return bit_copy<T>(r);                                                                                                                    \
-    } else if constexpr (sizeof(T) == 2) {                                                                                                      \
-      uint16_t r;                                                                                                                               \
-      asm volatile("ld.global" qualifier ".b16 %0, [%1];" : "=h"(r) : "l"(address));                                                            \
-      return bit_copy<T>(r);                                                                                                                    \
-    } else {                                                                                                                                    \
-      uint32_t r;                                                                                                                               \
-      asm volatile("ld.global" qualifier ".u8 %0, [%1];" : "=r"(r) : "l"(address));                                                             \
-      return bit_copy<T>(static_cast<uint8_t>(r));                                                                                              \
-    }                                                                                                                                           \
+#define THINK_PTX_GLOBAL_LOAD(name, qualifier)                                                                                                      \
+  template <class T>                                                                                                                                \
+  THINK_DEVICE T name(const T *pointer) {                                                                                                           \
+    static_assert(sizeof(T) == 1 || sizeof(T) == 2 || sizeof(T) == 4 || sizeof(T) == 8 || sizeof(T) == 16);                                         \
+    const uint64_t address = global_address(pointer);                                                                                               \
+    if constexpr (sizeof(T) == 16) {                                                                                                                \
+      Words4 r;                                                                                                                                     \
+      asm volatile("ld.global" qualifier ".v4.b32 {%0, %1, %2, %3}, [%4];" : "=r"(r.x), "=r"(r.y), "=r"(r.z), "=r"(r.w) : "l"(address) : "memory"); \
+      return bit_copy<T>(r);                                                                                                                        \
+    } else if constexpr (sizeof(T) == 8) {                                                                                                          \
+      Words2 r;                                                                                                                                     \
+      asm volatile("ld.global" qualifier ".v2.b32 {%0, %1}, [%2];" : "=r"(r.x), "=r"(r.y) : "l"(address) : "memory");                               \
+      return bit_copy<T>(r);                                                                                                                        \
+    } else if constexpr (sizeof(T) == 4) {                                                                                                          \
+      uint32_t r;                                                                                                                                   \
+      asm volatile("ld.global" qualifier ".b32 %0, [%1];" : "=r"(r) : "l"(address) : "memory");                                                     \
+      return bit_copy<T>(r);                                                                                                                        \
+    } else if constexpr (sizeof(T) == 2) {                                                                                                          \
+      uint16_t r;                                                                                                                                   \
+      asm volatile("ld.global" qualifier ".b16 %0, [%1];" : "=h"(r) : "l"(address) : "memory");                                                     \
+      return bit_copy<T>(r);                                                                                                                        \
+    } else {                                                                                                                                        \
+      uint32_t r;                                                                                                                                   \
+      asm volatile("ld.global" qualifier ".u8 %0, [%1];" : "=r"(r) : "l"(address) : "memory");                                                      \
+      return bit_copy<T>(static_cast<uint8_t>(r));                                                                                                  \
+    }                                                                                                                                               \
   }
 
-THINK_PTX_GLOBAL_LOAD(load_global, "")                           // cached in L1
-THINK_PTX_GLOBAL_LOAD(load_constant, ".nc")                      // cached in L1, for data that nobody writes while the kernel runs (with
-                                                                 // Launch::overlap: nor its predecessor)
-THINK_PTX_GLOBAL_LOAD(load_stream, ".nc.L1::no_allocate")        // the same, read once: leaves L1 alone
-THINK_PTX_GLOBAL_LOAD(load_l2, ".cg")                            // past L1: data that other blocks of this launch have stored
+THINK_PTX_GLOBAL_LOAD(load_global, "")                     // cached in L1
+THINK_PTX_GLOBAL_LOAD(load_constant, ".nc")                // cached in L1, for data that nobody writes while the kernel runs (with
+                                                           // Launch::overlap: nor its predecessor)
+THINK_PTX_GLOBAL_LOAD(load_stream, ".nc.L1::no_allocate")  // the same, read once: leaves L1 alone
+THINK_PTX_GLOBAL_LOAD(load_l2, ".cg")                      // past L1: data that other blocks of this launch have stored
 #undef THINK_PTX_GLOBAL_LOAD
 
-#define THINK_PTX_GLOBAL_STORE(name, qualifier)                                                                                                 \
-  template <class T>                                                                                                                            \
-  THINK_DEVICE void name(T *pointer, Same<T> value) {                                                                                           \
-    static_assert(sizeof(T) == 1 || sizeof(T) == 2 || sizeof(T) == 4 || sizeof(T) == 8 || sizeof(T) == 16);                                     \
-    const uint64_t address = global_address(pointer);                                                                                           \
-    if constexpr (sizeof(T) == 16) {                                                                                                            \
-      const Words4 r = bit_copy<Words4>(value);                                                                                                 \
-      asm volatile("st.global" qualifier ".v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(address), "r"(r.x), "r"(r.y), "r"(r.z), "r"(r.w) : "memory");  \
-    } else if constexpr (sizeof(T) == 8) {                                                                                                      \
-      const Words2 r = bit_copy<Words2>(value);                                                                                                 \
-      asm volatile("st.global" qualifier ".v2.b32 [%0], {%1, %2};" ::"l"(address), "r"(r.x), "r"(r.y) : "memory");                              \
-    } else if constexpr (sizeof(T) == 4) {                                                                                                      \
-      asm volatile("st.global" qualifier ".b32 [%0], %1;" ::"l"(address), "r"(bit_copy<uint32_t>(value)) : "memory");                           \
-    } else if constexpr (sizeof(T) == 2) {                                                                                                      \
-      asm volatile("st.global" qualifier ".b16 [%0], %1;" ::"l"(address), "h"(bit_copy<uint16_t>(value)) : "memory");                           \
-    } else {                                                                                                                                    \
-      asm volatile("st.global" qualifier ".u8 [%0], %1;" ::"l"(address), "r"(static_cast<uint32_t>(bit_copy<uint8_t>(value))) : "memory");      \
-    }                                                                                                                                           \
+#define THINK_PTX_GLOBAL_STORE(name, qualifier)                                                                                                \
+  template <class T>                                                                                                                           \
+  THINK_DEVICE void name(T *pointer, Same<T> value) {                                                                                          \
+    static_assert(sizeof(T) == 1 || sizeof(T) == 2 || sizeof(T) == 4 || sizeof(T) == 8 || sizeof(T) == 16);                                    \
+    const uint64_t address = global_address(pointer);                                                                                          \
+    if constexpr (sizeof(T) == 16) {                                                                                                           \
+      const Words4 r = bit_copy<Words4>(value);                                                                                                \
+      asm volatile("st.global" qualifier ".v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(address), "r"(r.x), "r"(r.y), "r"(r.z), "r"(r.w) : "memory"); \
+    } else if constexpr (sizeof(T) == 8) {                                                                                                     \
+      const Words2 r = bit_copy<Words2>(value);                                                                                                \
+      asm volatile("st.global" qualifier ".v2.b32 [%0], {%1, %2};" ::"l"(address), "r"(r.x), "r"(r.y) : "memory");                             \
+    } else if constexpr (sizeof(T) == 4) {                                                                                                     \
+      asm volatile("st.global" qualifier ".b32 [%0], %1;" ::"l"(address), "r"(bit_copy<uint32_t>(value)) : "memory");                          \
+    } else if constexpr (sizeof(T) == 2) {                                                                                                     \
+      asm volatile("st.global" qualifier ".b16 [%0], %1;" ::"l"(address), "h"(bit_copy<uint16_t>(value)) : "memory");                          \
+    } else {                                                                                                                                   \
+      asm volatile("st.global" qualifier ".u8 [%0], %1;" ::"l"(address), "r"(static_cast<uint32_t>(bit_copy<uint8_t>(value))) : "memory");     \
+    }                                                                                                                                          \
   }
 
 THINK_PTX_GLOBAL_STORE(store_global, "")
@@ -147,23 +147,23 @@ THINK_DEVICE T load_shared(Shared<T> from) {
   static_assert(sizeof(T) == 1 || sizeof(T) == 2 || sizeof(T) == 4 || sizeof(T) == 8 || sizeof(T) == 16);
   if constexpr (sizeof(T) == 16) {
     Words4 r;
-    asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];" : "=r"(r.x), "=r"(r.y), "=r"(r.z), "=r"(r.w) : "r"(from.address));
+    asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];" : "=r"(r.x), "=r"(r.y), "=r"(r.z), "=r"(r.w) : "r"(from.address) : "memory");
     return bit_copy<T>(r);
   } else if constexpr (sizeof(T) == 8) {
     Words2 r;
-    asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];" : "=r"(r.x), "=r"(r.y) : "r"(from.address));
+    asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];" : "=r"(r.x), "=r"(r.y) : "r"(from.address) : "memory");
     return bit_copy<T>(r);
   } else if constexpr (sizeof(T) == 4) {
     uint32_t r;
-    asm volatile("ld.shared.b32 %0, [%1];" : "=r"(r) : "r"(from.address));
+    asm volatile("ld.shared.b32 %0, [%1];" : "=r"(r) : "r"(from.address) : "memory");
     return bit_copy<T>(r);
   } else if constexpr (sizeof(T) == 2) {
     uint16_t r;
-    asm volatile("ld.shared.b16 %0, [%1];" : "=h"(r) : "r"(from.address));
+    asm volatile("ld.shared.b16 %0, [%1];" : "=h"(r) : "r"(from.address) : "memory");
     return bit_copy<T>(r);
   } else {
     uint32_t r;
-    asm volatile("ld.shared.u8 %0, [%1];" : "=r"(r) : "r"(from.address));
+    asm volatile("ld.shared.u8 %0, [%1];" : "=r"(r) : "r"(from.address) : "memory");
     return bit_copy<T>(static_cast<uint8_t>(r));
   }
 }
@@ -263,11 +263,12 @@ THINK_DEVICE void ldmatrix(uint32_t (&fragment)[N], Shared<T> row) {
   if constexpr (N == 4) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(fragment[0]), "=r"(fragment[1]), "=r"(fragment[2]), "=r"(fragment[3])
-                 : "r"(row.address));
+                 : "r"(row.address)
+                 : "memory");
   } else if constexpr (N == 2) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];" : "=r"(fragment[0]), "=r"(fragment[1]) : "r"(row.address));
+    asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];" : "=r"(fragment[0]), "=r"(fragment[1]) : "r"(row.address) : "memory");
   } else {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%0}, [%1];" : "=r"(fragment[0]) : "r"(row.address));
+    asm volatile("ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%0}, [%1];" : "=r"(fragment[0]) : "r"(row.address) : "memory");
   }
 }
 template <int32_t N, class T>
@@ -276,11 +277,15 @@ THINK_DEVICE void ldmatrix_trans(uint32_t (&fragment)[N], Shared<T> row) {
   if constexpr (N == 4) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(fragment[0]), "=r"(fragment[1]), "=r"(fragment[2]), "=r"(fragment[3])
-                 : "r"(row.address));
+                 : "r"(row.address)
+                 : "memory");
   } else if constexpr (N == 2) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];" : "=r"(fragment[0]), "=r"(fragment[1]) : "r"(row.address));
+    asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
+                 : "=r"(fragment[0]), "=r"(fragment[1])
+                 : "r"(row.address)
+                 : "memory");
   } else {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x1.trans.shared.b16 {%0}, [%1];" : "=r"(fragment[0]) : "r"(row.address));
+    asm volatile("ldmatrix.sync.aligned.m8n8.x1.trans.shared.b16 {%0}, [%1];" : "=r"(fragment[0]) : "r"(row.address) : "memory");
   }
 }
 // Transposes an 8 x 8 matrix of 16-bit elements that the warp holds as ldmatrix gives it.

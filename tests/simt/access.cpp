@@ -20,7 +20,8 @@ void Machine::shared_fault(Bounds bounds, uint32_t at, uint32_t size, bool write
   const std::string place = std::to_string(static_cast<int64_t>(static_cast<int32_t>(at - bounds.begin))) + " of a view of " +
                             std::to_string(bounds.end - bounds.begin) + " bytes of shared memory (view at byte " + std::to_string(bounds.begin) + ")";
   if (bounds.end > memory_of_block.bytes()) {
-    return fail(FaultKind::out_of_bounds, site, access + place + ", but the launch gave only " + std::to_string(memory_of_block.bytes()) + " bytes", lane);
+    return fail(FaultKind::out_of_bounds, site, access + place + ", but the launch gave only " + std::to_string(memory_of_block.bytes()) + " bytes",
+                lane);
   }
   if (!inside(bounds, at, size)) return fail(FaultKind::out_of_bounds, site, access + place, lane);
   if (at % size) return fail(FaultKind::misaligned, site, access + place + ", not a multiple of " + std::to_string(size), lane);
@@ -29,17 +30,20 @@ void Machine::shared_fault(Bounds bounds, uint32_t at, uint32_t size, bool write
     if (state == kInFlight) {
       return fail(FaultKind::in_flight, site, access + place + ": a cp.async is still filling it, the thread that asked for it has not waited", lane);
     }
-    if (!write && state == kNeverWritten) return fail(FaultKind::uninitialised, site, access + place + ", of which byte " + std::to_string(i) + " was never written", lane);
+    if (!write && state == kNeverWritten)
+      return fail(FaultKind::uninitialised, site, access + place + ", of which byte " + std::to_string(i) + " was never written", lane);
   }
 }
 
 void Machine::race_fault(uint32_t at, uint32_t size, bool write, uint32_t earlier, Site site, const Lane &lane) {
   const uint32_t thread = stamp_thread(earlier);
-  const std::string others = earlier & kSeveral ? "lanes of warp " + std::to_string(thread / 32) + ", thread " + std::to_string(thread) + " among them,"
-                                                : "thread " + std::to_string(thread);
+  const std::string others = earlier & kSeveral
+                                 ? "lanes of warp " + std::to_string(thread / 32) + ", thread " + std::to_string(thread) + " among them,"
+                                 : "thread " + std::to_string(thread);
   fail(FaultKind::race, site,
-       std::string(write ? "writes " : "reads ") + std::to_string(size) + " bytes at byte " + std::to_string(at) + " of shared memory, which " + others +
-           " touched, with no " + (thread / 32 == static_cast<uint32_t>(lane.thread) / 32 ? "sync_warp()" : "barrier of both warps") + " in between",
+       std::string(write ? "writes " : "reads ") + std::to_string(size) + " bytes at byte " + std::to_string(at) + " of shared memory, which " +
+           others + " touched, with no " + (thread / 32 == static_cast<uint32_t>(lane.thread) / 32 ? "sync_warp()" : "barrier of both warps") +
+           " in between",
        &lane);
 }
 
@@ -238,8 +242,8 @@ void Machine::count_group(const LogEntry *const *entries, int32_t count) {
   }
 }
 
-// Counts what the lanes of a warp have done since the last time. Entries belong to one execution of an instruction when they are the n-th of it in each
-// lane's log; where all lanes took the same way, that is simply the same position.
+// Counts what the lanes of a warp have done since the last time. Entries belong to one execution of an instruction when they are the n-th of it in
+// each lane's log; where all lanes took the same way, that is simply the same position.
 void Machine::flush(Warp &warp) {
   const LogEntry *group[32];
   size_t longest = 0;

@@ -11,7 +11,8 @@ done
 work=$(mktemp -d) && trap 'rm -rf "$work"' EXIT
 status=0
 for architecture in 80 90; do
-  if ! "$nvcc" -std=c++20 -arch=sm_$architecture -Xptxas -v,-warn-spills,-Werror -I. -Iinclude -c tests/simt/every_function.cu -o "$work/$architecture.o" >"$work/log" 2>&1; then
+  if ! "$nvcc" -std=c++20 -arch=sm_$architecture -Xptxas -v,-warn-spills,-Werror -I. -Iinclude \
+    -c tests/simt/every_function.cu -o "$work/$architecture.o" >"$work/log" 2>&1; then
     cat "$work/log"
     status=1
   elif grep -E '[1-9][0-9]* bytes spill' "$work/log"; then

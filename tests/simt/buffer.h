@@ -12,12 +12,14 @@ class Buffer {
  public:
   Buffer(const std::string &name, size_t count, uint32_t misalignment = 0)
       : count_(count), device_(static_cast<T *>(machine().memory.allocate(name, count * sizeof(T), misalignment))) {}
-  Buffer(const std::string &name, const std::vector<T> &values, uint32_t misalignment = 0) : Buffer(name, values.size(), misalignment) { upload(values); }
+  Buffer(const std::string &name, const std::vector<T> &values, uint32_t misalignment = 0) : Buffer(name, values.size(), misalignment) {
+    upload(values);
+  }
   ~Buffer() { machine().memory.release(device_); }
   Buffer(const Buffer &) = delete;
   Buffer &operator=(const Buffer &) = delete;
 
-  T *device() { return device_; }              // for kernels; the host cannot dereference it
+  T *device() { return device_; }  // for kernels; the host cannot dereference it
   const T *device() const { return device_; }
   size_t count() const { return count_; }
   size_t bytes() const { return count_ * sizeof(T); }

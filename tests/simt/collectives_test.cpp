@@ -173,9 +173,10 @@ __global__ void loop_of_unequal_length() {
 __global__ void odd_named_barrier() { sync_named(1, 48); }
 
 TEST(Divergence, IsFound) {
-  void (*const kernels[])() = {half_shuffle,         two_places,           different_collectives,  mma_without_some,      mask_without_self,
-                               shuffle_from_outside, shuffle_from_ended,   barrier_in_half,        barrier_in_two_places, barrier_in_one_warp_only,
-                               barrier_against_collective, loop_of_unequal_length, odd_named_barrier};
+  void (*const kernels[])() = {
+      half_shuffle,       two_places,      different_collectives, mma_without_some,         mask_without_self,          shuffle_from_outside,
+      shuffle_from_ended, barrier_in_half, barrier_in_two_places, barrier_in_one_warp_only, barrier_against_collective, loop_of_unequal_length,
+      odd_named_barrier};
   int32_t number = 0;
   for (void (*kernel)() : kernels) {
     // In these two the other lanes end, and those that are left may go on without them.

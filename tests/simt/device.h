@@ -1,5 +1,5 @@
-// The functions of kernels/common/ptx.cuh for the emulator; what they do is said there and in ptx_device.cuh. Included by ptx.cuh alone. Each takes, behind
-// the arguments that kernels give, the place of the call.
+// The functions of kernels/common/ptx.cuh for the emulator; what they do is said there and in ptx_device.cuh. Included by ptx.cuh alone. Each takes,
+// behind the arguments that kernels give, the place of the call.
 #pragma once
 
 #include <bit>
@@ -99,13 +99,15 @@ THINK_DEVICE T atomic(T *pointer, Function function, Site site) {
   return old;
 }
 THINK_DEVICE uint32_t atomic_add(uint32_t *pointer, uint32_t value, Site site = Site::current()) {
-  return atomic(pointer, [value](uint32_t old) { return old + value; }, site);
+  return atomic(
+      pointer, [value](uint32_t old) { return old + value; }, site);
 }
 THINK_DEVICE int32_t atomic_add(int32_t *pointer, int32_t value, Site site = Site::current()) {
   return static_cast<int32_t>(atomic_add(reinterpret_cast<uint32_t *>(pointer), static_cast<uint32_t>(value), site));
 }
 THINK_DEVICE uint32_t atomic_increment_wrap(uint32_t *pointer, uint32_t last, Site site = Site::current()) {
-  return atomic(pointer, [last](uint32_t old) { return old >= last ? 0u : old + 1; }, site);
+  return atomic(
+      pointer, [last](uint32_t old) { return old >= last ? 0u : old + 1; }, site);
 }
 THINK_DEVICE void fence_gpu() {}
 

@@ -1,5 +1,5 @@
-// Uses every function of kernels/common/ptx.cuh once for each width and element type: assemble_test.sh compiles it with nvcc for real architectures, so
-// that all PTX is known to assemble, and every_function_test.cpp runs it in the emulator.
+// Uses every function of kernels/common/ptx.cuh once for each width and element type: assemble_test.sh compiles it with nvcc for real architectures,
+// so that all PTX is known to assemble, and every_function_test.cpp runs it in the emulator.
 #include "every_function.h"
 
 #include "kernels/common/launch.cuh"

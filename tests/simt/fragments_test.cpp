@@ -49,9 +49,12 @@ void check_mma() {
   std::mt19937 random(7);
   // Small integers: every sum is exact, whatever its order.
   float a[16][16], b[16][8], c[16][8];
-  for (auto &row : a) for (float &x : row) x = static_cast<float>(static_cast<int32_t>(random() % 17) - 8);
-  for (auto &row : b) for (float &x : row) x = static_cast<float>(static_cast<int32_t>(random() % 17) - 8);
-  for (auto &row : c) for (float &x : row) x = static_cast<float>(static_cast<int32_t>(random() % 1001) - 500);
+  for (auto &row : a)
+    for (float &x : row) x = static_cast<float>(static_cast<int32_t>(random() % 17) - 8);
+  for (auto &row : b)
+    for (float &x : row) x = static_cast<float>(static_cast<int32_t>(random() % 17) - 8);
+  for (auto &row : c)
+    for (float &x : row) x = static_cast<float>(static_cast<int32_t>(random() % 1001) - 500);
   std::vector<uint32_t> words_a(32 * 4), words_b(32 * 2);
   std::vector<float> acc(32 * 4);
   for (int32_t lane = 0; lane < 32; ++lane) {
@@ -88,9 +91,12 @@ TEST(Fragments, TablesNameEveryElementOnce) {
     for (int32_t i = 0; i < 8; ++i) ++a[a_element(lane, i).row][a_element(lane, i).column];
     for (int32_t i = 0; i < 4; ++i) ++b[b_element(lane, i).row][b_element(lane, i).column], ++c[c_element(lane, i).row][c_element(lane, i).column];
   }
-  for (auto &row : a) for (int32_t n : row) EXPECT_EQ(n, 1);
-  for (auto &row : b) for (int32_t n : row) EXPECT_EQ(n, 1);
-  for (auto &row : c) for (int32_t n : row) EXPECT_EQ(n, 1);
+  for (auto &row : a)
+    for (int32_t n : row) EXPECT_EQ(n, 1);
+  for (auto &row : b)
+    for (int32_t n : row) EXPECT_EQ(n, 1);
+  for (auto &row : c)
+    for (int32_t n : row) EXPECT_EQ(n, 1);
 }
 
 // Shared memory holds 32 rows of 8 elements whose value is 8 row + column; rows are handed to ldmatrix in a shuffled order.

@@ -1,6 +1,7 @@
-// Races in global memory within one launch, and between two that overlap: a byte that one thread wrote and another reads or writes, with nothing that orders the two. Within a block
-// that is sync_warp() or a barrier, between blocks only an atomic at which both have been (last_block() is built on that). Reads are not remembered, so a
-// write after an unordered read is not found; what a thread learns at an atomic counts as known to its whole block at once.
+// Races in global memory within one launch, and between two that overlap: a byte that one thread wrote and another reads or writes, with nothing that
+// orders the two. Within a block that is sync_warp() or a barrier, between blocks only an atomic at which both have been (last_block() is built on
+// that). Reads are not remembered, so a write after an unordered read is not found; what a thread learns at an atomic counts as known to its whole
+// block at once.
 #include "machine.h"
 
 namespace simt {
@@ -15,8 +16,10 @@ uint32_t run_of(uint64_t stamp) { return static_cast<uint32_t>(stamp >> 31); }
 uint32_t time_of(uint64_t stamp) { return static_cast<uint32_t>(stamp >> 10) & 0x1fffff; }
 uint32_t thread_of(uint64_t stamp) { return static_cast<uint32_t>(stamp) & 0x3ff; }
 
-bool knows(const std::vector<Seen> &seen, uint64_t stamp, int32_t depth) {
+// `through`: the meeting at which this was learnt; what its arrivals knew of itself is less.
+bool knows(const std::vector<Seen> &seen, uint64_t stamp, int32_t depth, const Meeting *through) {
   for (const Seen &known : seen) {
+    if (known.meeting == through) continue;
     const auto found = known.meeting->of_run.find(run_of(stamp));
     if (found == known.meeting->of_run.end()) continue;
     for (size_t index : found->second) {
@@ -28,8 +31,9 @@ bool knows(const std::vector<Seen> &seen, uint64_t stamp, int32_t depth) {
   }
   // Rare: known through a third block.
   for (const Seen &known : seen) {
+    if (known.meeting == through) continue;
     for (size_t index = 0; depth > 0 && index < known.arrivals; ++index) {
-      if (knows(known.meeting->arrivals[index].seen, stamp, depth - 1)) return true;
+      if (knows(known.meeting->arrivals[index].seen, stamp, depth - 1, known.meeting)) return true;
     }
   }
   return false;
@@ -46,7 +50,7 @@ bool Machine::ordered_before(uint64_t stamp, const Lane &lane) const {
   for (uint32_t run : block.earlier_runs) {
     if (run_of(stamp) == run) return true;
   }
-  return knows(block.seen, stamp, 0) || knows(block.seen, stamp, 2);
+  return knows(block.seen, stamp, 2, nullptr);
 }
 
 void Machine::check_writers(BufferRecord &owner, uint64_t offset, uint32_t size, bool write, const void *device, Site site) {
@@ -60,16 +64,20 @@ void Machine::check_writers(BufferRecord &owner, uint64_t offset, uint32_t size,
         continue;
       }
       if (run_of(stamps[i]) < first_run_) {
-        return fail(FaultKind::race, site, memory.explain(device, size, write) + ", which the previous launch wrote, before wait_for_previous_launch()", nullptr, device);
+        return fail(FaultKind::race, site,
+                    memory.explain(device, size, write) + ", which the previous launch wrote, before wait_for_previous_launch()", nullptr, device);
       }
       std::string writer = "thread " + std::to_string(thread_of(stamps[i]));
       for (const std::unique_ptr<Block> &other : blocks_) {
         if (other->run != run_of(stamps[i])) continue;
-        writer += other->run == lane.warp->block->run ? " of this block"
-                                                      : " of block (" + std::to_string(other->x) + ", " + std::to_string(other->y) + ", " + std::to_string(other->z) + ")";
+        writer += other->run == lane.warp->block->run
+                      ? " of this block"
+                      : " of block (" + std::to_string(other->x) + ", " + std::to_string(other->y) + ", " + std::to_string(other->z) + ")";
       }
       if (writer.find("block") == std::string::npos) writer += " of a block that has ended";
-      return fail(FaultKind::race, site, memory.explain(device, size, write) + ", which " + writer + " wrote in this launch, with nothing that orders the two", nullptr, device);
+      return fail(FaultKind::race, site,
+                  memory.explain(device, size, write) + ", which " + writer + " wrote in this launch, with nothing that orders the two", nullptr,
+                  device);
     }
   }
   if (!write) return;
@@ -85,8 +93,10 @@ void Machine::check_constant(uint64_t offset, uint32_t size, const void *device,
   for (uint32_t i = 0; i < size; ++i) {
     if (run_of(stamps[i]) < oldest) continue;
     return fail(FaultKind::race, site,
-                memory.explain(device, size, false) + " with load_constant() or load_stream(), which are for data that nobody writes while the kernel runs, but " +
-                    (run_of(stamps[i]) < first_run_ ? "the launch that this one overlaps" : "this launch") + " wrote it: use load_global() or load_l2()",
+                memory.explain(device, size, false) +
+                    " with load_constant() or load_stream(), which are for data that nobody writes while the kernel runs, but " +
+                    (run_of(stamps[i]) < first_run_ ? "the launch that this one overlaps" : "this launch") +
+                    " wrote it: use load_global() or load_l2()",
                 nullptr, device);
   }
 }

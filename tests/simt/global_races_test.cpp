@@ -30,9 +30,7 @@ TEST(GlobalRaces, InsideABlock) {
   EXPECT_EQ(races<Sync::block>(32), 0);
 }
 
-__global__ void overlapping_blocks(uint8_t *bytes, int32_t stride) {
-  store_global(bytes + block_x() * stride + thread_index(), 1);
-}
+__global__ void overlapping_blocks(uint8_t *bytes, int32_t stride) { store_global(bytes + block_x() * stride + thread_index(), 1); }
 
 TEST(GlobalRaces, BlocksThatWriteTheSameBytes) {
   Buffer<uint8_t> bytes("bytes", 4 * 32);

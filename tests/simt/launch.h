@@ -3,14 +3,13 @@
 
 #include <algorithm>
 #include <tuple>
+#include <type_traits>
 
 namespace think::ptx {
 
 template <class... P>
 int32_t prepare(void (*kernel)(P...), uint32_t shared_bytes) {
-  if (shared_bytes > simt::kSharedLimit) return simt::Machine::kInvalidValue;
-  simt::machine().prepare(reinterpret_cast<const void *>(kernel), shared_bytes);
-  return simt::Machine::kSuccess;
+  return simt::machine().prepare(reinterpret_cast<const void *>(kernel), shared_bytes);
 }
 
 // As if registers were no limit.
@@ -28,22 +27,25 @@ inline int32_t multiprocessors(int32_t *count) {
 template <class... P>
 int32_t launch(const Launch &how, void (*kernel)(P...), Same<P>... arguments) {
   static_assert((sizeof(P) + ... + 0) <= 4096, "kernel parameters are limited to 4 KiB");
+  static_assert((!std::is_reference_v<P> && ...), "a kernel cannot refer to the host's memory");
+  static_assert((std::is_trivially_copyable_v<P> && ...), "kernel parameters are copied byte by byte");
   if (how.grid.x <= 0 || how.grid.y <= 0 || how.grid.z <= 0) return simt::Machine::kSuccess;
-  if (how.shared_bytes > 48 * 1024 && simt::machine().prepared(reinterpret_cast<const void *>(kernel)) < how.shared_bytes) {
-    return simt::Machine::kInvalidValue;
-  }
   struct Call {
     void (*kernel)(P...);
     std::tuple<P...> arguments;
   };
   const Call call = {kernel, {arguments...}};
-  const simt::LaunchSpec spec = {how.name, {how.grid.x, how.grid.y, how.grid.z}, how.threads, how.shared_bytes, how.overlap,
+  const simt::LaunchSpec spec = {how.name,
+                                 {how.grid.x, how.grid.y, how.grid.z},
+                                 how.threads,
+                                 how.shared_bytes,
+                                 how.overlap,
                                  [](const void *data) {
                                    const Call &made = *static_cast<const Call *>(data);
                                    std::apply(made.kernel, made.arguments);
                                  },
                                  &call};
-  return simt::machine().launch(spec);
+  return simt::machine().launch(spec, reinterpret_cast<const void *>(kernel));
 }
 
 inline int32_t set_zero(void *memory, size_t bytes, void *) {

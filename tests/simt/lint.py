@@ -117,7 +117,8 @@ def check(text, name, pointer_members):
                 yield brace + match.start(), '*(...) dereferences a pointer'
                 continue
             last = re.findall(r'\w+', operand.group(2))
-            if (last and last[-1] in pointer_members) or (not last and (operand.group(1) in pointers or operand.group(1) in ('reinterpret_cast', 'static_cast'))):
+            known = last[-1] in pointer_members if last else operand.group(1) in pointers or operand.group(1) in ('reinterpret_cast', 'static_cast')
+            if known:
                 yield brace + match.start(), f'*{operand.group(1)}{operand.group(2)} dereferences a pointer'
 
 

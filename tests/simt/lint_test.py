@@ -14,8 +14,10 @@ def finds(body, signature='__global__ void k(const float *from, Params p)'):
 class Lint(unittest.TestCase):
     def test_finds(self):
         for body in ['float x = from[3];', 'float x = *from;', 'f(1, *from);', 'return *(from + 1);', 'int32_t i = p.pages[2];', 'x = *p.key;', 'x = p.key->y;',
-                     'const float *at = from + 2; float x = at[1];', 'float x = *static_cast<const float *>(v);', 'memcpy(&x, from, 4);',
-                     'asm volatile("nop;");', 'int t = threadIdx.x;', '__syncthreads();', '__shared__ float s[3];', 'atomicAdd(from, 1);', 'float x = __ldg(from);',
+                     'const float *at = from + 2; float x = at[1];', 'float x = *static_cast<const float *>(v);',
+                     'memcpy(&x, from, 4);',
+                     'asm volatile("nop;");', 'int t = threadIdx.x;', '__syncthreads();', '__shared__ float s[3];',
+                     'atomicAdd(from, 1);', 'float x = __ldg(from);',
                      'k<<<1, 2>>>();', 'float y = 2 * *from;', 'const T *a = from, *b = from; b[1];']:
             self.assertTrue(finds(body), body)
 

@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <numeric>
 #include <stdexcept>
@@ -42,6 +43,10 @@ struct Machine::Stacks {
     count = wanted;
     for (uint64_t i = 0; i < count; ++i) mprotect(memory + i * kStride, kPage, PROT_NONE);
   }
+  bool behind_one(const void *address) const {
+    const uint64_t at = static_cast<uint64_t>(static_cast<const uint8_t *>(address) - memory);
+    return memory && at < count * kStride && at % kStride < kPage;
+  }
   // The tops are staggered: without that, the hot ends of all stacks share the same few sets of the cache.
   uint8_t *top(uint64_t i) const {
     uint8_t *low = memory + i * kStride + kPage, *high = low + kStack;
@@ -58,13 +63,16 @@ Machine the_machine;
 static void on_segmentation_fault(int, siginfo_t *info, void *) {
   Machine &machine = the_machine;
   if (machine.memory.in_window(info->si_addr) && machine.running_a_lane()) {
-    machine.fail(FaultKind::out_of_bounds, Site(), "dereferences a device pointer itself, not through ptx.cuh: " + machine.memory.explain(info->si_addr, 1, false),
-                 nullptr, info->si_addr);
+    machine.fail(FaultKind::out_of_bounds, Site(),
+                 "dereferences a device pointer itself, not through ptx.cuh: " + machine.memory.explain(info->si_addr, 1, false), nullptr,
+                 info->si_addr);
   }
+  if (machine.running_a_lane() && machine.is_behind_a_stack(info->si_addr))
+    machine.fail(FaultKind::out_of_bounds, Site(), "the stack of the lane is full");
   signal(SIGSEGV, SIG_DFL);
 }
 
-Machine::Machine() : stacks_(new Stacks) {
+Machine::Machine() : stacks_(new Stacks), prints_launches_(std::getenv("THINK_SIMT_REPORT") != nullptr) {
   static uint8_t alternative_stack[1 << 16];
   stack_t stack = {};
   stack.ss_sp = alternative_stack;
@@ -78,10 +86,7 @@ Machine::Machine() : stacks_(new Stacks) {
 
 Machine::~Machine() = default;
 
-uint32_t Machine::prepared(const void *kernel) const {
-  const auto found = prepared_.find(kernel);
-  return found == prepared_.end() ? 0 : found->second;
-}
+bool Machine::is_behind_a_stack(const void *address) const { return stacks_->behind_one(address); }
 
 Counters Machine::total() const {
   Counters sum;
@@ -91,6 +96,7 @@ Counters Machine::total() const {
 
 void Machine::reset() {
   fault_ = Fault();
+  refusal_.clear();
   launches_.clear();
   memory.reset_counters();
 }
@@ -152,7 +158,11 @@ void Machine::end_lane() {
   Lane &lane = *current_;
   Warp &warp = *lane.warp;
   Block &block = *warp.block;
-  if (!lane.copies.empty()) fail(FaultKind::in_flight, lane.copies.front().site, "the thread ends while its cp.async to byte " + std::to_string(lane.copies.front().to) + " of shared memory is under way");
+  if (!lane.copies.empty()) {
+    const Copy &oldest = lane.copies.front();
+    fail(FaultKind::in_flight, oldest.site,
+         "the thread ends while its cp.async to byte " + std::to_string(oldest.to) + " of shared memory is under way");
+  }
   warp.ready &= ~lane.place;
   warp.ended |= lane.bit;
   lane.waits_for = "has ended";
@@ -211,10 +221,12 @@ bool Machine::barrier(int32_t name, int32_t threads, bool value, Site site) {
   Block &block = *warp.block;
   Barrier &barrier = block.barriers[name];
   if (threads % 32 || threads < 0 || threads > spec_->threads || (name && !threads)) {
-    fail(FaultKind::divergence, site, "sync_named(" + std::to_string(name) + ", " + std::to_string(threads) + "): not a number of whole warps of the block");
+    fail(FaultKind::divergence, site,
+         "sync_named(" + std::to_string(name) + ", " + std::to_string(threads) + "): not a number of whole warps of the block");
   }
   if (barrier.arrived && barrier.expected != static_cast<uint32_t>(threads)) {
-    fail(FaultKind::divergence, site, "sync_named(" + std::to_string(name) + ") with another number of threads than the lanes that wait there already");
+    fail(FaultKind::divergence, site,
+         "sync_named(" + std::to_string(name) + ") with another number of threads than the lanes that wait there already");
   }
   barrier.expected = static_cast<uint32_t>(threads);  // 0 = all live threads
   ++barrier.arrived;
@@ -274,7 +286,8 @@ void Machine::check_barrier_sites(Warp &warp, uint32_t places) {
     const Lane *lane = warp.order[__builtin_ctz(rest)];
     if (!first) first = lane;
     if (site_key(lane->site) != site_key(first->site)) {
-      fail(FaultKind::divergence, lane->site, "a barrier that other lanes of the warp pass in another place, line " + std::to_string(first->site.line()), lane);
+      fail(FaultKind::divergence, lane->site,
+           "a barrier that other lanes of the warp pass in another place, line " + std::to_string(first->site.line()), lane);
     }
     lanes |= lane->bit;
   }
@@ -338,11 +351,35 @@ void Machine::start_block(Block &block, int64_t index) {
   for (Lane &lane : block.lanes) lane.context = make_fcontext(lane.stack, Stacks::kStack - 4096, lane_entry);
 }
 
-int32_t Machine::launch(const LaunchSpec &spec) {
+int32_t Machine::refuse(const std::string &why) {
+  refusal_ = why;
+  return kInvalidValue;
+}
+
+int32_t Machine::prepare(const void *kernel, uint32_t shared_bytes) {
+  if (shared_bytes > kSharedLimit)
+    return refuse("prepare: " + std::to_string(shared_bytes) + " bytes of shared memory; a block may have " + std::to_string(kSharedLimit));
+  prepared_[kernel] = shared_bytes;
+  return kSuccess;
+}
+
+int32_t Machine::launch(const LaunchSpec &spec, const void *kernel) {
   if (fault_) return kLaunchFailure;  // sticky, as on the device
-  if (current_ || spec_) throw std::logic_error("simt: a launch inside of a kernel");
+  if (spec_) throw std::logic_error("simt: a launch inside of a kernel");
+  const std::string name = std::string(spec.name) + ": ";
+  if (spec.threads <= 0 || spec.threads > 1024 || spec.threads % 32) {
+    return refuse(name + std::to_string(spec.threads) + " threads; a block has 32 to 1024, and whole warps");
+  }
+  if (spec.grid[1] > 65535 || spec.grid[2] > 65535) return refuse(name + "a grid has at most 65535 blocks in y and z");
+  const auto prepared = prepared_.find(kernel);
+  if (spec.shared_bytes > std::max<uint32_t>(48 * 1024, prepared == prepared_.end() ? 0 : prepared->second)) {
+    return refuse(name + std::to_string(spec.shared_bytes) + " bytes of shared memory without a prepare() that allows them");
+  }
+  return run_grid(spec);
+}
+
+int32_t Machine::run_grid(const LaunchSpec &spec) {
   const int64_t total = static_cast<int64_t>(spec.grid[0]) * spec.grid[1] * spec.grid[2];
-  if (total <= 0) return kSuccess;
   spec_ = &spec;
   counters_ = {};
   waited_ = false;
@@ -351,11 +388,9 @@ int32_t Machine::launch(const LaunchSpec &spec) {
   first_run_ = last_run_ + 1;
   sites_.clear();
   site_slots_.assign(256, -1);
-  if (spec.threads <= 0 || spec.threads > 1024 || spec.threads % 32 || spec.shared_bytes > kSharedLimit || spec.grid[1] > 65535 || spec.grid[2] > 65535) {
-    spec_ = nullptr;
-    return kInvalidValue;
-  }
-  generator_.seed(static_cast<uint32_t>(options.seed * 2654435761u % 2147483646u + 1));
+  // Launches of one test differ, and are the same in every run of it.
+  const uint64_t seed = options.seed + launches_.size() * 7919;
+  generator_.seed(static_cast<uint32_t>(seed * 2654435761u % 2147483646u + 1));
   std::vector<int64_t> order(static_cast<size_t>(total));
   std::iota(order.begin(), order.end(), 0);
   if (options.seed) std::shuffle(order.begin(), order.end(), generator_);
@@ -409,10 +444,12 @@ int32_t Machine::launch(const LaunchSpec &spec) {
   for (std::unique_ptr<Block> &block : blocks_) block->active = false;
   current_ = nullptr;
   if (spec.overlap && !waited_) {
-    fail(FaultKind::race, Site(), "was launched with overlap, but no thread calls wait_for_previous_launch(): the launch after it may overtake the one before it");
+    fail(FaultKind::race, Site(),
+         "was launched with overlap, but no thread calls wait_for_previous_launch(): the launch after it may overtake the one before it");
   }
   launches_.push_back({spec.name, {spec.grid[0], spec.grid[1], spec.grid[2]}, spec.threads, spec.shared_bytes, counters_, sites_});
   spec_ = nullptr;
+  if (prints_launches_) std::fputs(launches_.back().text().c_str(), stdout);
   return fault_ ? kLaunchFailure : kSuccess;
 }
 

@@ -20,11 +20,11 @@ namespace simt {
 using Context = boost::context::detail::fcontext_t;
 
 struct Options {
-  uint64_t seed = 1;            // 0: blocks, warps and lanes in their natural order
-  bool races = true;            // in shared memory, and of blocks and warps in global memory
-  bool traffic = true;          // sectors and bank conflicts per instruction (bytes are always counted)
-  int32_t resident_blocks = 0;  // blocks that run interleaved; 0 = two to four, by seed
-  int32_t multiprocessors = 4;  // what multiprocessors() says
+  uint64_t seed = 1;                  // 0: blocks, warps and lanes in their natural order
+  bool races = true;                  // in shared memory, and of blocks and warps in global memory
+  bool traffic = true;                // sectors and bank conflicts per instruction (bytes are always counted)
+  int32_t resident_blocks = 0;        // blocks that run interleaved; 0 = two to four, by seed
+  int32_t multiprocessors = 4;        // what multiprocessors() says
   uint32_t clock_limit = kTimeLimit;  // barriers of a block after which the race check starts again; smaller for tests of that
 };
 
@@ -86,7 +86,7 @@ struct Warp {
   uint32_t at_barrier[16] = {};
   uint32_t last_place = 0;
   int32_t quantum = 0;
-  int32_t copies = 0;    // of all lanes, not arrived
+  int32_t copies = 0;  // of all lanes, not arrived
   int32_t group_count = 0;
   Group groups[32];
   Clocks clocks;
@@ -100,8 +100,8 @@ struct Seen {
 };
 struct Arrival {
   uint32_t run, thread, time;
-  Clocks clocks;            // what its warp knew of its own block
-  std::vector<Seen> seen;   // what its block knew of others
+  Clocks clocks;           // what its warp knew of its own block
+  std::vector<Seen> seen;  // what its block knew of others
 };
 struct Meeting {
   std::vector<Arrival> arrivals;
@@ -118,8 +118,8 @@ struct Block {
   bool active = false;
   int32_t live_threads = 0;
   uint32_t now = 1;
-  uint32_t run = 0;                     // a number of its own for every block that was ever started
-  std::vector<uint32_t> earlier_runs;   // of this block, before its clock started again
+  uint32_t run = 0;                    // a number of its own for every block that was ever started
+  std::vector<uint32_t> earlier_runs;  // of this block, before its clock started again
   std::vector<Seen> seen;
   std::vector<Lane> lanes;
   std::vector<Warp> warps;
@@ -151,14 +151,14 @@ class Machine {
   // ---- for tests
   Options options;
   const Fault &fault() const { return fault_; }
+  const std::string &refusal() const { return refusal_; }  // why the last launch or prepare() returned kInvalidValue
   const std::vector<LaunchRecord> &launches() const { return launches_; }
   Counters total() const;
   void reset();  // forgets the fault, launches and counters; buffers stay
 
   // ---- for launch.h
-  int32_t launch(const LaunchSpec &spec);
-  void prepare(const void *kernel, uint32_t shared_bytes) { prepared_[kernel] = shared_bytes; }
-  uint32_t prepared(const void *kernel) const;
+  int32_t launch(const LaunchSpec &spec, const void *kernel);
+  int32_t prepare(const void *kernel, uint32_t shared_bytes);
   void end_of_overlap() { previous_first_run_ = last_run_ + 1; }  // something else comes in the stream
 
   // ---- for device.h: what a lane does
@@ -166,6 +166,7 @@ class Machine {
   Block &block() { return *current_->warp->block; }
   const LaunchSpec &spec() const { return *spec_; }
   bool running_a_lane() const { return current_ != nullptr; }
+  bool is_behind_a_stack(const void *address) const;
   uint8_t *global(const void *device, uint32_t size, bool write, Site site);
   uint8_t *global_constant(const void *device, uint32_t size, Site site);  // a read through the cache that nobody keeps up to date
   uint8_t *global_atomic(void *device, uint32_t size, Site site);
@@ -189,6 +190,8 @@ class Machine {
   friend void lane_entry(boost::context::detail::transfer_t from);
   struct Stacks;
 
+  int32_t refuse(const std::string &why);
+  int32_t run_grid(const LaunchSpec &spec);
   void start_block(Block &block, int64_t index);
   void run_warp(Warp &warp);
   void switch_to(Lane *lane);
@@ -227,15 +230,17 @@ class Machine {
   Lane *current_ = nullptr;
   Context scheduler_ = nullptr;
   std::minstd_rand generator_;
-  Counters counters_;  // of the running launch
+  Counters counters_;                                               // of the running launch
   uint32_t last_run_ = 0, first_run_ = 0, previous_first_run_ = 1;  // of blocks; the first of this launch and of the one before
   std::unordered_map<uint64_t, Meeting> meetings_;
   bool waited_ = false;  // some thread of this launch for the previous one
   Fault fault_;
+  std::string refusal_;
   std::vector<LaunchRecord> launches_;
   std::unordered_map<const void *, uint32_t> prepared_;
   std::vector<std::unique_ptr<Block>> blocks_;
   std::unique_ptr<Stacks> stacks_;
+  const bool prints_launches_;
   std::vector<SiteCounters> sites_;
   std::vector<int32_t> site_slots_;  // open addressing into sites_
   struct Scattered {
@@ -243,7 +248,7 @@ class Machine {
     int32_t occurrence, lane;
     const LogEntry *entry;
   };
-  std::vector<Scattered> scattered_;                  // of flush()
+  std::vector<Scattered> scattered_;                // of flush()
   std::vector<std::pair<uint64_t, int32_t>> seen_;  // of flush()
 
  public:
@@ -293,7 +298,8 @@ inline uint8_t *Machine::global_constant(const void *device, uint32_t size, Site
 
 inline uint8_t *Machine::shared(Bounds bounds, uint32_t at, uint32_t size, bool write, Site site) {
   SharedMemory &memory_of_block = block().shared;
-  if (!inside(bounds, at, size) || at % size || !(write ? memory_of_block.none_in_flight(at, size) : memory_of_block.all_in_state(at, size, kPresent))) {
+  if (!inside(bounds, at, size) || at % size ||
+      !(write ? memory_of_block.none_in_flight(at, size) : memory_of_block.all_in_state(at, size, kPresent))) {
     shared_fault(bounds, at, size, write, site, nullptr);
   }
   if (options.races) {

@@ -3,8 +3,8 @@
 #include <sys/mman.h>
 
 #include <cstdio>
-#include <new>
 #include <cstring>
+#include <new>
 #include <stdexcept>
 
 namespace simt {
@@ -137,8 +137,10 @@ std::string Memory::explain(const void *device, uint32_t size, bool write, Fault
   const std::string name = "buffer \"" + buffer->name + "\" (" + std::to_string(buffer->bytes) + " bytes" + (buffer->live ? ")" : ", released)");
   const int64_t at = static_cast<int64_t>(offset - buffer->offset);
   if (at < 0) return access + std::to_string(-at) + " bytes before " + name;
-  if (at >= static_cast<int64_t>(buffer->bytes)) return access + std::to_string(at - static_cast<int64_t>(buffer->bytes)) + " bytes behind the end of " + name;
-  if (at + static_cast<int64_t>(size) > static_cast<int64_t>(buffer->bytes)) return access + "at byte " + std::to_string(at) + ", beyond the end of " + name;
+  if (at >= static_cast<int64_t>(buffer->bytes))
+    return access + std::to_string(at - static_cast<int64_t>(buffer->bytes)) + " bytes behind the end of " + name;
+  if (at + static_cast<int64_t>(size) > static_cast<int64_t>(buffer->bytes))
+    return access + "at byte " + std::to_string(at) + ", beyond the end of " + name;
   if (!buffer->live) return access + "at byte " + std::to_string(at) + " of " + name;
   if (offset % size) {
     found = FaultKind::misaligned;

@@ -120,7 +120,8 @@ __global__ void strided(const T *from, T *to, int32_t stride) {
 template <class T>
 void check_sectors(int32_t stride, uint64_t sectors_per_warp, uint32_t misalignment = 0) {
   constexpr int32_t kThreads = 96;
-  Buffer<T> in("input", std::vector<T>(kThreads * static_cast<size_t>(stride)), misalignment), out("output", kThreads * static_cast<size_t>(stride), misalignment);
+  Buffer<T> in("input", std::vector<T>(kThreads * static_cast<size_t>(stride)), misalignment),
+      out("output", kThreads * static_cast<size_t>(stride), misalignment);
   EXPECT_NO_FAULT(run_kernel({.threads = kThreads}, 1, strided<T>, in.device(), out.device(), stride));
   const simt::Counters counters = machine().total();
   EXPECT_EQ(counters.global_read_bytes, kThreads * sizeof(T));
@@ -176,9 +177,27 @@ TEST(GlobalMemory, CountsALongLoopWithoutCollectives) {
 
 __global__ void needs_much_shared() {}
 
+// Calls itself until the stack is full; no optimisation may turn that into a loop.
+int32_t dig(int32_t depth, volatile int32_t *outer) {
+  volatile int32_t room[64];
+  room[depth % 64] = *outer + 1;
+  return depth ? dig(depth - 1, room + depth % 64) + room[depth % 64] : room[0];
+}
+__global__ void needs_much_stack(int32_t depth) {
+  volatile int32_t start = 0;
+  dig(depth, &start);
+}
+
+TEST(Launch, FindsAFullStack) {
+  EXPECT_NO_FAULT(run_kernel({}, 1, needs_much_stack, 50));
+  const simt::Fault &fault = run_kernel({}, 1, needs_much_stack, 1000000);
+  EXPECT_NE(fault.what.find("stack"), std::string::npos) << fault.what;
+}
+
 TEST(Launch, RefusesWhatADeviceRefuses) {
   machine().reset();
   EXPECT_EQ(launch({.name = "big", .grid = {1}, .threads = 32, .shared_bytes = 49 * 1024}, needs_much_shared), simt::Machine::kInvalidValue);
+  EXPECT_NE(machine().refusal().find("50176 bytes of shared memory without a prepare()"), std::string::npos) << machine().refusal();
   EXPECT_EQ(prepare(needs_much_shared, 300 * 1024), simt::Machine::kInvalidValue);
   EXPECT_EQ(prepare(needs_much_shared, 49 * 1024), 0);
   EXPECT_EQ(launch({.name = "big", .grid = {1}, .threads = 32, .shared_bytes = 49 * 1024}, needs_much_shared), 0);

@@ -11,7 +11,8 @@ namespace {
 template <bool Half>
 __float128 value_of(uint32_t bits) {
   const int32_t mantissa_bits = Half ? 10 : 7, bias = Half ? 15 : 127;
-  const int32_t exponent = static_cast<int32_t>(bits >> mantissa_bits & (Half ? 0x1f : 0xff)), mantissa = static_cast<int32_t>(bits & ((1u << mantissa_bits) - 1));
+  const int32_t exponent = static_cast<int32_t>(bits >> mantissa_bits & (Half ? 0x1f : 0xff)),
+                mantissa = static_cast<int32_t>(bits & ((1u << mantissa_bits) - 1));
   __float128 value = exponent ? mantissa + (1 << mantissa_bits) : mantissa;
   for (int32_t e = (exponent ? exponent : 1) - bias - mantissa_bits; e > 0; --e) value *= 2;
   for (int32_t e = (exponent ? exponent : 1) - bias - mantissa_bits; e < 0; ++e) value /= 2;

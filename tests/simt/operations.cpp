@@ -15,7 +15,8 @@ void shuffle(Warp &warp, uint32_t lanes) {
     const int32_t lane = __builtin_ctz(rest);
     ShuffleArguments &own = arguments<ShuffleArguments>(warp, lane);
     if (!(lanes >> own.from & 1)) {
-      machine().fail(FaultKind::divergence, warp.lanes[lane]->site, "a shuffle reads lane " + std::to_string(own.from) + ", which takes no part in it", warp.lanes[lane]);
+      machine().fail(FaultKind::divergence, warp.lanes[lane]->site,
+                     "a shuffle reads lane " + std::to_string(own.from) + ", which takes no part in it", warp.lanes[lane]);
     }
     own.result = arguments<ShuffleArguments>(warp, own.from).value;
   }
@@ -113,7 +114,8 @@ const Operation kVote = {"ballot, any or all", vote, false};
 const Operation kSyncWarp = {"sync_warp", sync_warp, false};
 const Operation kMoveMatrix = {"movmatrix_trans", move_matrix, true};
 const Operation kMma[2] = {{"mma<BF16>", mma<false>, true}, {"mma<F16>", mma<true>, true}};
-const Operation kLdmatrix[3] = {{"ldmatrix<1>", ldmatrix<1, false>, true}, {"ldmatrix<2>", ldmatrix<2, false>, true}, {"ldmatrix<4>", ldmatrix<4, false>, true}};
+const Operation kLdmatrix[3] = {
+    {"ldmatrix<1>", ldmatrix<1, false>, true}, {"ldmatrix<2>", ldmatrix<2, false>, true}, {"ldmatrix<4>", ldmatrix<4, false>, true}};
 const Operation kLdmatrixTrans[3] = {
     {"ldmatrix_trans<1>", ldmatrix<1, true>, true}, {"ldmatrix_trans<2>", ldmatrix<2, true>, true}, {"ldmatrix_trans<4>", ldmatrix<4, true>, true}};
 

@@ -13,24 +13,23 @@ using Site = std::source_location;
 
 enum class FaultKind {
   none,
-  out_of_bounds,   // global or shared memory outside of a buffer or view, read-only, released, or not through ptx.cuh
+  out_of_bounds,  // global or shared memory outside of a buffer or view, read-only, released, or not through ptx.cuh
   misaligned,
-  uninitialised,   // global or shared memory that nobody has written
-  in_flight,       // shared memory that a cp.async is still filling: the wait is missing
-  race,            // shared memory without a barrier in between
-  divergence,      // a collective or barrier that the named lanes do not all reach, or not at one place
-  launch,          // wrong configuration
+  uninitialised,  // global or shared memory that nobody has written
+  in_flight,      // shared memory that a cp.async is still filling: the wait is missing
+  race,           // shared memory without a barrier in between
+  divergence,     // a collective or barrier that the named lanes do not all reach, or not at one place
 };
 
 const char *fault_name(FaultKind kind);
 
 struct Fault {
   FaultKind kind = FaultKind::none;
-  std::string kernel, buffer;        // buffer: name of the global buffer, empty for shared memory
+  std::string kernel, buffer;  // buffer: name of the global buffer, empty for shared memory
   int32_t block[3] = {-1, -1, -1};
   int32_t thread = -1;
-  uint64_t address = 0;              // global address, or byte in shared memory
-  std::string file, what;            // what: the whole story in one sentence
+  uint64_t address = 0;    // global address, or byte in shared memory
+  std::string file, what;  // what: the whole story in one sentence
   uint32_t line = 0;
 
   explicit operator bool() const { return kind != FaultKind::none; }
@@ -68,8 +67,9 @@ struct LaunchRecord {
   Counters counters;
   std::vector<SiteCounters> sites;
 
-  // Conflicts of the source line `line` of the kernel's file, all columns and kinds together.
+  // Conflicts of a source line, all columns and kinds together.
   uint64_t conflicts_at(uint32_t line) const;
+  // A table for people, a line for each place in the source (the instances of a template together).
   std::string text() const;
 };
 

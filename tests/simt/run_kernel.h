@@ -42,9 +42,9 @@ int32_t seeds_caught(FaultKind kind, const Shape &shape, void (*kernel)(P...), S
   return caught;
 }
 
-#define EXPECT_NO_FAULT(call)                \
-  do {                                       \
-    const simt::Fault &no_fault = call;      \
+#define EXPECT_NO_FAULT(call)                  \
+  do {                                         \
+    const simt::Fault &no_fault = call;        \
     EXPECT_FALSE(no_fault) << no_fault.text(); \
   } while (0)
 

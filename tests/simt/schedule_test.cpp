@@ -86,12 +86,23 @@ TEST(Schedule, TheLastBlockSeesAllOthers) {
   std::set<uint32_t> last_blocks;
   for (uint64_t seed = 0; seed < 40; ++seed) {
     Buffer<uint32_t> in("values", values), parts("parts", 12), counter("counter", std::vector<uint32_t>(1)), out("out", 1), last("last", 1);
-    EXPECT_NO_FAULT(run_kernel({.blocks = 6, .threads = 64}, seed, reduce, in.device(), parts.device(), counter.device(), out.device(), last.device()));
+    EXPECT_NO_FAULT(
+        run_kernel({.blocks = 6, .threads = 64}, seed, reduce, in.device(), parts.device(), counter.device(), out.device(), last.device()));
     EXPECT_EQ(out.download()[0], expected);
     EXPECT_EQ(counter.download()[0], 0u);  // ready for the next launch
     last_blocks.insert(last.download()[0]);
   }
   EXPECT_GE(last_blocks.size(), 4u);
+}
+
+TEST(Report, NamesEveryPlace) {
+  Buffer<uint32_t> counter("counter", std::vector<uint32_t>(1)), order("order", 16);
+  EXPECT_NO_FAULT(run_kernel({.blocks = 16}, 1, order_of_blocks, counter.device(), order.device()));
+  ASSERT_EQ(machine().launches().size(), 1u);
+  const std::string text = machine().launches()[0].text();
+  EXPECT_NE(text.find("tested: grid 16 x 1 x 1, 32 threads, 0 bytes shared; read 0 B in 0 sectors, wrote 64 B in 16 sectors"), std::string::npos) << text;
+  EXPECT_NE(text.find("schedule_test.cpp:"), std::string::npos) << text;
+  EXPECT_NE(text.find("atomic                       16 instructions"), std::string::npos) << text;
 }
 
 TEST(Atomics, WrapAndCountDown) {

@@ -28,9 +28,7 @@ TEST(SharedMemory, ReportsWhatLeavesItsView) {
   EXPECT_EQ(run_kernel({.shared_bytes = 48}, 1, views, 7, true).kind, FaultKind::out_of_bounds);
 }
 
-TEST(SharedMemory, ReportsUninitialisedReads) {
-  EXPECT_EQ(run_kernel({.shared_bytes = 64}, 1, views, 0, false).kind, FaultKind::uninitialised);
-}
+TEST(SharedMemory, ReportsUninitialisedReads) { EXPECT_EQ(run_kernel({.shared_bytes = 64}, 1, views, 0, false).kind, FaultKind::uninitialised); }
 
 __global__ void partly_written() {
   SharedCarver carver = shared_memory();
@@ -266,15 +264,15 @@ TEST(BankConflicts, OfStrides) {
   check_conflicts<uint32_t>(8, 8, 7);
   check_conflicts<uint32_t>(32, 32, 31);
   check_conflicts<uint32_t>(33, 1, 0);
-  check_conflicts<uint8_t>(1, 1, 0);   // four lanes in a word
+  check_conflicts<uint8_t>(1, 1, 0);  // four lanes in a word
   check_conflicts<uint16_t>(1, 1, 0);
   check_conflicts<uint16_t>(2, 1, 0);
   check_conflicts<uint16_t>(64, 32, 31);
-  check_conflicts<Words2>(1, 2, 0);    // two phases of 16 lanes
+  check_conflicts<Words2>(1, 2, 0);  // two phases of 16 lanes
   check_conflicts<Words2>(2, 4, 2);
   check_conflicts<Words2>(16, 32, 30);
   check_conflicts<Words2>(0, 2, 0);
-  check_conflicts<Words4>(1, 4, 0);    // four phases of 8 lanes
+  check_conflicts<Words4>(1, 4, 0);  // four phases of 8 lanes
   check_conflicts<Words4>(2, 8, 4);
   check_conflicts<Words4>(8, 32, 28);
   check_conflicts<Words4>(9, 4, 0);
@@ -308,10 +306,10 @@ uint64_t matrix_conflicts(int32_t units) {
 TEST(BankConflicts, OfLdmatrix) {
   EXPECT_EQ(matrix_conflicts<true>(8), 0u);
   EXPECT_EQ(matrix_conflicts<true>(16), 0u);
-  EXPECT_EQ(matrix_conflicts<false>(9), 0u);           // odd stride
-  EXPECT_EQ(matrix_conflicts<false>(8), 4u * 4 * 7);   // four instructions, four matrices, all eight rows in the same four banks
+  EXPECT_EQ(matrix_conflicts<false>(9), 0u);          // odd stride
+  EXPECT_EQ(matrix_conflicts<false>(8), 4u * 4 * 7);  // four instructions, four matrices, all eight rows in the same four banks
   EXPECT_EQ(matrix_conflicts<false>(16), 8u * 4 * 7);
-  EXPECT_EQ(matrix_conflicts<false>(2), 4u * 1);       // stride 32 bytes: rows 0 and 4 meet
+  EXPECT_EQ(matrix_conflicts<false>(2), 4u * 1);  // stride 32 bytes: rows 0 and 4 meet
   EXPECT_EQ(matrix_conflicts<false>(4), 2u * 4 * 3);
 }
 
@@ -319,7 +317,7 @@ __global__ void two_sites() {
   SharedCarver carver = shared_memory();
   const Shared<uint32_t> slots = carver.take<uint32_t>(1024);
   for (int32_t i = 0; i < 5; ++i) {
-    store_shared(slots + lane_index(), 1);       // no conflict
+    store_shared(slots + lane_index(), 1);  // no conflict
     sync_warp();
     store_shared(slots + lane_index() * 32, 1);  // 31
     sync_warp();
