@@ -26,6 +26,13 @@ think_status check_kernels(const think_plan &plan, const char *function, think_e
   return fail(error, THINK_E_UNSUPPORTED, 0, "%s: this version has no CUDA kernels for it, only for %s", function, plan.context->cuda->stages);
 }
 
+think_status check_device_problem(const Argument &argument, const Shape &shape) {
+  constexpr int32_t kMostBlocks = 65535;  // of a grid along its second and third axis: KV heads and sequences
+  if (shape.kv_heads > kMostBlocks) return unsupported(argument, "kv_heads", "at most %d on a CUDA device, got %d", kMostBlocks, shape.kv_heads);
+  if (shape.max_batch > kMostBlocks) return unsupported(argument, "max_batch", "at most %d on a CUDA device, got %d", kMostBlocks, shape.max_batch);
+  return THINK_OK;
+}
+
 think_status check_device_rows(const Argument &argument, const think_tensor &tensor) {
   constexpr int64_t kAlignment = 16;
   if (tensor.extent[0] == 0 || tensor.extent[2] == 0) return THINK_OK;

@@ -16,6 +16,9 @@ think_status device_failed(const cuda::Backend &backend, int32_t code, const cha
 think_status check_kernels(const think_plan &plan, const char *function, think_error *error);
 bool has_kernels(const think_plan &plan, int32_t stage);
 
+// What a problem can be on a device and on the CPU differs: THINK_E_UNSUPPORTED.
+think_status check_device_problem(const Argument &argument, const Shape &shape);
+
 // Rows that kernels read 16 bytes at a time: THINK_E_UNSUPPORTED when base or strides do not allow it.
 think_status check_device_rows(const Argument &argument, const think_tensor &tensor);
 

@@ -220,6 +220,18 @@ TEST_F(DevicePlan, RefusesWhatTheHostCannotDo) {
   expect_refused(THINK_E_WORKSPACE, "expected at least 392, got 391", think_score_update(plan, &query, &key, &batch, state, &launch, &error));
 }
 
+TEST_F(DevicePlan, RefusesGridsThatCannotBe) {
+  think_plan *second = nullptr;
+  problem.max_batch = 65536;
+  expect_refused(THINK_E_UNSUPPORTED, "problem->max_batch: at most 65535 on a CUDA device, got 65536", think_supports(context, &problem, &error));
+  expect_refused(THINK_E_UNSUPPORTED, "problem->max_batch: at most 65535", think_plan_create(context, &problem, &second, &error));
+  problem.max_batch = 65535;
+  EXPECT_EQ(THINK_OK, think_supports(context, &problem, &error));
+  problem.query_heads = problem.kv_heads = 65536;
+  expect_refused(THINK_E_UNSUPPORTED, "problem->kv_heads: at most 65535", think_supports(context, &problem, &error));
+  EXPECT_EQ(nullptr, second);
+}
+
 TEST_F(DevicePlan, HandsOnWhatTheDeviceSays) {
   calls->fail_with = 700;
   EXPECT_EQ(THINK_E_DEVICE, think_score_reset(plan, take<char>(1 << 20), &batch, &launch, &error));

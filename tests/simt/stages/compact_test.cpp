@@ -128,7 +128,7 @@ TEST(CompactOnDevice, RowsToTilesEveryWidth) {
 
 // Any layouts, pages on either side, per-head lengths and first rows, slots, gaps, bases on one or both sides.
 TEST(CompactOnDevice, RandomSegments) {
-  for (int32_t seed = 0; seed < 400; ++seed) {
+  for (int32_t seed = 0; seed < cases(400); ++seed) {
     Random random(seed);
     const int32_t heads = pick(random, 1, 3), count = pick(random, 1, 3), slots = count + pick(random, 0, 2);
     const int32_t key_channels = 8 * pick(random, 1, 17), value_channels = 8 * pick(random, 1, 17);

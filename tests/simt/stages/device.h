@@ -21,6 +21,12 @@ inline void begin(uint64_t seed) {
   simt::machine().options = {.seed = seed};
 }
 
+// THINK_TEST_QUICK=1, for sanitizers and builds that are not optimised: fewer random cases.
+inline int32_t cases(int32_t all) {
+  const char *quick = std::getenv("THINK_TEST_QUICK");
+  return quick && *quick && *quick != '0' ? (all + 7) / 8 : all;
+}
+
 #define ASSERT_RUNS(call) ASSERT_EQ(0, call) << simt::machine().fault().text()
 
 // What a call moved, as a part of what its model says: printed with THINK_TEST_REPORT=1.

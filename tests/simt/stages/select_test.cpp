@@ -115,7 +115,7 @@ std::vector<int32_t> budgets_on_device(const select::Budgets &arguments, const s
 
 TEST(BudgetsOnDevice, SameBitsAsTheCpu) {
   std::mt19937 random(4);
-  for (uint64_t i = 0; i < 120; ++i) {
+  for (int32_t i = 0; i < cases(120); ++i) {
     select::Budgets arguments{};
     arguments.layers = 1 + static_cast<int32_t>(random() % 3);
     arguments.batch = 1 + static_cast<int32_t>(random() % 3);
@@ -134,7 +134,7 @@ TEST(BudgetsOnDevice, SameBitsAsTheCpu) {
     std::vector<int32_t> want(static_cast<size_t>(heads) * arguments.batch);
     std::vector<char> workspace(static_cast<size_t>(select::budgets_workspace(arguments)) + 64);
     select::budgets(arguments, gains.data(), want.data(), workspace.data());
-    begin(i);
+    begin(static_cast<uint64_t>(i));
     ASSERT_EQ(want, budgets_on_device(arguments, gains)) << i;
   }
 }
