@@ -14,11 +14,18 @@ case $? in
 esac
 
 options=(-DTHINK_TESTS=OFF -DTHINK_CLI=OFF)
-[ -z "$architectures" ] || options+=("-DTHINK_CUDA_ARCHITECTURES=$architectures")
+if [ -n "$architectures" ]; then options+=("-DTHINK_CUDA_ARCHITECTURES=$architectures"); else options+=(-UTHINK_CUDA_ARCHITECTURES); fi
 cmake --preset cuda -B "$tree" "${options[@]}" && cmake --build "$tree" --target think_cuda -j "$(nproc)" || exit 1
 
 library=$tree/libthink_cuda.so.1
 bash tests/backend/library_test.sh "$library" || exit 1
+
+# Run calls only launch: what would allocate, wait, copy or clear an error is not even linked to. (cudaMemsetAsync is a launch as well.)
+allowed='cudaLaunchKernelExC|cudaMemsetAsync|cudaFuncGetAttributes|cudaFuncSetAttribute|cudaOccupancyMaxActiveBlocksPerMultiprocessor'
+allowed+='|cudaGetDevice|cudaDeviceGetAttribute|cudaGetErrorString'
+called=$(find "$tree/CMakeFiles/think_cuda.dir" -name '*.o' -exec nm -u {} + | awk '{ print $2 }' | grep -E '^cu' | sort -u)
+forbidden=$(echo "$called" | grep -vxE "$allowed")
+[ -n "$called" ] && [ -z "$forbidden" ] || { echo "FAIL: calls of the CUDA runtime: $called" >&2; exit 1; }
 
 # Every kernel was compiled for every architecture, and none spilled: that would have failed the build.
 kernels=$tree/kernels.txt
