@@ -10,6 +10,7 @@ namespace {
 using namespace ptx;
 
 constexpr int32_t kWarps = 4, kThreads = 32 * kWarps;
+constexpr int32_t kBlocks = 5;  // of a multiprocessor, at least: as many registers as that allows, or ptxas spills for the sake of more
 constexpr int32_t kChunk = 8;  // 16-bit elements of 16 bytes: what a thread moves at a time, in numbers, whatever their type
 constexpr int32_t kAbsent = 255;
 
@@ -265,7 +266,7 @@ THINK_DEVICE void for_each_kept(const Stage &stage, const Job &job, int32_t row_
 }
 
 template <class From, class To>
-__global__ void __launch_bounds__(kThreads) compact_rows_to_tiles(Move move) {
+__global__ void __launch_bounds__(kThreads, kBlocks) compact_rows_to_tiles(Move move) {
   SharedCarver carver = shared_memory();
   const Job job = job_of(move, carver);
   const Stage stage = take_stage(carver, move.warps, warp_index(), move.row_chunks, 0);
@@ -308,7 +309,7 @@ THINK_DEVICE void store_rows(const Stage &stage, const Job &job, int32_t first, 
 }
 
 template <class From, class To>
-__global__ void __launch_bounds__(kThreads) compact_rows_to_rows(Move move) {
+__global__ void __launch_bounds__(kThreads, kBlocks) compact_rows_to_rows(Move move) {
   using Staged = StagedAs<From, To>;
   SharedCarver carver = shared_memory();
   const Job job = job_of(move, carver);
@@ -334,7 +335,7 @@ __global__ void __launch_bounds__(kThreads) compact_rows_to_rows(Move move) {
 }
 
 // f32 stays f32: numbers of four bytes have no ldmatrix. A lane is a token; what it reads of a row is in the first cache when its neighbour channels come.
-__global__ void __launch_bounds__(kThreads) compact_rows_to_tiles_f32(Move move) {
+__global__ void __launch_bounds__(kThreads, kBlocks) compact_rows_to_tiles_f32(Move move) {
   SharedCarver carver = shared_memory();
   const Job job = job_of(move, carver);
   const int32_t lane = lane_index();
@@ -354,7 +355,7 @@ __global__ void __launch_bounds__(kThreads) compact_rows_to_tiles_f32(Move move)
 // ---- tiles to tiles: four lanes have a channel of a tile
 
 template <class From, class To>
-__global__ void __launch_bounds__(kThreads) compact_tiles_to_tiles(Move move) {
+__global__ void __launch_bounds__(kThreads, kBlocks) compact_tiles_to_tiles(Move move) {
   SharedCarver carver = shared_memory();
   const Job job = job_of(move, carver);
   const int32_t lane = lane_index(), token = lane % 4 * kChunk;
@@ -398,7 +399,7 @@ uint32_t rows_shared_bytes() {
 }
 
 template <class From, class To>
-__global__ void __launch_bounds__(kThreads) compact_to_rows(Move move) {
+__global__ void __launch_bounds__(kThreads, kBlocks) compact_to_rows(Move move) {
   constexpr int32_t kFrom = static_cast<int32_t>(sizeof(From)), kTo = static_cast<int32_t>(sizeof(To));
   SharedCarver carver = shared_memory();
   const Job job = job_of(move, carver);
