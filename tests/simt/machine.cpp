@@ -348,6 +348,10 @@ void Machine::start_block(Block &block, int64_t index) {
       lane.waits_for = nullptr;
     }
   }
+#if defined(__SANITIZE_ADDRESS__)
+  // A lane ends in the middle of functions that never return, near the top of its stack, and what they poisoned stays so.
+  for (Lane &lane : block.lanes) ASAN_UNPOISON_MEMORY_REGION(lane.stack - 16384, 16384);
+#endif
   for (Lane &lane : block.lanes) lane.context = make_fcontext(lane.stack, Stacks::kStack - 4096, lane_entry);
 }
 
