@@ -8,8 +8,8 @@ namespace simt {
 void SharedMemory::begin(uint32_t bytes, bool races) {
   bytes_ = bytes;
   if (data_.size() < bytes) data_.resize(bytes), state_.resize(bytes);
-  std::memset(data_.data(), 0xff, bytes);
-  std::memset(state_.data(), kNeverWritten, bytes);
+  std::fill_n(data_.begin(), bytes, uint8_t{0xff});
+  std::fill_n(state_.begin(), bytes, kNeverWritten);
   if (races) {
     if (write_.size() < bytes) write_.resize(bytes), read_.resize(bytes), other_read_.resize(bytes);
     forget_times();
