@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Sets up, builds and runs the tests. Closes with one line: N passed, N failed, N skipped.
-#   tests/run.sh         tier 1: release build and one sanitizer build, every stage on every instruction set at hand, ABI gate, flow, examples' smoke
-#   tests/run.sh --all   also the other sanitizers, the full sweeps, the cross builds under qemu and the fidelity table
+#   tests/run.sh         tier 1: release build and one sanitizer build, every stage on every instruction set at hand, ABI gate, flow, examples' smoke,
+#                        CUDA kernels in the emulator and compiled for sm_80 and sm_90
+#   tests/run.sh --all   also the other sanitizers, the full sweeps, all CUDA architectures, the cross builds under qemu and the fidelity table
 #   tests/run.sh --help
 # Logs and build trees: out/ in the repository. Idempotent; as root it installs missing Debian packages, otherwise it names them.
 set -uo pipefail
@@ -11,13 +12,13 @@ all=0
 for argument in "$@"; do
   case $argument in
     --all) all=1 ;;
-    -h | --help) sed -n '2,7s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) echo "run.sh: unknown argument '$argument' (see --help)" >&2; exit 2 ;;
   esac
 done
 
 . tests/packages.sh
-need_packages g++ cmake ninja-build pkg-config libgtest-dev libeigen3-dev libcli11-dev nlohmann-json3-dev libopenblas-dev abigail-tools \
+need_packages g++ cmake ninja-build pkg-config libgtest-dev libeigen3-dev libcli11-dev nlohmann-json3-dev libopenblas-dev libboost-context-dev abigail-tools \
   binutils python3 python3-pip python3-venv ca-certificates || exit 1
 
 jobs=$(nproc)
@@ -80,10 +81,18 @@ PY
   [ "$3" -eq 0 ] || grep -E 'Skipped|Not Run' "$log" | sed 's/^/        /' | sort -u | head -n 20
 }
 
+# The CUDA compiler, which some tests of the release build use as well. Where it cannot be had they say so.
+if toolkit=$(libthink/cmake/cuda_toolkit.sh 2>"$logs/cuda-toolkit.log"); then
+  eval "$(echo "$toolkit" | tail -n 1)"
+  export CUDACXX
+fi
+
 if build release; then
   suite release release
   step "installed package" bash tests/abi/install_test.sh out/release
   step "engine smoke" bash tests/engine/smoke.sh out/release
+  # Compiled for real, which needs no GPU. The kernels' own tests ran in the emulator, as part of the suite above.
+  step "CUDA backend" bash tests/backend/cuda.sh out/release "$([ "$all" = 1 ] || echo '80-real;90-real')"
 fi
 # One sanitizer build; the full sweeps of the stages are left to --all, they are slow there.
 if build asan -DTHINK_EXAMPLES=OFF; then

@@ -43,7 +43,7 @@ typedef void (*think_log)(void *user, int32_t level, const char *message);
 typedef struct think_context_options {
   uint32_t struct_size;         /* sizeof(think_context_options) */
   uint32_t flags;               /* 0 */
-  think_device device_type;     /* 0 = THINK_DEVICE_CPU */
+  think_device device_type;     /* 0 = THINK_DEVICE_CPU. THINK_DEVICE_CUDA loads libthink_cuda.so.1 */
   int32_t device_index;         /* 0 = the first */
   int32_t threads;              /* CPU: 0 = 1, the caller's own; -1 = one for every core that this process may use; n, at most 1024.
                                    With parallel_for: how many tasks the host runs at the same time, 0 = -1 */
@@ -66,9 +66,13 @@ THINK_API void think_context_options_init(think_context_options *options, uint32
  * The environment variable THINK_CPU_ISA (portable, avx2, avx512, avx512bf16, neon) forces a lower instruction set than the host's best; a name that
  * is unknown or more than the host can do is THINK_E_UNSUPPORTED.
  *
+ * THINK_DEVICE_CUDA needs libthink_cuda.so.1 of the same build: in the folder of this library, or where the environment variable THINK_BACKEND_PATH
+ * says (the library or its folder; when it is set, nowhere else). It works in the primary context of the device, which the CUDA runtime uses as well.
+ *
  * @param options  NULL = defaults
  * @param context  receives the context; destroy it with think_context_destroy()
- * @return THINK_E_ARGUMENT, THINK_E_UNSUPPORTED (a device whose backend is absent: the message says why), THINK_E_MEMORY
+ * @return THINK_E_ARGUMENT, THINK_E_UNSUPPORTED (a device whose backend is absent: the message says why), THINK_E_MEMORY,
+ *         THINK_E_DEVICE (a device that does not open)
  * @since 0.9
  */
 THINK_API think_status think_context_create(const think_context_options *options, think_context **context, think_error *error);
@@ -87,7 +91,7 @@ THINK_API void think_context_destroy(think_context *context);
 #define THINK_QUERY_THREADS 5          /* threads that a call may use */
 #define THINK_QUERY_ISA 6              /* instruction set in use: THINK_ISA_... */
 #define THINK_QUERY_ISA_AVAILABLE 7    /* bit mask, 1 << THINK_ISA_...: what this build and this host can do */
-#define THINK_QUERY_BACKENDS 8         /* bit mask, 1 << device kind: backends that can be used now */
+#define THINK_QUERY_BACKENDS 8         /* bit mask, 1 << device kind: backends that can be used now. Loads them and asks their drivers */
 #define THINK_QUERY_MAX_CHANNELS 9     /* largest head size */
 #define THINK_QUERY_MAX_SEGMENTS 10    /* largest segment_count of think_attend() */
 
@@ -108,7 +112,8 @@ THINK_API void think_context_destroy(think_context *context);
 THINK_API think_status think_query(const think_context *context, int32_t key, int64_t *value, think_error *error);
 
 /**
- * Why a backend can or cannot be used here, as text ("available", "this build has no CUDA backend", ...).
+ * Why a backend can or cannot be used here, as text that begins with "available" if it can: which devices and stages, or what is missing (the library,
+ * the driver, a newer driver, a device). Loads the backend and asks its driver, as making a context does; a backend that was found stays loaded.
  * @param device    device kind
  * @param text      receives the text and a final 0, cut to `capacity`; may be NULL when capacity is 0
  * @param capacity  bytes of text

@@ -54,7 +54,7 @@ typedef struct think_launch {
 
 #define THINK_LAUNCH_INIT {(uint32_t)sizeof(think_launch), 0, NULL, 0, NULL, 0, 0}
 
-/** Check the contents of index, length and page arrays before they are used, which are trusted otherwise. For debugging. */
+/** Check the contents of index, length and page arrays before they are used, which are trusted otherwise. For debugging, on the CPU only. */
 #define THINK_LAUNCH_CHECK 1u
 
 /** The size of a call, for think_workspace_size(). */
@@ -87,7 +87,7 @@ THINK_API void think_launch_init(think_launch *launch, uint32_t struct_size);
 THINK_API void think_extent_init(think_extent *extent, uint32_t struct_size);
 
 /**
- * Can this context run this problem? Nothing is allocated.
+ * Can this context run this problem? Nothing is allocated. A CUDA plan may still lack stages: think_plan_describe() names the kernel of each, or "none".
  * @param context  NULL = a default CPU context
  * @return THINK_OK, or what think_plan_create() would return, with the reason in `error`
  * @since 0.9
@@ -96,8 +96,11 @@ THINK_API think_status think_supports(const think_context *context, const think_
 
 /**
  * Make a plan. The only moment, besides context creation, when the library allocates or starts threads (if the context asked for them).
+ * On a CUDA device it loads the kernels. Calls on the plan take device pointers: tensors, segments, bases and also the small arrays (lengths, slots, page
+ * tables, widths), which are never read on the host; structs stay in host memory. Rows of tensors must be aligned to 16 bytes. A stage without CUDA
+ * kernels is THINK_E_UNSUPPORTED when it is called: so far there are score, select (with budgets) and compact (with think_segment_place()).
  * @param plan  receives the plan; destroy it with think_plan_destroy()
- * @return THINK_E_ARGUMENT, THINK_E_UNSUPPORTED, THINK_E_MEMORY
+ * @return THINK_E_ARGUMENT, THINK_E_UNSUPPORTED, THINK_E_MEMORY, THINK_E_DEVICE
  * @since 0.9
  */
 THINK_API think_status think_plan_create(const think_context *context, const think_problem *problem, think_plan **plan, think_error *error);

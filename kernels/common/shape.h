@@ -20,6 +20,7 @@ struct Shape {
   think_dtype query_dtype, cache_dtype, output_dtype;
   float scale;
   float softcap;  // 0 = none
+  bool on_device; // lengths, slots, widths and all other arrays are memory that the host cannot read
 };
 
 // Pointers may be NULL as in think_batch; count is always set.

@@ -15,14 +15,6 @@ namespace {
 // Tokens whose squares are summed in one go: a unit of work, and what fixes the order of all sums.
 constexpr int64_t kRunTokens = 512;
 
-constexpr int64_t block_bytes(int64_t bytes) { return (bytes + kWorkspaceAlignment - 1) / kWorkspaceAlignment * kWorkspaceAlignment; }
-
-int64_t square_sum_bytes(const Shape &shape) { return block_bytes(int64_t{4} * shape.kv_heads * shape.key_channels); }
-
-int64_t window_bytes(const Shape &shape) {
-  return block_bytes(static_cast<int64_t>(shape.query_heads) * shape.window * shape.key_channels * dtype_bytes(shape.query_dtype));
-}
-
 int64_t runs_of(int64_t tokens) { return (tokens + kRunTokens - 1) / kRunTokens; }
 
 THINK_KERNELS_OF
@@ -139,14 +131,6 @@ int32_t heads_per_task(const Update &update, int64_t runs, int64_t workers) {
 float nan_to_infinity(float x) { return x == x ? x : std::numeric_limits<float>::infinity(); }
 
 }  // namespace
-
-int64_t state_bytes(const Shape &shape) { return square_sum_bytes(shape) + window_bytes(shape) + kWorkspaceAlignment; }
-
-StateView state_view(const Shape &shape, void *state, int32_t slot) {
-  char *base = static_cast<char *>(state) + slot * state_bytes(shape);
-  char *window = base + square_sum_bytes(shape);
-  return {reinterpret_cast<float *>(base), window, reinterpret_cast<int64_t *>(window + window_bytes(shape))};
-}
 
 int64_t update_workspace(const Shape &shape, int32_t batch, int64_t tokens) {
   Carver carver{nullptr, 0};

@@ -1,6 +1,7 @@
 #include "kernels/attend/attend.h"
 
 #include "libthink/core/check.h"
+#include "libthink/core/device.h"
 
 using namespace think;
 
@@ -9,7 +10,12 @@ namespace {
 constexpr int32_t kMostMerged = 64;
 
 // Rows of all segments together, for every sequence (and head, where lengths differ by head): at most max_tokens, the largest is what is measured.
+// `longest` comes as the sum of what each segment can have, which is all that is known of a device.
 think_status check_tokens(think_error *error, const think_segment *segments, int32_t count, const Shape &shape, const Batch &batch, int64_t &longest) {
+  if (shape.on_device) {
+    if (longest > shape.max_tokens) longest = shape.max_tokens;
+    return THINK_OK;
+  }
   bool by_head = false;
   for (int32_t s = 0; s < count; ++s) by_head |= segments[s].lengths_stride[1] != 0;
   longest = 0;
@@ -46,6 +52,7 @@ think_status think_attend(const think_plan *plan, const think_tensor *query, con
                           think_error *error) {
   return fence(error, [&]() -> think_status {
     if (!plan) return null_pointer({error, 1, "plan"});
+    if (const think_status status = check_kernels(*plan, "think_attend", error)) return status;
     const Shape &shape = plan->shape;
     const Argument query_argument{error, 2, "query"}, batch_argument{error, 3, "batch"}, output_argument{error, 7, "output"};
     attend::Arguments arguments{};
@@ -53,16 +60,16 @@ think_status think_attend(const think_plan *plan, const think_tensor *query, con
     if (const think_status status = read_tensor(query_argument, query, {shape.query_heads, shape.key_channels, shape.query_dtype}, arguments.query)) {
       return status;
     }
-    int64_t queries, tokens;
+    int64_t queries, tokens = 0;
     if (const think_status status = read_batch(batch_argument, batch, shape, arguments.query.extent[0], arguments.batch)) return status;
     if (const think_status status =
-            check_rows(batch_argument, arguments.batch, query_argument, arguments.query, shape.max_queries, "max_queries", &queries)) {
+            check_rows(batch_argument, arguments.batch, query_argument, arguments.query, shape, shape.max_queries, "max_queries", &queries)) {
       return status;
     }
-    if (const think_status status = check_slots(batch_argument, arguments.batch, INT32_MAX, "a slot", false)) return status;
+    if (const think_status status = check_slots(batch_argument, arguments.batch, plan->shape, INT32_MAX, "a slot", false)) return status;
     // The launch is read before the segments because its flags say how closely to look at them.
     Launch call;
-    if (const think_status status = read_launch({error, 9, "launch"}, launch, true, call)) return status;
+    if (const think_status status = read_launch({error, 9, "launch"}, launch, plan->shape, true, call)) return status;
     if (!segments) return null_pointer({error, 4, "segments"});
     if (segment_count < 1 || segment_count > THINK_MAX_SEGMENTS) {
       return wrong({error, 5, "segment_count"}, "", "expected 1 .. %d (THINK_MAX_SEGMENTS), got %d", THINK_MAX_SEGMENTS, segment_count);
@@ -82,6 +89,7 @@ think_status think_attend(const think_plan *plan, const think_tensor *query, con
         if (causal >= 0) return wrong(argument, "flags", "expected one causal segment at most, segments[%d] is causal too", causal);
         causal = s;
       }
+      tokens += copy.longest;
       checked[s] = copy.segment;
       if (copy.segment.key_basis) checked[s].key_basis = &(bases[s][THINK_KEYS] = copy.key_basis);
       if (copy.segment.value_basis) checked[s].value_basis = &(bases[s][THINK_VALUES] = copy.value_basis);
@@ -109,6 +117,7 @@ think_status think_merge(const think_plan *plan, const think_tensor *outputs, co
                          float *lse, const think_launch *launch, think_error *error) {
   return fence(error, [&]() -> think_status {
     if (!plan) return null_pointer({error, 1, "plan"});
+    if (const think_status status = check_kernels(*plan, "think_merge", error)) return status;
     const Shape &shape = plan->shape;
     if (!outputs) return null_pointer({error, 2, "outputs"});
     if (count < 1 || count > kMostMerged) return wrong({error, 4, "count"}, "", "expected 1 .. %d, got %d", kMostMerged, count);
@@ -138,7 +147,7 @@ think_status think_merge(const think_plan *plan, const think_tensor *outputs, co
     if (const think_status status = check_same_extents(output_argument, merge.output, checked[0], "outputs[0]", 4)) return status;
     if (const think_status status = check_optional({error, 6, "lse"}, lse)) return status;
     Launch call;
-    if (const think_status status = read_launch({error, 7, "launch"}, launch, false, call)) return status;
+    if (const think_status status = read_launch({error, 7, "launch"}, launch, plan->shape, false, call)) return status;
     merge.outputs = checked;
     merge.lses = lses;
     merge.count = count;

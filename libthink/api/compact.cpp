@@ -1,6 +1,7 @@
 #include "kernels/compact/compact.h"
 
 #include "libthink/core/check.h"
+#include "libthink/core/device.h"
 
 using namespace think;
 
@@ -48,11 +49,11 @@ think_status think_compact(const think_plan *plan, const think_segment *source, 
     if (!destination) return null_pointer(destination_argument);
     // The segments are measured against the batch, and the launch says how closely to look: both are read before.
     Launch call;
-    if (const think_status status = read_launch({error, 5, "launch"}, launch, true, call)) return status;
+    if (const think_status status = read_launch({error, 5, "launch"}, launch, plan->shape, true, call)) return status;
     compact::Arguments arguments{};
     arguments.shape = shape;
     if (const think_status status = read_batch(batch_argument, batch, shape, 1, arguments.batch)) return status;
-    if (const think_status status = check_slots(batch_argument, arguments.batch, INT32_MAX, "a slot", false)) return status;
+    if (const think_status status = check_slots(batch_argument, arguments.batch, plan->shape, INT32_MAX, "a slot", false)) return status;
     SegmentCopy from, to;
     const SegmentRule source_rule{false, false, true, false, false, false}, destination_rule{false, true, true, false, true, true};
     if (const think_status status = read_segment(source_argument, source, 0, shape, arguments.batch, source_rule, call.check, from)) return status;
@@ -69,6 +70,9 @@ think_status think_compact(const think_plan *plan, const think_segment *source, 
     if (to.longest == 0) return THINK_OK;
     arguments.source = from.segment;
     arguments.destination = to.segment;
+    if (plan->context->cuda) {
+      return run_on_device(*plan, error, [&](const cuda::Backend &backend) { return backend.compact(arguments, to.longest, call.stream); });
+    }
     compact::compact(plan->isa, arguments, plan->parallel, call.slice);
     return THINK_OK;
   });

@@ -22,9 +22,14 @@ think_status think_context_create(const think_context_options *options, think_co
     IsaChoice isa;
     if (const think_status status = read_context_options({error, 1, "options"}, options, copy, isa)) return status;
     if (const think_status status = check_array({error, 2, "context"}, context)) return status;
-    think_context *made = make_context(copy, isa);
-    if (!made) return fail(error, THINK_E_MEMORY, 0, "the allocator gave no memory for a context");
-    log(*made, THINK_LOG_INFO, "libthink %s: cpu, %s, %d thread%s", think_version_string(), isa_name(isa.isa), copy.threads, copy.threads > 1 ? "s" : "");
+    think_context *made = nullptr;
+    if (const think_status status = make_context(copy, isa, made, error)) return status;
+    if (made->cuda) {
+      log(*made, THINK_LOG_INFO, "libthink %s: CUDA device %d, sm_%d%d, %d multiprocessors", think_version_string(), made->device_index, made->device.major,
+          made->device.minor, made->device.multiprocessors);
+    } else {
+      log(*made, THINK_LOG_INFO, "libthink %s: cpu, %s, %d thread%s", think_version_string(), isa_name(isa.isa), copy.threads, copy.threads > 1 ? "s" : "");
+    }
     *context = made;
     return THINK_OK;
   });
@@ -62,11 +67,11 @@ think_status think_backend_reason(think_device device, char *text, size_t capaci
   return fence(error, [&]() -> think_status {
     if (!text && capacity > 0) return wrong({error, 2, "text"}, "", "expected a pointer to %zu bytes (capacity), got NULL", capacity);
     if (const think_status status = check_optional({error, 4, "needed"}, needed)) return status;
-    const char *reason = backend_reason(device);
-    const size_t length = std::strlen(reason);
+    const BackendReason reason = backend_reason(device);
+    const size_t length = std::strlen(reason.text);
     if (capacity > 0) {
       const size_t copied = length < capacity ? length : capacity - 1;
-      std::memcpy(text, reason, copied);
+      std::memcpy(text, reason.text, copied);
       text[copied] = 0;
     }
     if (needed) *needed = length + 1;

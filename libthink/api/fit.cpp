@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "libthink/core/check.h"
+#include "libthink/core/device.h"
 #include "libthink/core/layout.h"
 #include "libthink/core/workspace.h"
 
@@ -19,6 +20,7 @@ think_status think_fit(const think_plan *plan, const void *moments, const think_
                        const think_launch *launch, think_error *error) {
   return fence(error, [&]() -> think_status {
     if (!plan) return null_pointer({error, 1, "plan"});
+    if (const think_status status = check_kernels(*plan, "think_fit", error)) return status;
     const Shape &shape = plan->shape;
     if (const think_status status = check_pointer({error, 2, "moments"}, moments, 64)) return status;
     const Argument batch_argument{error, 3, "batch"}, options_argument{error, 4, "options"}, basis_argument{error, 5, "basis"};
@@ -40,8 +42,8 @@ think_status think_fit(const think_plan *plan, const void *moments, const think_
     if (const think_status status = read_basis(basis_argument, basis, shape, copy.side, true, arguments.basis)) return status;
     if (const think_status status = check_weight_room(basis_argument, arguments.basis, shape)) return status;
     Launch call;
-    if (const think_status status = read_launch({error, 6, "launch"}, launch, false, call)) return status;
-    if (const think_status status = check_slots(batch_argument, arguments.batch, arguments.basis.slots, "slots of basis", call.check)) return status;
+    if (const think_status status = read_launch({error, 6, "launch"}, launch, plan->shape, false, call)) return status;
+    if (const think_status status = check_slots(batch_argument, arguments.batch, shape, arguments.basis.slots, "slots of basis", call.check)) return status;
     for (int32_t sequence = 0; call.check && sequence < arguments.batch.count; ++sequence) {
       // The weights are about to be written: only the choice must be there.
       think_basis choice = arguments.basis;

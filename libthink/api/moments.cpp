@@ -1,6 +1,7 @@
 #include "kernels/moments/moments.h"
 
 #include "libthink/core/check.h"
+#include "libthink/core/device.h"
 #include "libthink/core/workspace.h"
 
 using namespace think;
@@ -52,6 +53,7 @@ think_status think_moments(const think_plan *plan, const think_tensor *window_qu
                            const think_moments_options *options, void *moments, const think_launch *launch, think_error *error) {
   return fence(error, [&]() -> think_status {
     if (!plan) return null_pointer({error, 1, "plan"});
+    if (const think_status status = check_kernels(*plan, "think_moments", error)) return status;
     const Shape &shape = plan->shape;
     const Argument query_argument{error, 2, "window_query"}, source_argument{error, 3, "source"}, batch_argument{error, 4, "batch"};
     moments::Arguments arguments{};
@@ -64,10 +66,10 @@ think_status think_moments(const think_plan *plan, const think_tensor *window_qu
     }
     // The segment is measured against the batch, so the batch is read before it.
     Launch call;
-    if (const think_status status = read_launch({error, 7, "launch"}, launch, false, call)) return status;
+    if (const think_status status = read_launch({error, 7, "launch"}, launch, plan->shape, false, call)) return status;
     if (const think_status status = read_batch(batch_argument, batch, shape, 1, arguments.batch)) return status;
     if (const think_status status =
-            check_slots(batch_argument, arguments.batch, query.extent[0], "slots of window_query", call.check)) {
+            check_slots(batch_argument, arguments.batch, plan->shape, query.extent[0], "slots of window_query", call.check)) {
       return status;
     }
     const SegmentRule rule{true, true, false, false, true, false};
@@ -90,11 +92,12 @@ think_status think_gains(const think_plan *plan, const void *moments, const thin
                          int32_t *order, const think_launch *launch, think_error *error) {
   return fence(error, [&]() -> think_status {
     if (!plan) return null_pointer({error, 1, "plan"});
+    if (const think_status status = check_kernels(*plan, "think_gains", error)) return status;
     if (const think_status status = check_pointer({error, 2, "moments"}, moments, kMomentsAlignment)) return status;
     Batch sequences;
     const Argument batch_argument{error, 3, "batch"};
     if (const think_status status = read_batch(batch_argument, batch, plan->shape, 1, sequences)) return status;
-    if (const think_status status = check_slots(batch_argument, sequences, INT32_MAX, "a slot", false)) return status;
+    if (const think_status status = check_slots(batch_argument, sequences, plan->shape, INT32_MAX, "a slot", false)) return status;
     if (const think_status status = check_side({error, 4, "side"}, "", side)) return status;
     const Argument score_argument{error, 5, "score"};
     if (side == THINK_KEYS) {
@@ -105,7 +108,7 @@ think_status think_gains(const think_plan *plan, const void *moments, const thin
     if (const think_status status = check_array({error, 6, "gains"}, gains)) return status;
     if (const think_status status = check_optional({error, 7, "order"}, order)) return status;
     Launch call;
-    if (const think_status status = read_launch({error, 8, "launch"}, launch, false, call)) return status;
+    if (const think_status status = read_launch({error, 8, "launch"}, launch, plan->shape, false, call)) return status;
     const int64_t needed = moments::gains_workspace(plan->shape, sequences.count);
     if (const think_status status = check_workspace(call, needed)) return status;
     moments::gains(plan->isa, plan->shape, moments, sequences, side, score, gains, order, call.workspace, plan->parallel);

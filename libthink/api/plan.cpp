@@ -2,6 +2,7 @@
 
 #include "kernels/common/workspace.h"
 #include "libthink/core/describe.h"
+#include "libthink/core/device.h"
 #include "libthink/core/structs.h"
 #include "libthink/core/workspace.h"
 
@@ -32,7 +33,9 @@ think_status think_supports(const think_context *context, const think_problem *p
       if (const think_status status = read_context_options({error, 1, "context"}, nullptr, defaults, isa)) return status;
     }
     Shape shape;
-    return read_problem({error, 2, "problem"}, problem, shape);
+    const Argument argument{error, 2, "problem"};
+    if (const think_status status = read_problem(argument, problem, shape)) return status;
+    return context && context->cuda ? check_device_problem(argument, shape) : THINK_OK;
   });
 }
 
@@ -40,7 +43,11 @@ think_status think_plan_create(const think_context *context, const think_problem
   return fence(error, [&]() -> think_status {
     if (!context) return null_pointer({error, 1, "context"});
     Shape shape;
-    if (const think_status status = read_problem({error, 2, "problem"}, problem, shape)) return status;
+    const Argument argument{error, 2, "problem"};
+    if (const think_status status = read_problem(argument, problem, shape)) return status;
+    if (context->cuda) {
+      if (const think_status status = check_device_problem(argument, shape)) return status;
+    }
     if (const think_status status = check_array({error, 3, "plan"}, plan)) return status;
     // The handle is const for callers, as nothing that they can see changes: only its count and its threads do.
     return make_plan(*const_cast<think_context *>(context), shape, *plan, error);
@@ -69,6 +76,7 @@ think_status think_workspace_size(const think_plan *plan, int32_t stage, const t
     if (stage < kFirstStage || stage > kLastStage) {
       return wrong({error, 2, "stage"}, "", "expected %d .. %d (THINK_STAGE_...), got %d", kFirstStage, kLastStage, stage);
     }
+    if (!has_kernels(*plan, stage)) return check_kernels(*plan, Text("think_workspace_size: stage %s", stage_name(stage)).text, error);
     CallExtent sizes;
     if (const think_status status = read_extent({error, 3, "extent"}, extent, plan->shape, sizes)) return status;
     if (const think_status status = check_array({error, 4, "bytes"}, bytes)) return status;

@@ -2,6 +2,7 @@
 
 #include "kernels/score/score.h"
 #include "libthink/core/check.h"
+#include "libthink/core/device.h"
 #include "libthink/core/format.h"
 #include "libthink/core/workspace.h"
 
@@ -29,6 +30,7 @@ think_status check_target_basis(const Argument &destination, const char *field, 
 
 // Has the state seen the rows that are to be pruned? More is fine: rows may have been evicted since.
 think_status check_prune_state(think_error *error, const Shape &shape, const void *score_state, const think_segment &source, const Batch &batch) {
+  if (shape.on_device) return THINK_OK;
   for (int32_t sequence = 0; sequence < batch.count; ++sequence) {
     const int64_t seen = *score::state_view(shape, const_cast<void *>(score_state), slot_of(batch, sequence)).tokens;
     const int64_t tokens = run_length(source, sequence, 0);
@@ -42,6 +44,7 @@ think_status check_prune_state(think_error *error, const Shape &shape, const voi
 // Heads are placed one behind the other, and the widest sequence (one that stays dense, say) must not run into the next page or slot.
 think_status check_prune_stride(const Argument &argument, const Shape &shape, const PruneOptions &options, const think_segment &source,
                                 const think_segment &target, const Batch &batch) {
+  if (shape.on_device) return THINK_OK;
   for (int32_t sequence = 0; sequence < batch.count; ++sequence) {
     const PruneDecision decision = decide_prune(shape, options, target.key_dtype, target.value_dtype, run_length(source, sequence, 0));
     if (decision.range.count == 0) continue;
@@ -107,6 +110,7 @@ think_status think_prune(const think_plan *plan, const void *score_state, const 
                          const think_batch *batch, const think_prune_options *options, uint8_t *mask, const think_launch *launch, think_error *error) {
   return fence(error, [&]() -> think_status {
     if (!plan) return null_pointer({error, 1, "plan"});
+    if (const think_status status = check_kernels(*plan, "think_prune", error)) return status;
     const Shape &shape = plan->shape;
     if (const think_status status = check_pointer({error, 2, "score_state"}, score_state, 64)) return status;
     const Argument source_argument{error, 3, "source"}, destination_argument{error, 4, "destination"}, batch_argument{error, 5, "batch"};
@@ -116,9 +120,9 @@ think_status think_prune(const think_plan *plan, const void *score_state, const 
     PruneCall call{};
     call.shape = shape;
     Launch launched;
-    if (const think_status status = read_launch({error, 8, "launch"}, launch, false, launched)) return status;
+    if (const think_status status = read_launch({error, 8, "launch"}, launch, plan->shape, false, launched)) return status;
     if (const think_status status = read_batch(batch_argument, batch, shape, 1, call.batch)) return status;
-    if (const think_status status = check_slots(batch_argument, call.batch, INT32_MAX, "a slot", launched.check)) return status;
+    if (const think_status status = check_slots(batch_argument, call.batch, plan->shape, INT32_MAX, "a slot", launched.check)) return status;
     if (const think_status status = read_prune_options({error, 6, "options"}, options, shape, call.options)) return status;
     SegmentCopy from, to;
     const SegmentRule source_rule{true, true, false, false, true, false}, destination_rule{false, false, false, false, false, true};
@@ -146,7 +150,7 @@ think_status think_prune(const think_plan *plan, const void *score_state, const 
     if (target.key_head_offset || target.value_head_offset) {
       if (const think_status status = check_place(destination_argument, target)) return status;
     }
-    if (const think_status status = check_prune_room(destination_argument, from.segment, target, call.options.sinks, call.options.recent, call.batch)) {
+    if (const think_status status = check_prune_room(destination_argument, from.segment, target, shape, call.options.sinks, call.options.recent, call.batch)) {
       return status;
     }
     if (const think_status status = check_prune_state(error, shape, score_state, from.segment, call.batch)) return status;

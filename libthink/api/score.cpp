@@ -1,6 +1,7 @@
 #include "kernels/score/score.h"
 
 #include "libthink/core/check.h"
+#include "libthink/core/device.h"
 
 using namespace think;
 
@@ -39,8 +40,11 @@ think_status think_score_reset(const think_plan *plan, void *state, const think_
     const Argument batch_argument{error, 3, "batch"};
     if (const think_status status = read_batch(batch_argument, batch, plan->shape, 1, sequences)) return status;
     Launch call;
-    if (const think_status status = read_launch({error, 4, "launch"}, launch, false, call)) return status;
-    if (const think_status status = check_slots(batch_argument, sequences, INT32_MAX, "a slot", call.check)) return status;
+    if (const think_status status = read_launch({error, 4, "launch"}, launch, plan->shape, false, call)) return status;
+    if (const think_status status = check_slots(batch_argument, sequences, plan->shape, INT32_MAX, "a slot", call.check)) return status;
+    if (plan->context->cuda) {
+      return run_on_device(*plan, error, [&](const cuda::Backend &backend) { return backend.score_reset(plan->shape, state, sequences, call.stream); });
+    }
     score::reset(plan->shape, state, sequences);
     return THINK_OK;
   });
@@ -66,15 +70,22 @@ think_status think_score_update(const think_plan *plan, const think_tensor *quer
     int64_t longest;
     if (const think_status status = read_batch(batch_argument, batch, shape, update.query.extent[0], update.batch)) return status;
     if (const think_status status =
-            check_rows(batch_argument, update.batch, query_argument, update.query, shape.max_tokens, "max_tokens", &longest)) {
+            check_rows(batch_argument, update.batch, query_argument, update.query, shape, shape.max_tokens, "max_tokens", &longest)) {
       return status;
     }
     if (const think_status status = check_pointer({error, 5, "state"}, state, kStateAlignment)) return status;
     update.state = state;
     Launch call;
-    if (const think_status status = read_launch({error, 6, "launch"}, launch, true, call)) return status;
-    if (const think_status status = check_slots(batch_argument, update.batch, INT32_MAX, "a slot", call.check)) return status;
-    if (const think_status status = check_workspace(call, score::update_workspace(shape, update.batch.count, longest))) return status;
+    if (const think_status status = read_launch({error, 6, "launch"}, launch, plan->shape, true, call)) return status;
+    if (const think_status status = check_slots(batch_argument, update.batch, plan->shape, INT32_MAX, "a slot", call.check)) return status;
+    const cuda::Backend *backend = plan->context->cuda;
+    const int64_t needed = backend ? backend->score_workspace(shape, update.batch.count, longest) : score::update_workspace(shape, update.batch.count, longest);
+    if (const think_status status = check_workspace(call, needed)) return status;
+    if (backend) {
+      if (const think_status status = check_device_rows(key_argument, update.key)) return status;
+      if (const think_status status = check_device_rows(query_argument, update.query)) return status;
+      return run_on_device(*plan, error, [&](const cuda::Backend &) { return backend->score_update(update, longest, call.workspace, call.stream); });
+    }
     score::update(plan->isa, update, call.workspace, plan->parallel, call.slice);
     return THINK_OK;
   });
@@ -88,14 +99,20 @@ think_status think_score_finish(const think_plan *plan, const void *state, const
     Batch sequences;
     const Argument batch_argument{error, 3, "batch"};
     if (const think_status status = read_batch(batch_argument, batch, plan->shape, 1, sequences)) return status;
-    if (const think_status status = check_slots(batch_argument, sequences, INT32_MAX, "a slot", false)) return status;
+    if (const think_status status = check_slots(batch_argument, sequences, plan->shape, INT32_MAX, "a slot", false)) return status;
     const think_score_options defaults = THINK_SCORE_OPTIONS_INIT;
     think_score_options copy;
     if (const think_status status = read_options({error, 4, "options"}, options, copy, defaults, THINK_SCORE_QUERY_HEADS)) return status;
     if (const think_status status = check_array({error, 5, "score"}, score)) return status;
     Launch call;
-    if (const think_status status = read_launch({error, 6, "launch"}, launch, false, call)) return status;
-    score::finish(plan->shape, state, sequences, (copy.flags & THINK_SCORE_QUERY_HEADS) != 0, score);
+    if (const think_status status = read_launch({error, 6, "launch"}, launch, plan->shape, false, call)) return status;
+    const bool query_heads = (copy.flags & THINK_SCORE_QUERY_HEADS) != 0;
+    if (plan->context->cuda) {
+      return run_on_device(*plan, error, [&](const cuda::Backend &backend) {
+        return backend.score_finish(plan->shape, state, sequences, query_heads, score, call.stream);
+      });
+    }
+    score::finish(plan->shape, state, sequences, query_heads, score);
     return THINK_OK;
   });
 }
@@ -130,12 +147,16 @@ think_status think_value_score(const think_plan *plan, const think_tensor *atten
     Batch sequences;
     if (const think_status status = read_tensor(attention_argument, attention, {shape.query_heads, shape.value_channels, 0}, tensor)) return status;
     if (const think_status status = read_batch(batch_argument, batch, shape, tensor.extent[0], sequences)) return status;
-    if (const think_status status = check_rows(batch_argument, sequences, attention_argument, tensor, shape.max_tokens, "max_tokens", nullptr)) {
+    if (const think_status status = check_rows(batch_argument, sequences, attention_argument, tensor, shape, shape.max_tokens, "max_tokens", nullptr)) {
       return status;
     }
     if (const think_status status = check_array({error, 4, "score"}, score)) return status;
     Launch call;
-    if (const think_status status = read_launch({error, 5, "launch"}, launch, false, call)) return status;
+    if (const think_status status = read_launch({error, 5, "launch"}, launch, plan->shape, false, call)) return status;
+    if (plan->context->cuda) {
+      if (const think_status status = check_device_rows(attention_argument, tensor)) return status;
+      return run_on_device(*plan, error, [&](const cuda::Backend &backend) { return backend.score_values(shape, tensor, sequences, score, call.stream); });
+    }
     score::value_score(shape, tensor, sequences, score);
     return THINK_OK;
   });

@@ -3,6 +3,7 @@
 #include "kernels/common/workspace.h"
 #include "kernels/compact/compact.h"
 #include "libthink/core/check.h"
+#include "libthink/core/device.h"
 #include "libthink/core/format.h"
 #include "libthink/core/layout.h"
 
@@ -67,13 +68,16 @@ think_status think_segment_place(const think_plan *plan, const think_segment *se
     Batch sequences;
     SegmentCopy copy;
     // The launch comes first because its flags say how closely to look.
-    if (const think_status status = read_launch({error, 4, "launch"}, launch, false, call)) return status;
+    if (const think_status status = read_launch({error, 4, "launch"}, launch, plan->shape, false, call)) return status;
     if (const think_status status = read_batch({error, 3, "batch"}, batch, shape, 1, sequences)) return status;
-    if (const think_status status = check_slots({error, 3, "batch"}, sequences, INT32_MAX, "a slot", false)) return status;
+    if (const think_status status = check_slots({error, 3, "batch"}, sequences, plan->shape, INT32_MAX, "a slot", false)) return status;
     const SegmentRule rule{false, false, true, false, false, true};
     const Argument argument{error, 2, "segment"};
     if (const think_status status = read_segment(argument, segment, 0, shape, sequences, rule, call.check, copy)) return status;
     if (const think_status status = check_place(argument, copy.segment)) return status;
+    if (plan->context->cuda) {
+      return run_on_device(*plan, error, [&](const cuda::Backend &backend) { return backend.place(shape, copy.segment, sequences, call.stream); });
+    }
     compact::place(shape, copy.segment, sequences);
     return THINK_OK;
   });

@@ -1,6 +1,7 @@
 #include "kernels/select/select.h"
 
 #include "libthink/core/check.h"
+#include "libthink/core/device.h"
 #include "libthink/core/workspace.h"
 
 using namespace think;
@@ -8,9 +9,9 @@ using namespace think;
 namespace {
 
 // Widths of a table are indices into rows, so they are looked at in every call: there are few of them.
-think_status check_widths(const Argument &argument, const int32_t *kept, int64_t count, int32_t channels) {
+think_status check_widths(const Argument &argument, const int32_t *kept, int64_t count, int32_t channels, bool on_device) {
   if (const think_status status = check_array(argument, kept)) return status;
-  for (int64_t i = 0; i < count; ++i) {
+  for (int64_t i = 0; i < count && !on_device; ++i) {
     if (kept[i] < 1 || kept[i] > channels) {
       return wrong(argument, Text("[%lld]", static_cast<long long>(i)).text, "expected 1 .. %d, got %d", channels, kept[i]);
     }
@@ -71,9 +72,13 @@ think_status think_budgets(const think_plan *plan, const float *gains, const thi
     if (const think_status status = read_budgets({error, 5, "options"}, options, plan->shape, side, budgets)) return status;
     if (const think_status status = check_array({error, 6, "kept"}, kept)) return status;
     Launch call;
-    if (const think_status status = read_launch({error, 7, "launch"}, launch, false, call)) return status;
-    const int64_t needed = select::budgets_workspace(budgets);
+    if (const think_status status = read_launch({error, 7, "launch"}, launch, plan->shape, false, call)) return status;
+    const cuda::Backend *backend = plan->context->cuda;
+    const int64_t needed = backend ? backend->budgets_workspace(budgets) : select::budgets_workspace(budgets);
     if (const think_status status = check_workspace(call, needed)) return status;
+    if (backend) {
+      return run_on_device(*plan, error, [&](const cuda::Backend &) { return backend->budgets(budgets, gains, kept, call.workspace, call.stream); });
+    }
     select::budgets(budgets, gains, kept, call.workspace);
     leave_counters_zero(plan->shape, call.workspace, needed);
     return THINK_OK;
@@ -104,14 +109,14 @@ think_status think_select(const think_plan *plan, const float *score, const thin
     if (copy.reserved != 0) return wrong(options_argument, "reserved", "expected 0, got %d", copy.reserved);
     if (kept) {
       const Argument kept_argument{error, 5, "kept", ""};
-      if (const think_status status = check_widths(kept_argument, kept, int64_t{sequences.count} * shape.kv_heads, channels)) return status;
+      if (const think_status status = check_widths(kept_argument, kept, int64_t{sequences.count} * shape.kv_heads, channels, shape.on_device)) return status;
     }
     think_basis target;
     if (const think_status status = read_basis(basis_argument, basis, shape, copy.side, false, target)) return status;
     if (!target.weight_offset) return null_pointer(basis_argument, "weight_offset");
     Launch call;
-    if (const think_status status = read_launch({error, 8, "launch"}, launch, false, call)) return status;
-    if (const think_status status = check_slots(batch_argument, sequences, target.slots, "slots of basis", call.check)) return status;
+    if (const think_status status = read_launch({error, 8, "launch"}, launch, plan->shape, false, call)) return status;
+    if (const think_status status = check_slots(batch_argument, sequences, plan->shape, target.slots, "slots of basis", call.check)) return status;
     select::Select choice{};
     choice.kv_heads = shape.kv_heads;
     choice.channels = channels;
@@ -121,6 +126,9 @@ think_status think_select(const think_plan *plan, const float *score, const thin
     choice.pairs = copy.flags == THINK_SELECT_PAIRS_HALVES        ? select::Pairs::halves
                    : copy.flags == THINK_SELECT_PAIRS_INTERLEAVED ? select::Pairs::interleaved
                                                                   : select::Pairs::none;
+    if (plan->context->cuda) {
+      return run_on_device(*plan, error, [&](const cuda::Backend &backend) { return backend.select(choice, score, sequences, target, mask, call.stream); });
+    }
     select::select(choice, score, sequences, target, mask);
     return THINK_OK;
   });

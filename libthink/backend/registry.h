@@ -1,4 +1,4 @@
-// Which devices this library can run on, and why not on the others.
+// Which devices this library can run on, and why not on the others. Asking about CUDA loads its backend and asks the driver.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,11 @@
 
 namespace think {
 
-uint32_t backends_available();                   // bit mask, 1 << device kind
-const char *backend_reason(think_device device);  // "available", or what is missing
+uint32_t backends_available();  // bit mask, 1 << device kind
+
+struct BackendReason {
+  char text[224];  // "available", or what is missing
+};
+BackendReason backend_reason(think_device device);
 
 }  // namespace think

@@ -14,17 +14,21 @@ think_status check_side(const Argument &argument, const char *field, int32_t sid
   return wrong(argument, field, "expected 0 (keys) or 1 (values), got %d", side);
 }
 
-think_status read_launch(const Argument &argument, const think_launch *in, bool sliced, Launch &launch) {
+think_status read_launch(const Argument &argument, const think_launch *in, const Shape &shape, bool sliced, Launch &launch) {
   static const think_launch defaults = THINK_LAUNCH_INIT;
   think_launch copy;
   if (const think_status status = read_options(argument, in, copy, defaults, THINK_LAUNCH_CHECK)) return status;
   if (copy.slices < 0) return wrong(argument, "slices", "expected at least 0, got %d", copy.slices);
   const int32_t slices = copy.slices ? copy.slices : 1;
+  if (shape.on_device && (copy.flags & THINK_LAUNCH_CHECK)) {
+    return unsupported(argument, "flags", "THINK_LAUNCH_CHECK: arrays of a device cannot be looked at without waiting for it");
+  }
+  if (shape.on_device && slices > 1) return unsupported(argument, "slices", "expected 0 or 1 on a CUDA device, got %d", slices);
   if (copy.slice < 0 || copy.slice >= slices) return wrong(argument, "slice", "expected 0 .. %d, got %d", slices - 1, copy.slice);
   if (slices > 1 && !sliced) {
     return unsupported(argument, "slices", "expected 0 or 1, got %d: only think_score_update, think_compact and think_attend can be cut", slices);
   }
-  launch = {argument, copy.workspace, copy.workspace_bytes, {copy.slice, slices}, (copy.flags & THINK_LAUNCH_CHECK) != 0};
+  launch = {argument, copy.workspace, copy.workspace_bytes, copy.stream, {copy.slice, slices}, (copy.flags & THINK_LAUNCH_CHECK) != 0};
   return THINK_OK;
 }
 
@@ -119,15 +123,20 @@ think_status read_batch(const Argument &argument, const think_batch *in, const S
   return THINK_OK;
 }
 
-think_status check_rows(const Argument &argument, const Batch &batch, const Argument &tensor_argument, const think_tensor &tensor, int64_t most,
-                        const char *most_name, int64_t *longest) {
+think_status check_rows(const Argument &argument, const Batch &batch, const Argument &tensor_argument, const think_tensor &tensor, const Shape &shape,
+                        int64_t most, const char *most_name, int64_t *longest) {
   const int64_t tokens = tensor.extent[2];
+  const bool unread = shape.on_device && (batch.row_start || batch.lengths);
   if (batch.row_start) {
     if (tensor.extent[0] < 1) return wrong(tensor_argument, "extent[0]", "expected at least 1 (packed rows), got 0");
-    if (batch.row_start[0] != 0) return wrong(argument, "row_start[0]", "expected 0, got %d", batch.row_start[0]);
+    if (!unread && batch.row_start[0] != 0) return wrong(argument, "row_start[0]", "expected 0, got %d", batch.row_start[0]);
   } else if (tensor.extent[0] < batch.count) {
     return wrong(tensor_argument, "extent[0]", "expected at least %d (sequences of the batch), got %lld", batch.count,
                  static_cast<Long>(tensor.extent[0]));
+  }
+  if (unread) {
+    if (longest) *longest = tokens < most ? tokens : most;
+    return THINK_OK;
   }
   int64_t maximum = 0;
   for (int32_t sequence = 0; sequence < batch.count; ++sequence) {
@@ -157,7 +166,8 @@ think_status check_rows(const Argument &argument, const Batch &batch, const Argu
   return THINK_OK;
 }
 
-think_status check_slots(const Argument &argument, const Batch &batch, int64_t slots, const char *slots_name, bool distinct) {
+think_status check_slots(const Argument &argument, const Batch &batch, const Shape &shape, int64_t slots, const char *slots_name, bool distinct) {
+  if (shape.on_device && batch.slot) return THINK_OK;
   for (int32_t sequence = 0; sequence < batch.count; ++sequence) {
     const int32_t slot = slot_of(batch, sequence);
     if (slot < 0 || slot >= slots) {

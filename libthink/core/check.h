@@ -1,5 +1,8 @@
 // Checks of what run calls are handed. Each function copies a public struct into today's full form and says what is wrong with it; nothing is written
 // anywhere else, so that a refused call leaves its outputs untouched.
+//
+// Shape::on_device: the arrays that structs point to are the device's and are never read here. Their contents are trusted, and where a size follows from
+// them, the largest that they can stand for takes its place.
 #pragma once
 
 #include "kernels/common/segment.h"
@@ -15,10 +18,11 @@ struct Launch {
   Argument argument;
   void *workspace;
   int64_t workspace_bytes;
+  void *stream;
   Slice slice;
   bool check;  // THINK_LAUNCH_CHECK
 };
-think_status read_launch(const Argument &argument, const think_launch *in, bool sliced, Launch &launch);
+think_status read_launch(const Argument &argument, const think_launch *in, const Shape &shape, bool sliced, Launch &launch);
 // Last of all checks: is the workspace what this call needs?
 think_status check_workspace(const Launch &launch, int64_t needed);
 
@@ -33,10 +37,10 @@ think_status check_tensor(const Argument &argument, const think_tensor &tensor, 
 // A batch; NULL = `count_of_null` sequences.
 think_status read_batch(const Argument &argument, const think_batch *in, const Shape &shape, int64_t count_of_null, Batch &batch);
 // Do the rows of the batch lie inside the tensor, and has no sequence more than `most`? `longest` may be NULL.
-think_status check_rows(const Argument &argument, const Batch &batch, const Argument &tensor_argument, const think_tensor &tensor, int64_t most,
-                        const char *most_name, int64_t *longest);
+think_status check_rows(const Argument &argument, const Batch &batch, const Argument &tensor_argument, const think_tensor &tensor, const Shape &shape,
+                        int64_t most, const char *most_name, int64_t *longest);
 // Slots: inside [0, slots), and with `distinct` no two the same (a slot that is written).
-think_status check_slots(const Argument &argument, const Batch &batch, int64_t slots, const char *slots_name, bool distinct);
+think_status check_slots(const Argument &argument, const Batch &batch, const Shape &shape, int64_t slots, const char *slots_name, bool distinct);
 
 // Pointers and extents of a basis; with `weights` also those that attention and fit need.
 think_status read_basis(const Argument &argument, const think_basis *in, const Shape &shape, int32_t side, bool weights, think_basis &basis);
@@ -55,7 +59,7 @@ struct SegmentRule {
 struct SegmentCopy {
   think_segment segment;
   think_basis key_basis, value_basis;  // where segment.key_basis and value_basis point to
-  int64_t longest;                     // tokens, if lengths count
+  int64_t longest;                     // tokens, if lengths count; on a device: that there can be
 };
 think_status read_segment(const Argument &argument, const think_segment *array, int32_t element, const Shape &shape, const Batch &batch,
                           const SegmentRule &rule, bool check, SegmentCopy &copy);
@@ -65,8 +69,8 @@ think_status check_place(const Argument &argument, const think_segment &segment)
 think_status check_source_room(const Argument &argument, const think_segment &source, const think_segment &destination, const Shape &shape,
                                const Batch &batch);
 // Has the destination of think_prune() room for the rows that move?
-think_status check_prune_room(const Argument &argument, const think_segment &source, const think_segment &destination, int32_t sinks, int32_t recent,
-                              const Batch &batch);
+think_status check_prune_room(const Argument &argument, const think_segment &source, const think_segment &destination, const Shape &shape, int32_t sinks,
+                              int32_t recent, const Batch &batch);
 // Has a basis that is going to be fitted room for the weights of any widths?
 think_status check_weight_room(const Argument &argument, const think_basis &basis, const Shape &shape);
 

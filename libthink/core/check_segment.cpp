@@ -8,6 +8,7 @@ namespace {
 using Long = long long;
 
 constexpr int64_t kBlockAlignment = 16;  // of tiles and of weight blocks
+constexpr int64_t kUnreadSlots = 1 << 24;  // slots that a table on a device may name, as far as strides are concerned
 
 // One side of a segment under the names that messages give it.
 struct SideFields {
@@ -55,6 +56,10 @@ think_status check_lengths(const Argument &argument, const think_segment &segmen
   const int64_t room = room_of(segment);
   const int32_t heads = segment.lengths_stride[1] ? shape.kv_heads : 1;
   const bool tiles = segment.key_layout == THINK_TILES;
+  if (shape.on_device) {
+    longest = room < shape.max_tokens ? room : shape.max_tokens;
+    return THINK_OK;
+  }
   longest = 0;
   for (int32_t sequence = 0; sequence < batch.count; ++sequence) {
     for (int32_t head = 0; head < heads; ++head) {
@@ -86,10 +91,11 @@ think_status check_reach(const Argument &argument, const SideFields &fields, con
   if (!(keys ? segment.key : segment.value)) return THINK_OK;
   const int64_t *stride = keys ? segment.key_stride : segment.value_stride;
   int64_t slots = 0;
-  for (int32_t sequence = 0; !segment.pages && sequence < batch.count; ++sequence) {
+  for (int32_t sequence = 0; !segment.pages && !shape.on_device && sequence < batch.count; ++sequence) {
     const int32_t slot = slot_of(segment, batch, sequence);
     if (slot > slots) slots = slot;
   }
+  if (!segment.pages && shape.on_device) slots = kUnreadSlots;
   const int64_t counts[3] = {slots, (keys ? segment.key_head_offset : segment.value_head_offset) ? 0 : shape.kv_heads - 1, rows};
   int64_t farthest = 0;
   for (int axis = 0; axis < 3; ++axis) {
@@ -138,7 +144,8 @@ think_status read_segment_basis(const Argument &segment_argument, const SideFiel
   const Text name("%s%s%s", segment_argument.name, segment_argument.member, fields.basis);
   const Argument argument{segment_argument.error, segment_argument.position, name.text};
   if (const think_status status = read_basis(argument, in, shape, side, false, copy)) return status;
-  for (int32_t sequence = 0; sequence < batch.count; ++sequence) {
+  if (shape.on_device && rule.weights && !copy.weight_offset) return null_pointer(argument, "weight_offset");
+  for (int32_t sequence = 0; !shape.on_device && sequence < batch.count; ++sequence) {
     const int32_t slot = slot_of(segment, batch, sequence);
     if (slot >= copy.slots) return wrong(argument, "slots", "expected more than slot %d of sequence %d, got %d", slot, sequence, copy.slots);
     if (check && rule.contents) {
@@ -254,7 +261,7 @@ think_status read_segment(const Argument &argument, const think_segment *array, 
   }
   if (segment.slot) {
     const Batch own{batch.count, nullptr, nullptr, segment.slot};
-    if (const think_status status = check_slots(argument, own, INT32_MAX, "a slot", check && rule.distinct)) return status;
+    if (const think_status status = check_slots(argument, own, shape, INT32_MAX, "a slot", check && rule.distinct)) return status;
   }
   if (rule.lengths) {
     if (const think_status status = check_lengths(argument, segment, shape, batch, copy.longest)) return status;
@@ -295,6 +302,7 @@ think_status check_place(const Argument &argument, const think_segment &segment)
 
 think_status check_source_room(const Argument &argument, const think_segment &source, const think_segment &destination, const Shape &shape,
                                const Batch &batch) {
+  if (shape.on_device) return THINK_OK;
   const int64_t room = room_of(source);
   const int32_t heads = source.lengths_stride[1] || destination.lengths_stride[1] ? shape.kv_heads : 1;
   const bool tiles = source.key_layout == THINK_TILES;
@@ -314,8 +322,9 @@ think_status check_source_room(const Argument &argument, const think_segment &so
   return THINK_OK;
 }
 
-think_status check_prune_room(const Argument &argument, const think_segment &source, const think_segment &destination, int32_t sinks, int32_t recent,
-                              const Batch &batch) {
+think_status check_prune_room(const Argument &argument, const think_segment &source, const think_segment &destination, const Shape &shape, int32_t sinks,
+                              int32_t recent, const Batch &batch) {
+  if (shape.on_device) return THINK_OK;
   const int64_t room = room_of(destination);
   const bool tiles = destination.key_layout == THINK_TILES;
   for (int32_t sequence = 0; sequence < batch.count; ++sequence) {

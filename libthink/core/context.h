@@ -5,6 +5,7 @@
 #include <cstddef>
 
 #include "kernels/common/parallel.h"
+#include "libthink/backend/cuda_backend.h"
 #include "libthink/backend/isa.h"
 #include "libthink/backend/pool.h"
 #include "libthink/core/error.h"
@@ -15,6 +16,8 @@ struct think_context {
   int32_t device_index;
   int32_t threads;  // tasks at the same time, at least 1
   think::IsaChoice isa;
+  const think::cuda::Backend *cuda;  // NULL on the CPU
+  think::cuda::Device device;        // of `cuda`
   think_parallel_for parallel_for;
   think_allocate allocate;
   think_deallocate deallocate;
@@ -28,7 +31,8 @@ namespace think {
 // What think_context_create() and think_supports() have in common: options checked and defaults filled in.
 think_status read_context_options(const Argument &argument, const think_context_options *in, think_context_options &out, IsaChoice &isa);
 
-think_context *make_context(const think_context_options &options, IsaChoice isa);  // NULL: no memory
+// Opens the device and makes the context. Out of memory is THINK_E_MEMORY, a device that does not open THINK_E_DEVICE.
+think_status make_context(const think_context_options &options, IsaChoice isa, think_context *&context, think_error *error);
 void retain(think_context &context);
 void release(think_context &context);
 

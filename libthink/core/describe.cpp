@@ -3,6 +3,7 @@
 #include <charconv>
 #include <cstring>
 
+#include "libthink/core/device.h"
 #include "libthink/core/workspace.h"
 
 namespace think {
@@ -94,7 +95,13 @@ void put_stages(JsonWriter &json, const think_plan &plan) {
   json.open("stages");
   for (int32_t stage = kFirstStage; stage <= kLastStage; ++stage) {
     json.open(stage_name(stage));
-    if (stage == THINK_STAGE_PRUNE) {
+    if (!has_kernels(plan, stage)) {
+      json.text("kernel", "none");
+      json.text("why", "this version has no CUDA kernels for it");
+    } else if (plan.context->cuda) {
+      json.text("kernel", "cuda");
+      json.text("why", "one kernel family for all architectures");
+    } else if (stage == THINK_STAGE_PRUNE) {
       json.text("kernel", "composed");
       json.text("why", "runs moments, select, fit and compact one after the other");
     } else if (stage == THINK_STAGE_SELECT || stage == THINK_STAGE_FIT) {
@@ -104,7 +111,7 @@ void put_stages(JsonWriter &json, const think_plan &plan) {
       json.text("kernel", isa_name(kernel_isa(plan.isa)));
       json.text("why", kernel_reason(plan));
     }
-    json.integer("workspace_bytes", workspace_bytes(plan, stage, extent));
+    if (has_kernels(plan, stage)) json.integer("workspace_bytes", workspace_bytes(plan, stage, extent));
     json.close();
   }
   json.close();
@@ -129,9 +136,14 @@ size_t describe_plan(const think_plan &plan, char *text, size_t capacity) {
   JsonWriter json(text, capacity);
   json.open();
   json.text("version", think_version_string());
-  json.text("device", "cpu");
+  json.text("device", plan.context->cuda ? "cuda" : "cpu");
   json.integer("device_index", plan.context->device_index);
-  json.text("isa", isa_name(plan.isa));
+  if (plan.context->cuda) {
+    json.text("isa", Text("sm_%d%d", plan.context->device.major, plan.context->device.minor).text);
+    json.integer("multiprocessors", plan.context->device.multiprocessors);
+  } else {
+    json.text("isa", isa_name(plan.isa));
+  }
   json.integer("threads", plan.parallel.threads);
   json.text("threads_of", plan.parallel.threads <= 1 ? "the caller" : plan.context->parallel_for ? "the host" : "the library");
   put_problem(json, plan.shape);

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <new>
 
+#include "libthink/core/device.h"
 #include "libthink/core/structs.h"
 
 namespace think {
@@ -82,7 +83,7 @@ think_status read_problem(const Argument &argument, const think_problem *in, Sha
            problem.key_channels,   problem.value_channels, problem.window,
            problem.max_batch,      problem.max_queries,    problem.max_tokens,
            problem.query_dtype,    problem.cache_dtype,    problem.output_dtype,
-           problem.scale,          problem.softcap};
+           problem.scale,          problem.softcap,        false};
   if (sizes_overflow(shape)) {
     return unsupported(argument, "", "query_heads %d, max_batch %d, max_queries %d and max_tokens %lld together exceed 64-bit sizes", shape.query_heads,
                        shape.max_batch, shape.max_queries, static_cast<long long>(shape.max_tokens));
@@ -97,8 +98,17 @@ think_status make_plan(think_context &context, const Shape &shape, think_plan *&
     deallocate(context, memory, sizeof(think_plan));
     return fail(error, THINK_E_MEMORY, 0, "%d threads could not be started", context.threads - 1);
   }
-  plan = new (memory) think_plan{&context, shape, parallel_of(context), context.isa.isa};
+  think_plan *made = new (memory) think_plan{&context, shape, parallel_of(context), context.isa.isa};
+  made->shape.on_device = context.cuda != nullptr;
   retain(context);
+  if (context.cuda) {
+    const think_status status = run_on_device(*made, error, [](const cuda::Backend &backend) { return backend.load(); });
+    if (status) {
+      destroy_plan(made);
+      return status;
+    }
+  }
+  plan = made;
   log(context, THINK_LOG_DEBUG, "libthink: plan for %d query heads, %d KV heads, %d key and %d value channels", shape.query_heads, shape.kv_heads,
       shape.key_channels, shape.value_channels);
   return THINK_OK;

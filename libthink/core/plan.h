@@ -17,7 +17,7 @@ namespace think {
 // The problem with all its defaults filled in, or the reason why it cannot be.
 think_status read_problem(const Argument &argument, const think_problem *in, Shape &shape);
 
-// `context` NULL: out of memory is THINK_E_MEMORY, as is a thread that cannot be started.
+// Out of memory is THINK_E_MEMORY, as is a thread that cannot be started; kernels that cannot be loaded are THINK_E_DEVICE.
 think_status make_plan(think_context &context, const Shape &shape, think_plan *&plan, think_error *error);
 void destroy_plan(think_plan *plan);
 

@@ -9,6 +9,7 @@
 #include "kernels/moments/moments.h"
 #include "kernels/score/score.h"
 #include "kernels/select/select.h"
+#include "libthink/core/device.h"
 #include "libthink/core/prune.h"
 #include "libthink/core/structs.h"
 
@@ -22,6 +23,22 @@ constexpr int32_t kBudgetLayers = 256;
 think_status check_maximum(const Argument &argument, const char *field, int64_t value, int64_t maximum, const char *maximum_name) {
   if (value >= 0 && value <= maximum) return THINK_OK;
   return wrong(argument, field, "expected 0 .. %lld (%s), got %lld", static_cast<long long>(maximum), maximum_name, static_cast<long long>(value));
+}
+
+// The most that think_budgets() needs, of the two sides.
+template <class BytesOf>
+int64_t largest_budgets(const Shape &shape, int32_t batch, const BytesOf &bytes_of) {
+  int64_t bytes = 0;
+  for (const int32_t channels : {shape.key_channels, shape.value_channels}) {
+    select::Budgets budgets{};
+    budgets.layers = kBudgetLayers;
+    budgets.batch = batch;
+    budgets.kv_heads = shape.kv_heads;
+    budgets.channels = channels;
+    budgets.floor = budgets.step = 8;
+    bytes = std::max(bytes, bytes_of(budgets));
+  }
+  return bytes;
 }
 
 }  // namespace
@@ -52,22 +69,14 @@ const char *stage_name(int32_t stage) {
 
 int64_t workspace_bytes(const think_plan &plan, int32_t stage, const CallExtent &extent) {
   const Shape &shape = plan.shape;
+  if (const cuda::Backend *backend = plan.context->cuda) {
+    if (stage == THINK_STAGE_SCORE) return backend->score_workspace(shape, extent.batch, extent.tokens);
+    return stage == THINK_STAGE_SELECT ? largest_budgets(shape, extent.batch, backend->budgets_workspace) : 0;
+  }
   switch (stage) {
     case THINK_STAGE_SCORE: return score::update_workspace(shape, extent.batch, extent.tokens);
     case THINK_STAGE_MOMENTS: return std::max(moments::workspace(shape, extent.batch, extent.tokens), moments::gains_workspace(shape, extent.batch));
-    case THINK_STAGE_SELECT: {
-      int64_t bytes = 0;
-      for (const int32_t channels : {shape.key_channels, shape.value_channels}) {
-        select::Budgets budgets{};
-        budgets.layers = kBudgetLayers;
-        budgets.batch = extent.batch;
-        budgets.kv_heads = shape.kv_heads;
-        budgets.channels = channels;
-        budgets.floor = budgets.step = 8;
-        bytes = std::max(bytes, select::budgets_workspace(budgets));
-      }
-      return bytes;
-    }
+    case THINK_STAGE_SELECT: return largest_budgets(shape, extent.batch, select::budgets_workspace);
     case THINK_STAGE_FIT: return fit::workspace(shape, extent.batch, plan.parallel.threads);
     case THINK_STAGE_ATTEND: return attend::workspace(shape, {extent.batch, extent.queries, extent.segments, extent.tokens});
     case THINK_STAGE_PRUNE: return prune_workspace(shape, extent.batch, extent.tokens, plan.parallel.threads);

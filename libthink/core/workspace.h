@@ -15,7 +15,7 @@ CallExtent largest_extent(const Shape &shape);
 
 constexpr int32_t kFirstStage = THINK_STAGE_SCORE, kLastStage = THINK_STAGE_PRUNE;
 const char *stage_name(int32_t stage);
-int64_t workspace_bytes(const think_plan &plan, int32_t stage, const CallExtent &extent);
+int64_t workspace_bytes(const think_plan &plan, int32_t stage, const CallExtent &extent);  // of a stage that has kernels
 
 // A call of score or attend that is cut into slices finds its counters at the start of the workspace and must find zeros there, whatever stage had the
 // workspace before. So a stage that uses this memory for anything else, `used` bytes of it, ends with this.

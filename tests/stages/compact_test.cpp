@@ -5,154 +5,15 @@
 
 #include <algorithm>
 #include <cstring>
-#include <limits>
-#include <numeric>
-#include <random>
 #include <thread>
 
+#include "compact_case.h"
 #include "instruction_sets.h"
-#include "kernels/common/element.h"
 
 namespace think {
 namespace {
 
-constexpr think_dtype kDtypes[] = {THINK_F32, THINK_F16, THINK_BF16};
-using Random = std::mt19937;
-
-int32_t pick(Random &random, int32_t low, int32_t high) { return std::uniform_int_distribution<int32_t>(low, high)(random); }
-
-Shape make_shape(int32_t kv_heads, int32_t key_channels, int32_t value_channels, int32_t batch) {
-  Shape shape{};
-  shape.query_heads = shape.kv_heads = kv_heads;
-  shape.group = 1;
-  shape.key_channels = key_channels;
-  shape.value_channels = value_channels;
-  shape.max_batch = batch;
-  return shape;
-}
-
-// Kept channels of each slot and head, drawn at random, ascending.
-struct Basis {
-  std::vector<int32_t> kept, index;
-  think_basis basis = THINK_BASIS_INIT;
-
-  template <class Width>
-  Basis(Random &random, int32_t slots, int32_t heads, int32_t channels, const Width &width) {
-    for (int32_t i = 0; i < slots * heads; ++i) {
-      std::vector<int32_t> order(channels);
-      std::iota(order.begin(), order.end(), 0);
-      std::shuffle(order.begin(), order.end(), random);
-      kept.push_back(width(i));
-      std::sort(order.begin(), order.begin() + kept.back());
-      std::sort(order.begin() + kept.back(), order.end());
-      index.insert(index.end(), order.begin(), order.end());
-    }
-    basis.channels = channels;
-    basis.slots = slots;
-    basis.kept = kept.data();
-    basis.index = index.data();
-  }
-};
-
-enum class Order { heads, tokens, placed };  // heads behind each other with a fixed stride, interleaved per token, or by head offsets
-
-struct SideOptions {
-  think_dtype dtype = THINK_F16;
-  int32_t layout = THINK_ROWS;
-  const think_basis *basis = nullptr;
-  Order order = Order::heads;
-  int64_t gap = 0;  // unused elements behind each row (rows without a basis only)
-};
-
-// One segment with memory of its own: blocks (pages or slots) of `capacity` rows, in shuffled order when paged.
-struct Store {
-  static constexpr int64_t kGuard = 512;
-  think_segment segment = THINK_SEGMENT_INIT;
-  std::vector<char> key, value;
-  std::vector<int64_t> key_offset, value_offset;
-  std::vector<int32_t> pages, first, lengths;
-
-  Store(Random &random, const Shape &shape, const Batch &batch, int32_t slots, bool paged, int32_t capacity, int32_t max_rows, const SideOptions &k,
-        const SideOptions &v, std::vector<int32_t> first_, std::vector<int32_t> lengths_, bool per_head)
-      : first(std::move(first_)), lengths(std::move(lengths_)) {
-    segment.page_tokens = capacity;
-    segment.lengths_stride[0] = per_head ? shape.kv_heads : 1;
-    segment.lengths_stride[1] = per_head ? 1 : 0;
-    segment.first = first.data();
-    segment.lengths = lengths.data();
-    int32_t blocks = slots;
-    if (paged) {
-      const int32_t each = (max_rows + capacity - 1) / capacity;
-      blocks = batch.count * each + 2;
-      std::vector<int32_t> order(blocks);
-      std::iota(order.begin(), order.end(), 0);
-      std::shuffle(order.begin(), order.end(), random);
-      segment.pages_stride = each + 1;
-      pages.assign(batch.count * segment.pages_stride, -12345);
-      for (int32_t b = 0; b < batch.count; ++b) {
-        for (int32_t p = 0; p < each; ++p) pages[b * segment.pages_stride + p] = order[b * each + p];
-      }
-      segment.pages = pages.data();
-    }
-    side(shape, batch, slots, blocks, capacity, true, k);
-    side(shape, batch, slots, blocks, capacity, false, v);
-  }
-  Store(const Store &) = delete;
-
-  void side(const Shape &shape, const Batch &batch, int32_t slots, int64_t blocks, int64_t capacity, bool keys, const SideOptions &options) {
-    const int64_t channels = keys ? shape.key_channels : shape.value_channels, size = dtype_bytes(options.dtype);
-    (keys ? segment.key_dtype : segment.value_dtype) = options.dtype;
-    (keys ? segment.key_layout : segment.value_layout) = options.layout;
-    (keys ? segment.key_basis : segment.value_basis) = options.basis;
-    int64_t *stride = keys ? segment.key_stride : segment.value_stride;
-    const int64_t row = (channels + options.gap) * size;
-    stride[0] = shape.kv_heads * capacity * row + 64;
-    stride[1] = options.order == Order::tokens ? row : capacity * row;
-    stride[2] = options.order == Order::tokens ? shape.kv_heads * row : options.gap ? row : 0;
-    if (options.order == Order::placed) {
-      auto &offset = keys ? key_offset : value_offset;
-      offset.assign(slots * shape.kv_heads, -1);
-      (keys ? segment.key_head_offset : segment.value_head_offset) = offset.data();
-      think_segment only = segment;
-      (keys ? only.value_head_offset : only.key_head_offset) = nullptr;
-      compact::place(shape, only, batch);
-    }
-    auto &memory = keys ? key : value;
-    memory.assign(kGuard + blocks * stride[0] + kGuard, '\x5a');
-    (keys ? segment.key : segment.value) = memory.data() + kGuard;
-  }
-
-  void poison() {
-    for (auto *memory : {&key, &value}) {
-      // NaN as f32, f16 and bf16 alike
-      std::fill(memory->begin(), memory->end(), '\xff');
-    }
-  }
-  // Random numbers in all rows that the sequence has, through the address rule.
-  void fill(Random &random, const Shape &shape, const Batch &batch, const std::vector<int32_t> &rows_of_run) {
-    std::normal_distribution<float> normal;
-    for (Side s : {Side::keys, Side::values}) {
-      if (!(s == Side::keys ? segment.key : segment.value)) continue;
-      for (int32_t b = 0; b < batch.count; ++b) {
-        for (int32_t h = 0; h < shape.kv_heads; ++h) {
-          const SideView view = side_view(segment, s, shape, batch, b, h);
-          const int64_t at = b * segment.lengths_stride[0] + h * segment.lengths_stride[1];
-          for (int64_t t = first[at]; t < first[at] + rows_of_run[at]; ++t) {
-            char *row = row_address(view, t);
-            for (int64_t c = 0; c < view.channels; ++c) {
-              const float x = std::ldexp(normal(random), pick(random, -20, 10));
-              if (view.layout == THINK_TILES) {
-                store_element(row, view.dtype, c * 32 + t % 32, x);
-              } else {
-                store_element(row, view.dtype, c, x);
-              }
-            }
-          }
-        }
-      }
-    }
-  }
-};
+using namespace test;
 
 struct ThreadedLoop {
   static void run(void *, int64_t count, think_task task, void *arg) {

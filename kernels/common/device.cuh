@@ -1,0 +1,130 @@
+// Batches, tensors and segments as kernels see them: what shape.h and segment.h do on the host, with the arrays read through ptx.cuh. The host half
+// (`side_of`, `run_of`) turns a checked segment into plain values that travel as kernel arguments; nothing behind a device pointer is touched there.
+#pragma once
+
+#include "launch.cuh"
+#include "segment.h"
+
+namespace think::device {
+
+using namespace ptx;
+
+// A number that the host could not check, forced into what memory was made for.
+THINK_DEVICE int32_t clamp(int32_t value, int32_t most) { return value < 0 ? 0 : value > most ? most : value; }
+
+THINK_DEVICE int32_t slot_of(const int32_t *slots, int32_t sequence) { return slots ? load_constant(slots + sequence) : sequence; }
+
+// Rows of one sequence inside a tensor: batch row, first token and number of tokens, `most` at most.
+THINK_DEVICE RowRange rows_of(const think_tensor &tensor, const Batch &batch, int32_t sequence, int32_t most) {
+  const int32_t tokens = static_cast<int32_t>(tensor.extent[2]);
+  if (batch.row_start) {
+    const int32_t start = clamp(load_constant(batch.row_start + sequence), tokens), end = clamp(load_constant(batch.row_start + sequence + 1), tokens);
+    return {0, start, clamp(end - start, most)};
+  }
+  return {sequence, 0, clamp(batch.lengths ? load_constant(batch.lengths + sequence) : tokens, tokens < most ? tokens : most)};
+}
+
+THINK_DEVICE const char *element(const think_tensor &tensor, int64_t batch, int64_t head, int64_t token, int32_t element_bytes) {
+  return static_cast<const char *>(tensor.data) + (batch * tensor.stride[0] + head * tensor.stride[1] + token * tensor.stride[2]) * element_bytes;
+}
+
+// One side of a segment.
+struct Side {
+  char *base;
+  int64_t block_stride, head_stride, row_stride;  // bytes; row_stride 0 = as wide as a row is
+  const int64_t *head_offset;
+  const int32_t *kept, *index;  // of the basis, NULL = all channels
+  int32_t channels;             // of a full row
+  int32_t element_bytes;
+  int32_t layout;
+  think_dtype dtype;
+};
+
+// Where its rows are, for both sides.
+struct Run {
+  const int32_t *pages, *first, *lengths, *slot;
+  int64_t pages_stride, sequence_stride, head_stride;
+  int32_t page_tokens;
+  int32_t longest;  // rows that a run can have
+};
+
+inline Side side_of(const think_segment &segment, const Shape &shape, think::Side side) {
+  const bool keys = side == think::Side::keys;
+  const think_basis *basis = keys ? segment.key_basis : segment.value_basis;
+  const int64_t *stride = keys ? segment.key_stride : segment.value_stride;
+  Side view;
+  view.base = static_cast<char *>(keys ? segment.key : segment.value);
+  view.block_stride = stride[0];
+  view.head_stride = stride[1];
+  view.row_stride = stride[2];
+  view.head_offset = keys ? segment.key_head_offset : segment.value_head_offset;
+  view.kept = basis ? basis->kept : nullptr;
+  view.index = basis ? basis->index : nullptr;
+  view.channels = keys ? shape.key_channels : shape.value_channels;
+  view.dtype = keys ? segment.key_dtype : segment.value_dtype;
+  view.element_bytes = dtype_bytes(view.dtype);
+  view.layout = keys ? segment.key_layout : segment.value_layout;
+  return view;
+}
+
+inline Run run_of(const think_segment &segment, const Batch &batch, int64_t longest) {
+  return {segment.pages,
+          segment.first,
+          segment.lengths,
+          segment.slot ? segment.slot : batch.slot,
+          segment.pages_stride,
+          segment.lengths_stride[0],
+          segment.lengths_stride[1],
+          segment.page_tokens,
+          static_cast<int32_t>(longest)};
+}
+
+THINK_DEVICE int32_t first_of(const Run &run, int32_t sequence, int32_t head) {
+  return run.first ? load_constant(run.first + sequence * run.sequence_stride + head * run.head_stride) : 0;
+}
+
+THINK_DEVICE int32_t length_of(const Run &run, int32_t sequence, int32_t head) {
+  return clamp(load_constant(run.lengths + sequence * run.sequence_stride + head * run.head_stride), run.longest);
+}
+
+// Channels that a head keeps. Widths are at least 1 everywhere; what is no width would lead out of the index.
+THINK_DEVICE int32_t width_of(const Side &side, int64_t head_of_slot) {
+  return side.kept ? clamp(load_constant(side.kept + head_of_slot), side.channels) : side.channels;
+}
+
+// A side of one sequence and KV head, resolved as far as the page: SideView of segment.h.
+struct View {
+  char *base;
+  int64_t block_stride, row_stride;
+  const int32_t *pages;
+  int32_t page_tokens, slot, channels, layout;
+  int64_t tile_bytes;
+};
+
+THINK_DEVICE View view_of(const Side &side, const Run &run, int32_t kv_heads, int32_t sequence, int32_t head) {
+  View view;
+  view.slot = slot_of(run.slot, sequence);
+  const int64_t head_of_slot = static_cast<int64_t>(view.slot) * kv_heads + head;
+  view.channels = width_of(side, head_of_slot);
+  view.base = side.base + (side.head_offset ? load_constant(side.head_offset + head_of_slot) : head * side.head_stride);
+  view.block_stride = side.block_stride;
+  view.row_stride = side.row_stride ? side.row_stride : static_cast<int64_t>(view.channels) * side.element_bytes;
+  view.tile_bytes = static_cast<int64_t>(view.channels) * kTileTokens * side.element_bytes;
+  view.pages = run.pages ? run.pages + sequence * run.pages_stride : nullptr;
+  view.page_tokens = run.page_tokens;
+  view.layout = side.layout;
+  return view;
+}
+
+// Address of a row (THINK_ROWS), or of the tile that holds it (THINK_TILES). `row` counts from the start of the pages or slot.
+THINK_DEVICE char *row_address(const View &view, int32_t row) {
+  int64_t block = view.slot;
+  if (view.pages) {
+    block = load_constant(view.pages + row / view.page_tokens);
+    row %= view.page_tokens;
+  }
+  char *start = view.base + block * view.block_stride;
+  return view.layout == THINK_TILES ? start + row / kTileTokens * view.tile_bytes : start + row * view.row_stride;
+}
+
+}  // namespace think::device

@@ -1,0 +1,57 @@
+// What lies between libthink.so.1 and libthink_cuda.so.1: one table of functions, found through one symbol. Both libraries come from one build; the
+// table says so itself, in fields that never move. Everything behind them may change with every version.
+#pragma once
+
+#include "kernels/compact/compact.h"
+#include "kernels/score/score.h"
+#include "kernels/select/select.h"
+
+namespace think::cuda {
+
+// Raised whenever the table, or a struct that it takes, changes in any way.
+constexpr uint32_t kBackendAbi = 1;
+
+// A device that a context uses. Filled by Backend::open(), handed back to the other functions.
+struct Device {
+  void *context;  // CUcontext: the device's primary context, which the CUDA runtime and most engines use as well
+  int32_t index, major, minor;
+  int32_t multiprocessors;
+};
+
+// Functions return an error of the CUDA runtime, 0 = none. Run functions only launch: what kernels do wrong later is the stream's to tell. They are called
+// between enter() and leave(), take the argument structs that the CPU's stages take, with device pointers inside, and stay away from memory behind them.
+struct Backend {
+  uint32_t abi;  // kBackendAbi: first for ever, then size
+  uint32_t size;
+  int32_t version;             // think_version() of the build
+  int32_t minimum_driver;      // as cuDriverGetVersion() counts
+  const char *architectures;   // "80 90": for messages
+  const char *stages;          // "score, select and compact": what has kernels, for messages
+  const char *(*error_text)(int32_t error);
+
+  int32_t (*open)(int32_t index, Device &device);
+  void (*close)(const Device &device);
+  int32_t (*enter)(const Device &device);  // makes it current in this thread ...
+  void (*leave)();                         // ... and what was current before
+  int32_t (*load)();                       // loads every kernel, so that no run call has to
+
+  int64_t (*score_workspace)(const Shape &shape, int32_t batch, int64_t tokens);
+  int32_t (*score_reset)(const Shape &shape, void *state, const Batch &batch, void *stream);
+  int32_t (*score_update)(const score::Update &update, int64_t longest, void *workspace, void *stream);
+  int32_t (*score_finish)(const Shape &shape, const void *state, const Batch &batch, bool query_heads, float *score, void *stream);
+  int32_t (*score_values)(const Shape &shape, const think_tensor &attention, const Batch &batch, float *score, void *stream);
+
+  int64_t (*budgets_workspace)(const select::Budgets &budgets);
+  int32_t (*budgets)(const select::Budgets &budgets, const float *gains, int32_t *kept, void *workspace, void *stream);
+  int32_t (*select)(const select::Select &choice, const float *score, const Batch &batch, const think_basis &basis, uint8_t *mask, void *stream);
+
+  int32_t (*place)(const Shape &shape, const think_segment &segment, const Batch &batch, void *stream);
+  int32_t (*compact)(const compact::Arguments &arguments, int64_t longest, void *stream);
+};
+
+// The symbol: const Backend *think_cuda_backend().
+using GetBackend = const Backend *(*)();
+inline constexpr char kEntry[] = "think_cuda_backend";
+inline constexpr char kLibrary[] = "libthink_cuda.so.1";
+
+}  // namespace think::cuda

@@ -1,0 +1,130 @@
+#include "libthink/backend/cuda_loader.h"
+
+#include <dlfcn.h>
+#include <sys/stat.h>
+
+#include <cstdarg>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
+
+#include "think/version.h"
+
+namespace think::cuda {
+namespace {
+
+constexpr char kDriver[] = "libcuda.so.1";
+constexpr char kPathVariable[] = "THINK_BACKEND_PATH";
+constexpr int kNoDevice = 100;  // CUDA_ERROR_NO_DEVICE
+
+// All contexts of the process share one backend and one driver, which stay loaded as every CUDA program keeps them.
+std::mutex search_lock;
+const Backend *loaded = nullptr;
+void *driver = nullptr;
+
+using Path = char[4096];
+
+Search missing(int32_t error, const char *format, ...) __attribute__((format(printf, 2, 3)));
+Search missing(int32_t error, const char *format, ...) {
+  Search search{nullptr, 0, error, {}};
+  va_list values;
+  va_start(values, format);
+  std::vsnprintf(search.reason, sizeof search.reason, format, values);
+  va_end(values);
+  return search;
+}
+
+// THINK_BACKEND_PATH (the library, or its folder) decides alone when it is set; otherwise the folder that this library lies in.
+bool library_path(Path &path) {
+  const char *wanted = ::secure_getenv(kPathVariable);
+  int length;
+  if (wanted && *wanted) {
+    struct stat status;
+    const bool folder = ::stat(wanted, &status) == 0 && S_ISDIR(status.st_mode);
+    length = folder ? std::snprintf(path, sizeof path, "%s/%s", wanted, kLibrary) : std::snprintf(path, sizeof path, "%s", wanted);
+  } else {
+    Dl_info self;
+    if (!::dladdr(kLibrary, &self) || !self.dli_fname) return false;
+    const char *slash = std::strrchr(self.dli_fname, '/');
+    const int folder = slash ? static_cast<int>(slash - self.dli_fname) : 1;
+    length = std::snprintf(path, sizeof path, "%.*s/%s", folder, slash ? self.dli_fname : ".", kLibrary);
+  }
+  return length > 0 && static_cast<size_t>(length) < sizeof path;
+}
+
+// The end of a path, which is what tells one library from another when a message has no room for all of it.
+const char *tail(const char *path) {
+  constexpr size_t kMost = 90;
+  const size_t length = std::strlen(path);
+  return length > kMost ? path + length - kMost : path;
+}
+
+template <class Function>
+bool find(void *library, const char *name, Function &function) {
+  void *symbol = ::dlsym(library, name);
+  std::memcpy(&function, &symbol, sizeof function);
+  return symbol != nullptr;
+}
+
+// Is the table what this build of the core was compiled for? Only its first fields may be looked at before that is known.
+Search check_backend(const Backend *backend, const char *path) {
+  if (!backend || backend->abi != kBackendAbi) {
+    return missing(0, "%s is of backend ABI %u, this library needs %u: install both from one build", tail(path), backend ? backend->abi : 0, kBackendAbi);
+  }
+  if (backend->size != sizeof(Backend) || backend->version != think_version()) {
+    return missing(0, "%s is of version %d.%d.%d, this library is %s: install both from one build", tail(path), backend->version / 10000,
+                   backend->version / 100 % 100, backend->version % 100, think_version_string());
+  }
+  return {backend, 0, 0, {}};
+}
+
+// Asks the driver itself, not through the backend's CUDA runtime: that would tell a driver that is too old from none at all, but not how old it is.
+Search ask_driver(const Backend &backend) {
+  if (!driver) driver = ::dlopen(kDriver, RTLD_NOW | RTLD_LOCAL);
+  if (!driver) return missing(0, "no NVIDIA driver: %s could not be loaded", kDriver);
+  int (*initialise)(unsigned), (*version)(int *), (*count)(int *);
+  if (!find(driver, "cuInit", initialise) || !find(driver, "cuDriverGetVersion", version) || !find(driver, "cuDeviceGetCount", count)) {
+    return missing(0, "%s is not a CUDA driver: cuInit is missing", kDriver);
+  }
+  int installed = 0, devices = 0;
+  // The version comes first: it is known without a device, and an old driver is the better explanation for one that does not start.
+  if (const int error = version(&installed)) return missing(error, "the NVIDIA driver does not tell its version (error %d)", error);
+  if (installed < backend.minimum_driver) {
+    return missing(0, "the NVIDIA driver is too old: it supports CUDA %d.%d, %d.%d is needed", installed / 1000, installed % 1000 / 10,
+                   backend.minimum_driver / 1000, backend.minimum_driver % 1000 / 10);
+  }
+  int error = initialise(0);
+  if (!error) error = count(&devices);
+  if (error == kNoDevice || (!error && devices < 1)) return missing(error, "no CUDA device: the NVIDIA driver finds none");
+  if (error) return missing(error, "the NVIDIA driver does not start (error %d)", error);
+  return {&backend, devices, 0, {}};
+}
+
+}  // namespace
+
+Search find_backend() {
+  const std::lock_guard<std::mutex> hold(search_lock);
+  if (loaded) return ask_driver(*loaded);
+  Path path;
+  if (!library_path(path)) return missing(0, "the folder of libthink or %s is longer than a path may be", kPathVariable);
+  struct stat status;
+  if (::stat(path, &status) != 0) return missing(0, "%s is not installed: %s does not exist", kLibrary, tail(path));
+  void *library = ::dlopen(path, RTLD_NOW | RTLD_LOCAL);
+  if (!library) return missing(0, "%s could not be loaded: %s", kLibrary, ::dlerror());
+  GetBackend get_backend;
+  Search search{};
+  if (!find(library, kEntry, get_backend)) {
+    search = missing(0, "%s is not a backend of libthink: it has no %s", tail(path), kEntry);
+  } else {
+    search = check_backend(get_backend(), path);
+  }
+  if (!search.backend) {
+    ::dlclose(library);
+    return search;
+  }
+  loaded = search.backend;
+  return ask_driver(*loaded);
+}
+
+}  // namespace think::cuda

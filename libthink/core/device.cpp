@@ -1,0 +1,56 @@
+#include "libthink/core/device.h"
+
+namespace think {
+namespace {
+
+void set_native_code(think_error *error, int32_t code) {
+  if (error && error->struct_size >= kFirstSize<think_error>) error->native_code = code;
+}
+
+}  // namespace
+
+think_status without_backend(const Argument &argument, const cuda::Search &search) {
+  const think_status status = unsupported(argument, "device_type", "device kind %d: %s", THINK_DEVICE_CUDA, search.reason);
+  set_native_code(argument.error, search.error);
+  return status;
+}
+
+think_status device_failed(const cuda::Backend &backend, int32_t code, const char *what, think_error *error) {
+  const think_status status = fail(error, THINK_E_DEVICE, 0, "%s: CUDA error %d, %s", what, code, backend.error_text(code));
+  set_native_code(error, code);
+  return status;
+}
+
+think_status check_kernels(const think_plan &plan, const char *function, think_error *error) {
+  if (!plan.context->cuda) return THINK_OK;
+  return fail(error, THINK_E_UNSUPPORTED, 0, "%s: this version has no CUDA kernels for it, only for %s", function, plan.context->cuda->stages);
+}
+
+think_status check_device_problem(const Argument &argument, const Shape &shape) {
+  constexpr int32_t kMostBlocks = 65535;  // of a grid along its second and third axis: KV heads and sequences
+  if (shape.kv_heads > kMostBlocks) return unsupported(argument, "kv_heads", "at most %d on a CUDA device, got %d", kMostBlocks, shape.kv_heads);
+  if (shape.max_batch > kMostBlocks) return unsupported(argument, "max_batch", "at most %d on a CUDA device, got %d", kMostBlocks, shape.max_batch);
+  return THINK_OK;
+}
+
+think_status check_device_rows(const Argument &argument, const think_tensor &tensor) {
+  constexpr int64_t kAlignment = 16;
+  if (tensor.extent[0] == 0 || tensor.extent[2] == 0) return THINK_OK;
+  if (reinterpret_cast<uintptr_t>(tensor.data) % kAlignment) {
+    return unsupported(argument, "data", "CUDA kernels need an address that is a multiple of 16, got %p", tensor.data);
+  }
+  const int64_t elements = kAlignment / dtype_bytes(tensor.dtype);
+  for (int axis = 0; axis < 3; ++axis) {
+    if (tensor.extent[axis] > 1 && tensor.stride[axis] % elements) {
+      return unsupported(argument, Text("stride[%d]", axis).text, "CUDA kernels need a multiple of %lld elements (16 bytes), got %lld",
+                         static_cast<long long>(elements), static_cast<long long>(tensor.stride[axis]));
+    }
+  }
+  return THINK_OK;
+}
+
+bool has_kernels(const think_plan &plan, int32_t stage) {
+  return !plan.context->cuda || stage == THINK_STAGE_SCORE || stage == THINK_STAGE_SELECT || stage == THINK_STAGE_COMPACT;
+}
+
+}  // namespace think

@@ -1,0 +1,253 @@
+// Calls on a CUDA plan never touch device memory on the host, and hand on what they were given: every array here lies in memory that cannot be read, so
+// a look at one of them ends the process.
+#include <dlfcn.h>
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+#include "stand_in_backend.h"
+#include "think.h"
+
+namespace {
+
+constexpr int64_t kDeviceBytes = int64_t{64} << 20;
+
+class DevicePlan : public testing::Test {
+ protected:
+  void SetUp() override {
+    const std::string folder = STAND_INS;
+    ASSERT_TRUE(dlopen((folder + "/stand_in_driver.so").c_str(), RTLD_NOW | RTLD_GLOBAL)) << dlerror();
+    const std::string backend = folder + "/stand_in_backend.so";
+    setenv("THINK_BACKEND_PATH", backend.c_str(), 1);
+    options.device_type = THINK_DEVICE_CUDA;
+    options.device_index = 1;
+    ASSERT_EQ(THINK_OK, think_context_create(&options, &context, &error)) << error.message;
+    void *library = dlopen(backend.c_str(), RTLD_NOW | RTLD_NOLOAD);
+    ASSERT_TRUE(library) << "the stand-in is not what was loaded";
+    GetStandInCalls get_calls;
+    void *symbol = dlsym(library, "stand_in_calls");
+    std::memcpy(&get_calls, &symbol, sizeof get_calls);
+    calls = get_calls();
+    problem.query_heads = 4;
+    problem.kv_heads = 2;
+    problem.key_channels = 64;
+    problem.max_batch = 3;
+    problem.max_tokens = 4096;
+    ASSERT_EQ(THINK_OK, think_plan_create(context, &problem, &plan, &error)) << error.message;
+    memory = static_cast<char *>(mmap(nullptr, kDeviceBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    ASSERT_NE(MAP_FAILED, static_cast<void *>(memory));
+    launch.workspace = take<char>(1 << 20);
+    launch.workspace_bytes = 1 << 20;
+    launch.stream = this;
+    batch.count = 3;
+    batch.lengths = take<int32_t>(3);
+    batch.slot = take<int32_t>(3);
+    before = calls->runs;
+  }
+
+  void TearDown() override {
+    if (calls) calls->fail_with = 0;
+    if (plan) think_plan_destroy(plan);
+    if (context) think_context_destroy(context);
+    if (memory) munmap(memory, kDeviceBytes);
+    if (calls) {
+      EXPECT_EQ(calls->entered, calls->left);
+      EXPECT_EQ(calls->opened, calls->closed);
+    }
+  }
+
+  // An array of the device.
+  template <class T>
+  T *take(int64_t count) {
+    T *array = reinterpret_cast<T *>(memory + used);
+    used += (count * static_cast<int64_t>(sizeof(T)) + 63) / 64 * 64;
+    EXPECT_LE(used, kDeviceBytes);
+    return array;
+  }
+
+  think_tensor tensor(int64_t heads, int64_t tokens) {
+    return {sizeof(think_tensor), 0, take<float>(3 * heads * tokens * 64), THINK_F32, 0, {3, heads, tokens, 64}, {heads * tokens * 64, tokens * 64, 64, 1}};
+  }
+
+  think_basis basis(int32_t side) {
+    think_basis bound = THINK_BASIS_INIT;
+    int64_t bytes = 0;
+    EXPECT_EQ(THINK_OK, think_basis_size(plan, side, 8, &bytes, nullptr, &error)) << error.message;
+    EXPECT_EQ(THINK_OK, think_basis_bind(plan, side, 8, take<char>(bytes), bytes, &bound, &error)) << error.message;
+    return bound;
+  }
+
+  think_segment segment(bool paged) {
+    think_segment made = THINK_SEGMENT_INIT;
+    made.key = take<char>(1 << 20);
+    made.value = take<char>(1 << 20);
+    made.key_dtype = made.value_dtype = THINK_F16;
+    made.key_stride[0] = made.value_stride[0] = 1 << 17;
+    made.key_stride[1] = made.value_stride[1] = 1 << 16;
+    made.page_tokens = paged ? 64 : 512;
+    made.lengths = take<int32_t>(6);
+    made.first = take<int32_t>(6);
+    made.lengths_stride[0] = 2;
+    made.lengths_stride[1] = 1;
+    made.slot = take<int32_t>(3);
+    if (paged) {
+      made.pages = take<int32_t>(3 * 16);
+      made.pages_stride = 16;
+    }
+    return made;
+  }
+
+  void expect_run(const char *name, think_status status) {
+    EXPECT_EQ(THINK_OK, status) << error.message;
+    EXPECT_EQ(++before, calls->runs);
+    EXPECT_STREQ(name, calls->last);
+    EXPECT_EQ(this, calls->stream);
+  }
+
+  void expect_refused(think_status expected, const char *text, think_status status) {
+    EXPECT_EQ(expected, status);
+    EXPECT_NE(nullptr, std::strstr(error.message, text)) << error.message;
+    EXPECT_EQ(before, calls->runs) << "something was launched all the same";
+  }
+
+  think_error error = THINK_ERROR_INIT;
+  think_context_options options = THINK_CONTEXT_OPTIONS_INIT;
+  think_context *context = nullptr;
+  think_problem problem = THINK_PROBLEM_INIT;
+  think_plan *plan = nullptr;
+  think_launch launch = THINK_LAUNCH_INIT;
+  think_batch batch = THINK_BATCH_INIT;
+  StandInCalls *calls = nullptr;
+  char *memory = nullptr;
+  int64_t used = 0;
+  int32_t before = 0;
+};
+
+TEST_F(DevicePlan, LoadsKernelsWhenItIsMade) {
+  EXPECT_EQ(1, calls->loaded);
+  int64_t value = 0;
+  ASSERT_EQ(THINK_OK, think_query(context, THINK_QUERY_DEVICE_TYPE, &value, nullptr));
+  EXPECT_EQ(THINK_DEVICE_CUDA, value);
+  ASSERT_EQ(THINK_OK, think_query(context, THINK_QUERY_DEVICE_INDEX, &value, nullptr));
+  EXPECT_EQ(1, value);
+  char json[8192];
+  ASSERT_EQ(THINK_OK, think_plan_describe(plan, json, sizeof json, nullptr, &error));
+  EXPECT_TRUE(std::strstr(json, "\"device\":\"cuda\"") && std::strstr(json, "\"isa\":\"sm_90\"")) << json;
+  EXPECT_TRUE(std::strstr(json, "\"score\":{\"kernel\":\"cuda\"") && std::strstr(json, "\"attend\":{\"kernel\":\"none\"")) << json;
+}
+
+TEST_F(DevicePlan, Score) {
+  void *state = take<char>(1 << 20);
+  const think_tensor query = tensor(4, 200), key = tensor(2, 200);
+  expect_run("score_reset", think_score_reset(plan, state, &batch, &launch, &error));
+  expect_run("score_update", think_score_update(plan, &query, &key, &batch, state, &launch, &error));
+  EXPECT_EQ(200, calls->longest);
+  think_batch packed = THINK_BATCH_INIT;
+  packed.count = 3;
+  packed.row_start = take<int32_t>(4);
+  expect_run("score_update", think_score_update(plan, &query, &key, &packed, state, &launch, &error));
+  expect_run("score_finish", think_score_finish(plan, state, &batch, nullptr, take<float>(6 * 64), &launch, &error));
+  expect_run("score_values", think_value_score(plan, &query, &batch, take<float>(6 * 64), &launch, &error));
+  think_tensor window = THINK_TENSOR_INIT;
+  EXPECT_EQ(THINK_OK, think_score_window(plan, state, 3, &window, &error));
+  think_tensor odd = query;
+  odd.stride[2] = 66;
+  expect_refused(THINK_E_UNSUPPORTED, "query->stride[2]: CUDA kernels need a multiple of 4",
+                 think_score_update(plan, &odd, &key, &batch, state, &launch, &error));
+  odd = key;
+  odd.data = static_cast<char *>(odd.data) + 4;
+  expect_refused(THINK_E_UNSUPPORTED, "key->data: CUDA kernels need", think_score_update(plan, &query, &odd, &batch, state, &launch, &error));
+}
+
+TEST_F(DevicePlan, Select) {
+  think_basis keys = basis(THINK_KEYS);
+  think_budget_options budgets = THINK_BUDGET_OPTIONS_INIT;
+  budgets.total = 64;
+  int32_t *kept = take<int32_t>(6);
+  expect_run("budgets", think_budgets(plan, take<float>(6 * 64), &batch, THINK_KEYS, &budgets, kept, &launch, &error));
+  think_select_options choice = THINK_SELECT_OPTIONS_INIT;
+  expect_run("select", think_select(plan, take<float>(6 * 64), &batch, &choice, kept, &keys, take<uint8_t>(6 * 64), &launch, &error));
+}
+
+TEST_F(DevicePlan, Compact) {
+  think_basis keys = basis(THINK_KEYS), values = basis(THINK_VALUES);
+  for (const bool paged : {false, true}) {
+    const think_segment rows = segment(!paged);
+    think_segment tiles = segment(paged);
+    tiles.key_layout = THINK_TILES;
+    tiles.key_basis = &keys;
+    tiles.value_basis = &values;
+    tiles.key_head_offset = take<int64_t>(16);
+    tiles.value_head_offset = take<int64_t>(16);
+    expect_run("place", think_segment_place(plan, &tiles, &batch, &launch, &error));
+    expect_run("compact", think_compact(plan, &rows, &tiles, &batch, &launch, &error));
+    EXPECT_EQ(paged ? 1024 : 512, calls->longest) << "lengths are bounded by the room of the destination";
+  }
+}
+
+TEST_F(DevicePlan, NamesWhatIsMissing) {
+  const think_tensor query = tensor(4, 1);
+  const think_segment rows = segment(false);
+  think_basis keys = basis(THINK_KEYS);
+  int64_t bytes = 0;
+  expect_refused(THINK_E_UNSUPPORTED, "think_attend: this version has no CUDA kernels",
+                 think_attend(plan, &query, &batch, &rows, 1, nullptr, &query, nullptr, &launch, &error));
+  expect_refused(THINK_E_UNSUPPORTED, "think_merge: this version", think_merge(plan, &query, nullptr, 1, &query, nullptr, &launch, &error));
+  expect_refused(THINK_E_UNSUPPORTED, "think_moments: this version", think_moments(plan, &query, &rows, &batch, nullptr, memory, &launch, &error));
+  expect_refused(THINK_E_UNSUPPORTED, "think_gains: this version",
+                 think_gains(plan, memory, &batch, THINK_VALUES, nullptr, take<float>(6 * 64), nullptr, &launch, &error));
+  expect_refused(THINK_E_UNSUPPORTED, "think_fit: this version", think_fit(plan, memory, &batch, nullptr, &keys, &launch, &error));
+  expect_refused(THINK_E_UNSUPPORTED, "think_prune: this version", think_prune(plan, memory, &rows, &rows, &batch, nullptr, nullptr, &launch, &error));
+  expect_refused(THINK_E_UNSUPPORTED, "stage attend: this version", think_workspace_size(plan, THINK_STAGE_ATTEND, nullptr, &bytes, nullptr, &error));
+  EXPECT_EQ(THINK_OK, think_workspace_size(plan, THINK_STAGE_SCORE, nullptr, &bytes, nullptr, &error)) << error.message;
+  EXPECT_EQ(64 * 3 + 4096, bytes);
+}
+
+TEST_F(DevicePlan, RefusesWhatTheHostCannotDo) {
+  void *state = take<char>(1 << 20);
+  const think_tensor query = tensor(4, 200), key = tensor(2, 200);
+  launch.flags = THINK_LAUNCH_CHECK;
+  expect_refused(THINK_E_UNSUPPORTED, "launch->flags: THINK_LAUNCH_CHECK", think_score_reset(plan, state, &batch, &launch, &error));
+  launch.flags = 0;
+  launch.slices = 2;
+  expect_refused(THINK_E_UNSUPPORTED, "launch->slices: expected 0 or 1 on a CUDA device, got 2",
+                 think_score_update(plan, &query, &key, &batch, state, &launch, &error));
+  launch.slices = 0;
+  launch.workspace_bytes = 64 * 3 + 199;
+  expect_refused(THINK_E_WORKSPACE, "expected at least 392, got 391", think_score_update(plan, &query, &key, &batch, state, &launch, &error));
+}
+
+TEST_F(DevicePlan, RefusesGridsThatCannotBe) {
+  think_plan *second = nullptr;
+  problem.max_batch = 65536;
+  expect_refused(THINK_E_UNSUPPORTED, "problem->max_batch: at most 65535 on a CUDA device, got 65536", think_supports(context, &problem, &error));
+  expect_refused(THINK_E_UNSUPPORTED, "problem->max_batch: at most 65535", think_plan_create(context, &problem, &second, &error));
+  problem.max_batch = 65535;
+  EXPECT_EQ(THINK_OK, think_supports(context, &problem, &error));
+  problem.query_heads = problem.kv_heads = 65536;
+  expect_refused(THINK_E_UNSUPPORTED, "problem->kv_heads: at most 65535", think_supports(context, &problem, &error));
+  EXPECT_EQ(nullptr, second);
+}
+
+TEST_F(DevicePlan, HandsOnWhatTheDeviceSays) {
+  calls->fail_with = 700;
+  EXPECT_EQ(THINK_E_DEVICE, think_score_reset(plan, take<char>(1 << 20), &batch, &launch, &error));
+  EXPECT_EQ(700, error.native_code);
+  EXPECT_STREQ("launching the kernels: CUDA error 700, what the stand-in was told to say", error.message);
+  think_plan *second = nullptr;
+  EXPECT_EQ(THINK_E_DEVICE, think_plan_create(context, &problem, &second, &error));
+  EXPECT_EQ(nullptr, second);
+  think_context *other = nullptr;
+  EXPECT_EQ(THINK_E_DEVICE, think_context_create(&options, &other, &error));
+  EXPECT_STREQ("opening CUDA device 1: CUDA error 700, what the stand-in was told to say", error.message);
+  --calls->opened;  // one that did not open is not closed
+  calls->fail_with = 0;
+  options.device_index = 2;
+  EXPECT_EQ(THINK_E_ARGUMENT, think_context_create(&options, &other, &error));
+  EXPECT_STREQ("options->device_index: expected 0 .. 1, got 2", error.message);
+}
+
+}  // namespace

@@ -1,0 +1,66 @@
+// Stands in for libthink_cuda.so.1: writes down what it is asked and computes nothing.
+#include "stand_in_backend.h"
+
+#include "libthink/backend/cuda_backend.h"
+
+#ifndef STAND_IN_ABI
+#define STAND_IN_ABI think::cuda::kBackendAbi
+#endif
+#ifndef STAND_IN_VERSION
+#define STAND_IN_VERSION (THINK_VERSION_MAJOR * 10000 + THINK_VERSION_MINOR * 100 + THINK_VERSION_PATCH)
+#endif
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+namespace {
+
+using namespace think;
+
+StandInCalls calls;
+
+int32_t ran(const char *name, void *stream, int64_t longest = 0) {
+  ++calls.runs;
+  calls.last = name;
+  calls.stream = stream;
+  calls.longest = longest;
+  return calls.fail_with;
+}
+
+constexpr cuda::Backend table = {
+    STAND_IN_ABI,
+    sizeof(cuda::Backend),
+    STAND_IN_VERSION,
+    13000,
+    "80 90",
+    "score, select and compact",
+    [](int32_t) { return "what the stand-in was told to say"; },
+    [](int32_t index, cuda::Device &device) {
+      ++calls.opened;
+      device = {&calls, index, 9, 0, 132};
+      return calls.fail_with;
+    },
+    [](const cuda::Device &) { ++calls.closed; },
+    [](const cuda::Device &) {
+      ++calls.entered;
+      return 0;
+    },
+    [] { ++calls.left; },
+    [] {
+      ++calls.loaded;
+      return calls.fail_with;
+    },
+    [](const Shape &, int32_t batch, int64_t tokens) { return int64_t{64} * batch + tokens; },
+    [](const Shape &, void *, const Batch &, void *stream) { return ran("score_reset", stream); },
+    [](const score::Update &, int64_t longest, void *, void *stream) { return ran("score_update", stream, longest); },
+    [](const Shape &, const void *, const Batch &, bool, float *, void *stream) { return ran("score_finish", stream); },
+    [](const Shape &, const think_tensor &, const Batch &, float *, void *stream) { return ran("score_values", stream); },
+    [](const select::Budgets &) { return int64_t{64}; },
+    [](const select::Budgets &, const float *, int32_t *, void *, void *stream) { return ran("budgets", stream); },
+    [](const select::Select &, const float *, const Batch &, const think_basis &, uint8_t *, void *stream) { return ran("select", stream); },
+    [](const Shape &, const think_segment &, const Batch &, void *stream) { return ran("place", stream); },
+    [](const compact::Arguments &, int64_t longest, void *stream) { return ran("compact", stream, longest); },
+};
+
+}  // namespace
+
+EXPORT const think::cuda::Backend *think_cuda_backend() { return &table; }
+EXPORT StandInCalls *stand_in_calls() { return &calls; }

@@ -1,0 +1,16 @@
+// See every_function.cu.
+#pragma once
+
+#include <cstdint>
+
+namespace think::simt_test {
+
+struct Everything {
+  const uint32_t *input;  // [64][4]
+  uint32_t *output;       // [blocks][4][64][4]
+  uint32_t *counter;      // [4]: blocks counted up, counted down, last_block's, grid size as the last block stored it
+};
+
+int32_t everything(const Everything &e, int32_t blocks, void *stream);
+
+}  // namespace think::simt_test

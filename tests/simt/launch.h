@@ -1,0 +1,56 @@
+// The functions of kernels/common/launch.cuh for the emulator. Included by launch.cuh alone.
+#pragma once
+
+#include <algorithm>
+#include <tuple>
+#include <type_traits>
+
+namespace think::ptx {
+
+template <class... P>
+int32_t prepare(void (*kernel)(P...), uint32_t shared_bytes) {
+  return simt::machine().prepare(reinterpret_cast<const void *>(kernel), shared_bytes);
+}
+
+// As if registers were no limit.
+template <class... P>
+int32_t resident_blocks(int32_t *blocks, void (*)(P...), int32_t threads, uint32_t shared_bytes) {
+  *blocks = static_cast<int32_t>(std::min<uint32_t>(2048u / static_cast<uint32_t>(threads), 228u * 1024u / (shared_bytes + 1024u)));
+  return simt::Machine::kSuccess;
+}
+
+inline int32_t multiprocessors(int32_t *count) {
+  *count = simt::machine().options.multiprocessors;
+  return simt::Machine::kSuccess;
+}
+
+template <class... P>
+int32_t launch(const Launch &how, void (*kernel)(P...), Same<P>... arguments) {
+  static_assert((sizeof(P) + ... + 0) <= 4096, "kernel parameters are limited to 4 KiB");
+  static_assert((!std::is_reference_v<P> && ...), "a kernel cannot refer to the host's memory");
+  static_assert((std::is_trivially_copyable_v<P> && ...), "kernel parameters are copied byte by byte");
+  if (how.grid.x <= 0 || how.grid.y <= 0 || how.grid.z <= 0) return simt::Machine::kSuccess;
+  struct Call {
+    void (*kernel)(P...);
+    std::tuple<P...> arguments;
+  };
+  const Call call = {kernel, {arguments...}};
+  const simt::LaunchSpec spec = {how.name,
+                                 {how.grid.x, how.grid.y, how.grid.z},
+                                 how.threads,
+                                 how.shared_bytes,
+                                 how.overlap,
+                                 [](const void *data) {
+                                   const Call &made = *static_cast<const Call *>(data);
+                                   std::apply(made.kernel, made.arguments);
+                                 },
+                                 &call};
+  return simt::machine().launch(spec, reinterpret_cast<const void *>(kernel));
+}
+
+inline int32_t set_zero(void *memory, size_t bytes, void *) {
+  simt::machine().end_of_overlap();
+  return bytes && !simt::machine().memory.fill(memory, 0, bytes) ? simt::Machine::kInvalidValue : simt::Machine::kSuccess;
+}
+
+}  // namespace think::ptx

@@ -1,0 +1,292 @@
+// The compact stage's CUDA kernels against the reference, byte for byte over the whole destination.
+#include "kernels/compact/cuda.h"
+
+#include "compact_case.h"
+#include "device.h"
+
+namespace think {
+namespace {
+
+using namespace test;
+
+// A basis whose arrays lie on the device.
+class DeviceBasis {
+ public:
+  DeviceBasis(const think_basis *host, int32_t kv_heads)
+      : kept_("kept", host ? host->kept : nullptr, host ? int64_t{host->slots} * kv_heads : 0),
+        index_("index", host ? host->index : nullptr, host ? int64_t{host->slots} * kv_heads * host->channels : 0) {
+    if (!host) return;
+    basis_ = *host;
+    basis_.kept = const_cast<int32_t *>(kept_.device());
+    basis_.index = const_cast<int32_t *>(index_.device());
+    pointer_ = &basis_;
+  }
+  DeviceBasis(const DeviceBasis &) = delete;
+  const think_basis *get() const { return pointer_; }
+
+ private:
+  Constant<int32_t> kept_, index_;
+  think_basis basis_ = THINK_BASIS_INIT;
+  const think_basis *pointer_ = nullptr;
+};
+
+// A segment of the host with everything behind it on the device. `source`: what was never written may not be read, and nothing may be written.
+class DeviceSegment {
+ public:
+  think_segment segment;
+  simt::Buffer<char> key, value;
+
+  DeviceSegment(const Store &host, const Shape &shape, const Batch &batch, int32_t slots, bool source)
+      : segment(host.segment),
+        key(source ? "source keys" : "keys", host.key.size()),
+        value(source ? "source values" : "values", host.value.size()),
+        key_basis_(host.segment.key_basis, shape.kv_heads),
+        value_basis_(host.segment.value_basis, shape.kv_heads),
+        key_offset_("key_head_offset", host.segment.key_head_offset, int64_t{slots} * shape.kv_heads),
+        value_offset_("value_head_offset", host.segment.value_head_offset, int64_t{slots} * shape.kv_heads),
+        pages_("pages", host.segment.pages, batch.count * host.segment.pages_stride),
+        first_("first", host.segment.first, static_cast<int64_t>(host.first.size())),
+        lengths_("lengths", source ? nullptr : host.segment.lengths, static_cast<int64_t>(host.lengths.size())) {
+    if (source) {
+      upload_numbers(key.device(), host.key.data(), host.key.size(), dtype_bytes(segment.key_dtype));
+      upload_numbers(value.device(), host.value.data(), host.value.size(), dtype_bytes(segment.value_dtype));
+    } else {
+      key.upload(host.key);
+      value.upload(host.value);
+    }
+    key.freeze(source);
+    value.freeze(source);
+    if (segment.key) segment.key = key.device() + (static_cast<char *>(host.segment.key) - host.key.data());
+    if (segment.value) segment.value = value.device() + (static_cast<char *>(host.segment.value) - host.value.data());
+    segment.key_basis = key_basis_.get();
+    segment.value_basis = value_basis_.get();
+    segment.key_head_offset = const_cast<int64_t *>(key_offset_.device());
+    segment.value_head_offset = const_cast<int64_t *>(value_offset_.device());
+    segment.pages = pages_.device();
+    segment.first = first_.device();
+    segment.lengths = lengths_.device();
+  }
+
+ private:
+  DeviceBasis key_basis_, value_basis_;
+  Constant<int64_t> key_offset_, value_offset_;
+  Constant<int32_t> pages_, first_, lengths_;
+};
+
+struct Traffic {
+  simt::Counters counters;
+  uint64_t source_bytes;
+};
+
+// Runs kernels and reference on equal memory and compares every byte, guards included.
+void expect_as_reference(const Shape &shape, const Batch &batch, int32_t slots, Store &source, Store &destination, uint64_t seed, const std::string &what,
+                         int64_t longest = 512, Traffic *traffic = nullptr) {
+  begin(seed);
+  ASSERT_RUNS(compact::cuda::load());
+  const DeviceBatch device_batch(batch);
+  const DeviceSegment from(source, shape, batch, slots, true), to(destination, shape, batch, slots, false);
+  compact::reference::compact({shape, source.segment, destination.segment, batch});
+  ASSERT_EQ(0, compact::cuda::compact({shape, from.segment, to.segment, device_batch.batch}, longest, nullptr)) << what << ": "
+                                                                                                                << simt::machine().fault().text();
+  const auto compare = [&](const std::vector<char> &actual, const std::vector<char> &expected, const char *side) {
+    const auto at = std::mismatch(actual.begin(), actual.end(), expected.begin()).first - actual.begin();
+    ASSERT_EQ(at, static_cast<int64_t>(actual.size())) << what << ": " << side << " differ from byte " << at - Store::kGuard << " on";
+  };
+  compare(to.key.download(), destination.key, "keys");
+  compare(to.value.download(), destination.value, "values");
+  ASSERT_EQ(0u, simt::machine().total().bank_conflicts) << what;
+  if (traffic) *traffic = {simt::machine().total(), from.key.read_bytes() + from.value.read_bytes()};
+}
+
+// A prune: rows of every dtype to tiles of every dtype, heads of different widths, an odd first row, a partial last tile.
+TEST(CompactOnDevice, RowsToTilesEveryWidth) {
+  Random random(1);
+  const int32_t widths[] = {1, 7, 8, 9, 16, 39, 40, 52, 63, 64, 65, 77, 80, 127, 128, 200, 256};
+  uint64_t seed = 0;
+  for (int32_t channels : {8, 24, 64, 80, 96, 128, 256}) {
+    for (size_t w = 0; w < std::size(widths); ++w) {
+      if (widths[w] > channels) break;
+      for (think_dtype from : kDtypes) {
+        const think_dtype to = kDtypes[seed % 3];
+        const Shape shape = make_shape(3, channels, channels, 1);
+        const Batch batch{1, nullptr, nullptr, nullptr};
+        const Basis keys(random, 1, 3, channels, [&](int32_t h) { return std::min(channels, widths[(w + h) % std::size(widths)]); });
+        const Basis values(random, 1, 3, channels, [&](int32_t h) { return std::min(channels, (widths[w] + 7 + 8 * h) / 8 * 8); });
+        // Gaps of 3 numbers put rows off the 16 bytes that the fast way needs.
+        Store source(random, shape, batch, 1, false, 128, 128, {from, THINK_ROWS, nullptr, Order::tokens, w % 4 == 1 ? 3 : 0}, {from}, {5}, {}, false);
+        source.poison();
+        source.fill(random, shape, batch, {75});
+        Store destination(random, shape, batch, 1, false, 128, 128, {to, THINK_TILES, &keys.basis, Order::placed},
+                          {to, THINK_ROWS, &values.basis, Order::placed}, {32}, {75}, false);
+        const std::string what = std::to_string(widths[w]) + " of " + std::to_string(channels) + " channels, dtype " + std::to_string(from);
+        expect_as_reference(shape, batch, 1, source, destination, ++seed, what + " to " + std::to_string(to));
+        if (HasFatalFailure()) return;
+      }
+    }
+  }
+}
+
+// Any layouts, pages on either side, per-head lengths and first rows, slots, gaps, bases on one or both sides.
+TEST(CompactOnDevice, RandomSegments) {
+  for (int32_t seed = 0; seed < cases(400); ++seed) {
+    Random random(seed);
+    const int32_t heads = pick(random, 1, 3), count = pick(random, 1, 3), slots = count + pick(random, 0, 2);
+    const int32_t key_channels = 8 * pick(random, 1, 17), value_channels = 8 * pick(random, 1, 17);
+    const Shape shape = make_shape(heads, key_channels, value_channels, count);
+    std::vector<int32_t> slot(slots);
+    std::iota(slot.begin(), slot.end(), 0);
+    std::shuffle(slot.begin(), slot.end(), random);
+    const Batch batch{count, nullptr, nullptr, slot.data()};
+    const bool per_head = pick(random, 0, 1), has_basis = pick(random, 0, 3) > 0, same_basis = has_basis && pick(random, 0, 2) == 0;
+    const Basis keys(random, slots, heads, key_channels, [&](int32_t) { return pick(random, 1, key_channels); });
+    const Basis values(random, slots, heads, value_channels, [&](int32_t) { return 8 * pick(random, 1, value_channels / 8); });
+    const int32_t runs = per_head ? count * heads : count;
+    std::vector<int32_t> lengths(runs), source_first(runs), first(runs);
+    SideOptions from_key, from_value, to_key, to_value;
+    const auto choose = [&](SideOptions &side, bool key, const think_basis *basis) {
+      side.dtype = kDtypes[pick(random, 0, 2)];
+      side.basis = basis;
+      side.layout = key && pick(random, 0, 1) ? THINK_TILES : THINK_ROWS;
+      side.order = basis ? Order::placed : static_cast<Order>(side.layout == THINK_TILES ? 2 * pick(random, 0, 1) : pick(random, 0, 2));
+      if (!basis && side.layout == THINK_ROWS) side.gap = pick(random, 0, 2) * 4;
+    };
+    choose(from_key, true, same_basis ? &keys.basis : nullptr);
+    choose(from_value, false, same_basis ? &values.basis : nullptr);
+    choose(to_key, true, has_basis ? &keys.basis : nullptr);
+    choose(to_value, false, has_basis ? &values.basis : nullptr);
+    if (pick(random, 0, 1)) to_key.dtype = from_key.dtype, to_value.dtype = from_value.dtype;
+    for (int32_t i = 0; i < runs; ++i) {
+      lengths[i] = pick(random, 0, 3) == 0 ? 32 * pick(random, 0, 4) : pick(random, 0, 140);
+      source_first[i] = from_key.layout == THINK_TILES ? 32 * pick(random, 0, 2) : pick(random, 0, 70);
+      first[i] = to_key.layout == THINK_TILES ? 32 * pick(random, 0, 2) : pick(random, 0, 70);
+    }
+    const bool source_paged = pick(random, 0, 1), paged = pick(random, 0, 1);
+    Store source(random, shape, batch, slots, source_paged, source_paged ? 32 * pick(random, 1, 3) : 256, 256, from_key, from_value, source_first,
+                 std::vector<int32_t>(runs, -1), per_head);
+    Store destination(random, shape, batch, slots, paged, paged ? 32 * pick(random, 1, 3) : 256, 256, to_key, to_value, first, lengths, per_head);
+    const int32_t left_out = pick(random, 0, 9);
+    if (left_out == 0) source.segment.key = destination.segment.key = nullptr;
+    if (left_out == 1) source.segment.value = destination.segment.value = nullptr;
+    source.poison();
+    source.fill(random, shape, batch, lengths);
+    expect_as_reference(shape, batch, slots, source, destination, seed, "seed " + std::to_string(seed));
+    if (HasFatalFailure()) return;
+  }
+}
+
+// One full block of the window goes to the end of the tiles that are there already.
+TEST(CompactOnDevice, FoldAppendsOneTile) {
+  Random random(4);
+  const Shape shape = make_shape(8, 64, 64, 2);
+  const int32_t slot[] = {1, 0};
+  const Batch batch{2, nullptr, nullptr, slot};
+  const Basis keys(random, 2, 8, 64, [&](int32_t i) { return 8 + i; });
+  Store source(random, shape, batch, 2, false, 96, 96, {THINK_BF16}, {THINK_BF16}, {4, 17}, {}, false);
+  source.poison();
+  source.fill(random, shape, batch, {32, 32});
+  Store destination(random, shape, batch, 2, true, 64, 256, {THINK_BF16, THINK_TILES, &keys.basis, Order::placed},
+                    {THINK_BF16, THINK_ROWS, nullptr, Order::placed}, {96, 160}, {32, 32}, false);
+  expect_as_reference(shape, batch, 2, source, destination, 4, "fold");
+}
+
+// A prune of a long prompt reads each dense row once and writes each compact one once. Index, widths and tables are all that comes on top.
+TEST(CompactOnDevice, MovesTheBytesOfItsModel) {
+  Random random(5);
+  for (const int32_t tokens : {4096, 9000, 1024}) {
+    const Shape shape = make_shape(1, 128, 128, 1);
+    const Batch batch{1, nullptr, nullptr, nullptr};
+    const Basis keys(random, 1, 1, 128, [](int32_t) { return 77; });
+    const Basis values(random, 1, 1, 128, [](int32_t) { return 88; });
+    const int32_t capacity = (tokens + 31) / 32 * 32 + 32;
+    Store source(random, shape, batch, 1, false, capacity, capacity, {THINK_F16}, {THINK_F16}, {8}, {}, false);
+    source.poison();
+    source.fill(random, shape, batch, {tokens});
+    Store destination(random, shape, batch, 1, false, capacity, capacity, {THINK_F16, THINK_TILES, &keys.basis, Order::placed},
+                      {THINK_F16, THINK_ROWS, &values.basis, Order::placed}, {0}, {tokens}, false);
+    Traffic traffic;
+    expect_as_reference(shape, batch, 1, source, destination, 5, std::to_string(tokens) + " tokens", tokens, &traffic);
+    if (HasFatalFailure()) return;
+    const double limit = tokens >= 4096 ? 1.02 : 1.10;
+    const int64_t tiled = (tokens + 31) / 32 * 32;
+    const double keys_read = tokens * 128.0 * 2, values_read = tokens * 128.0 * 2, written = tiled * 77.0 * 2 + tokens * 88.0 * 2;
+    report_traffic("compact " + std::to_string(tokens) + " tokens, 77 and 88 of 128 channels, f16", traffic.counters, keys_read + values_read, written);
+    EXPECT_LE(static_cast<double>(traffic.source_bytes), keys_read + values_read);
+    EXPECT_LE(static_cast<double>(traffic.counters.global_write_bytes), written);
+    EXPECT_LE(static_cast<double>(traffic.counters.global_read_bytes), limit * (keys_read + values_read)) << tokens;
+    EXPECT_LE(static_cast<double>(traffic.counters.global_read_sectors * 32), limit * (keys_read + values_read)) << tokens;
+    // Rows of 176 bytes begin and end in the middle of sectors, which then count twice.
+    EXPECT_LE(static_cast<double>(traffic.counters.global_write_sectors * 32), 1.10 * written) << tokens;
+  }
+}
+
+// Arrays of the device cannot be checked, so lengths and widths that are none must not lead out of memory.
+TEST(CompactOnDevice, WrongLengthsAndWidthsStayInside) {
+  Random random(6);
+  const Shape shape = make_shape(2, 64, 64, 2);
+  const Batch batch{2, nullptr, nullptr, nullptr};
+  Basis keys(random, 2, 2, 64, [&](int32_t) { return 40; }), values(random, 2, 2, 64, [&](int32_t) { return 24; });
+  const SideOptions to_key{THINK_F16, THINK_TILES, &keys.basis, Order::placed}, to_value{THINK_F16, THINK_ROWS, &values.basis, Order::placed};
+  Store source(random, shape, batch, 2, false, 96, 96, {THINK_F16}, {THINK_F16}, {0, 0}, {}, false);
+  source.poison();
+  source.fill(random, shape, batch, {96, 96});
+  Store destination(random, shape, batch, 2, false, 96, 96, to_key, to_value, {0, 0}, {96, 0}, false);
+  begin(6);
+  ASSERT_RUNS(compact::cuda::load());
+  const DeviceSegment from(source, shape, batch, 2, true), right(destination, shape, batch, 2, false);
+  ASSERT_RUNS(compact::cuda::compact({shape, from.segment, right.segment, batch}, 96, nullptr));
+  destination.lengths = {1 << 30, -1};
+  destination.segment.lengths = destination.lengths.data();
+  const DeviceSegment to(destination, shape, batch, 2, false);
+  ASSERT_RUNS(compact::cuda::compact({shape, from.segment, to.segment, batch}, 96, nullptr));
+  EXPECT_EQ(right.key.download(), to.key.download());
+  EXPECT_EQ(right.value.download(), to.value.download());
+  // Heads that keep nothing.
+  for (const int32_t width : {0, -3}) {
+    std::fill(keys.kept.begin(), keys.kept.end(), width);
+    std::fill(values.kept.begin(), values.kept.end(), width);
+    const DeviceSegment odd(destination, shape, batch, 2, false);
+    ASSERT_RUNS(compact::cuda::compact({shape, from.segment, odd.segment, batch}, 96, nullptr));
+  }
+}
+
+TEST(PlaceOnDevice, AsTheCpu) {
+  for (const int32_t heads : {1, 3, 32, 45}) {
+    Random random(heads);
+    const Shape shape = make_shape(heads, 64, 32, 2);
+    const int32_t slot[] = {2, 0};
+    const Batch batch{2, nullptr, nullptr, slot};
+    const Basis keys(random, 3, heads, 64, [&](int32_t) { return pick(random, 1, 64); });
+    const Basis values(random, 3, heads, 32, [&](int32_t) { return 8 * pick(random, 1, 4); });
+    for (const int64_t row_stride : {0, 160}) {
+      for (const bool has_values : {true, false}) {
+        std::vector<int64_t> key_offset(3 * heads, -1), value_offset(3 * heads, -1);
+        think_segment segment = THINK_SEGMENT_INIT;
+        segment.page_tokens = 1 << 30;
+        segment.key_layout = THINK_TILES;
+        segment.key_dtype = THINK_F16;
+        segment.value_dtype = THINK_F32;
+        segment.value_stride[2] = row_stride;
+        segment.key_head_offset = key_offset.data();
+        segment.value_head_offset = value_offset.data();
+        segment.key_basis = &keys.basis;
+        segment.value_basis = has_values ? &values.basis : nullptr;
+        compact::place(shape, segment, batch);
+        begin(heads);
+        const DeviceBatch device_batch(batch);
+        const DeviceBasis key_basis(&keys.basis, heads), value_basis(segment.value_basis, heads);
+        simt::Buffer<int64_t> device_key("key_head_offset", 3 * heads), device_value("value_head_offset", 3 * heads);
+        think_segment on_device = segment;
+        on_device.key_head_offset = device_key.device();
+        on_device.value_head_offset = device_value.device();
+        on_device.key_basis = key_basis.get();
+        on_device.value_basis = value_basis.get();
+        ASSERT_RUNS(compact::cuda::place(shape, on_device, device_batch.batch, nullptr));
+        EXPECT_EQ(key_offset, device_key.download());
+        EXPECT_EQ(value_offset, device_value.download());
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace think
