@@ -70,7 +70,13 @@ struct Call {
   float *partials;
 };
 
-// What one slice works with, all on its stack.
+// A group in the list of all of them, with what the groups before it take: work, floats of partial results, counters.
+struct Place {
+  int32_t sequence = 0, head = 0, block = 0;
+  int64_t position = 0, partials = 0, counter = 0;
+};
+
+// What one thread works with from slice to slice, all on its stack.
 struct Worker {
   alignas(64) float query[kBlockFloats];   // folded queries of the block, in the order that the score kernel wants
   alignas(64) float sum[kBlockFloats];     // value sums of the run, in kept channels
@@ -83,6 +89,7 @@ struct Worker {
   int32_t folded_slot, folded_layout, folded_split;
   bool folded = false;
   int32_t sequence, head, first_column;  // of the group that this was
+  Place place;                           // where the last slice ended
 };
 
 int32_t query_head_of(const Call &call, const Group &group, int32_t column) {
@@ -361,15 +368,20 @@ void attend_items(const Call &call, const Group &group, int64_t position, int64_
   }
 }
 
+// Groups from `place` on, until body(group) says false: `place` is then that group's.
 template <class Body>
-void for_each_group(const Arguments &a, const Body &body) {
+void walk_groups(const Arguments &a, Place &place, const Body &body) {
   Group group;
-  for (int32_t sequence = 0; sequence < a.batch.count; ++sequence) {
-    const int32_t blocks = blocks_of(a.shape, rows_of(a.query, a.batch, sequence).count);
-    for (int32_t head = 0; head < a.shape.kv_heads; ++head) {
-      for (int32_t block = 0; block < blocks; ++block) {
-        make_group(a, sequence, head, block, group);
-        body(group);
+  for (; place.sequence < a.batch.count; ++place.sequence, place.head = 0) {
+    const int32_t blocks = blocks_of(a.shape, rows_of(a.query, a.batch, place.sequence).count);
+    for (; place.head < a.shape.kv_heads; ++place.head, place.block = 0) {
+      for (; place.block < blocks; ++place.block) {
+        make_group(a, place.sequence, place.head, place.block, group);
+        if (!body(group)) return;
+        place.position += group.weight;
+        if (group.whole) continue;
+        place.partials += group.items * partial_floats(a.shape, group.columns);
+        ++place.counter;
       }
     }
   }
@@ -378,26 +390,23 @@ void for_each_group(const Arguments &a, const Body &body) {
 void run_slice(const Call &call, int64_t total, Slice slice, Worker &worker) {
   const int64_t low = total / slice.count * slice.index + total % slice.count * slice.index / slice.count;
   const int64_t high = total / slice.count * (slice.index + 1) + total % slice.count * (slice.index + 1) / slice.count;
-  int64_t position = 0;
-  float *partials = call.partials;
-  int32_t *counter = call.counters;
-  for_each_group(call.a, [&](const Group &group) {
-    if (position < high && position + group.weight > low) {
+  // A slice mostly follows the one before it: go on from there.
+  if (worker.place.position > low) worker.place = {};
+  walk_groups(call.a, worker.place, [&](const Group &group) {
+    const int64_t position = worker.place.position;
+    if (position >= high) return false;
+    if (position + group.weight > low) {
       worker.folded = worker.folded && worker.sequence == group.sequence && worker.head == group.head && worker.first_column == group.first_column;
       worker.sequence = group.sequence;
       worker.head = group.head;
       worker.first_column = group.first_column;
-      if (group.whole) {
-        if (position >= low) attend_whole(call, group, worker);
-      } else {
-        attend_items(call, group, position, low, high, partials, counter, worker);
+      if (!group.whole) {
+        attend_items(call, group, position, low, high, call.partials + worker.place.partials, call.counters + worker.place.counter, worker);
+      } else if (position >= low) {
+        attend_whole(call, group, worker);
       }
     }
-    position += group.weight;
-    if (!group.whole) {
-      partials += group.items * partial_floats(call.a.shape, group.columns);
-      ++counter;
-    }
+    return position + group.weight < high;
   });
 }
 
@@ -407,7 +416,11 @@ void attend(int32_t isa, const Arguments &arguments, void *workspace, const Para
   const int64_t counters = counter_bytes(arguments.shape);
   const Call call{arguments, kernels_of(isa), static_cast<int32_t *>(workspace), reinterpret_cast<float *>(static_cast<char *>(workspace) + counters)};
   int64_t total = 0;
-  for_each_group(arguments, [&](const Group &group) { total += group.weight; });
+  Place first;
+  walk_groups(arguments, first, [&](const Group &group) {
+    total += group.weight;
+    return true;
+  });
   if (slice.count > 1) {
     Worker worker;
     run_slice(call, total, slice, worker);

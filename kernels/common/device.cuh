@@ -9,7 +9,7 @@ namespace think::device {
 
 using namespace ptx;
 
-// A number that the host could not check, forced into what memory was made for.
+// A length or width, which the host could not check, forced into what memory was made for. Other contents (slots, pages, indices) are trusted.
 THINK_DEVICE int32_t clamp(int32_t value, int32_t most) { return value < 0 ? 0 : value > most ? most : value; }
 
 THINK_DEVICE int32_t slot_of(const int32_t *slots, int32_t sequence) { return slots ? load_constant(slots + sequence) : sequence; }

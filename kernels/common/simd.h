@@ -11,7 +11,7 @@
 //   fma(a, b, c) = a * b + c; add sub mul max
 //   exp(v)                                   relative error < 2e-7; exactly 0 below -87.3 and for -inf; NaN stays NaN
 //   sum(v) maximum(v)                        over the lanes, fixed order
-//   prefetch_near(p) prefetch_far(p)         into the first, into the second cache; better through prefetch_behind() below
+//   prefetch_near(p) prefetch_far(p)         into the first, into the second cache; better through prefetch_far_behind() below
 #pragma once
 
 #if defined(THINK_ISA_UNIT_AVX512) || defined(THINK_ISA_UNIT_AVX512BF16)
@@ -46,10 +46,6 @@ inline void prefetch_far(const char *p) { __builtin_prefetch(p, 0, 2); }
 
 // Prefetches stand right behind the load of the row that they go with, one line at a time. In front of it, or several in a row, they fill the buffers
 // that the load needs as well, and a core reads a third less. The address is made to depend on what was loaded, so that the compiler keeps that order.
-inline void prefetch_near_behind(Vec loaded, const char *p) {
-  THINK_ORDERED(p, loaded);
-  prefetch_near(p);
-}
 inline void prefetch_far_behind(Vec loaded, const char *p) {
   THINK_ORDERED(p, loaded);
   prefetch_far(p);

@@ -67,7 +67,7 @@ bool side_by_side(const Run &one, const Run &next) {
          one.count == next.count;
 }
 
-// Body(bundle) for every bundle, in an order that puts keys and values of the same heads side by side.
+// Body(bundle) for every bundle, in an order that puts keys and values of the same heads side by side, until it says false.
 template <class Body>
 void for_each_bundle(const Arguments &arguments, const Body &body) {
   Bundle bundle;
@@ -77,18 +77,21 @@ void for_each_bundle(const Arguments &arguments, const Body &body) {
       for (Side side : {Side::keys, Side::values}) {
         if (!is_present(arguments.destination, side)) continue;
         const int32_t limit = end ? end : arguments.shape.kv_heads;
-        for (int32_t head = first; head < limit && (head == first || end);) {
+        int32_t head = first;
+        Run next = run_of(arguments, sequence, head, side);
+        do {
           bundle.heads = 0;
           bundle.tile_cost = 0;
-          bundle.add(run_of(arguments, sequence, head, side));
-          while (++head < limit && bundle.heads < kMostHeads) {
-            const Run run = run_of(arguments, sequence, head, side);
-            if (!side_by_side(bundle.run[bundle.heads - 1], run)) break;
-            bundle.add(run);
-          }
-          body(bundle);
-        }
-        if (!end) end = first + bundle.heads;
+          bool fits;
+          do {
+            bundle.add(next);
+            if (++head == limit) break;
+            next = run_of(arguments, sequence, head, side);
+            fits = bundle.heads < kMostHeads && side_by_side(bundle.run[bundle.heads - 1], next);
+          } while (fits);
+          if (!body(bundle)) return;
+        } while (end && head < limit);
+        if (!end) end = head;
       }
       if (!end) return;
     }
@@ -218,6 +221,7 @@ void move_part(const Kernels &kernels, const Arguments &arguments, int64_t begin
     const int64_t first = tile_at(begin), last = tile_at(end);
     if (first < last) move_tiles(kernels, bundle, first, last, stream);
     start += tiles * bundle.tile_cost;
+    return start < end;
   });
   if (stream) kernels.finish();
 }
@@ -229,6 +233,7 @@ void compact(int32_t isa, const Arguments &arguments, const Parallel &parallel, 
   for_each_bundle(arguments, [&](const Bundle &bundle) {
     cost += bundle.run[0].tiles * bundle.tile_cost;
     for (int32_t h = 0; h < bundle.heads; ++h) written += bundle.run[h].count * bundle.run[h].destination.channels * dtype_bytes(bundle.run[h].destination.dtype);
+    return true;
   });
   const bool stream = written >= kStreamBytes;
   const Kernels &chosen = kernels_of(isa);

@@ -250,9 +250,9 @@ template <int kBytes>
 
 template <int kBytes>
 inline void rows_to_tile_sized(const Block &block) {
-  // Copied when their numbers change, when they end inside 16 bytes, behind which nothing may be read, and when a distance of a power of two would send
-  // the lines of many rows to the same few places of the first cache.
-  const bool crowded = (block.rows[1] - block.rows[0]) % 1024 == 0;
+  // Copied when their numbers change, when they end inside 16 bytes, behind which nothing may be read, and when a distance of a multiple of 1 KiB would
+  // send the lines of many rows to the same few places of the first cache.
+  const bool crowded = (reinterpret_cast<uintptr_t>(block.rows[1]) - reinterpret_cast<uintptr_t>(block.rows[0])) % 1024 == 0;
   const bool across = block.source_dtype == block.destination_dtype && block.map->channels % Unit<kBytes>::kCount == 0 && !crowded;
   const bool few = kGatherBytes == 64 && block.map->index && kFewShare * block.map->kept <= block.map->channels;
   if (block.source_dtype == block.destination_dtype && few) return rows_to_tile_collected<kBytes>(block);

@@ -1,5 +1,5 @@
-// The compact stage on a CUDA device: a kernel for each pair of layouts. Rows become tiles through shared memory, a warp per tile, with ldmatrix as the
-// transposition; all other moves go from global memory to global memory.
+// The compact stage on a CUDA device: a kernel for each pair of layouts. Rows become tiles, or narrower rows, through shared memory, a warp per tile, with
+// ldmatrix as the transposition; all other moves go from global memory to global memory.
 #include "cuda.h"
 
 #include "../common/device.cuh"

@@ -80,10 +80,12 @@ think_status think_score_update(const think_plan *plan, const think_tensor *quer
     if (const think_status status = check_slots(batch_argument, update.batch, plan->shape, INT32_MAX, "a slot", call.check)) return status;
     const cuda::Backend *backend = plan->context->cuda;
     const int64_t needed = backend ? backend->score_workspace(shape, update.batch.count, longest) : score::update_workspace(shape, update.batch.count, longest);
-    if (const think_status status = check_workspace(call, needed)) return status;
     if (backend) {
       if (const think_status status = check_device_rows(key_argument, update.key)) return status;
       if (const think_status status = check_device_rows(query_argument, update.query)) return status;
+    }
+    if (const think_status status = check_workspace(call, needed)) return status;
+    if (backend) {
       return run_on_device(*plan, error, [&](const cuda::Backend &) { return backend->score_update(update, longest, call.workspace, call.stream); });
     }
     score::update(plan->isa, update, call.workspace, plan->parallel, call.slice);

@@ -1,6 +1,7 @@
 #include "libthink/backend/cuda_loader.h"
 
 #include <dlfcn.h>
+#include <pthread.h>
 #include <sys/stat.h>
 
 #include <cstdarg>
@@ -42,7 +43,9 @@ bool library_path(Path &path) {
   if (wanted && *wanted) {
     struct stat status;
     const bool folder = ::stat(wanted, &status) == 0 && S_ISDIR(status.st_mode);
-    length = folder ? std::snprintf(path, sizeof path, "%s/%s", wanted, kLibrary) : std::snprintf(path, sizeof path, "%s", wanted);
+    // A name without a slash would be searched for by dlopen(): another file than the one that is looked at here.
+    const char *here = std::strchr(wanted, '/') ? "" : "./";
+    length = folder ? std::snprintf(path, sizeof path, "%s%s/%s", here, wanted, kLibrary) : std::snprintf(path, sizeof path, "%s%s", here, wanted);
   } else {
     Dl_info self;
     if (!::dladdr(kLibrary, &self) || !self.dli_fname) return false;
@@ -73,8 +76,9 @@ Search check_backend(const Backend *backend, const char *path) {
     return missing(0, "%s is of backend ABI %u, this library needs %u: install both from one build", tail(path), backend ? backend->abi : 0, kBackendAbi);
   }
   if (backend->size != sizeof(Backend) || backend->version != think_version()) {
-    return missing(0, "%s is of version %d.%d.%d, this library is %s: install both from one build", tail(path), backend->version / 10000,
-                   backend->version / 100 % 100, backend->version % 100, think_version_string());
+    return missing(0, "%s is of version %d.%d.%d with a table of %u bytes, this library is %s with %u: install both from one build", tail(path),
+                   backend->version / 10000, backend->version / 100 % 100, backend->version % 100, static_cast<unsigned>(backend->size),
+                   think_version_string(), static_cast<unsigned>(sizeof(Backend)));
   }
   return {backend, 0, 0, {}};
 }
@@ -104,12 +108,17 @@ Search ask_driver(const Backend &backend) {
 }  // namespace
 
 Search find_backend() {
+  // A fork waits for a search in another thread, so that the child finds the lock open.
+  static const int registered = ::pthread_atfork([] { search_lock.lock(); }, [] { search_lock.unlock(); }, [] { search_lock.unlock(); });
+  if (registered != 0) return missing(registered, "no memory for a fork handler");
   const std::lock_guard<std::mutex> hold(search_lock);
   if (loaded) return ask_driver(*loaded);
   Path path;
   if (!library_path(path)) return missing(0, "the folder of libthink or %s is longer than a path may be", kPathVariable);
   struct stat status;
   if (::stat(path, &status) != 0) return missing(0, "%s is not installed: %s does not exist", kLibrary, tail(path));
+  // dlopen() would wait for somebody to write into a pipe.
+  if (!S_ISREG(status.st_mode)) return missing(0, "%s could not be loaded: %s is no file", kLibrary, tail(path));
   void *library = ::dlopen(path, RTLD_NOW | RTLD_LOCAL);
   if (!library) return missing(0, "%s could not be loaded: %s", kLibrary, ::dlerror());
   GetBackend get_backend;

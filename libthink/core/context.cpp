@@ -66,8 +66,14 @@ think_status read_context_options(const Argument &argument, const think_context_
 }
 
 think_status make_context(const think_context_options &options, IsaChoice isa, think_context *&made, think_error *error) {
-  const cuda::Backend *backend = options.device_type == THINK_DEVICE_CUDA ? cuda::find_backend().backend : nullptr;
+  const cuda::Backend *backend = nullptr;
   cuda::Device device{};
+  if (options.device_type == THINK_DEVICE_CUDA) {
+    // Asked again, and what was there for check_cuda() may be gone.
+    const cuda::Search search = cuda::find_backend();
+    if (!search.backend) return without_backend({error, 1, "options"}, search);
+    backend = search.backend;
+  }
   if (backend) {
     if (const int32_t code = backend->open(options.device_index, device)) {
       return device_failed(*backend, code, Text("opening CUDA device %d", options.device_index).text, error);

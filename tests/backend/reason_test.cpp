@@ -2,10 +2,13 @@
 #include <dlfcn.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <string>
+#include <thread>
 
 #include "think.h"
 
@@ -89,6 +92,66 @@ TEST(Reason, FolderHoldsTheLibrary) {
   rmdir(scratch);
 }
 
+TEST(Reason, PipesAreNotWaitedFor) {
+  char scratch[] = "/tmp/think_backend_XXXXXX";
+  ASSERT_TRUE(mkdtemp(scratch));
+  const std::string pipe = std::string(scratch) + "/libthink_cuda.so.1";
+  ASSERT_EQ(0, mkfifo(pipe.c_str(), 0600));
+  EXPECT_NO_DEVICE(
+      {
+        alarm(20);
+        use_backend(scratch);
+      },
+      "could not be loaded: .*libthink_cuda.so.1 is no file; status 2");
+  unlink(pipe.c_str());
+  rmdir(scratch);
+}
+
+// As everywhere, a name without a slash is one in the working directory; dlopen() alone would look for it in the folders of the system.
+TEST(Reason, BareNamesAreHere) {
+  EXPECT_NO_DEVICE(
+      {
+        if (chdir(folder.c_str()) != 0) exit(3);
+        use_backend("stand_in_backend_of_other_abi.so");
+      },
+      "is of backend ABI 7");
+  EXPECT_NO_DEVICE(use_backend("libc.so.6"), "not installed: ./libc.so.6 does not exist");
+}
+
+// Forks again and again while another thread searches: the child asks as well.
+[[noreturn]] void fork_while_searching() {
+  const auto search = [] {
+    char reason[512];
+    think_backend_reason(THINK_DEVICE_CUDA, reason, sizeof reason, nullptr, nullptr);
+  };
+  use_backend(folder + "/nowhere");
+  std::atomic<bool> stop{false};
+  std::thread other([&] {
+    while (!stop) search();
+  });
+  bool right = true;
+  for (int i = 0; i < 50 && right; ++i) {
+    const pid_t child = fork();
+    if (child == 0) {
+      alarm(20);
+      search();
+      _exit(0);
+    }
+    int status = 0;
+    right = waitpid(child, &status, 0) == child && status == 0;
+  }
+  stop = true;
+  other.join();
+  std::exit(right ? 0 : 1);
+}
+
+TEST(Reason, AForkDuringASearchIsHarmless) {
+#if defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "the thread sanitizer does not follow a fork of several threads";
+#endif
+  EXPECT_EXIT(fork_while_searching(), testing::ExitedWithCode(0), "");
+}
+
 TEST(Reason, NotALibrary) {
   EXPECT_NO_DEVICE(use_backend("/proc/self/status"), "could not be loaded: .*; status 2");
   EXPECT_NO_DEVICE(use_backend(library("other_library")), "stand_in_other_library.so is not a backend of libthink: it has no think_cuda_backend; status 2");
@@ -96,7 +159,7 @@ TEST(Reason, NotALibrary) {
 
 TEST(Reason, OtherBuild) {
   EXPECT_NO_DEVICE(use_backend(library("backend_of_other_abi")), "is of backend ABI 7, this library needs [0-9]+: install both from one build; status 2");
-  EXPECT_NO_DEVICE(use_backend(library("backend_of_other_version")), "is of version 1.23.45, this library is .*: install both from one build; status 2");
+  EXPECT_NO_DEVICE(use_backend(library("backend_of_other_version")), "is of version 1.23.45 with a table of .*, this library is .*: install both from one build; status 2");
 }
 
 #define EXPECT_DRIVER(driver, text)        \

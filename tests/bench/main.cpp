@@ -62,7 +62,7 @@ const std::vector<Section> &sections() {
   return all;
 }
 
-// What the project asks of itself (README.md), counted over the rows of this run.
+// What README.md asks for, counted over the rows of this run.
 Json goals(const Json &result) {
   Json rows = Json::array();
   const auto count = [&](const char *goal, const char *section, const char *figure, double wanted, const auto &applies) {
