@@ -10,8 +10,9 @@ cache_folder=${XDG_CACHE_HOME:-$HOME/.cache}/libthink
 . "$repository/tests/packages.sh"
 
 prepare_packages() {
-  need_packages g++ cmake ninja-build pkg-config libeigen3-dev libopenblas-dev libcli11-dev nlohmann-json3-dev python3 ca-certificates >&2 || return 1
-  python3 -m pip --version >/dev/null 2>&1 || need_packages python3-pip >&2
+  local pip=()
+  python3 -m pip --version >/dev/null 2>&1 || pip=(python3-pip)
+  need_packages g++ cmake ninja-build pkg-config libeigen3-dev libopenblas-dev libcli11-dev nlohmann-json3-dev python3 ca-certificates "${pip[@]}" >&2
 }
 
 build_generate() {

@@ -11,7 +11,7 @@ need_packages() {
     return 1
   fi
   if [ "$(id -u)" -ne 0 ]; then
-    echo "missing packages; as root: apt-get install ${missing[*]}" >&2
+    echo "missing packages; as root: apt-get update && apt-get install ${missing[*]}" >&2
     return 1
   fi
   echo "installing ${missing[*]}"
