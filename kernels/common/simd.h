@@ -11,7 +11,8 @@
 //   fma(a, b, c) = a * b + c; add sub mul max
 //   exp(v)                                   relative error < 2e-7; exactly 0 below -87.3 and for -inf; NaN stays NaN
 //   sum(v) maximum(v)                        over the lanes, fixed order
-//   prefetch_near(p) prefetch_far(p)         into the first, into the second cache; better through prefetch_far_behind() below
+//
+// Below, for all of them: prefetch_near(p), prefetch_far(p) into the first and the second cache, prefetch_far_behind(v, p) right after a load.
 #pragma once
 
 #if defined(THINK_ISA_UNIT_AVX512) || defined(THINK_ISA_UNIT_AVX512BF16)
