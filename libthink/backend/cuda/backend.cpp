@@ -5,10 +5,7 @@
 
 #include <cstring>
 
-#include "kernels/compact/cuda.h"
-#include "kernels/score/cuda.h"
-#include "kernels/select/cuda.h"
-#include "libthink/backend/cuda_backend.h"
+#include "libthink/backend/cuda/stages.h"
 
 namespace think::cuda {
 namespace {
@@ -91,36 +88,18 @@ void close(const Device &device) {
   if (!driver().device(&handle, device.index)) driver().release(handle);
 }
 
-int32_t load() {
-  if (const int32_t error = score::cuda::load()) return error;
-  if (const int32_t error = select::cuda::load()) return error;
-  return compact::cuda::load();
-}
-
-constexpr Backend table = {
+constexpr Backend table = with_stages({
     .abi = kBackendAbi,
     .size = sizeof(Backend),
     .version = THINK_VERSION_MAJOR * 10000 + THINK_VERSION_MINOR * 100 + THINK_VERSION_PATCH,
     .minimum_driver = CUDART_VERSION / 1000 * 1000,  // within one major version older drivers run newer programs
     .architectures = THINK_CUDA_ARCHITECTURES,
-    .stages = "score, select and compact",
     .error_text = error_text,
     .open = open,
     .close = close,
     .enter = enter,
     .leave = leave,
-    .load = load,
-    .score_workspace = score::cuda::workspace,
-    .score_reset = score::cuda::reset,
-    .score_update = score::cuda::update,
-    .score_finish = score::cuda::finish,
-    .score_values = score::cuda::value_score,
-    .budgets_workspace = select::cuda::budgets_workspace,
-    .budgets = select::cuda::budgets,
-    .select = select::cuda::select,
-    .place = compact::cuda::place,
-    .compact = compact::cuda::compact,
-};
+});
 
 }  // namespace
 }  // namespace think::cuda

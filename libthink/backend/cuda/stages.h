@@ -1,0 +1,39 @@
+// What every stage adds to the backend's table: the same lines for libthink_cuda.so.1 and for the emulator's stand-in of it.
+#pragma once
+
+#include <initializer_list>
+
+#include "kernels/compact/cuda.h"
+#include "kernels/score/cuda.h"
+#include "kernels/select/cuda.h"
+#include "libthink/backend/cuda_backend.h"
+
+namespace think::cuda {
+
+inline int32_t load_kernels() {
+  for (const auto load : {score::cuda::load, select::cuda::load, compact::cuda::load}) {
+    if (const int32_t error = load()) return error;
+  }
+  return 0;
+}
+
+constexpr Backend with_stages(Backend table) {
+  table.stages = "score, select and compact";
+  table.load = load_kernels;
+
+  table.score_workspace = score::cuda::workspace;
+  table.score_reset = score::cuda::reset;
+  table.score_update = score::cuda::update;
+  table.score_finish = score::cuda::finish;
+  table.score_values = score::cuda::value_score;
+
+  table.budgets_workspace = select::cuda::budgets_workspace;
+  table.budgets = select::cuda::budgets;
+  table.select = select::cuda::select;
+
+  table.place = compact::cuda::place;
+  table.compact = compact::cuda::compact;
+  return table;
+}
+
+}  // namespace think::cuda
