@@ -301,51 +301,54 @@ inline Vec tanh(Vec x) {
   return magnitude < broadcast(0.625f) ? near : far;
 }
 
+// Without branches on what the logits are: whether a maximum grows cannot be predicted, and a wrong guess costs more than scaling by 1.
 void update_softmax(const SoftmaxArguments &a) {
   const float infinity = bits_float(0x7f800000);
   const int32_t end = (a.tokens + kLanes - 1) / kLanes * kLanes;
-  for (int32_t c = 0; c < a.columns; ++c) {
-    float *score = a.score + c * static_cast<int64_t>(kScoreStride);
-    const int32_t visible = a.visible ? a.visible[c] : a.tokens;
-    if (a.softcap > 0) {
-      const Vec cap = broadcast(a.softcap), inverse = broadcast(1.0f / a.softcap);
-      for (int32_t t = 0; t < visible; t += kLanes) store(score + t, mul(cap, tanh(mul(load(score + t), inverse))));
-    }
-    // Whatever the kernels found behind the last token may be NaN: it is gone before the maximum is taken.
-    for (int32_t t = visible; t < end; ++t) score[t] = -infinity;
-    Vec largest = load(score);
-    for (int32_t t = kLanes; t < end; t += kLanes) largest = max(largest, load(score + t));
-    const float step_maximum = maximum(largest), before = a.maximum[c];
-    float after = before;
-    if (!(step_maximum <= before)) {  // also when it is NaN, which then stays
-      after = step_maximum;
-      const float factor = before == -infinity ? 0.0f : [&] {
-        float lanes[kLanes];
-        store(lanes, exp(broadcast(before - after)));
-        return lanes[0];
-      }();
-      a.maximum[c] = after;
-      a.mass[c] *= factor;
-      float *sum = a.sum + c * a.sum_stride;
-      const Vec scale = broadcast(factor);
-      for (int32_t j = 0; j < a.channels; j += kLanes) store(sum + j, mul(load(sum + j), scale));
-    }
-    if (after == -infinity) {
-      // Nothing to see, unless a NaN was lost among the lanes of the maximum.
-      for (int32_t t = 0; t < end; ++t) {
-        if (score[t] != score[t]) a.maximum[c] = a.mass[c] = score[t];
-        score[t] = 0;
+  for (int32_t first = 0; first < a.columns; first += kLanes) {
+    const int32_t columns = a.columns - first < kLanes ? a.columns - first : kLanes;
+    float largest[kLanes] = {}, factor[kLanes];
+    for (int32_t c = 0; c < columns; ++c) {
+      float *score = a.score + (first + c) * static_cast<int64_t>(kScoreStride);
+      const int32_t visible = a.visible ? a.visible[first + c] : a.tokens;
+      if (a.softcap > 0) {
+        const Vec cap = broadcast(a.softcap), inverse = broadcast(1.0f / a.softcap);
+        for (int32_t t = 0; t < visible; t += kLanes) store(score + t, mul(cap, tanh(mul(load(score + t), inverse))));
       }
-      continue;
+      // Whatever the kernels found behind the last token may be NaN: it is gone before the maximum is taken.
+      for (int32_t t = visible; t < end; ++t) score[t] = -infinity;
+      Vec most = load(score);
+      for (int32_t t = kLanes; t < end; t += kLanes) most = max(most, load(score + t));
+      largest[c] = maximum(most);
     }
-    const Vec shift = broadcast(after);
-    Vec mass = zero();
-    for (int32_t t = 0; t < end; t += kLanes) {
-      const Vec p = exp(sub(load(score + t), shift));
-      mass = think::add(mass, p);
-      store(score + t, p);
+    const Vec before = load(a.maximum + first), step = load(largest);
+    const Vec after = step <= before ? before : step;  // a NaN of the step stays
+    // Equal ones may both be -inf, whose difference is none.
+    const Vec scale = before == after ? broadcast(1.0f) : exp(sub(before, after));
+    store(a.maximum + first, after);
+    store(a.mass + first, mul(load(a.mass + first), scale));
+    store(factor, scale);
+    for (int32_t c = 0; c < columns; ++c) {
+      float *score = a.score + (first + c) * static_cast<int64_t>(kScoreStride), *sum_of_column = a.sum + (first + c) * a.sum_stride;
+      for (int32_t j = 0; j < a.channels; j += kLanes) store(sum_of_column + j, mul(load(sum_of_column + j), broadcast(factor[c])));
+      const float column_maximum = a.maximum[first + c];
+      if (column_maximum == -infinity) {
+        // Nothing to see, unless a NaN was lost among the lanes of the maximum.
+        for (int32_t t = 0; t < end; ++t) {
+          if (score[t] != score[t]) a.maximum[first + c] = a.mass[first + c] = score[t];
+          score[t] = 0;
+        }
+        continue;
+      }
+      const Vec shift = broadcast(column_maximum);
+      Vec mass = zero();
+      for (int32_t t = 0; t < end; t += kLanes) {
+        const Vec p = exp(sub(load(score + t), shift));
+        mass = think::add(mass, p);
+        store(score + t, p);
+      }
+      a.mass[first + c] += sum(mass);
     }
-    a.mass[c] += sum(mass);
   }
 }
 

@@ -49,8 +49,8 @@ struct SoftmaxArguments {
   int32_t columns;
   const int32_t *visible;  // [columns] tokens of this step that a column sees; NULL = all
   float softcap;           // 0 = none
-  float *maximum;          // [columns] running maximum; when it grows, mass and sum are scaled down
-  float *mass;             // [columns] running sum of exp
+  float *maximum;          // [columns rounded up to 16] running maximum; when it grows, mass and sum are scaled down
+  float *mass;             // [columns rounded up to 16] running sum of exp
   float *sum;              // [columns][sum_stride]
   int64_t sum_stride;
   int32_t channels;

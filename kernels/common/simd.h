@@ -12,7 +12,7 @@
 //   exp(v)                                   relative error < 2e-7; exactly 0 below -87.3 and for -inf; NaN stays NaN
 //   sum(v) maximum(v)                        over the lanes, fixed order
 //
-// Below, for all of them: prefetch_near(p), prefetch_far(p) into the first and the second cache, prefetch_far_behind(v, p) right after a load.
+// Below, for all of them: prefetch_far_behind(v, p), a prefetch (prefetch.h) right after a load.
 #pragma once
 
 #if defined(THINK_ISA_UNIT_AVX512) || defined(THINK_ISA_UNIT_AVX512BF16)
@@ -25,23 +25,17 @@
 #include "simd_portable.h"
 #endif
 
+#include "prefetch.h"
 #include "shape.h"
 
 namespace think {
 namespace {
 
-// Volatile, because GCC 12 takes __builtin_prefetch() for a call without effect and drops it from some unrolled loops.
 #if defined(__x86_64__)
-inline void prefetch_near(const char *p) { asm volatile("prefetcht0 %0" : : "m"(*p)); }
-inline void prefetch_far(const char *p) { asm volatile("prefetcht1 %0" : : "m"(*p)); }
 #define THINK_ORDERED(p, loaded) asm("" : "+r"(p) : "v"(loaded))
 #elif defined(__aarch64__)
-inline void prefetch_near(const char *p) { asm volatile("prfm pldl1keep, [%0]" : : "r"(p)); }
-inline void prefetch_far(const char *p) { asm volatile("prfm pldl2keep, [%0]" : : "r"(p)); }
 #define THINK_ORDERED(p, loaded) asm("" : "+r"(p) : "w"(loaded))
 #else
-inline void prefetch_near(const char *p) { __builtin_prefetch(p, 0, 3); }
-inline void prefetch_far(const char *p) { __builtin_prefetch(p, 0, 2); }
 #define THINK_ORDERED(p, loaded) static_cast<void>(loaded)
 #endif
 

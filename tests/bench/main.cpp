@@ -14,7 +14,7 @@ namespace think::bench {
 namespace {
 
 constexpr const char *kUsage =
-    "think_bench [--quick] [--json FILE] [--markdown FILE] [--only attend|score|compact|moments] [--threads N[,N...]] [--rounds N] [--footprint MIB] [--cpu-time]\n"
+    "think_bench [--quick] [--json FILE] [--markdown FILE] [--only attend|score|compact|moments] [--match TEXT] [--threads N[,N...]] [--rounds N] [--footprint MIB] [--cpu-time]\n"
     "Speed of the stages as ratios inside one run, next to a read-bandwidth probe of the same memory. Prints tables.\n";
 
 std::string cpu_name() {
@@ -146,6 +146,8 @@ int run(int argc, char **argv) {
       markdown_file = next();
     } else if (argument == "--only") {
       options.only = next();
+    } else if (argument == "--match") {
+      options.match = next();
     } else if (argument == "--rounds") {
       options.rounds = static_cast<int32_t>(number("--rounds", next(), 1, 1000));
     } else if (argument == "--footprint") {

@@ -25,6 +25,7 @@ struct Options {
   int64_t footprint = int64_t{1} << 30;  // bytes that every timed pass goes through
   std::vector<int32_t> threads;          // numbers of threads to measure with
   std::string only;                      // run only the benchmark of this name
+  std::string match;                     // of attend, only the shapes whose progress line holds this text
 };
 
 // Threads of the library's own pool, as a plan would have them.
@@ -78,11 +79,11 @@ inline double median_ratio(const std::vector<double> &numerator, const std::vect
   return median(ratio);
 }
 
-// Sum over `threads` threads of the bytes per second at which each repeats body(thread) on its own data; the median of a few tries.
+// Sum over `threads` threads of the bytes per second at which each repeats body(thread) on its own data; the median of `attempts`.
 template <class Body>
-double cached_rate(int32_t threads, double bytes, const Body &body) {
+double cached_rate(int32_t threads, double bytes, int attempts, const Body &body) {
   std::vector<double> tries;
-  for (int attempt = 0; attempt < 5; ++attempt) {
+  for (int attempt = 0; attempt < attempts; ++attempt) {
     std::vector<double> rate(static_cast<size_t>(threads));
     std::atomic<int32_t> waiting{threads};
     std::vector<std::thread> team;

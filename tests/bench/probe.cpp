@@ -128,7 +128,7 @@ double probe_seconds(const Arena &arena, int64_t bytes, const Parallel &parallel
 double cached_probe_rate(const Arena &arena, int64_t bytes, int32_t threads) {
   const Read read = best_read();
   const int64_t whole = bytes / (kStreams * kStep) * (kStreams * kStep);
-  return cached_rate(threads, static_cast<double>(whole), [&](int32_t thread) {
+  return cached_rate(threads, static_cast<double>(whole), 5, [&](int32_t thread) {
     sink.fetch_xor(read(arena.data() + thread * kBlock, whole), std::memory_order_relaxed);
   });
 }

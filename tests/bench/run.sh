@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds the release preset and measures. Prints tables; ratios count, see README.md.
-#   tests/bench/run.sh [--quick] [--json FILE] [--markdown FILE] [--only STAGE] [--threads N,N] [--rounds N] [--footprint MIB] [--cpu-time]
+#   tests/bench/run.sh [--quick] [--json FILE] [--markdown FILE] [--only STAGE] [--match TEXT] [--threads N,N] [--rounds N] [--footprint MIB] [--cpu-time]
 set -euo pipefail
 start=$PWD
 cd "$(dirname "$0")/../.."
