@@ -2,14 +2,24 @@
 # Builds libthink and a small inference engine on it, fetches a model of 135 million parameters, asks it a question about this project's own
 # documentation, once over a dense key-value cache and once over a pruned one, and prints both answers and what was saved.
 #   examples/quickstart.sh [--json] [--ratio R] [--value-ratio R] [--mode regressed|channels] [--tokens N] [--prompt-file FILE] [--question TEXT] ...
-# Every argument goes to the program; `examples/quickstart.sh --help` lists them. As root it installs missing Debian packages, otherwise it names them.
+# Every argument goes to the program; its own --help, printed here once it is built, lists them all.
+# As root it installs missing Debian packages, otherwise it names them.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/prepare.sh"
+
+generate=$repository/out/quickstart/examples/generate/generate
+for argument in "$@"; do
+  case $argument in
+    -h | --help)
+      sed -n '2,6s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+      if [ -x "$generate" ]; then echo && "$generate" --help; fi
+      exit 0 ;;
+  esac
+done
 
 start=$SECONDS
 prepare_packages
 build_generate "$repository/out/quickstart"
-generate=$repository/out/quickstart/examples/generate/generate
 
 defaults=()
 given() { local name=$1 argument; shift; for argument in "$@"; do case $argument in "$name" | "$name"=*) return 0 ;; esac; done; return 1; }

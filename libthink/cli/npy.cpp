@@ -1,6 +1,8 @@
 #include "npy.h"
 
+#include <algorithm>
 #include <cstring>
+#include <initializer_list>
 #include <limits>
 
 #include "failure.h"
@@ -28,7 +30,10 @@ class HeaderReader {
       expect(':');
       if (key == "descr") {
         once(have_descr, key);
-        if (peek() == '[') fail("structured dtypes are not supported");
+        if (peek() == '[') {
+          const std::string_view from = text_.substr(position_);
+          throw Failure(kInput, name_ + ": structured npy dtype " + printable(std::string(from.substr(0, from.find(']') + 1))) + " is not supported");
+        }
         view.descr = string();
       } else if (key == "fortran_order") {
         once(have_order, key);
@@ -125,12 +130,28 @@ class HeaderReader {
   size_t position_ = 0;
 };
 
-// "<f4": byte order, kind, bytes of an item.
+// "<f4": byte order, kind, bytes of an item. Only what NumPy can have written: a size that no number of that kind has would make the shape meaningless.
 int64_t item_bytes(const std::string &descr, const std::string &name) {
-  const bool known = descr.size() >= 3 && descr.size() <= 6 && std::strchr("<>|=", descr[0]) && std::strchr("biufcVSUmMO?", descr[1]) &&
-                     descr.find_first_not_of("0123456789", 2) == std::string::npos;
-  if (!known) throw Failure(kInput, name + ": npy dtype '" + printable(descr) + "' is not understood");
-  return std::stoll(descr.substr(2)) * (descr[1] == 'U' ? 4 : 1);
+  const auto refuse = [&](const char *why) { throw Failure(kInput, name + ": npy dtype '" + printable(descr) + "' is not supported" + why); };
+  const size_t digits = descr.size() < 3 ? 0 : descr.size() - 2;
+  const char kind = digits ? descr[1] : '\0';
+  if (kind == 'O') refuse(": it holds Python objects");
+  if (kind == 'm' || kind == 'M') refuse(": dates and durations are no numbers");
+  constexpr char kExpected[] = "; expected a byte order (<, > or |) and one of b1, i1 to i8, u1 to u8, f2 to f16, c8 to c32, V, S, U";
+  if (digits < 1 || digits > 4 || !std::strchr("<>|", descr[0]) || descr.find_first_not_of("0123456789", 2) != std::string::npos ||
+      (descr[2] == '0' && digits > 1)) {
+    refuse(kExpected);
+  }
+  const int64_t size = std::stoll(descr.substr(2));
+  const auto one_of = [&](std::initializer_list<int64_t> sizes) { return std::find(sizes.begin(), sizes.end(), size) != sizes.end(); };
+  const bool known = kind == 'b'                  ? size == 1
+                     : kind == 'i' || kind == 'u' ? one_of({1, 2, 4, 8})
+                     : kind == 'f'                ? one_of({2, 4, 8, 12, 16})
+                     : kind == 'c'                ? one_of({8, 16, 24, 32})
+                                                  : kind == 'V' || kind == 'S' || kind == 'U';
+  // Without a byte order only bytes have a meaning.
+  if (!known || (descr[0] == '|' && size > 1 && std::strchr("iufcU", kind))) refuse(kExpected);
+  return size * (kind == 'U' ? 4 : 1);
 }
 
 }  // namespace
@@ -160,7 +181,6 @@ NpyView parse_npy(std::span<const std::byte> file, const std::string &name) {
   NpyView view;
   HeaderReader({reinterpret_cast<const char *>(file.data()) + begin, static_cast<size_t>(length)}, name).read(view);
   view.item_bytes = item_bytes(view.descr, name);
-  if (view.descr[1] == 'O') throw Failure(kInput, name + ": Python objects (dtype '" + printable(view.descr) + "') are not supported");
 
   // Extents of zero make the product zero, so the others are multiplied first: (2^40, 2^40, 0) must not slip through.
   int64_t count = 1, bytes = 0;

@@ -28,6 +28,10 @@ file(GLOB THINK_CUDA_SOURCES CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/kerne
 set(think_cuda_map ${CMAKE_CURRENT_SOURCE_DIR}/libthink/backend/cuda/backend.map)
 set(think_kernel_report ${CMAKE_CURRENT_SOURCE_DIR}/libthink/cmake/kernel_report.py)
 set(think_kernel_reports ${CMAKE_CURRENT_BINARY_DIR}/kernel_reports)
+# Reports of an older script are made again.
+set(think_kernel_sources ${THINK_CUDA_SOURCES})
+list(FILTER think_kernel_sources INCLUDE REGEX "[.]cu$")
+set_property(SOURCE ${think_kernel_sources} APPEND PROPERTY OBJECT_DEPENDS ${think_kernel_report})
 
 add_library(think_cuda SHARED ${THINK_CUDA_SOURCES} ${CMAKE_CURRENT_SOURCE_DIR}/kernels/score/state.cpp)
 target_include_directories(think_cuda PRIVATE ${CMAKE_CURRENT_SOURCE_DIR}/include ${CMAKE_CURRENT_SOURCE_DIR})

@@ -2,7 +2,7 @@
 """What ptxas says about every kernel.
 
     kernel_report.py compile FOLDER NVCC ARGUMENT ...   runs nvcc, keeps the lines of ptxas in FOLDER, fails when a kernel spills or needs a stack
-    kernel_report.py table FOLDER FILE                  prints all of FOLDER as one table and writes it to FILE
+    kernel_report.py table FOLDER FILE                  prints all of FOLDER whose source still exists as one table, and writes it to FILE
 """
 import json
 import os
@@ -47,17 +47,21 @@ def readable(names):
 
 
 def compile_and_keep(folder, command):
+    named = "-c" in command and "-o" in command
+    report = os.path.join(folder, re.sub(r"\W", "_", command[command.index("-o") + 1]) + ".json") if named else None
+    if report and os.path.exists(report):
+        os.remove(report)  # what it says may be gone from the source
     run = subprocess.run(command, capture_output=True, text=True)
     sys.stdout.write(run.stdout)
     sys.stderr.write("".join(line + "\n" for line in run.stderr.splitlines() if not NOISE.search(line)))
-    if run.returncode != 0 or "-c" not in command or "-o" not in command:
+    if run.returncode != 0 or not named:
         return run.returncode
     kernels = parse(run.stderr)
     target = command[command.index("-o") + 1]
     source = command[command.index("-c") + 1]
     os.makedirs(folder, exist_ok=True)
-    with open(os.path.join(folder, re.sub(r"\W", "_", target) + ".json"), "w") as out:
-        json.dump({"source": "/".join(source.split("/")[-3:]), "kernels": kernels}, out)
+    with open(report, "w") as out:
+        json.dump({"source": "/".join(source.split("/")[-3:]), "path": os.path.abspath(source), "kernels": kernels}, out)
     bad = [kernel for kernel in kernels if kernel["spills"] or kernel["stack"]]
     names = readable([kernel["name"] for kernel in bad])
     for kernel in bad:
@@ -72,8 +76,12 @@ def compile_and_keep(folder, command):
 def table(folder, path):
     kernels = []
     for name in sorted(os.listdir(folder)):
-        with open(os.path.join(folder, name)) as file:
+        path_of_report = os.path.join(folder, name)
+        with open(path_of_report) as file:
             report = json.load(file)
+        if not os.path.exists(report.get("path", "")):
+            os.remove(path_of_report)  # of a source that was removed or renamed: nobody compiles it again
+            continue
         kernels += [dict(kernel, source=report["source"]) for kernel in report["kernels"]]
     if not kernels:
         sys.stderr.write("error: ptxas said nothing about any kernel\n")

@@ -28,14 +28,18 @@ class KernelReport(unittest.TestCase):
         self.addCleanup(self.scratch.cleanup)
         self.folder = pathlib.Path(self.scratch.name)
 
-    def compile(self, text, status=0):
+        self.source = self.folder / "b" / "stage" / "cuda.cu"
+        self.source.parent.mkdir(parents=True)
+        self.source.touch()
+
+    def compile(self, text, status=0, source=None, target="out.o"):
         """A compiler that writes the object it was asked for and says `text`."""
         nvcc = self.folder / "nvcc"
         (self.folder / "said").write_text(text)
-        nvcc.write_text(f'#!/bin/sh\ntouch "{self.folder}/out.o"\ncat "{self.folder}/said" >&2\nexit {status}\n')
+        nvcc.write_text(f'#!/bin/sh\ntouch "{self.folder}/{target}"\ncat "{self.folder}/said" >&2\nexit {status}\n')
         nvcc.chmod(0o755)
-        return subprocess.run([sys.executable, SCRIPT, "compile", str(self.folder / "reports"), str(nvcc), "-c", "a/b/stage/cuda.cu", "-o",
-                               str(self.folder / "out.o")], capture_output=True, text=True)
+        return subprocess.run([sys.executable, SCRIPT, "compile", str(self.folder / "reports"), str(nvcc), "-c", str(source or self.source), "-o",
+                               str(self.folder / target)], capture_output=True, text=True)
 
     def table(self):
         return subprocess.run([sys.executable, SCRIPT, "table", str(self.folder / "reports"), str(self.folder / "kernels.txt")],
@@ -62,6 +66,26 @@ class KernelReport(unittest.TestCase):
 
     def test_the_compiler_decides(self):
         self.assertEqual(self.compile("", 3).returncode, 3)
+
+    def test_removed_sources_and_kernels_leave_the_table(self):
+        clean = PTXAS.format(stack=0, spills=0).replace("4 bytes spill loads", "0 bytes spill loads")
+        other = self.folder / "b" / "other" / "cuda.cu"
+        other.parent.mkdir()
+        other.touch()
+        self.assertEqual(self.compile(clean).returncode, 0)
+        self.assertEqual(self.compile(clean.replace("10one_kernel", "12other_kernel"), source=other, target="other.o").returncode, 0)
+        self.assertIn("other_kernel", self.table().stdout)
+        other.unlink()
+        table = self.table().stdout
+        self.assertNotIn("other", table)
+        self.assertIn("one_kernel", table)
+        # The source stays, the kernel in it has another name; and a compilation that fails keeps nothing of the one before.
+        self.assertEqual(self.compile(clean.replace("10one_kernel", "10new_kernel")).returncode, 0)
+        table = self.table().stdout
+        self.assertNotIn("one_kernel", table)
+        self.assertIn("new_kernel", table)
+        self.assertEqual(self.compile("", 3).returncode, 3)
+        self.assertEqual(self.table().returncode, 1)
 
     def test_nothing_is_no_table(self):
         self.assertEqual(self.compile("").returncode, 0)

@@ -10,6 +10,7 @@
 #include <string>
 #include <thread>
 
+#include "stand_in_backend.h"
 #include "think.h"
 
 namespace {
@@ -179,5 +180,40 @@ TEST(Reason, Driver) {
     EXPECT_NO_DEVICE(use_backend(library("backend")), "no NVIDIA driver: libcuda.so.1 could not be loaded; status 2");
   }
 }
+
+// A context is made in two steps, each of which searches. A device that is gone by the second one is a plain error: nothing was allocated or opened.
+[[noreturn]] void lose_the_device() {
+  void *driver = dlopen(library("driver").c_str(), RTLD_NOW | RTLD_GLOBAL);
+  void *backend = dlopen(library("backend").c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (!driver || !backend) std::exit(2);
+  int &starts = *static_cast<int *>(dlsym(driver, "stand_in_starts"));
+  const StandInCalls &calls = *reinterpret_cast<StandInCalls *(*)()>(dlsym(backend, "stand_in_calls"))();
+  use_backend(library("backend"));
+  static int allocated = 0;
+  think_context_options options = THINK_CONTEXT_OPTIONS_INIT;
+  options.device_type = THINK_DEVICE_CUDA;
+  options.allocate = [](void *, size_t bytes, size_t alignment) {
+    ++allocated;
+    return std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
+  };
+  options.deallocate = [](void *, void *memory, size_t, size_t) { std::free(memory); };
+  for (const int searches : {0, 1}) {
+    starts = searches;
+    think_context *context = nullptr;
+    think_error error = THINK_ERROR_INIT;
+    if (think_context_create(&options, &context, &error) != THINK_E_UNSUPPORTED || context) std::exit(3);
+    if (starts != 0 || error.native_code != 100) std::exit(4);
+    if (std::string(error.message).find("no CUDA device: the NVIDIA driver finds none") == std::string::npos) std::exit(5);
+    if (allocated != 0 || calls.opened != 0) std::exit(6);
+  }
+  // Both searches find it, none is left over: the failure above was the second one's.
+  starts = 2;
+  think_context *context = nullptr;
+  if (think_context_create(&options, &context, nullptr) != THINK_OK || starts != 0 || allocated != 1 || calls.opened != 1) std::exit(7);
+  think_context_destroy(context);
+  std::exit(calls.closed == 1 ? 0 : 8);
+}
+
+TEST(Reason, TheDeviceIsGoneBetweenTwoSearches) { EXPECT_EXIT(lose_the_device(), testing::ExitedWithCode(0), ""); }
 
 }  // namespace

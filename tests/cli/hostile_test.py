@@ -75,6 +75,13 @@ HOSTILE_NPY = {
     "dtype of nothing": shaped("2, 200, 32", bytes(GOOD_BYTES), ""),
     "dtype with a huge item": shaped("2, 200, 32", bytes(GOOD_BYTES), "|V9999999999"),
     "dtype with control characters": shaped("2, 200, 32", bytes(GOOD_BYTES), "\x1b[2J\x07"),
+    "number of three bytes": shaped("2, 200, 32", bytes(3 * GOOD_BYTES // 4), "<f3"),
+    "number without bytes": shaped("2, 200, 32", b"", "<f0"),
+    "number without byte order": shaped("2, 200, 32", bytes(GOOD_BYTES), "|f4"),
+    "native byte order": shaped("2, 200, 32", bytes(GOOD_BYTES), "=f4"),
+    "leading zero": shaped("2, 200, 32", bytes(GOOD_BYTES), "<f04"),
+    "dates": shaped("2, 200, 32", bytes(2 * GOOD_BYTES), "<M8[ns]"),
+    "unknown kind": shaped("2, 200, 32", bytes(GOOD_BYTES), "<q4"),
     "too many channels": shaped("2, 4, 100000", bytes(2 * 4 * 100000 * 4)),
 }
 
@@ -159,6 +166,29 @@ class HostileArrays(ProgramCase):
                     "too many channels",
                 )
                 self.run_json("inspect", self.path("bad.npy"), code=0 if good else 2)
+
+    def test_refused_dtypes_are_named(self):
+        self.make_inputs()
+        for descr in ("<f3", "<f0", "|f4", "=f4", "<f04", "<q4", "<c4", "<i16", "<b2", "|O8", "<M8[ns]", "<m8", "f4", "<f", "float32"):
+            self.write("bad.npy", npy("{'descr': '%s', 'fortran_order': False, 'shape': (0,), }" % descr))
+            with self.subTest(descr):
+                message = self.run_json("inspect", self.path("bad.npy"), code=2)["error"]["message"]
+                self.assertIn("npy dtype '%s' is not supported" % descr, message)
+                self.assertIn("bad.npy", message)
+        for descr in ("[('a', '<f4')]", "[('a', '<f4'), ('b', '<i2', (3,))]"):
+            self.write("bad.npy", npy("{'descr': %s, 'fortran_order': False, 'shape': (0,), }" % descr))
+            with self.subTest(descr):
+                message = self.run_json("inspect", self.path("bad.npy"), code=2)["error"]["message"]
+                self.assertIn("structured npy dtype %s is not supported" % descr, message)
+                self.assertNotIn("damaged", message)
+        # What NumPy writes is listed, also where prune has no use for it.
+        sizes = (("|b1", 1), ("|i1", 1), ("<u2", 2), (">i8", 8), ("<f2", 2),
+                 ("<f8", 8), ("<f16", 16), ("<c32", 32), ("|V2", 2), ("<V2", 2), ("|S5", 5), ("<U3", 12))
+        for descr, size in sizes:
+            self.write("good.npy", npy("{'descr': '%s', 'fortran_order': False, 'shape': (2,), }" % descr, bytes(2 * size)))
+            with self.subTest(descr):
+                report = self.run_json("inspect", self.path("good.npy"))
+                self.assertEqual((report["dtype"], report["bytes"]), (descr, 2 * size))
 
     def test_every_truncation_of_a_header(self):
         whole = arrays.npy_bytes([2, 200, 32], [0.5] * (2 * 200 * 32))

@@ -151,4 +151,81 @@ struct Store {
   }
 };
 
+// Rows of three heads, pruned to widths[w] and the widths behind it: an odd first row, a partial last tile. check(shape, batch, slots, source, destination)
+template <size_t count, class Check>
+void prune_rows(Random &random, int32_t channels, const int32_t (&widths)[count], size_t w, think_dtype from, think_dtype to, int64_t gap, const Check &check) {
+  const Shape shape = make_shape(3, channels, channels, 1);
+  const Batch batch{1, nullptr, nullptr, nullptr};
+  const Basis keys(random, 1, 3, channels, [&](int32_t h) { return std::min(channels, widths[(w + h) % count]); });
+  const Basis values(random, 1, 3, channels, [&](int32_t h) { return std::min(channels, (widths[w] + 7 + 8 * h) / 8 * 8); });
+  Store source(random, shape, batch, 1, false, 128, 128, {from, THINK_ROWS, nullptr, Order::tokens, gap}, {from}, {5}, {}, false);
+  source.poison();
+  source.fill(random, shape, batch, {75});
+  Store destination(random, shape, batch, 1, false, 128, 128, {to, THINK_TILES, &keys.basis, Order::placed},
+                    {to, THINK_ROWS, &values.basis, Order::placed}, {32}, {75}, false);
+  check(shape, batch, 1, source, destination);
+}
+
+// Any layouts, pages on either side, per-head lengths and first rows, slots, gaps, bases on one or both sides.
+template <class Check>
+void random_segments(int32_t seed, const Check &check) {
+  Random random(seed);
+  const int32_t heads = pick(random, 1, 3), count = pick(random, 1, 3), slots = count + pick(random, 0, 2);
+  const int32_t key_channels = 8 * pick(random, 1, 17), value_channels = 8 * pick(random, 1, 17);
+  const Shape shape = make_shape(heads, key_channels, value_channels, count);
+  std::vector<int32_t> slot(slots);
+  std::iota(slot.begin(), slot.end(), 0);
+  std::shuffle(slot.begin(), slot.end(), random);
+  const Batch batch{count, nullptr, nullptr, slot.data()};
+  const bool per_head = pick(random, 0, 1), has_basis = pick(random, 0, 3) > 0, same_basis = has_basis && pick(random, 0, 2) == 0;
+  const Basis keys(random, slots, heads, key_channels, [&](int32_t) { return pick(random, 1, key_channels); });
+  const Basis values(random, slots, heads, value_channels, [&](int32_t) { return 8 * pick(random, 1, value_channels / 8); });
+  const int32_t runs = per_head ? count * heads : count;
+  std::vector<int32_t> lengths(runs), source_first(runs), first(runs);
+  SideOptions from_key, from_value, to_key, to_value;
+  const auto choose = [&](SideOptions &side, bool key, const think_basis *basis) {
+    side.dtype = kDtypes[pick(random, 0, 2)];
+    side.basis = basis;
+    side.layout = key && pick(random, 0, 1) ? THINK_TILES : THINK_ROWS;
+    side.order = basis ? Order::placed : static_cast<Order>(side.layout == THINK_TILES ? 2 * pick(random, 0, 1) : pick(random, 0, 2));
+    if (!basis && side.layout == THINK_ROWS) side.gap = pick(random, 0, 2) * 4;
+  };
+  choose(from_key, true, same_basis ? &keys.basis : nullptr);
+  choose(from_value, false, same_basis ? &values.basis : nullptr);
+  choose(to_key, true, has_basis ? &keys.basis : nullptr);
+  choose(to_value, false, has_basis ? &values.basis : nullptr);
+  if (pick(random, 0, 1)) to_key.dtype = from_key.dtype, to_value.dtype = from_value.dtype;
+  for (int32_t i = 0; i < runs; ++i) {
+    lengths[i] = pick(random, 0, 3) == 0 ? 32 * pick(random, 0, 4) : pick(random, 0, 140);
+    source_first[i] = from_key.layout == THINK_TILES ? 32 * pick(random, 0, 2) : pick(random, 0, 70);
+    first[i] = to_key.layout == THINK_TILES ? 32 * pick(random, 0, 2) : pick(random, 0, 70);
+  }
+  const bool source_paged = pick(random, 0, 1), paged = pick(random, 0, 1);
+  Store source(random, shape, batch, slots, source_paged, source_paged ? 32 * pick(random, 1, 3) : 256, 256, from_key, from_value, source_first,
+               std::vector<int32_t>(runs, -1), per_head);
+  Store destination(random, shape, batch, slots, paged, paged ? 32 * pick(random, 1, 3) : 256, 256, to_key, to_value, first, lengths, per_head);
+  const int32_t left_out = pick(random, 0, 9);
+  if (left_out == 0) source.segment.key = destination.segment.key = nullptr;
+  if (left_out == 1) source.segment.value = destination.segment.value = nullptr;
+  source.poison();
+  source.fill(random, shape, batch, lengths);
+  check(shape, batch, slots, source, destination);
+}
+
+// One full block of the window, for the end of the tiles that are there already.
+template <class Check>
+void fold_one_tile(const Check &check) {
+  Random random(4);
+  const Shape shape = make_shape(8, 64, 64, 2);
+  const int32_t slot[] = {1, 0};
+  const Batch batch{2, nullptr, nullptr, slot};
+  const Basis keys(random, 2, 8, 64, [&](int32_t i) { return 8 + i; });
+  Store source(random, shape, batch, 2, false, 96, 96, {THINK_BF16}, {THINK_BF16}, {4, 17}, {}, false);
+  source.poison();
+  source.fill(random, shape, batch, {32, 32});
+  Store destination(random, shape, batch, 2, true, 64, 256, {THINK_BF16, THINK_TILES, &keys.basis, Order::placed},
+                    {THINK_BF16, THINK_ROWS, nullptr, Order::placed}, {96, 160}, {32, 32}, false);
+  check(shape, batch, 2, source, destination);
+}
+
 }  // namespace think::test

@@ -69,18 +69,11 @@ TEST_P(CompactTest, RowsToTilesEveryWidth) {
       if (widths[w] > channels) break;
       for (think_dtype from : kDtypes) {
         for (think_dtype to : kDtypes) {
-          const Shape shape = make_shape(3, channels, channels, 1);
-          const Batch batch{1, nullptr, nullptr, nullptr};
-          const Basis keys(random, 1, 3, channels, [&](int32_t h) { return std::min(channels, widths[(w + h) % std::size(widths)]); });
-          const Basis values(random, 1, 3, channels, [&](int32_t h) { return std::min(channels, (widths[w] + 7 + 8 * h) / 8 * 8); });
-          Store source(random, shape, batch, 1, false, 128, 128, {from, THINK_ROWS, nullptr, Order::tokens, w % 2 ? 3 : 0}, {from}, {5}, {}, false);
-          source.poison();
-          source.fill(random, shape, batch, {75});
-          Store destination(random, shape, batch, 1, false, 128, 128, {to, THINK_TILES, &keys.basis, Order::placed},
-                            {to, THINK_ROWS, &values.basis, Order::placed}, {32}, {75}, false);
-          expect_as_reference(GetParam(), shape, batch, source, destination,
-                              std::to_string(widths[w]) + " of " + std::to_string(channels) + " channels, dtype " + std::to_string(from) + " to " +
-                                  std::to_string(to));
+          const std::string what = std::to_string(widths[w]) + " of " + std::to_string(channels) + " channels, dtype " + std::to_string(from);
+          prune_rows(random, channels, widths, w, from, to, w % 2 ? 3 : 0,
+                     [&](const Shape &shape, const Batch &batch, int32_t, Store &source, Store &destination) {
+                       expect_as_reference(GetParam(), shape, batch, source, destination, what + " to " + std::to_string(to));
+                     });
           if (HasFatalFailure()) return;
         }
       }
@@ -91,49 +84,10 @@ TEST_P(CompactTest, RowsToTilesEveryWidth) {
 // Any layouts, pages on either side, per-head lengths and first rows, slots, gaps, bases on one or both sides.
 TEST_P(CompactTest, RandomSegments) {
   for (int32_t seed = 0; seed < 1200; ++seed) {
-    Random random(seed);
-    const int32_t heads = pick(random, 1, 3), count = pick(random, 1, 3), slots = count + pick(random, 0, 2);
-    const int32_t key_channels = 8 * pick(random, 1, 17), value_channels = 8 * pick(random, 1, 17);
-    const Shape shape = make_shape(heads, key_channels, value_channels, count);
-    std::vector<int32_t> slot(slots);
-    std::iota(slot.begin(), slot.end(), 0);
-    std::shuffle(slot.begin(), slot.end(), random);
-    const Batch batch{count, nullptr, nullptr, slot.data()};
-
-    const bool per_head = pick(random, 0, 1), has_basis = pick(random, 0, 3) > 0, same_basis = has_basis && pick(random, 0, 2) == 0;
-    const Basis keys(random, slots, heads, key_channels, [&](int32_t) { return pick(random, 1, key_channels); });
-    const Basis values(random, slots, heads, value_channels, [&](int32_t) { return 8 * pick(random, 1, value_channels / 8); });
-    const int32_t runs = per_head ? count * heads : count;
-    std::vector<int32_t> lengths(runs), source_first(runs), first(runs);
-    SideOptions from_key, from_value, to_key, to_value;
-    const auto choose = [&](SideOptions &side, bool key, const think_basis *basis) {
-      side.dtype = kDtypes[pick(random, 0, 2)];
-      side.basis = basis;
-      side.layout = key && pick(random, 0, 1) ? THINK_TILES : THINK_ROWS;
-      side.order = basis ? Order::placed : static_cast<Order>(side.layout == THINK_TILES ? 2 * pick(random, 0, 1) : pick(random, 0, 2));
-      if (!basis && side.layout == THINK_ROWS) side.gap = pick(random, 0, 2) * 4;
-    };
-    choose(from_key, true, same_basis ? &keys.basis : nullptr);
-    choose(from_value, false, same_basis ? &values.basis : nullptr);
-    choose(to_key, true, has_basis ? &keys.basis : nullptr);
-    choose(to_value, false, has_basis ? &values.basis : nullptr);
-    if (pick(random, 0, 1)) to_key.dtype = from_key.dtype, to_value.dtype = from_value.dtype;
-    for (int32_t i = 0; i < runs; ++i) {
-      lengths[i] = pick(random, 0, 3) == 0 ? 32 * pick(random, 0, 4) : pick(random, 0, 140);
-      source_first[i] = from_key.layout == THINK_TILES ? 32 * pick(random, 0, 2) : pick(random, 0, 70);
-      first[i] = to_key.layout == THINK_TILES ? 32 * pick(random, 0, 2) : pick(random, 0, 70);
-    }
-    const bool source_paged = pick(random, 0, 1), paged = pick(random, 0, 1);
-    Store source(random, shape, batch, slots, source_paged, source_paged ? 32 * pick(random, 1, 3) : 256, 256, from_key, from_value, source_first,
-                 std::vector<int32_t>(runs, -1), per_head);
-    Store destination(random, shape, batch, slots, paged, paged ? 32 * pick(random, 1, 3) : 256, 256, to_key, to_value, first, lengths, per_head);
-    const int32_t left_out = pick(random, 0, 9);
-    if (left_out == 0) source.segment.key = destination.segment.key = nullptr;
-    if (left_out == 1) source.segment.value = destination.segment.value = nullptr;
-    source.poison();
-    source.fill(random, shape, batch, lengths);
     const int slices[] = {1, 1, 2, 5};
-    expect_as_reference(GetParam(), shape, batch, source, destination, "seed " + std::to_string(seed), kSerial, slices[seed % 4]);
+    random_segments(seed, [&](const Shape &shape, const Batch &batch, int32_t, Store &source, Store &destination) {
+      expect_as_reference(GetParam(), shape, batch, source, destination, "seed " + std::to_string(seed), kSerial, slices[seed % 4]);
+    });
     if (HasFatalFailure()) return;
   }
 }
@@ -202,17 +156,9 @@ TEST_P(CompactTest, LargeCallsInSlices) {
 
 // One full block of the window goes to the end of the tiles that are there already.
 TEST_P(CompactTest, FoldAppendsOneTile) {
-  Random random(4);
-  const Shape shape = make_shape(8, 64, 64, 2);
-  const int32_t slot[] = {1, 0};
-  const Batch batch{2, nullptr, nullptr, slot};
-  const Basis keys(random, 2, 8, 64, [&](int32_t i) { return 8 + i; });
-  Store source(random, shape, batch, 2, false, 96, 96, {THINK_BF16}, {THINK_BF16}, {4, 17}, {}, false);
-  source.poison();
-  source.fill(random, shape, batch, {32, 32});
-  Store destination(random, shape, batch, 2, true, 64, 256, {THINK_BF16, THINK_TILES, &keys.basis, Order::placed},
-                    {THINK_BF16, THINK_ROWS, nullptr, Order::placed}, {96, 160}, {32, 32}, false);
-  for (int slices : {1, 4}) expect_as_reference(GetParam(), shape, batch, source, destination, "fold", kSerial, slices);
+  fold_one_tile([](const Shape &shape, const Batch &batch, int32_t, Store &source, Store &destination) {
+    for (int slices : {1, 4}) expect_as_reference(GetParam(), shape, batch, source, destination, "fold", kSerial, slices);
+  });
 }
 
 // The reference itself, against numbers written down by hand.

@@ -98,4 +98,19 @@ inline void expect_near(const float *actual, const std::vector<double> &expected
   }
 }
 
+// Two query heads of 40 tokens and their keys, 24 channels: NaN in one key and one query, an infinite key times queries of zero.
+inline void set_not_finite(Rows &query, Rows &key) {
+  key.set(0, 0, 3, 5, kNaN);
+  query.set(0, 1, 39, 17, kNaN);
+  key.set(0, 0, 30, 20, std::numeric_limits<float>::infinity());
+  for (int t = 0; t < 40; ++t) query.set(0, 0, t, 20, 0), query.set(0, 1, t, 20, 0);
+}
+
+// ... and the scores of it, for the KV head and for each query head: what is not a number counts as infinity.
+inline void expect_infinities(const std::vector<float> &score, const std::vector<float> &heads) {
+  for (int c = 0; c < 24; ++c) EXPECT_EQ(std::isinf(score[c]) && score[c] > 0, c == 5 || c == 17 || c == 20) << "channel " << c << " is " << score[c];
+  EXPECT_TRUE(std::isinf(heads[5]) && std::isinf(heads[24 + 5]));
+  EXPECT_TRUE(std::isfinite(heads[17]) && std::isinf(heads[24 + 17]));
+}
+
 }  // namespace think::test

@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -29,13 +30,19 @@ inline int32_t cases(int32_t all) {
 
 #define ASSERT_RUNS(call) ASSERT_EQ(0, call) << simt::machine().fault().text()
 
-// What a call moved, as a part of what its model says: printed with THINK_TEST_REPORT=1.
+// What a call moved, as a part of what its model says, and its launches since the machine was reset: printed with THINK_TEST_REPORT=1 in the format that
+// tests/simt/report.py reads. Every stage calls it once per shape, right after the call.
 inline void report_traffic(const std::string &what, const simt::Counters &counters, double reads, double writes) {
   if (!std::getenv("THINK_TEST_REPORT")) return;
-  std::printf("%s: read %.4f of the model, written %.4f (in sectors of 32 bytes: %.4f and %.4f), %llu bank conflicts in %llu wavefronts\n", what.c_str(),
-              static_cast<double>(counters.global_read_bytes) / reads, static_cast<double>(counters.global_write_bytes) / writes,
+  std::map<std::string, int> launches;
+  for (const simt::LaunchRecord &launch : simt::machine().launches()) ++launches[launch.kernel];
+  std::string list;
+  for (const auto &[kernel, count] : launches) list += (list.empty() ? "" : ", ") + kernel + " " + std::to_string(count);
+  std::printf("%s: read %.4f of the model, written %.4f (in sectors of 32 bytes: %.4f and %.4f), "
+              "%llu bank conflicts in %llu wavefronts; launches: %s\n",
+              what.c_str(), static_cast<double>(counters.global_read_bytes) / reads, static_cast<double>(counters.global_write_bytes) / writes,
               32 * static_cast<double>(counters.global_read_sectors) / reads, 32 * static_cast<double>(counters.global_write_sectors) / writes,
-              static_cast<unsigned long long>(counters.bank_conflicts), static_cast<unsigned long long>(counters.shared_wavefronts));
+              static_cast<unsigned long long>(counters.bank_conflicts), static_cast<unsigned long long>(counters.shared_wavefronts), list.c_str());
 }
 
 // An array of the host on the device, NULL stays NULL. Kernels may only read it.
