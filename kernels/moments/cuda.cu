@@ -622,7 +622,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks) moments_covariance(const __
 
 // ---- finish, grid (eight rows each of both sides, KV heads, sequences): the splits together, both halves
 
-constexpr int32_t kFinishRows = 8;
+constexpr int32_t kFinishRows = kThreads / 32;  // a warp for each
 
 __global__ void __launch_bounds__(kThreads) moments_finish(const __grid_constant__ MomentsCall call) {
   const Head head = head_of(call);
@@ -648,8 +648,8 @@ __global__ void __launch_bounds__(kThreads) moments_finish(const __grid_constant
     store_shared(dead + own, add_up(own, own) <= noise * noise ? 1 : 0);
   }
   sync_block();
-  for (int32_t place = own; place < kFinishRows * channels; place += kThreads) {
-    const int32_t row = place / channels, i = start + row, j = place - row * channels;
+  const int32_t i = start + warp_index();
+  for (int32_t j = lane_index(); j < channels; j += 32) {
     if (j < i) continue;
     const bool none = !measured || load_shared(dead + i) || load_shared(dead + j);
     const float value = none ? 0.0f : add_up(i, j);
