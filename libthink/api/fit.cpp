@@ -50,7 +50,8 @@ think_status think_fit(const think_plan *plan, const void *moments, const think_
       if (const think_status status = check_basis_contents(basis_argument, choice, shape, copy.side, slot_of(arguments.batch, sequence))) return status;
     }
     const cuda::Backend *backend = plan->context->cuda;
-    const int64_t needed = backend ? backend->fit_workspace(shape, arguments.batch.count) : fit::workspace(shape, arguments.batch.count, plan->parallel.threads);
+    const int64_t needed =
+        backend ? backend->fit_workspace(shape, arguments.batch.count) : fit::workspace(shape, arguments.batch.count, plan->parallel.threads);
     if (const think_status status = check_workspace(call, needed)) return status;
     if (backend) {
       return run_on_device(*plan, error, [&](const cuda::Backend &) { return backend->fit(arguments, arguments.batch.slot, call.workspace, call.stream); });

@@ -247,7 +247,8 @@ TEST(FitOnDevice, RecordedVectors) {
       simt::Buffer<int32_t> kept("kept", problem.kept.size()), index("index", problem.index.size());
       think_basis basis = problem.basis;
       basis.kept = kept.device(), basis.index = index.device(), basis.weight_offset = nullptr;
-      ASSERT_RUNS(select::cuda::select({heads, n, keys ? 1 : 8, 0, width.device(), select::Pairs::none}, score.device(), measured.batch, basis, nullptr, nullptr));
+      const select::Select choice{heads, n, keys ? 1 : 8, 0, width.device(), select::Pairs::none};
+      ASSERT_RUNS(select::cuda::select(choice, score.device(), measured.batch, basis, nullptr, nullptr));
       problem.moments = moments.download();
       problem.kept = kept.download();
       problem.index = index.download();

@@ -324,6 +324,39 @@ TEST(GainsOnDevice, DamagedAndEmptyCovariancesGiveAPermutationAndNoNaN) {
   }
 }
 
+TEST(GainsOnDevice, EverySeedAndSlotGivesTheSameBits) {
+  GainsProblem problem(make_shape(3, 1, 40, 24), 90, 7);
+  for (const int32_t side : {THINK_KEYS, THINK_VALUES}) {
+    Gains once;
+    for (uint64_t seed = 0; seed < 4; ++seed) {
+      begin(seed);
+      const Gains got = gains_on_device(problem, side);
+      if (seed == 0) once = got;
+      EXPECT_EQ(0, std::memcmp(once.gains.data(), got.gains.data(), got.gains.size() * sizeof(float))) << seed;
+      EXPECT_EQ(once.order, got.order);
+    }
+    // Two sequences, of which only the second has moments: in slot 0.
+    const size_t count = once.gains.size();
+    const std::vector<char> zeros(problem.moments.size(), 0);
+    std::vector<char> slots = problem.moments;
+    slots.insert(slots.end(), zeros.begin(), zeros.end());
+    std::vector<float> score(problem.score.size(), 1.0f);
+    score.insert(score.end(), problem.score.begin(), problem.score.end());
+    begin(5);
+    const int32_t slot[2] = {1, 0};
+    const DeviceBatch batch({2, nullptr, nullptr, slot});
+    const Constant<char> moments("moments", slots.data(), static_cast<int64_t>(slots.size()));
+    const Constant<float> scores("score", score.data(), static_cast<int64_t>(score.size()));
+    simt::Buffer<float> gains("gains", 2 * count);
+    simt::Buffer<char> workspace("workspace", static_cast<size_t>(moments::cuda::gains_workspace(problem.shape, 2)));
+    ASSERT_RUNS(moments::cuda::gains(problem.shape, moments.device(), batch.batch, side, side == THINK_KEYS ? scores.device() : nullptr, gains.device(), nullptr,
+                                     workspace.device(), nullptr));
+    const std::vector<float> got = gains.download();
+    for (size_t i = 0; i < count; ++i) ASSERT_EQ(0, got[i]);
+    EXPECT_EQ(0, std::memcmp(once.gains.data(), got.data() + count, count * sizeof(float)));
+  }
+}
+
 // ---- recorded
 
 TEST(MomentsOnDevice, RecordedVectors) {
