@@ -27,9 +27,10 @@ struct FitCall {
   int64_t *weight_offset;
   float *offset;
   int64_t head_bytes;  // of weights
-  double *matrix;      // [sequence][head][channels][channels]
+  double *matrix;      // [sequence of the wave][head][channels][channels]
   double ridge;
   int32_t kv_heads, channels;
+  int32_t first_sequence;  // of this wave
 };
 
 struct Work {
@@ -122,10 +123,11 @@ THINK_DEVICE bool substitute(const Work &work, double *matrix, int32_t rows, int
 
 __global__ void __launch_bounds__(kThreads) fit_head(const __grid_constant__ FitCall call) {
   const int32_t channels = call.channels, thread = thread_index();
-  const int64_t number = static_cast<int64_t>(block_y()) * call.kv_heads + block_x();
-  const int64_t at = static_cast<int64_t>(device::slot_of(call.slot, block_y())) * call.kv_heads + block_x();
+  const int64_t number = static_cast<int64_t>(block_y()) * call.kv_heads + block_x();  // in the wave
+  const int32_t sequence = call.first_sequence + block_y();
+  const int64_t at = static_cast<int64_t>(device::slot_of(call.slot, sequence)) * call.kv_heads + block_x();
   const float *state =
-      reinterpret_cast<const float *>(call.moments + device::slot_of(call.moments_slot, block_y()) * call.slot_bytes) + block_x() * call.head_floats;
+      reinterpret_cast<const float *>(call.moments + device::slot_of(call.moments_slot, sequence) * call.slot_bytes) + block_x() * call.head_floats;
   const float *mean = state + call.mean, *covariance = state + call.covariance;
   const int32_t kept = device::clamp(load_constant(call.kept + at), channels), dropped = channels - kept;
   // Damaged statistics (an infinite key, say) predict nothing: the paper's method is what is left.
@@ -201,7 +203,7 @@ int32_t load() { return prepare(fit_head, work_bytes()); }
 int64_t workspace(const Shape &shape, int32_t batch) {
   Carver carver{nullptr, 0};
   const int64_t channels = shape.key_channels > shape.value_channels ? shape.key_channels : shape.value_channels;
-  take<double>(carver, batch * shape.kv_heads * channels * channels);
+  take<double>(carver, int64_t{device_wave(shape, batch)} * shape.kv_heads * channels * channels);
   return carver.offset;
 }
 
@@ -228,8 +230,17 @@ int32_t fit(const Arguments &arguments, const int32_t *moments_slot, void *works
   call.matrix = static_cast<double *>(workspace);
   call.ridge = static_cast<double>(arguments.ridge);
   call.kv_heads = shape.kv_heads;
-  const Launch how{.name = "fit_head", .grid = {shape.kv_heads, arguments.batch.count}, .threads = kThreads, .shared_bytes = work_bytes(), .stream = stream};
-  return launch(how, fit_head, call);
+  const int32_t batch = arguments.batch.count, wave = device_wave(shape, batch);
+  for (call.first_sequence = 0; call.first_sequence < batch; call.first_sequence += wave) {
+    const int32_t left = batch - call.first_sequence;
+    const Launch how{.name = "fit_head",
+                     .grid = {shape.kv_heads, left < wave ? left : wave},
+                     .threads = kThreads,
+                     .shared_bytes = work_bytes(),
+                     .stream = stream};
+    if (const int32_t error = launch(how, fit_head, call)) return error;
+  }
+  return 0;
 }
 
 }  // namespace think::fit::cuda

@@ -19,7 +19,6 @@ constexpr int32_t kPitch = 64 + 4;    // floats of a line: 4 mod 32 lets eight l
 constexpr int32_t kStepRows = 32;     // rows that a covariance takes at a time
 constexpr int32_t kSplits = 16;       // parts of a covariance, at most
 constexpr int32_t kSplitRows = 512;   // rows of such a part, at least
-constexpr int32_t kWaveHeads = 64;    // heads in work together: bounds the workspace, whatever the batch
 constexpr float kLowest = -1e30f;     // below any logit, and finite, so that differences of it are numbers
 constexpr float kLog2E = 1.4426950408889634f;
 
@@ -667,14 +666,9 @@ StateLayout layout_of(const Shape &shape, void *moments) {
           at(view.query_moment),        at(view.value_mean), at(view.value_covariance),     at(view.rows)};
 }
 
-int32_t wave_of(const Shape &shape, int32_t batch) {
-  const int32_t sequences = kWaveHeads / shape.kv_heads;
-  return sequences < 1 ? 1 : sequences < batch ? sequences : batch;
-}
-
 // The arrays of a wave, and the most that the lengths can be.
 int64_t carve(Carver &carver, const Shape &shape, int32_t batch, int64_t longest, MomentsCall &call) {
-  const int64_t heads = static_cast<int64_t>(wave_of(shape, batch)) * shape.kv_heads, both = shape.key_channels + shape.value_channels;
+  const int64_t heads = static_cast<int64_t>(device_wave(shape, batch)) * shape.kv_heads, both = shape.key_channels + shape.value_channels;
   const int64_t rows = shape.window < longest ? shape.window : longest;
   call.tiles = call.moved_tiles = static_cast<int32_t>((longest + kTile - 1) / kTile);
   call.columns = static_cast<int32_t>(rows * shape.group);
@@ -736,7 +730,7 @@ int32_t measure(const Arguments &arguments, const int32_t *query_slot, int64_t l
   Carver carver{static_cast<char *>(workspace), 0};
   carve(carver, shape, arguments.batch.count, longest, call);
 
-  const int32_t wave = wave_of(shape, arguments.batch.count), heads = shape.kv_heads;
+  const int32_t wave = device_wave(shape, arguments.batch.count), heads = shape.kv_heads;
   const uint32_t tiles = tiles_bytes(shape.key_channels > shape.value_channels ? shape.key_channels : shape.value_channels);
   const int32_t pairs = pairs_of(shape.key_channels) + (call.values ? pairs_of(shape.value_channels) : 0);
   const int32_t rows = (shape.key_channels + shape.value_channels) / kFinishRows;

@@ -20,8 +20,9 @@ struct GainsCall {
   const float *score;
   float *gains;
   int32_t *order;  // may be NULL
-  double *left;    // [sequence][head][channels][channels]
+  double *left;    // [sequence of the wave][head][channels][channels]
   int32_t kv_heads, channels;
+  int32_t first_sequence;  // of this wave
 };
 
 struct Elimination {
@@ -94,14 +95,15 @@ THINK_DEVICE void choose(const Elimination &work, int32_t channels) {
 
 __global__ void __launch_bounds__(kThreads) moments_gains(const __grid_constant__ GainsCall call) {
   const int32_t channels = call.channels, thread = thread_index();
-  const int64_t number = static_cast<int64_t>(block_y()) * call.kv_heads + block_x();
+  const int32_t sequence = call.first_sequence + block_y();
+  const int64_t number = static_cast<int64_t>(sequence) * call.kv_heads + block_x();
   SharedCarver carver = shared_memory();
   const Elimination work = take_elimination(carver);
   const float *state =
-      reinterpret_cast<const float *>(call.moments + device::slot_of(call.slot, block_y()) * call.slot_bytes) + block_x() * call.head_floats;
+      reinterpret_cast<const float *>(call.moments + device::slot_of(call.slot, sequence) * call.slot_bytes) + block_x() * call.head_floats;
   const float *covariance = state + call.covariance, *metric = state + call.metric;
   const bool ordered = call.metric >= 0;
-  double *left = call.left + number * channels * channels;
+  double *left = call.left + (static_cast<int64_t>(block_y()) * call.kv_heads + block_x()) * channels * channels;
   // The thread's channel, and its share of the rows.
   const int32_t shares = kThreads / channels, share = thread / channels, own = thread - share * channels;
   const bool works = share < shares;
@@ -214,7 +216,7 @@ int32_t load_gains() { return prepare(moments_gains, elimination_bytes()); }
 int64_t gains_workspace(const Shape &shape, int32_t batch) {
   Carver carver{nullptr, 0};
   const int64_t channels = shape.key_channels > shape.value_channels ? shape.key_channels : shape.value_channels;
-  take<double>(carver, batch * shape.kv_heads * channels * channels);
+  take<double>(carver, int64_t{device_wave(shape, batch)} * shape.kv_heads * channels * channels);
   return carver.offset;
 }
 
@@ -235,9 +237,17 @@ int32_t gains(const Shape &shape, const void *moments, const Batch &batch, int32
   call.left = static_cast<double *>(workspace);
   call.kv_heads = shape.kv_heads;
   call.channels = keys ? shape.key_channels : shape.value_channels;
-  const Launch how{
-      .name = "moments_gains", .grid = {shape.kv_heads, batch.count}, .threads = kThreads, .shared_bytes = elimination_bytes(), .stream = stream};
-  return launch(how, moments_gains, call);
+  const int32_t wave = device_wave(shape, batch.count);
+  for (call.first_sequence = 0; call.first_sequence < batch.count; call.first_sequence += wave) {
+    const int32_t left = batch.count - call.first_sequence;
+    const Launch how{.name = "moments_gains",
+                     .grid = {shape.kv_heads, left < wave ? left : wave},
+                     .threads = kThreads,
+                     .shared_bytes = elimination_bytes(),
+                     .stream = stream};
+    if (const int32_t error = launch(how, moments_gains, call)) return error;
+  }
+  return 0;
 }
 
 }  // namespace think::moments::cuda

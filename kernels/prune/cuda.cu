@@ -36,6 +36,10 @@ __global__ void __launch_bounds__(kThreads) prune_plan(const __grid_constant__ P
   store_global(plan.destination_first + sequence,
                call.destination_first ? load_constant(call.destination_first + sequence * call.destination_stride) : 0);
   store_global(plan.rows + sequence, rows);
+  const int32_t slot = device::slot_of(plan.batch.slot, sequence);
+  store_global(plan.state_slot + sequence, slot);
+  store_global(plan.source_slot + sequence, plan.source.slot ? load_constant(plan.source.slot + sequence) : slot);
+  store_global(plan.destination_slot + sequence, plan.destination.slot ? load_constant(plan.destination.slot + sequence) : slot);
   store_global(plan.key_dense + sequence, is_pruned(plan.key, rows) ? 0 : 1);
   store_global(plan.value_dense + sequence, is_pruned(plan.value, rows) ? 0 : 1);
 }

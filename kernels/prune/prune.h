@@ -22,8 +22,9 @@ struct Plan {
   Batch batch;
   int32_t sinks, recent;
   Rule key, value;
-  // One number per sequence out: what compact() needs, and 1 where a side stays dense.
+  // One number per sequence out: what compact() needs, 1 where a side stays dense, and the slots, those of `batch` in the score state.
   int32_t *source_first, *destination_first, *rows, *key_dense, *value_dense;
+  int32_t *state_slot, *source_slot, *destination_slot;
 };
 
 }  // namespace think::pruning

@@ -349,8 +349,8 @@ TEST(GainsOnDevice, EverySeedAndSlotGivesTheSameBits) {
     const Constant<float> scores("score", score.data(), static_cast<int64_t>(score.size()));
     simt::Buffer<float> gains("gains", 2 * count);
     simt::Buffer<char> workspace("workspace", static_cast<size_t>(moments::cuda::gains_workspace(problem.shape, 2)));
-    ASSERT_RUNS(moments::cuda::gains(problem.shape, moments.device(), batch.batch, side, side == THINK_KEYS ? scores.device() : nullptr, gains.device(), nullptr,
-                                     workspace.device(), nullptr));
+    const float *by = side == THINK_KEYS ? scores.device() : nullptr;
+    ASSERT_RUNS(moments::cuda::gains(problem.shape, moments.device(), batch.batch, side, by, gains.device(), nullptr, workspace.device(), nullptr));
     const std::vector<float> got = gains.download();
     for (size_t i = 0; i < count; ++i) ASSERT_EQ(0, got[i]);
     EXPECT_EQ(0, std::memcmp(once.gains.data(), got.data() + count, count * sizeof(float)));

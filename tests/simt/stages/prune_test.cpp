@@ -25,7 +25,8 @@ TEST(PruneKernels, DecideAsTheHostDoes) {
     begin(static_cast<uint64_t>(i));
     const Constant<int32_t> device_lengths("lengths", lengths.data(), static_cast<int64_t>(lengths.size()));
     const Constant<int32_t> device_first("first", first.data(), static_cast<int64_t>(first.size())), device_to("to", to_first.data(), batch);
-    simt::Buffer<int32_t> out("out", static_cast<size_t>(5 * batch));
+    const Constant<int32_t> slots("slots", lengths.data() + (lengths.size() - batch), batch);
+    simt::Buffer<int32_t> out("out", static_cast<size_t>(8 * batch));
     pruning::Plan plan{};
     plan.source.lengths = device_lengths.device();
     plan.source.lengths_stride[0] = stride;
@@ -39,6 +40,9 @@ TEST(PruneKernels, DecideAsTheHostDoes) {
     plan.value = {i % 2 != 0, static_cast<int64_t>(random() % 40000), 200, 256, 0.8};
     int32_t *at = out.device();
     plan.source_first = at, plan.destination_first = at + batch, plan.rows = at + 2 * batch, plan.key_dense = at + 3 * batch, plan.value_dense = at + 4 * batch;
+    plan.state_slot = at + 5 * batch, plan.source_slot = at + 6 * batch, plan.destination_slot = at + 7 * batch;
+    plan.batch.slot = i % 2 ? slots.device() : nullptr;
+    plan.source.slot = i % 3 ? device_to.device() : nullptr;
     ASSERT_RUNS(pruning::cuda::plan(plan, most, nullptr));
     const std::vector<int32_t> got = out.download();
     for (int32_t b = 0; b < batch; ++b) {
@@ -49,6 +53,10 @@ TEST(PruneKernels, DecideAsTheHostDoes) {
         ASSERT_EQ(got[b], (i % 2 ? first[b * stride] : 0) + range.first);
       }
       ASSERT_EQ(got[batch + b], i % 5 ? to_first[b] : 0);
+      const int32_t slot = i % 2 ? lengths[lengths.size() - batch + b] : b;
+      ASSERT_EQ(got[5 * batch + b], slot);
+      ASSERT_EQ(got[6 * batch + b], i % 3 ? to_first[b] : slot);
+      ASSERT_EQ(got[7 * batch + b], slot);
       ASSERT_EQ(got[3 * batch + b], !pruning::prunes(plan.key, range.count));
       ASSERT_EQ(got[4 * batch + b], !pruning::prunes(plan.value, range.count));
     }
