@@ -12,6 +12,7 @@ namespace {
 using namespace ptx;
 
 constexpr int32_t kThreads = 256;
+constexpr int32_t kBlocks = 2;         // of a multiprocessor, at least: as many registers as that allows, or ptxas spills for the sake of more
 constexpr double kNegligible = 1e-12;  // share of the mean variance below which a channel has none
 constexpr double kSingular = 1e-9;     // share of its variance that a channel must add to the others: moments are f32
 constexpr float kLargestHalf = 65504.0f;
@@ -121,7 +122,7 @@ THINK_DEVICE bool substitute(const Work &work, double *matrix, int32_t rows, int
   return !sync_block_or(!finite);
 }
 
-__global__ void __launch_bounds__(kThreads) fit_head(const __grid_constant__ FitCall call) {
+__global__ void __launch_bounds__(kThreads, kBlocks) fit_head(const __grid_constant__ FitCall call) {
   const int32_t channels = call.channels, thread = thread_index();
   const int64_t number = static_cast<int64_t>(block_y()) * call.kv_heads + block_x();  // in the wave
   const int32_t sequence = call.first_sequence + block_y();

@@ -303,7 +303,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks) moments_scan(const __grid_c
 
 // ---- join, grid (32 columns each, KV heads, sequences): the tiles together. A warp has every eighth tile.
 
-__global__ void __launch_bounds__(kThreads) moments_join(const __grid_constant__ MomentsCall call) {
+__global__ void __launch_bounds__(kThreads, kBlocks) moments_join(const __grid_constant__ MomentsCall call) {
   const Head head = head_of(call);
   if (head.moved == 0) return;
   SharedCarver carver = shared_memory();
@@ -413,7 +413,7 @@ struct MeanParts {
 
 THINK_HOST_DEVICE MeanParts take_parts(SharedCarver &carver) { return {carver.take<double>(kThreads), carver.take<double>(kThreads)}; }
 
-__global__ void __launch_bounds__(kThreads) moments_mean(const __grid_constant__ MomentsCall call) {
+__global__ void __launch_bounds__(kThreads, kBlocks) moments_mean(const __grid_constant__ MomentsCall call) {
   const Head head = head_of(call);
   const bool keys = block_x() == THINK_KEYS;
   const int32_t channels = keys ? call.key_channels : call.value_channels, thread = thread_index();
@@ -623,7 +623,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks) moments_covariance(const __
 
 constexpr int32_t kFinishRows = kThreads / 32;  // a warp for each
 
-__global__ void __launch_bounds__(kThreads) moments_finish(const __grid_constant__ MomentsCall call) {
+__global__ void __launch_bounds__(kThreads, kBlocks) moments_finish(const __grid_constant__ MomentsCall call) {
   const Head head = head_of(call);
   const int32_t key_blocks = call.key_channels / kFinishRows;
   const bool keys = block_x() < key_blocks;

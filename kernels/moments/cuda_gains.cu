@@ -10,6 +10,7 @@ namespace {
 using namespace ptx;
 
 constexpr int32_t kThreads = 256;
+constexpr int32_t kBlocks = 2;  // of a multiprocessor, at least: as many registers as that allows, or ptxas spills for the sake of more
 static_assert(kThreads >= kMaxChannels);
 
 struct GainsCall {
@@ -93,7 +94,7 @@ THINK_DEVICE void choose(const Elimination &work, int32_t channels) {
   if (lane_index() == 0) store_shared(work.chosen, best.channel);
 }
 
-__global__ void __launch_bounds__(kThreads) moments_gains(const __grid_constant__ GainsCall call) {
+__global__ void __launch_bounds__(kThreads, kBlocks) moments_gains(const __grid_constant__ GainsCall call) {
   const int32_t channels = call.channels, thread = thread_index();
   const int32_t sequence = call.first_sequence + block_y();
   const int64_t number = static_cast<int64_t>(sequence) * call.kv_heads + block_x();

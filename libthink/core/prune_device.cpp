@@ -120,7 +120,8 @@ int32_t run_side(const DevicePrune &prune, int32_t side) {
   }
   const int32_t *dense = asked ? (keys ? prune.plan.key_dense : prune.plan.value_dense) + prune.first : nullptr;
   const think_basis none = THINK_BASIS_INIT;
-  return prune.backend.prune_keep_all(call.shape.kv_heads, channels_of(call.shape, side), basis ? *basis : none, prune.of_destination, dense, mask, prune.stream);
+  return prune.backend.prune_keep_all(call.shape.kv_heads, channels_of(call.shape, side), basis ? *basis : none, prune.of_destination, dense, mask,
+                                      prune.stream);
 }
 
 }  // namespace

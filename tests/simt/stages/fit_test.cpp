@@ -108,6 +108,22 @@ TEST(FitOnDevice, SlotsOfTheBatchOnly) {
   }
 }
 
+TEST(FitOnDevice, MoreHeadsThanAWave) {
+  std::mt19937 random(9);
+  Problem problem(make_shape(33, 1, 8, 8), THINK_VALUES, 3);
+  for (int32_t s = 0; s < 3; ++s) {
+    for (int32_t h = 0; h < 33; ++h) {
+      problem.fill(s, h, random, 0);
+      problem.choose(s, h, 1 + (h + s) % 8, random);
+    }
+  }
+  fit_on_device(problem, 9);
+  for (int32_t s = 0; s < 3; ++s) {
+    for (int32_t h = 0; h < 33; ++h) compare(problem, s, h);
+  }
+  EXPECT_EQ(3u, simt::machine().launches().size());
+}
+
 TEST(FitOnDevice, EverySeedGivesTheSameBits) {
   std::mt19937 random(3);
   Problem problem(make_shape(3, 1, 64, 64), THINK_VALUES, 1);

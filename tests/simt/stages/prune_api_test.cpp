@@ -15,10 +15,14 @@ namespace {
 
 using think::test::MemoryOfEither;
 
-constexpr int32_t kQueryHeads = 6, kHeads = 3, kKeyChannels = 64, kValueChannels = 40, kBatch = 4, kSlots = 5, kTokens = 200, kPageTokens = 64, kPages = 20;
+// Heads and channels of the running case.
+int32_t query_heads = 6, heads = 3, key_channels = 64, value_channels = 40;
+constexpr int32_t kBatch = 4, kSlots = 5, kTokens = 200, kPageTokens = 64, kPages = 20;
 constexpr int32_t kPagesEach = 5;
 constexpr int32_t kLengths[kBatch] = {200, 133, 70, 20}, kSlot[kBatch] = {2, 0, 4, 1};
-constexpr int64_t kKeyPage = kHeads * kKeyChannels * kPageTokens, kValuePage = kHeads * kValueChannels * kPageTokens;  // numbers of the widest
+// Numbers of the widest page.
+int64_t key_page() { return int64_t{heads} * key_channels * kPageTokens; }
+int64_t value_page() { return int64_t{heads} * value_channels * kPageTokens; }
 
 struct Inputs {
   std::vector<uint16_t> query, key, value;
@@ -26,8 +30,8 @@ struct Inputs {
   Inputs() {
     std::mt19937 random(1);
     std::normal_distribution<float> normal;
-    const auto fill = [&](std::vector<uint16_t> &rows, int32_t heads, int32_t channels) {
-      rows.resize(static_cast<size_t>(kBatch) * heads * kTokens * channels);
+    const auto fill = [&](std::vector<uint16_t> &rows, int32_t count, int32_t channels) {
+      rows.resize(static_cast<size_t>(kBatch) * count * kTokens * channels);
       float common = 0;
       for (size_t i = 0; i < rows.size(); ++i) {
         if (i % channels == 0) common = normal(random);
@@ -35,9 +39,9 @@ struct Inputs {
         rows[i] = think::f32_to_f16(0.5f + size * (normal(random) + common));
       }
     };
-    fill(query, kQueryHeads, kKeyChannels);
-    fill(key, kHeads, kKeyChannels);
-    fill(value, kHeads, kValueChannels);
+    fill(query, query_heads, key_channels);
+    fill(key, heads, key_channels);
+    fill(value, heads, value_channels);
   }
 };
 
@@ -57,18 +61,18 @@ struct Outcome {
 
 #define OK(call) ASSERT_EQ(THINK_OK, call) << error.message << "; " << simt::machine().fault().text()
 
-think_tensor tensor(void *data, int64_t heads, int64_t channels, int64_t first, int64_t tokens) {
+think_tensor tensor(void *data, int64_t count, int64_t channels, int64_t first, int64_t tokens) {
   return {sizeof(think_tensor), 0,           static_cast<uint16_t *>(data) + first * channels,           THINK_F16, 0,
-          {kBatch, heads, tokens, channels}, {heads * kTokens * channels, kTokens * channels, channels, 1}};
+          {kBatch, count, tokens, channels}, {count * kTokens * channels, kTokens * channels, channels, 1}};
 }
 
 think_problem problem_of() {
   think_problem problem = THINK_PROBLEM_INIT;
   problem.query_dtype = problem.cache_dtype = THINK_F16;
-  problem.query_heads = kQueryHeads;
-  problem.kv_heads = kHeads;
-  problem.key_channels = kKeyChannels;
-  problem.value_channels = kValueChannels;
+  problem.query_heads = query_heads;
+  problem.kv_heads = heads;
+  problem.key_channels = key_channels;
+  problem.value_channels = value_channels;
   problem.max_batch = kBatch;
   problem.max_tokens = 256;
   return problem;
@@ -103,7 +107,7 @@ void run(think_device device, const Inputs &inputs, const think_prune_options &p
   void *state = memory.take<char>(static_cast<size_t>(bytes));
   uint16_t *query = memory.make(inputs.query), *key = memory.make(inputs.key), *value = memory.make(inputs.value);
   OK(think_score_reset(plan, state, &batch, &launch, &error));
-  const think_tensor queries = tensor(query, kQueryHeads, kKeyChannels, 0, kTokens), keys = tensor(key, kHeads, kKeyChannels, 0, kTokens);
+  const think_tensor queries = tensor(query, query_heads, key_channels, 0, kTokens), keys = tensor(key, heads, key_channels, 0, kTokens);
   batch.lengths = lengths;
   OK(think_score_update(plan, &queries, &keys, &batch, state, &launch, &error));
   batch.lengths = nullptr;
@@ -117,8 +121,8 @@ void run(think_device device, const Inputs &inputs, const think_prune_options &p
   think_segment rows = THINK_SEGMENT_INIT, tiles = THINK_SEGMENT_INIT;
   rows.key = key, rows.value = value;
   rows.key_dtype = rows.value_dtype = tiles.key_dtype = tiles.value_dtype = THINK_F16;
-  rows.key_stride[1] = kTokens * kKeyChannels * 2, rows.key_stride[0] = kHeads * rows.key_stride[1];
-  rows.value_stride[1] = kTokens * kValueChannels * 2, rows.value_stride[0] = kHeads * rows.value_stride[1];
+  rows.key_stride[1] = kTokens * key_channels * 2, rows.key_stride[0] = heads * rows.key_stride[1];
+  rows.value_stride[1] = kTokens * value_channels * 2, rows.value_stride[0] = heads * rows.value_stride[1];
   rows.page_tokens = kTokens;
   rows.lengths = lengths;
   rows.lengths_stride[0] = 1;
@@ -127,10 +131,10 @@ void run(think_device device, const Inputs &inputs, const think_prune_options &p
   std::vector<int32_t> pages(kBatch * kPagesEach);
   for (int32_t i = 0; i < kBatch * kPagesEach; ++i) pages[i] = (i * 7 + 3) % kPages;
   tiles.key_layout = THINK_TILES;
-  tiles.key = memory.make(std::vector<uint16_t>(kPages * kKeyPage, 0x7e00));
-  tiles.value = memory.make(std::vector<uint16_t>(kPages * kValuePage, 0x7e00));
-  tiles.key_stride[0] = kKeyPage * 2;
-  tiles.value_stride[0] = kValuePage * 2;
+  tiles.key = memory.make(std::vector<uint16_t>(kPages * key_page(), 0x7e00));
+  tiles.value = memory.make(std::vector<uint16_t>(kPages * value_page(), 0x7e00));
+  tiles.key_stride[0] = key_page() * 2;
+  tiles.value_stride[0] = value_page() * 2;
   tiles.page_tokens = kPageTokens;
   tiles.pages = memory.make(pages);
   tiles.pages_stride = kPagesEach;
@@ -139,23 +143,23 @@ void run(think_device device, const Inputs &inputs, const think_prune_options &p
   tiles.lengths_stride[0] = 1;
   tiles.key_basis = &basis[THINK_KEYS];
   tiles.value_basis = &basis[THINK_VALUES];
-  tiles.key_head_offset = memory.make(std::vector<int64_t>(kSlots * kHeads, -1));
-  tiles.value_head_offset = memory.make(std::vector<int64_t>(kSlots * kHeads, -1));
-  uint8_t *mask = memory.take<uint8_t>(kBatch * kHeads * kKeyChannels);
+  tiles.key_head_offset = memory.make(std::vector<int64_t>(kSlots * heads, -1));
+  tiles.value_head_offset = memory.make(std::vector<int64_t>(kSlots * heads, -1));
+  uint8_t *mask = memory.take<uint8_t>(kBatch * heads * key_channels);
   OK(think_prune(plan, state, &rows, &tiles, &batch, &prune, mask, &launch, &error));
 
   for (const int32_t side : {THINK_KEYS, THINK_VALUES}) {
     const size_t channels = static_cast<size_t>(basis[side].channels);
-    outcome.basis[side] = {memory.fetch(basis[side].kept, kSlots * kHeads), memory.fetch(basis[side].index, kSlots * kHeads * channels),
-                           memory.fetch(basis[side].weight_offset, kSlots * kHeads),
+    outcome.basis[side] = {memory.fetch(basis[side].kept, kSlots * heads), memory.fetch(basis[side].index, kSlots * heads * channels),
+                           memory.fetch(basis[side].weight_offset, kSlots * heads),
                            memory.fetch(static_cast<char *>(basis[side].weight), static_cast<size_t>(basis[side].weight_bytes)),
-                           memory.fetch(basis[side].offset, kSlots * kHeads * channels)};
+                           memory.fetch(basis[side].offset, kSlots * heads * channels)};
   }
-  outcome.key_offset = memory.fetch(tiles.key_head_offset, kSlots * kHeads);
-  outcome.value_offset = memory.fetch(tiles.value_head_offset, kSlots * kHeads);
-  outcome.mask = memory.fetch(mask, kBatch * kHeads * kKeyChannels);
-  outcome.keys = memory.fetch(static_cast<uint16_t *>(tiles.key), kPages * kKeyPage);
-  outcome.values = memory.fetch(static_cast<uint16_t *>(tiles.value), kPages * kValuePage);
+  outcome.key_offset = memory.fetch(tiles.key_head_offset, kSlots * heads);
+  outcome.value_offset = memory.fetch(tiles.value_head_offset, kSlots * heads);
+  outcome.mask = memory.fetch(mask, kBatch * heads * key_channels);
+  outcome.keys = memory.fetch(static_cast<uint16_t *>(tiles.key), kPages * key_page());
+  outcome.values = memory.fetch(static_cast<uint16_t *>(tiles.value), kPages * value_page());
   think_plan_destroy(plan);
   think_context_destroy(context);
 }
@@ -163,7 +167,7 @@ void run(think_device device, const Inputs &inputs, const think_prune_options &p
 void compare_weights(const Basis &want, const Basis &got, int32_t channels) {
   ASSERT_EQ(want.weight_offset, got.weight_offset);
   for (const int32_t slot : kSlot) {
-    for (int32_t head = slot * kHeads; head < (slot + 1) * kHeads; ++head) {
+    for (int32_t head = slot * heads; head < (slot + 1) * heads; ++head) {
       if (want.weight_offset[head] < 0) continue;
       const int32_t kept = want.kept[head], stride = (kept + 7) / 8 * 8;
       const auto number = [&](const Basis &basis, int32_t at) {
@@ -201,7 +205,7 @@ class PruneOnDevice : public testing::Test {
       SCOPED_TRACE(side == THINK_KEYS ? "keys" : "values");
       EXPECT_EQ(cpu_.basis[side].kept, device_.basis[side].kept);
       EXPECT_EQ(cpu_.basis[side].index, device_.basis[side].index);
-      compare_weights(cpu_.basis[side], device_.basis[side], side == THINK_KEYS ? kKeyChannels : kValueChannels);
+      compare_weights(cpu_.basis[side], device_.basis[side], side == THINK_KEYS ? key_channels : value_channels);
     }
     EXPECT_EQ(cpu_.key_offset, device_.key_offset);
     EXPECT_EQ(cpu_.value_offset, device_.value_offset);
@@ -209,7 +213,7 @@ class PruneOnDevice : public testing::Test {
     EXPECT_EQ(cpu_.values, device_.values);
   }
 
-  int32_t kept(int32_t side, int32_t sequence) const { return device_.basis[side].kept[kSlot[sequence] * kHeads]; }
+  int32_t kept(int32_t side, int32_t sequence) const { return device_.basis[side].kept[kSlot[sequence] * heads]; }
 
   Outcome device_, cpu_;
 };
@@ -217,9 +221,9 @@ class PruneOnDevice : public testing::Test {
 TEST_F(PruneOnDevice, KeysByTheDefaults) {
   check(THINK_PRUNE_OPTIONS_INIT, 1);
   // 32 rows cost more with a basis than without, and 20 tokens have no rows to move: both keep all.
-  EXPECT_LT(*std::min_element(device_.basis[0].kept.begin() + 2 * kHeads, device_.basis[0].kept.begin() + 3 * kHeads), kKeyChannels);
-  for (const int32_t sequence : {2, 3}) EXPECT_EQ(kKeyChannels, kept(THINK_KEYS, sequence));
-  for (int32_t sequence = 0; sequence < kBatch; ++sequence) EXPECT_EQ(kValueChannels, kept(THINK_VALUES, sequence));
+  EXPECT_LT(*std::min_element(device_.basis[0].kept.begin() + 2 * heads, device_.basis[0].kept.begin() + 3 * heads), key_channels);
+  for (const int32_t sequence : {2, 3}) EXPECT_EQ(key_channels, kept(THINK_KEYS, sequence));
+  for (int32_t sequence = 0; sequence < kBatch; ++sequence) EXPECT_EQ(value_channels, kept(THINK_VALUES, sequence));
 }
 
 TEST_F(PruneOnDevice, KeysAndValuesWhateverTheyCost) {
@@ -230,7 +234,7 @@ TEST_F(PruneOnDevice, KeysAndValuesWhateverTheyCost) {
   prune.sinks = 3;
   prune.recent = 10;
   check(prune, 2);
-  EXPECT_EQ(kKeyChannels, kept(THINK_KEYS, 3)) << "no rows to move";
+  EXPECT_EQ(key_channels, kept(THINK_KEYS, 3)) << "no rows to move";
 }
 
 TEST_F(PruneOnDevice, UniformWidths) {
@@ -249,7 +253,7 @@ TEST_F(PruneOnDevice, ValuesOnly) {
   prune.value_kept = 16;
   prune.attention_share = -1;
   check(prune, 4);
-  EXPECT_EQ(kKeyChannels, kept(THINK_KEYS, 0));
+  EXPECT_EQ(key_channels, kept(THINK_KEYS, 0));
 }
 
 TEST_F(PruneOnDevice, ThePapersMethod) {
@@ -259,6 +263,18 @@ TEST_F(PruneOnDevice, ThePapersMethod) {
   check(prune, 5);
   EXPECT_EQ(39, kept(THINK_KEYS, 0));
   for (const simt::LaunchRecord &launch : simt::machine().launches()) EXPECT_NE("fit_head", launch.kernel);
+}
+
+// Each sequence is a wave of its own here.
+TEST_F(PruneOnDevice, MoreHeadsThanAWave) {
+  query_heads = heads = 33, key_channels = 16, value_channels = 8;
+  think_prune_options prune = THINK_PRUNE_OPTIONS_INIT;
+  prune.key_kept = 10;
+  prune.dense_limit = -1;
+  check(prune, 7);
+  EXPECT_GT(std::count_if(simt::machine().launches().begin(), simt::machine().launches().end(), [](const auto &launch) { return launch.kernel == "fit_head"; }),
+            3);
+  query_heads = 6, heads = 3, key_channels = 64, value_channels = 40;
 }
 
 TEST_F(PruneOnDevice, RunsEveryStageOnTheDevice) {
