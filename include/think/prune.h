@@ -73,6 +73,11 @@ THINK_API think_status think_prune_preview(const think_plan *plan, const think_f
  * Prune one layer of each sequence of a batch: of T tokens the rows [sinks, sinks + 32 * floor((T - sinks - recent) / 32)) of `source` go to the rows from
  * destination->first on (NULL: 0) of `destination`. The source is not changed; the rows that stay dense are still the caller's to keep.
  *
+ * On a CUDA device the host reads no array, so three things differ. Which rows move and which side stays dense is decided there, by the rules of
+ * think_prune_preview(). What only lengths can tell is not checked and is the caller's to keep: that the state has seen all tokens, and that the rows fit into
+ * the destination and into key_stride[0] and value_stride[0]. THINK_MODE_CHANNELS with pruned values is THINK_E_UNSUPPORTED, as it needs attention. A side
+ * that stays dense may have had its weights and offsets overwritten; nothing refers to them.
+ *
  * @param score_state  of the score stage, after the last chunk
  * @param source       all rows, dense (THINK_ROWS, no basis); lengths = T. THINK_SEGMENT_CAUSAL is implied
  * @param destination  key_basis must be given unless options->key_kept is -1, value_basis when value_kept is positive; their contents are written, and

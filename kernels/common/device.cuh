@@ -87,6 +87,12 @@ THINK_DEVICE int32_t length_of(const Run &run, int32_t sequence, int32_t head) {
   return clamp(load_constant(run.lengths + sequence * run.sequence_stride + head * run.head_stride), run.longest);
 }
 
+// Rows that a prune moves: prune_range() of shape.h.
+THINK_DEVICE PruneRange prune_range(int64_t tokens, int64_t sinks, int64_t recent) {
+  const int64_t free_rows = tokens - sinks - recent;
+  return {sinks, free_rows > 0 ? free_rows / kTileTokens * kTileTokens : 0};
+}
+
 // Channels that a head keeps. Widths are at least 1 everywhere; what is no width would lead out of the index.
 THINK_DEVICE int32_t width_of(const Side &side, int64_t head_of_slot) {
   return side.kept ? clamp(load_constant(side.kept + head_of_slot), side.channels) : side.channels;

@@ -48,6 +48,13 @@ static inline RowRange rows_of(const think_tensor &tensor, const Batch &batch, i
   return {sequence, 0, batch.lengths ? batch.lengths[sequence] : tensor.extent[2]};
 }
 
+// On a device, sequences that are worked on together where each needs large scratch: 64 heads keep it busy, and the workspace stops growing there.
+static inline int32_t device_wave(const Shape &shape, int32_t batch) {
+  constexpr int32_t kHeads = 64;
+  const int32_t sequences = kHeads / shape.kv_heads;
+  return sequences < 1 ? 1 : sequences < batch ? sequences : batch;
+}
+
 static inline int32_t dtype_bytes(think_dtype dtype) { return (dtype >> 8 & 0xff) / 8; }
 
 static inline const char *element(const think_tensor &tensor, int64_t batch, int64_t head, int64_t token) {

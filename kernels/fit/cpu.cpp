@@ -134,12 +134,6 @@ void fit_head(const Head &head, Scratch scratch, uint16_t *weight, float *offset
 
 }  // namespace
 
-int64_t weight_head_bytes(int32_t channels) {
-  int64_t bytes = 0;
-  for (int32_t kept = 1; kept <= channels; ++kept) bytes = std::max(bytes, weight_block_bytes(channels, kept));
-  return bytes;
-}
-
 int64_t workspace(const Shape &shape, int32_t batch, int32_t threads) {
   Carver carver{nullptr, 0};
   const int64_t tasks = std::min<int64_t>(std::max(threads, 1), static_cast<int64_t>(batch) * shape.kv_heads);

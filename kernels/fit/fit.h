@@ -12,7 +12,14 @@ static inline int64_t weight_block_bytes(int32_t channels, int32_t kept) {
   return static_cast<int64_t>(channels - kept) * ((kept + 7) / 8 * 8) * 2;
 }
 // The largest block over all widths: each head of each slot owns this much of basis.weight, at (slot * kv_heads + head) * weight_head_bytes().
-int64_t weight_head_bytes(int32_t channels);
+static inline int64_t weight_head_bytes(int32_t channels) {
+  int64_t most = 0;
+  for (int32_t kept = 1; kept <= channels; ++kept) {
+    const int64_t bytes = weight_block_bytes(channels, kept);
+    if (bytes > most) most = bytes;
+  }
+  return most;
+}
 
 struct Arguments {
   Shape shape;

@@ -16,6 +16,8 @@ struct StateView {
 };
 int64_t state_bytes(const Shape &shape);  // of one slot
 StateView state_view(const Shape &shape, void *state, int32_t slot);
+// The windows of `slots` slots as a tensor.
+think_tensor window_tensor(const Shape &shape, const void *state, int32_t slots);
 
 struct Update {
   Shape shape;

@@ -23,4 +23,18 @@ StateView state_view(const Shape &shape, void *state, int32_t slot) {
   return {reinterpret_cast<float *>(base), window, reinterpret_cast<int64_t *>(window + window_bytes(shape))};
 }
 
+think_tensor window_tensor(const Shape &shape, const void *state, int32_t slots) {
+  const int64_t channels = shape.key_channels, window = shape.window;
+  think_tensor tensor = THINK_TENSOR_INIT;
+  tensor.data = state_view(shape, const_cast<void *>(state), 0).window;
+  tensor.dtype = shape.query_dtype;
+  const int64_t extent[4] = {slots, shape.query_heads, window, channels};
+  const int64_t stride[4] = {state_bytes(shape) / dtype_bytes(shape.query_dtype), window * channels, channels, 1};
+  for (int axis = 0; axis < 4; ++axis) {
+    tensor.extent[axis] = extent[axis];
+    tensor.stride[axis] = stride[axis];
+  }
+  return tensor;
+}
+
 }  // namespace think::score

@@ -20,7 +20,6 @@ think_status think_fit(const think_plan *plan, const void *moments, const think_
                        const think_launch *launch, think_error *error) {
   return fence(error, [&]() -> think_status {
     if (!plan) return null_pointer({error, 1, "plan"});
-    if (const think_status status = check_kernels(*plan, "think_fit", error)) return status;
     const Shape &shape = plan->shape;
     if (const think_status status = check_pointer({error, 2, "moments"}, moments, 64)) return status;
     const Argument batch_argument{error, 3, "batch"}, options_argument{error, 4, "options"}, basis_argument{error, 5, "basis"};
@@ -50,8 +49,13 @@ think_status think_fit(const think_plan *plan, const void *moments, const think_
       choice.weight_offset = nullptr;
       if (const think_status status = check_basis_contents(basis_argument, choice, shape, copy.side, slot_of(arguments.batch, sequence))) return status;
     }
-    const int64_t needed = fit::workspace(shape, arguments.batch.count, plan->parallel.threads);
+    const cuda::Backend *backend = plan->context->cuda;
+    const int64_t needed =
+        backend ? backend->fit_workspace(shape, arguments.batch.count) : fit::workspace(shape, arguments.batch.count, plan->parallel.threads);
     if (const think_status status = check_workspace(call, needed)) return status;
+    if (backend) {
+      return run_on_device(*plan, error, [&](const cuda::Backend &) { return backend->fit(arguments, arguments.batch.slot, call.workspace, call.stream); });
+    }
     fit::fit(arguments, call.workspace, plan->parallel);
     leave_counters_zero(shape, call.workspace, needed);
     return THINK_OK;

@@ -53,7 +53,6 @@ think_status think_moments(const think_plan *plan, const think_tensor *window_qu
                            const think_moments_options *options, void *moments, const think_launch *launch, think_error *error) {
   return fence(error, [&]() -> think_status {
     if (!plan) return null_pointer({error, 1, "plan"});
-    if (const think_status status = check_kernels(*plan, "think_moments", error)) return status;
     const Shape &shape = plan->shape;
     const Argument query_argument{error, 2, "window_query"}, source_argument{error, 3, "source"}, batch_argument{error, 4, "batch"};
     moments::Arguments arguments{};
@@ -80,8 +79,15 @@ think_status think_moments(const think_plan *plan, const think_tensor *window_qu
     if (const think_status status = read_moments_options({error, 5, "options"}, options, arguments)) return status;
     if (const think_status status = check_pointer({error, 6, "moments"}, moments, kMomentsAlignment)) return status;
     arguments.moments = moments;
-    const int64_t needed = moments::workspace(shape, arguments.batch.count, copy.longest);
+    const cuda::Backend *backend = plan->context->cuda;
+    const int64_t needed = backend ? backend->moments_workspace(shape, arguments.batch.count, copy.longest)
+                                   : moments::workspace(shape, arguments.batch.count, copy.longest);
     if (const think_status status = check_workspace(call, needed)) return status;
+    if (backend) {
+      return run_on_device(*plan, error, [&](const cuda::Backend &) {
+        return backend->moments(arguments, arguments.batch.slot, copy.longest, call.workspace, call.stream);
+      });
+    }
     moments::measure(plan->isa, arguments, call.workspace, plan->parallel);
     leave_counters_zero(shape, call.workspace, needed);
     return THINK_OK;
@@ -92,7 +98,6 @@ think_status think_gains(const think_plan *plan, const void *moments, const thin
                          int32_t *order, const think_launch *launch, think_error *error) {
   return fence(error, [&]() -> think_status {
     if (!plan) return null_pointer({error, 1, "plan"});
-    if (const think_status status = check_kernels(*plan, "think_gains", error)) return status;
     if (const think_status status = check_pointer({error, 2, "moments"}, moments, kMomentsAlignment)) return status;
     Batch sequences;
     const Argument batch_argument{error, 3, "batch"};
@@ -109,8 +114,14 @@ think_status think_gains(const think_plan *plan, const void *moments, const thin
     if (const think_status status = check_optional({error, 7, "order"}, order)) return status;
     Launch call;
     if (const think_status status = read_launch({error, 8, "launch"}, launch, plan->shape, false, call)) return status;
-    const int64_t needed = moments::gains_workspace(plan->shape, sequences.count);
+    const cuda::Backend *backend = plan->context->cuda;
+    const int64_t needed = backend ? backend->gains_workspace(plan->shape, sequences.count) : moments::gains_workspace(plan->shape, sequences.count);
     if (const think_status status = check_workspace(call, needed)) return status;
+    if (backend) {
+      return run_on_device(*plan, error, [&](const cuda::Backend &) {
+        return backend->gains(plan->shape, moments, sequences, side, score, gains, order, call.workspace, call.stream);
+      });
+    }
     moments::gains(plan->isa, plan->shape, moments, sequences, side, score, gains, order, call.workspace, plan->parallel);
     leave_counters_zero(plan->shape, call.workspace, needed);
     return THINK_OK;

@@ -110,7 +110,6 @@ think_status think_prune(const think_plan *plan, const void *score_state, const 
                          const think_batch *batch, const think_prune_options *options, uint8_t *mask, const think_launch *launch, think_error *error) {
   return fence(error, [&]() -> think_status {
     if (!plan) return null_pointer({error, 1, "plan"});
-    if (const think_status status = check_kernels(*plan, "think_prune", error)) return status;
     const Shape &shape = plan->shape;
     if (const think_status status = check_pointer({error, 2, "score_state"}, score_state, 64)) return status;
     const Argument source_argument{error, 3, "source"}, destination_argument{error, 4, "destination"}, batch_argument{error, 5, "batch"};
@@ -124,6 +123,9 @@ think_status think_prune(const think_plan *plan, const void *score_state, const 
     if (const think_status status = read_batch(batch_argument, batch, shape, 1, call.batch)) return status;
     if (const think_status status = check_slots(batch_argument, call.batch, plan->shape, INT32_MAX, "a slot", launched.check)) return status;
     if (const think_status status = read_prune_options({error, 6, "options"}, options, shape, call.options)) return status;
+    if (shape.on_device && !call.options.regressed && call.options.value_kept < shape.value_channels) {
+      return unsupported({error, 6, "options"}, "value_kept", "THINK_MODE_CHANNELS scores values by attention, which has no CUDA kernels in this version");
+    }
     SegmentCopy from, to;
     const SegmentRule source_rule{true, true, false, false, true, false}, destination_rule{false, false, false, false, false, true};
     if (const think_status status = read_segment(source_argument, source, 0, shape, call.batch, source_rule, launched.check, from)) return status;
@@ -155,7 +157,9 @@ think_status think_prune(const think_plan *plan, const void *score_state, const 
     }
     if (const think_status status = check_prune_state(error, shape, score_state, from.segment, call.batch)) return status;
     if (const think_status status = check_prune_stride(destination_argument, shape, call.options, from.segment, target, call.batch)) return status;
-    const int64_t needed = prune_workspace(shape, call.batch.count, from.longest, plan->parallel.threads);
+    const cuda::Backend *backend = plan->context->cuda;
+    const int64_t needed = backend ? prune_workspace(*backend, shape, call.batch.count, from.longest)
+                                   : prune_workspace(shape, call.batch.count, from.longest, plan->parallel.threads);
     if (const think_status status = check_workspace(launched, needed)) return status;
     call.isa = plan->isa;
     call.parallel = plan->parallel;
@@ -163,6 +167,9 @@ think_status think_prune(const think_plan *plan, const void *score_state, const 
     call.source = from.segment;
     call.destination = target;
     call.mask = mask;
+    if (backend) {
+      return run_on_device(*plan, error, [&](const cuda::Backend &) { return prune(*backend, call, from.longest, launched.workspace, launched.stream); });
+    }
     prune(call, launched.workspace);
     leave_counters_zero(shape, launched.workspace, needed);
     return THINK_OK;

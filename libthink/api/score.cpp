@@ -125,15 +125,7 @@ think_status think_score_window(const think_plan *plan, const void *state, int32
     if (const think_status status = check_pointer({error, 2, "state"}, state, kStateAlignment)) return status;
     if (slots < 1) return wrong({error, 3, "slots"}, "", "expected at least 1, got %d", slots);
     if (const think_status status = check_output({error, 4, "query"}, query)) return status;
-    const Shape &shape = plan->shape;
-    const int64_t channels = shape.key_channels, window = shape.window;
-    think_tensor answer = THINK_TENSOR_INIT;
-    answer.data = score::state_view(shape, const_cast<void *>(state), 0).window;
-    answer.dtype = shape.query_dtype;
-    const int64_t extent[4] = {slots, shape.query_heads, window, channels};
-    const int64_t stride[4] = {score::state_bytes(shape) / dtype_bytes(shape.query_dtype), window * channels, channels, 1};
-    std::memcpy(answer.extent, extent, sizeof extent);
-    std::memcpy(answer.stride, stride, sizeof stride);
+    const think_tensor answer = score::window_tensor(plan->shape, state, slots);
     write_output(query, answer);
     return THINK_OK;
   });

@@ -3,13 +3,16 @@
 #pragma once
 
 #include "kernels/compact/compact.h"
+#include "kernels/fit/fit.h"
+#include "kernels/moments/moments.h"
+#include "kernels/prune/prune.h"
 #include "kernels/score/score.h"
 #include "kernels/select/select.h"
 
 namespace think::cuda {
 
 // Raised whenever the table, or a struct that it takes, changes in any way.
-constexpr uint32_t kBackendAbi = 1;
+constexpr uint32_t kBackendAbi = 2;
 
 // A device that a context uses. Filled by Backend::open(), handed back to the other functions.
 struct Device {
@@ -26,7 +29,7 @@ struct Backend {
   int32_t version;             // think_version() of the build
   int32_t minimum_driver;      // as cuDriverGetVersion() counts
   const char *architectures;   // "80 90": for messages
-  const char *stages;          // "score, select and compact": what has kernels, for messages
+  const char *stages;          // "score, moments, select, fit, compact and prune": what has kernels, for messages
   const char *(*error_text)(int32_t error);
 
   int32_t (*open)(int32_t index, Device &device);
@@ -44,6 +47,20 @@ struct Backend {
   int64_t (*budgets_workspace)(const select::Budgets &budgets);
   int32_t (*budgets)(const select::Budgets &budgets, const float *gains, int32_t *kept, void *workspace, void *stream);
   int32_t (*select)(const select::Select &choice, const float *score, const Batch &batch, const think_basis &basis, uint8_t *mask, void *stream);
+
+  int64_t (*moments_workspace)(const Shape &shape, int32_t batch, int64_t longest);
+  int32_t (*moments)(const moments::Arguments &arguments, const int32_t *query_slot, int64_t longest, void *workspace, void *stream);
+  int64_t (*gains_workspace)(const Shape &shape, int32_t batch);
+  int32_t (*gains)(const Shape &shape, const void *moments, const Batch &batch, int32_t side, const float *score, float *gains, int32_t *order,
+                   void *workspace, void *stream);
+
+  int64_t (*fit_workspace)(const Shape &shape, int32_t batch);
+  int32_t (*fit)(const fit::Arguments &arguments, const int32_t *moments_slot, void *workspace, void *stream);
+
+  int32_t (*prune_plan)(const pruning::Plan &plan, int64_t longest, void *stream);
+  int32_t (*prune_rank)(int32_t heads, int32_t channels, const int32_t *order, float *score, void *stream);
+  int32_t (*prune_keep_all)(int32_t kv_heads, int32_t channels, const think_basis &basis, const Batch &batch, const int32_t *dense, uint8_t *mask,
+                            void *stream);
 
   int32_t (*place)(const Shape &shape, const think_segment &segment, const Batch &batch, void *stream);
   int32_t (*compact)(const compact::Arguments &arguments, int64_t longest, void *stream);

@@ -24,7 +24,8 @@ find_package(Python3 REQUIRED COMPONENTS Interpreter)
 string(REGEX REPLACE "-(real|virtual)" "" think_architecture_names "${THINK_CUDA_ARCHITECTURES}")
 string(REPLACE ";" " " think_architecture_names "${think_architecture_names}")
 
-file(GLOB THINK_CUDA_SOURCES CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/kernels/*/cuda.cu ${CMAKE_CURRENT_SOURCE_DIR}/libthink/backend/cuda/*.cpp)
+file(GLOB THINK_CUDA_SOURCES CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/kernels/*/cuda*.cu
+  ${CMAKE_CURRENT_SOURCE_DIR}/kernels/*/state.cpp ${CMAKE_CURRENT_SOURCE_DIR}/libthink/backend/cuda/*.cpp)
 set(think_cuda_map ${CMAKE_CURRENT_SOURCE_DIR}/libthink/backend/cuda/backend.map)
 set(think_kernel_report ${CMAKE_CURRENT_SOURCE_DIR}/libthink/cmake/kernel_report.py)
 set(think_kernel_reports ${CMAKE_CURRENT_BINARY_DIR}/kernel_reports)
@@ -33,7 +34,7 @@ set(think_kernel_sources ${THINK_CUDA_SOURCES})
 list(FILTER think_kernel_sources INCLUDE REGEX "[.]cu$")
 set_property(SOURCE ${think_kernel_sources} APPEND PROPERTY OBJECT_DEPENDS ${think_kernel_report})
 
-add_library(think_cuda SHARED ${THINK_CUDA_SOURCES} ${CMAKE_CURRENT_SOURCE_DIR}/kernels/score/state.cpp)
+add_library(think_cuda SHARED ${THINK_CUDA_SOURCES})
 target_include_directories(think_cuda PRIVATE ${CMAKE_CURRENT_SOURCE_DIR}/include ${CMAKE_CURRENT_SOURCE_DIR})
 target_compile_definitions(think_cuda PRIVATE THINK_CUDA_ARCHITECTURES="${think_architecture_names}")
 target_compile_options(think_cuda PRIVATE

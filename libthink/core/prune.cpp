@@ -32,17 +32,10 @@ think_status check_kept(const Argument &argument, const char *field, int32_t kep
 
 // Widths: what the options ask for, as long as the side has less bytes that way than it would have dense.
 SideDecision decide_side(const Shape &shape, const PruneOptions &options, int32_t side, think_dtype dtype, int64_t rows) {
-  const int64_t channels = channels_of(shape, side), kept = side == THINK_KEYS ? options.key_kept : options.value_kept;
-  const int64_t dense_total = shape.kv_heads * channels;
-  const int64_t uniform = side == THINK_KEYS ? kept : (kept + 7) / 8 * 8;
-  SideDecision pruned{true, options.adaptive ? shape.kv_heads * kept / kBudgetStep * kBudgetStep : shape.kv_heads * uniform, 0, 0};
-  pruned.bytes = rows_bytes(rows, pruned.total, dtype);
-  pruned.basis_bytes = basis_bytes(shape, side);
-  const SideDecision dense{false, dense_total, rows_bytes(rows, dense_total, dtype), 0};
-  if (rows == 0 || pruned.total >= dense_total) return dense;
-  const double limit = options.dense_limit * static_cast<double>(rows_bytes(rows, dense_total, shape.cache_dtype));
-  if (options.dense_limit >= 0 && !(static_cast<double>(pruned.basis_bytes + pruned.bytes) < limit)) return dense;
-  return pruned;
+  const pruning::Rule rule = prune_rule(shape, options, side, dtype);
+  if (pruning::prunes(rule, rows)) return {true, prune_total(shape, options, side), rows * rule.row_bytes, rule.basis_bytes};
+  const int64_t dense_total = int64_t{shape.kv_heads} * channels_of(shape, side);
+  return {false, dense_total, rows_bytes(rows, dense_total, dtype), 0};
 }
 
 // Memory of one call. Sequences are pruned one after the other, so everything but the tables is that of a single one.
@@ -68,17 +61,6 @@ int64_t window_attend_workspace(const Shape &shape, int64_t tokens) {
   return attend::workspace(window_shape(shape), {1, shape.window, 1, tokens});
 }
 
-select::Budgets budgets_of(const Shape &shape, int32_t side, int64_t total) {
-  select::Budgets budgets{};
-  budgets.layers = 1;
-  budgets.batch = 1;
-  budgets.kv_heads = shape.kv_heads;
-  budgets.channels = channels_of(shape, side);
-  budgets.floor = budgets.step = kBudgetStep;
-  budgets.total = total;
-  return budgets;
-}
-
 Scratch carve(const Shape &shape, int32_t batch, int64_t tokens, int32_t threads, Carver &carver) {
   const int64_t heads = shape.kv_heads, widest = std::max(shape.key_channels, shape.value_channels);
   Scratch scratch;
@@ -94,7 +76,7 @@ Scratch carve(const Shape &shape, int32_t batch, int64_t tokens, int32_t threads
   scratch.attention = take<float>(carver, int64_t{shape.query_heads} * shape.window * shape.value_channels);
   int64_t stage = std::max(moments::workspace(shape, 1, tokens), moments::gains_workspace(shape, 1));
   for (const int32_t side : {THINK_KEYS, THINK_VALUES}) {
-    stage = std::max(stage, select::budgets_workspace(budgets_of(shape, side, heads * channels_of(shape, side))));
+    stage = std::max(stage, select::budgets_workspace(prune_budgets(shape, 1, side, heads * channels_of(shape, side))));
   }
   stage = std::max(stage, fit::workspace(shape, 1, threads));
   stage = std::max(stage, window_attend_workspace(shape, tokens));
@@ -129,15 +111,7 @@ void describe(const PruneCall &call, int32_t index, Sequence &sequence) {
   if (source.first) source.first += index * source.lengths_stride[0];
   source.lengths += index * source.lengths_stride[0];
   source.slot = &sequence.source_slot;
-  const score::StateView state = score::state_view(shape, const_cast<void *>(call.score_state), sequence.state_slot);
-  const int64_t channels = shape.key_channels, window = shape.window;
-  sequence.window = THINK_TENSOR_INIT;
-  sequence.window.data = state.window;
-  sequence.window.dtype = shape.query_dtype;
-  const int64_t extent[4] = {1, shape.query_heads, window, channels};
-  const int64_t stride[4] = {shape.query_heads * window * channels, window * channels, channels, 1};
-  std::memcpy(sequence.window.extent, extent, sizeof extent);
-  std::memcpy(sequence.window.stride, stride, sizeof stride);
+  sequence.window = score::window_tensor(shape, static_cast<const char *>(call.score_state) + sequence.state_slot * score::state_bytes(shape), 1);
 }
 
 // A side that stays dense keeps every channel, in order.
@@ -215,15 +189,9 @@ void prune_side(const PruneCall &call, const Sequence &sequence, const Scratch &
   if (!keys && options.regressed) score_values_by_order(shape, scratch);
   if (options.adaptive) {
     const int64_t total = keys ? sequence.decision.key.total : sequence.decision.value.total;
-    select::budgets(budgets_of(shape, side, total), scratch.gains, scratch.kept, scratch.stage);
+    select::budgets(prune_budgets(shape, 1, side, total), scratch.gains, scratch.kept, scratch.stage);
   }
-  select::Select choice{};
-  choice.kv_heads = shape.kv_heads;
-  choice.channels = channels_of(shape, side);
-  choice.round_to = keys ? 1 : 8;
-  choice.uniform_kept = keys ? options.key_kept : options.value_kept;
-  choice.kept = options.adaptive ? scratch.kept : nullptr;
-  choice.pairs = select::Pairs::none;
+  const select::Select choice = prune_choice(shape, options, side, options.adaptive ? scratch.kept : nullptr);
   const think_basis basis = basis_of_slot(shape, whole_basis, sequence.destination_slot);
   select::select(choice, score, kOne, basis, mask);
   if (!options.regressed) return;
@@ -273,6 +241,39 @@ think_status read_prune_options(const Argument &argument, const think_prune_opti
   options.dense_limit = copy.dense_limit == -1 ? -1 : copy.dense_limit == 0 ? 0.9 : static_cast<double>(copy.dense_limit);
   if (copy.reserved != 0) return wrong(argument, "reserved", "expected 0, got %s", NumberText(copy.reserved).text);
   return THINK_OK;
+}
+
+int64_t prune_total(const Shape &shape, const PruneOptions &options, int32_t side) {
+  const int64_t kept = side == THINK_KEYS ? options.key_kept : options.value_kept;
+  if (options.adaptive) return shape.kv_heads * kept / kBudgetStep * kBudgetStep;
+  return shape.kv_heads * (side == THINK_KEYS ? kept : (kept + 7) / 8 * 8);
+}
+
+pruning::Rule prune_rule(const Shape &shape, const PruneOptions &options, int32_t side, think_dtype dtype) {
+  const int64_t total = prune_total(shape, options, side), dense_total = int64_t{shape.kv_heads} * channels_of(shape, side);
+  return {total < dense_total, basis_bytes(shape, side), rows_bytes(1, total, dtype), rows_bytes(1, dense_total, shape.cache_dtype), options.dense_limit};
+}
+
+select::Budgets prune_budgets(const Shape &shape, int32_t batch, int32_t side, int64_t total) {
+  select::Budgets budgets{};
+  budgets.layers = 1;
+  budgets.batch = batch;
+  budgets.kv_heads = shape.kv_heads;
+  budgets.channels = channels_of(shape, side);
+  budgets.floor = budgets.step = kBudgetStep;
+  budgets.total = total;
+  return budgets;
+}
+
+select::Select prune_choice(const Shape &shape, const PruneOptions &options, int32_t side, const int32_t *kept) {
+  select::Select choice{};
+  choice.kv_heads = shape.kv_heads;
+  choice.channels = channels_of(shape, side);
+  choice.round_to = side == THINK_KEYS ? 1 : 8;
+  choice.uniform_kept = side == THINK_KEYS ? options.key_kept : options.value_kept;
+  choice.kept = kept;
+  choice.pairs = select::Pairs::none;
+  return choice;
 }
 
 PruneDecision decide_prune(const Shape &shape, const PruneOptions &options, think_dtype key_dtype, think_dtype value_dtype, int64_t tokens) {

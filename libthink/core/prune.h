@@ -1,6 +1,8 @@
 // think_prune(): what to do with a sequence (a function of its length and the options, the same for the preview), and the stages one after the other.
 #pragma once
 
+#include "kernels/prune/prune.h"
+#include "kernels/select/select.h"
 #include "libthink/core/plan.h"
 #include "think/prune.h"
 
@@ -30,6 +32,12 @@ struct PruneDecision {
 };
 PruneDecision decide_prune(const Shape &shape, const PruneOptions &options, think_dtype key_dtype, think_dtype value_dtype, int64_t tokens);
 
+// The rule behind the decision about one side, and what select needs for it.
+pruning::Rule prune_rule(const Shape &shape, const PruneOptions &options, int32_t side, think_dtype dtype);
+int64_t prune_total(const Shape &shape, const PruneOptions &options, int32_t side);  // channels of all heads together, where the side is pruned
+select::Budgets prune_budgets(const Shape &shape, int32_t batch, int32_t side, int64_t total);
+select::Select prune_choice(const Shape &shape, const PruneOptions &options, int32_t side, const int32_t *kept);
+
 struct PruneCall {
   Shape shape;
   int32_t isa;
@@ -42,5 +50,9 @@ struct PruneCall {
 };
 int64_t prune_workspace(const Shape &shape, int32_t batch, int64_t tokens, int32_t threads);
 void prune(const PruneCall &call, void *workspace);
+
+// On a CUDA device, which is current: launches only, the error is the CUDA runtime's. No sequence has more than `longest` tokens.
+int64_t prune_workspace(const cuda::Backend &backend, const Shape &shape, int32_t batch, int64_t tokens);
+int32_t prune(const cuda::Backend &backend, const PruneCall &call, int64_t longest, void *workspace, void *stream);
 
 }  // namespace think

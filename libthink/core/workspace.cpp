@@ -70,8 +70,14 @@ const char *stage_name(int32_t stage) {
 int64_t workspace_bytes(const think_plan &plan, int32_t stage, const CallExtent &extent) {
   const Shape &shape = plan.shape;
   if (const cuda::Backend *backend = plan.context->cuda) {
-    if (stage == THINK_STAGE_SCORE) return backend->score_workspace(shape, extent.batch, extent.tokens);
-    return stage == THINK_STAGE_SELECT ? largest_budgets(shape, extent.batch, backend->budgets_workspace) : 0;
+    switch (stage) {
+      case THINK_STAGE_SCORE: return backend->score_workspace(shape, extent.batch, extent.tokens);
+      case THINK_STAGE_MOMENTS: return std::max(backend->moments_workspace(shape, extent.batch, extent.tokens), backend->gains_workspace(shape, extent.batch));
+      case THINK_STAGE_SELECT: return largest_budgets(shape, extent.batch, backend->budgets_workspace);
+      case THINK_STAGE_FIT: return backend->fit_workspace(shape, extent.batch);
+      case THINK_STAGE_PRUNE: return prune_workspace(*backend, shape, extent.batch, extent.tokens);
+      default: return 0;  // compact needs none
+    }
   }
   switch (stage) {
     case THINK_STAGE_SCORE: return score::update_workspace(shape, extent.batch, extent.tokens);

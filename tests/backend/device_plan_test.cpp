@@ -188,19 +188,57 @@ TEST_F(DevicePlan, Compact) {
   }
 }
 
+TEST_F(DevicePlan, MomentsAndFit) {
+  const think_tensor query = tensor(4, 20);
+  think_basis keys = basis(THINK_KEYS);
+  int64_t bytes = 0;
+  ASSERT_EQ(THINK_OK, think_moments_size(plan, 8, &bytes, &error));
+  void *moments = take<char>(bytes);
+  for (const bool paged : {false, true}) {
+    const think_segment rows = segment(paged);
+    expect_run("moments", think_moments(plan, &query, &rows, &batch, nullptr, moments, &launch, &error));
+    EXPECT_EQ(paged ? 1024 : 512, calls->longest) << "lengths are bounded by the room of the source";
+  }
+  float *gains = take<float>(6 * 64), *score = take<float>(6 * 64);
+  expect_run("gains", think_gains(plan, moments, &batch, THINK_VALUES, nullptr, gains, nullptr, &launch, &error));
+  expect_run("gains", think_gains(plan, moments, &batch, THINK_KEYS, score, gains, take<int32_t>(6 * 64), &launch, &error));
+  expect_run("fit", think_fit(plan, moments, &batch, nullptr, &keys, &launch, &error));
+  launch.workspace_bytes = 63;
+  expect_refused(THINK_E_WORKSPACE, "expected at least 64, got 63", think_fit(plan, moments, &batch, nullptr, &keys, &launch, &error));
+}
+
+TEST_F(DevicePlan, Prune) {
+  think_basis keys = basis(THINK_KEYS), values = basis(THINK_VALUES);
+  void *state = take<char>(1 << 20);
+  think_segment rows = segment(false), tiles = segment(true);
+  rows.lengths_stride[0] = tiles.lengths_stride[0] = 1;
+  rows.lengths_stride[1] = tiles.lengths_stride[1] = 0;
+  tiles.key_layout = THINK_TILES;
+  tiles.key_basis = &keys;
+  tiles.value_basis = &values;
+  think_prune_options prune = THINK_PRUNE_OPTIONS_INIT;
+  prune.value_kept = 32;
+  EXPECT_EQ(THINK_OK, think_prune(plan, state, &rows, &tiles, &batch, &prune, take<uint8_t>(6 * 64), &launch, &error)) << error.message;
+  // plan, moments; keys: score, gains, budgets, select, fit, dense ones; values: gains, rank, budgets, select, fit, dense ones; compact.
+  EXPECT_EQ(before += 15, calls->runs);
+  EXPECT_STREQ("compact", calls->last);
+  EXPECT_EQ(this, calls->stream);
+  EXPECT_EQ(512, calls->longest);
+  prune.mode = THINK_MODE_CHANNELS;
+  expect_refused(THINK_E_UNSUPPORTED, "options->value_kept: THINK_MODE_CHANNELS",
+                 think_prune(plan, state, &rows, &tiles, &batch, &prune, nullptr, &launch, &error));
+  prune.value_kept = 0;
+  EXPECT_EQ(THINK_OK, think_prune(plan, state, &rows, &tiles, &batch, &prune, nullptr, &launch, &error)) << error.message;
+  EXPECT_EQ(before += 6, calls->runs) << "plan, score, select, dense ones of both sides, compact";
+}
+
 TEST_F(DevicePlan, NamesWhatIsMissing) {
   const think_tensor query = tensor(4, 1);
   const think_segment rows = segment(false);
-  think_basis keys = basis(THINK_KEYS);
   int64_t bytes = 0;
   expect_refused(THINK_E_UNSUPPORTED, "think_attend: this version has no CUDA kernels",
                  think_attend(plan, &query, &batch, &rows, 1, nullptr, &query, nullptr, &launch, &error));
   expect_refused(THINK_E_UNSUPPORTED, "think_merge: this version", think_merge(plan, &query, nullptr, 1, &query, nullptr, &launch, &error));
-  expect_refused(THINK_E_UNSUPPORTED, "think_moments: this version", think_moments(plan, &query, &rows, &batch, nullptr, memory, &launch, &error));
-  expect_refused(THINK_E_UNSUPPORTED, "think_gains: this version",
-                 think_gains(plan, memory, &batch, THINK_VALUES, nullptr, take<float>(6 * 64), nullptr, &launch, &error));
-  expect_refused(THINK_E_UNSUPPORTED, "think_fit: this version", think_fit(plan, memory, &batch, nullptr, &keys, &launch, &error));
-  expect_refused(THINK_E_UNSUPPORTED, "think_prune: this version", think_prune(plan, memory, &rows, &rows, &batch, nullptr, nullptr, &launch, &error));
   expect_refused(THINK_E_UNSUPPORTED, "stage attend: this version", think_workspace_size(plan, THINK_STAGE_ATTEND, nullptr, &bytes, nullptr, &error));
   EXPECT_EQ(THINK_OK, think_workspace_size(plan, THINK_STAGE_SCORE, nullptr, &bytes, nullptr, &error)) << error.message;
   EXPECT_EQ(64 * 3 + 4096, bytes);

@@ -31,7 +31,7 @@ constexpr cuda::Backend table = {
     STAND_IN_VERSION,
     13000,
     "80 90",
-    "score, select and compact",
+    "score, moments, select, fit, compact and prune",
     [](int32_t) { return "what the stand-in was told to say"; },
     [](int32_t index, cuda::Device &device) {
       ++calls.opened;
@@ -56,6 +56,15 @@ constexpr cuda::Backend table = {
     [](const select::Budgets &) { return int64_t{64}; },
     [](const select::Budgets &, const float *, int32_t *, void *, void *stream) { return ran("budgets", stream); },
     [](const select::Select &, const float *, const Batch &, const think_basis &, uint8_t *, void *stream) { return ran("select", stream); },
+    [](const Shape &, int32_t batch, int64_t tokens) { return int64_t{64} * batch + tokens; },
+    [](const moments::Arguments &, const int32_t *, int64_t longest, void *, void *stream) { return ran("moments", stream, longest); },
+    [](const Shape &, int32_t) { return int64_t{64}; },
+    [](const Shape &, const void *, const Batch &, int32_t, const float *, float *, int32_t *, void *, void *stream) { return ran("gains", stream); },
+    [](const Shape &, int32_t) { return int64_t{64}; },
+    [](const fit::Arguments &, const int32_t *, void *, void *stream) { return ran("fit", stream); },
+    [](const pruning::Plan &, int64_t longest, void *stream) { return ran("prune_plan", stream, longest); },
+    [](int32_t, int32_t, const int32_t *, float *, void *stream) { return ran("prune_rank", stream); },
+    [](int32_t, int32_t, const think_basis &, const Batch &, const int32_t *, uint8_t *, void *stream) { return ran("prune_keep_all", stream); },
     [](const Shape &, const think_segment &, const Batch &, void *stream) { return ran("place", stream); },
     [](const compact::Arguments &, int64_t longest, void *stream) { return ran("compact", stream, longest); },
 };

@@ -4,6 +4,9 @@
 #include <initializer_list>
 
 #include "kernels/compact/cuda.h"
+#include "kernels/fit/cuda.h"
+#include "kernels/moments/cuda.h"
+#include "kernels/prune/cuda.h"
 #include "kernels/score/cuda.h"
 #include "kernels/select/cuda.h"
 #include "libthink/backend/cuda_backend.h"
@@ -11,14 +14,14 @@
 namespace think::cuda {
 
 inline int32_t load_kernels() {
-  for (const auto load : {score::cuda::load, select::cuda::load, compact::cuda::load}) {
+  for (const auto load : {score::cuda::load, moments::cuda::load, select::cuda::load, fit::cuda::load, compact::cuda::load, pruning::cuda::load}) {
     if (const int32_t error = load()) return error;
   }
   return 0;
 }
 
 constexpr Backend with_stages(Backend table) {
-  table.stages = "score, select and compact";
+  table.stages = "score, moments, select, fit, compact and prune";
   table.load = load_kernels;
 
   table.score_workspace = score::cuda::workspace;
@@ -30,6 +33,18 @@ constexpr Backend with_stages(Backend table) {
   table.budgets_workspace = select::cuda::budgets_workspace;
   table.budgets = select::cuda::budgets;
   table.select = select::cuda::select;
+
+  table.moments_workspace = moments::cuda::workspace;
+  table.moments = moments::cuda::measure;
+  table.gains_workspace = moments::cuda::gains_workspace;
+  table.gains = moments::cuda::gains;
+
+  table.fit_workspace = fit::cuda::workspace;
+  table.fit = fit::cuda::fit;
+
+  table.prune_plan = pruning::cuda::plan;
+  table.prune_rank = pruning::cuda::rank;
+  table.prune_keep_all = pruning::cuda::keep_all;
 
   table.place = compact::cuda::place;
   table.compact = compact::cuda::compact;

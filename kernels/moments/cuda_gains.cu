@@ -1,0 +1,254 @@
+// Gains on a CUDA device: one elimination per head, in f64, by one block. A thread has one channel and a share of the rows that are left; rows that were
+// taken leave the list, so the work is D^3 / 2. The matrix lies in global memory and stays in the caches; a step is two walks over it.
+#include "cuda.h"
+
+#include "../common/device.cuh"
+
+namespace think::moments::cuda {
+namespace {
+
+using namespace ptx;
+
+constexpr int32_t kThreads = 256;
+constexpr int32_t kBlocks = 2;  // of a multiprocessor, at least: as many registers as that allows, or ptxas spills for the sake of more
+static_assert(kThreads >= kMaxChannels);
+
+struct GainsCall {
+  const char *moments;
+  int64_t slot_bytes, head_floats;
+  int32_t covariance, metric;  // floats from the head's first; metric < 0 = identity, the best channel first
+  const int32_t *slot;
+  const float *score;
+  float *gains;
+  int32_t *order;  // may be NULL
+  double *left;    // [sequence of the wave][head][channels][channels]
+  int32_t kv_heads, channels;
+  int32_t first_sequence;  // of this wave
+};
+
+struct Elimination {
+  Shared<double> column;   // of the channel that is taken
+  Shared<double> part;     // [threads] sums of the shares
+  Shared<double> first;    // variances at the start
+  Shared<double> squares;  // of each column of what is left; without a metric
+  Shared<double> worth;    // what each channel would gain; without a metric
+  Shared<int32_t> rows;    // that are left, ascending
+  Shared<int32_t> order;   // with a metric: by score
+  Shared<int32_t> chosen;
+};
+
+THINK_HOST_DEVICE Elimination take_elimination(SharedCarver &carver) {
+  Elimination work;
+  work.column = carver.take<double>(kMaxChannels);
+  work.part = carver.take<double>(kThreads);
+  work.first = carver.take<double>(kMaxChannels);
+  work.squares = carver.take<double>(kMaxChannels);
+  work.worth = carver.take<double>(kMaxChannels);
+  work.rows = carver.take<int32_t>(kMaxChannels);
+  work.order = carver.take<int32_t>(kMaxChannels);
+  work.chosen = carver.take<int32_t>(1);
+  return work;
+}
+
+uint32_t elimination_bytes() {
+  SharedCarver carver;
+  take_elimination(carver);
+  return carver.bytes();
+}
+
+// Channels from the best score to the worst: equal scores in the order of the channels, NaN as +inf.
+THINK_DEVICE void rank(const Elimination &work, const float *score, int32_t channels) {
+  const int32_t own = thread_index();
+  const auto value_of = [&](int32_t channel) {
+    const float value = load_constant(score + channel);
+    return value == value ? value : as_float(0x7f800000u);
+  };
+  if (own >= channels) return;
+  const float value = value_of(own);
+  int32_t before = 0;
+  for (int32_t other = 0; other < channels; ++other) {
+    const float rival = value_of(other);
+    before += rival > value || (rival == value && other < own);
+  }
+  store_shared(work.order + before, own);
+}
+
+struct Best {
+  double worth;
+  int32_t channel;
+};
+
+// The best of `channels` worths, the lowest channel of equal ones; -1 marks those that are out. By the first warp.
+THINK_DEVICE void choose(const Elimination &work, int32_t channels) {
+  Best best = {-1, channels};
+  for (int32_t channel = lane_index(); channel < channels; channel += 32) {
+    const double worth = load_shared(work.worth + channel);
+    if (worth > best.worth) best = {worth, channel};
+  }
+  for (int32_t distance = 16; distance > 0; distance /= 2) {
+    const Words2 bits = bit_copy<Words2>(best.worth);
+    const Words2 other_bits = {shuffle_xor(bits.x, distance), shuffle_xor(bits.y, distance)};
+    const Best other = {bit_copy<double>(other_bits), shuffle_xor(best.channel, distance)};
+    if (other.worth > best.worth || (other.worth == best.worth && other.channel < best.channel)) best = other;
+  }
+  if (lane_index() == 0) store_shared(work.chosen, best.channel);
+}
+
+__global__ void __launch_bounds__(kThreads, kBlocks) moments_gains(const __grid_constant__ GainsCall call) {
+  const int32_t channels = call.channels, thread = thread_index();
+  const int32_t sequence = call.first_sequence + block_y();
+  const int64_t number = static_cast<int64_t>(sequence) * call.kv_heads + block_x();
+  SharedCarver carver = shared_memory();
+  const Elimination work = take_elimination(carver);
+  const float *state =
+      reinterpret_cast<const float *>(call.moments + device::slot_of(call.slot, sequence) * call.slot_bytes) + block_x() * call.head_floats;
+  const float *covariance = state + call.covariance, *metric = state + call.metric;
+  const bool ordered = call.metric >= 0;
+  double *left = call.left + (static_cast<int64_t>(block_y()) * call.kv_heads + block_x()) * channels * channels;
+  // The thread's channel, and its share of the rows.
+  const int32_t shares = kThreads / channels, share = thread / channels, own = thread - share * channels;
+  const bool works = share < shares;
+  const auto join = [&](Shared<double> to) {  // the shares' sums, in their order; behind a barrier
+    if (thread >= channels) return 0.0;
+    double sum = 0;
+    for (int32_t i = 0; i < shares; ++i) sum += load_shared(work.part + (i * channels + thread));
+    store_shared(to + thread, sum);
+    return sum;
+  };
+
+  if (ordered) rank(work, call.score + number * channels, channels);
+  double squares = 0;
+  for (int32_t row = share; works && row < channels; row += shares) {
+    const double x = load_constant(covariance + row * channels + own);
+    store_global(left + row * channels + own, x);
+    squares += x * x;
+    if (row == own) store_shared(work.first + own, x);
+  }
+  store_shared(work.part + thread, squares);
+  if (thread < channels) store_shared(work.rows + thread, thread);
+  sync_block();
+  if (!ordered) join(work.squares);
+  bool taken = thread >= channels;  // has its place in the order
+  sync_block();
+
+  int32_t count = channels;  // rows that are left
+  for (int32_t step = 0; step < channels; ++step) {
+    if (!ordered) {
+      if (thread < channels) {
+        const double variance = load_global(left + thread * (channels + 1)), sum = load_shared(work.squares + thread);
+        const bool worthy = variance > 1e-6 * load_shared(work.first + thread) && sum > 0;
+        store_shared(work.worth + thread, taken ? -1 : worthy ? sum / variance : 0);
+      }
+      sync_block();
+      if (warp_index() == 0) choose(work, channels);
+      sync_block();
+    }
+    const int32_t channel = load_shared(ordered ? work.order + step : work.chosen);
+    const double pivot = load_global(left + channel * (channels + 1));
+    const bool alive = pivot > 1e-6 * load_shared(work.first + channel);  // false for NaN
+    if (thread == channel) taken = true;
+    if (thread == 0 && call.order) store_global(call.order + number * channels + step, channel);
+    if (!alive) {
+      if (thread == 0) store_global(call.gains + number * channels + step, 0.0f);
+      continue;
+    }
+    if (thread < channels) store_shared(work.column + thread, load_global(left + channel * channels + thread));
+    sync_block();
+
+    double gain = 0;
+    if (ordered) {
+      // S times the column, by rows of the symmetric S, and the column times that.
+      double sum = 0;
+#pragma unroll 4
+      for (int32_t i = share; works && i < count; i += shares) {
+        const int32_t row = load_shared(work.rows + i);
+        sum += static_cast<double>(load_constant(metric + row * channels + own)) * load_shared(work.column + row);
+      }
+      store_shared(work.part + thread, sum);
+      sync_block();
+      const double product = join(work.worth);
+      if (thread < channels) store_shared(work.worth + thread, product * load_shared(work.column + thread));
+      sync_block();
+      if (warp_index() == 0) {
+        for (int32_t i = lane_index(); i < channels; i += 32) gain += load_shared(work.worth + i);
+        for (int32_t distance = 16; distance > 0; distance /= 2) {
+          const Words2 bits = bit_copy<Words2>(gain);
+          const Words2 other = {shuffle_xor(bits.x, distance), shuffle_xor(bits.y, distance)};
+          gain += bit_copy<double>(other);
+        }
+      }
+    } else {
+      gain = load_shared(work.squares + channel);
+    }
+    if (thread == 0) {
+      gain /= pivot;
+      store_global(call.gains + number * channels + step, gain > 0 ? static_cast<float>(gain) : 0.0f);
+    }
+
+    // The row leaves the list, what it explains leaves the rest.
+    const int32_t place = thread < count ? load_shared(work.rows + thread) : -1, next = thread + 1 < count ? load_shared(work.rows + thread + 1) : -1;
+    sync_block();
+    --count;
+    if (place >= channel && thread < count) store_shared(work.rows + thread, next);
+    sync_block();
+    const double factor = works ? load_shared(work.column + own) / pivot : 0;
+    squares = 0;
+#pragma unroll 4
+    for (int32_t i = share; works && i < count; i += shares) {
+      const int32_t row = load_shared(work.rows + i);
+      double *at = left + row * channels + own;
+      const double x = own == channel ? 0 : load_global(at) - load_shared(work.column + row) * factor;
+      store_global(at, x);
+      squares += x * x;
+    }
+    if (!ordered) {
+      store_shared(work.part + thread, squares);
+      sync_block();
+      join(work.squares);
+    }
+    sync_block();
+  }
+}
+
+}  // namespace
+
+int32_t load_gains() { return prepare(moments_gains, elimination_bytes()); }
+
+int64_t gains_workspace(const Shape &shape, int32_t batch) {
+  Carver carver{nullptr, 0};
+  const int64_t channels = shape.key_channels > shape.value_channels ? shape.key_channels : shape.value_channels;
+  take<double>(carver, int64_t{device_wave(shape, batch)} * shape.kv_heads * channels * channels);
+  return carver.offset;
+}
+
+int32_t gains(const Shape &shape, const void *moments, const Batch &batch, int32_t side, const float *score, float *gains, int32_t *order, void *workspace,
+              void *stream) {
+  const bool keys = side == THINK_KEYS;
+  const View view = moments::view(shape, const_cast<void *>(moments), 0, 0), next = moments::view(shape, const_cast<void *>(moments), 0, 1);
+  GainsCall call;
+  call.moments = static_cast<const char *>(moments);
+  call.slot_bytes = state_bytes(shape);
+  call.head_floats = next.key_mean - view.key_mean;
+  call.covariance = static_cast<int32_t>((keys ? view.key_covariance : view.value_covariance) - view.key_mean);
+  call.metric = keys ? static_cast<int32_t>(view.query_moment - view.key_mean) : -1;
+  call.slot = batch.slot;
+  call.score = score;
+  call.gains = gains;
+  call.order = order;
+  call.left = static_cast<double *>(workspace);
+  call.kv_heads = shape.kv_heads;
+  call.channels = keys ? shape.key_channels : shape.value_channels;
+  const int32_t wave = device_wave(shape, batch.count);
+  for (call.first_sequence = 0; call.first_sequence < batch.count; call.first_sequence += wave) {
+    const int32_t left = batch.count - call.first_sequence;
+    const Launch how{.name = "moments_gains",
+                     .grid = {shape.kv_heads, left < wave ? left : wave},
+                     .threads = kThreads,
+                     .shared_bytes = elimination_bytes(),
+                     .stream = stream};
+    if (const int32_t error = launch(how, moments_gains, call)) return error;
+  }
+  return 0;
+}
+
+}  // namespace think::moments::cuda

@@ -1,0 +1,280 @@
+// The fit stage's CUDA kernel against plain elimination, and the way from rows to weights against the recorded vectors.
+#include "kernels/fit/cuda.h"
+
+#include "device.h"
+#include "fit_case.h"
+#include "kernels/moments/cuda.h"
+#include "kernels/prune/cuda.h"
+#include "kernels/select/cuda.h"
+#include "moments_case.h"
+
+namespace think {
+namespace {
+
+using namespace test;
+using namespace test::fit_case;
+
+// Fits on the device and writes what came out into the problem. Slots that are not in the batch have no moments there: nothing of them may be read.
+void fit_on_device(Problem &problem, uint64_t seed) {
+  begin(seed);
+  const int64_t count = static_cast<int64_t>(problem.kept.size());
+  const Constant<int32_t> kept("kept", problem.kept.data(), count), index("index", problem.index.data(), static_cast<int64_t>(problem.index.size()));
+  simt::Buffer<char> moments("moments", problem.moments.size()), weight("weight", problem.weight);
+  simt::Buffer<int64_t> weight_offset("weight_offset", problem.weight_offset);
+  simt::Buffer<float> offset("offset", problem.offset);
+  const int64_t slot_bytes = moments::state_bytes(problem.shape);
+  for (int32_t b = 0; b < problem.arguments.batch.count; ++b) {
+    const int64_t at = slot_of(problem.arguments.batch, b) * slot_bytes;
+    simt::machine().memory.write(moments.device() + at, problem.moments.data() + at, static_cast<size_t>(slot_bytes));
+  }
+  moments.freeze();
+  const DeviceBatch batch(problem.arguments.batch);
+  fit::Arguments arguments = problem.arguments;
+  arguments.moments = moments.device();
+  arguments.batch = batch.batch;
+  arguments.basis.kept = const_cast<int32_t *>(kept.device());
+  arguments.basis.index = const_cast<int32_t *>(index.device());
+  arguments.basis.weight = weight.device();
+  arguments.basis.weight_offset = weight_offset.device();
+  arguments.basis.offset = offset.device();
+  simt::Buffer<char> workspace("workspace", static_cast<size_t>(fit::cuda::workspace(problem.shape, batch.batch.count)));
+  ASSERT_RUNS(fit::cuda::load());
+  ASSERT_RUNS(fit::cuda::fit(arguments, batch.batch.slot, workspace.device(), nullptr));
+  problem.weight = weight.download();
+  problem.weight_offset = weight_offset.download();
+  problem.offset = offset.download();
+  problem.basis.weight = problem.weight.data();
+  // None in the loops over rows. The index is read in the order of the choice once, and where a line of the matrix ends inside of a warp the numbers
+  // of a step are; in small heads, whose loops are short, that is all there is.
+  if (problem.channels() >= 64) {
+    EXPECT_LE(simt::machine().total().bank_conflicts * 20, simt::machine().total().shared_wavefronts);
+  }
+  EXPECT_EQ(0u, simt::machine().total().atomics);
+}
+
+TEST(FitOnDevice, MatchesPlainElimination) {
+  std::mt19937 random(1);
+  uint64_t seed = 0;
+  for (const int32_t channels : {8, 16, 40, 64, 80, 128}) {
+    for (const int32_t wanted : {1, 7, 8, 9, 39, 52, 63, 64, 77, 127, 128}) {
+      const int32_t width = std::min(wanted, channels);
+      if (channels == 128 && wanted < 52) continue;
+      for (const int32_t side : {THINK_KEYS, THINK_VALUES}) {
+        if (side == THINK_VALUES && width % 16) continue;
+        Problem problem(side == THINK_KEYS ? make_shape(2, 1, channels, 16) : make_shape(2, 1, 24, channels), side, 1);
+        for (int32_t h = 0; h < 2; ++h) {
+          problem.fill(0, h, random, h ? 50.0f : 0.0f);
+          problem.choose(0, h, std::max(1, width - h * (side == THINK_VALUES ? 8 : 1)), random);
+        }
+        fit_on_device(problem, ++seed);
+        if (HasFatalFailure()) return;
+        for (int32_t h = 0; h < 2; ++h) compare(problem, 0, h);
+      }
+      if (wanted > channels) break;
+    }
+  }
+}
+
+TEST(FitOnDevice, TheWidestHead) {
+  std::mt19937 random(8);
+  Problem problem(make_shape(1, 1, 256, 8), THINK_KEYS, 1);
+  problem.fill(0, 0, random, 1);
+  problem.choose(0, 0, 120, random);
+  fit_on_device(problem, 1);
+  compare(problem, 0, 0);
+}
+
+TEST(FitOnDevice, SlotsOfTheBatchOnly) {
+  std::mt19937 random(2);
+  Problem problem(make_shape(3, 1, 32, 32), THINK_KEYS, 5);
+  for (int32_t s = 0; s < 5; ++s) {
+    for (int32_t h = 0; h < 3; ++h) {
+      problem.fill(s, h, random, 1);
+      problem.choose(s, h, 8 + 5 * h + s, random);
+    }
+  }
+  problem.slot = {4, 1, 2};
+  problem.arguments.batch = {3, nullptr, nullptr, problem.slot.data()};
+  fit_on_device(problem, 2);
+  for (const int32_t s : problem.slot) {
+    for (int32_t h = 0; h < 3; ++h) compare(problem, s, h);
+  }
+  for (const int32_t s : {0, 3}) {
+    for (int32_t h = 0; h < 3; ++h) {
+      EXPECT_EQ(problem.weight_offset[s * 3 + h], 12345);
+      const int64_t bytes = fit::weight_head_bytes(32);
+      for (int64_t i = 0; i < bytes; ++i) ASSERT_EQ(problem.weight[(s * 3 + h) * bytes + i], 0x77);
+    }
+  }
+}
+
+TEST(FitOnDevice, MoreHeadsThanAWave) {
+  std::mt19937 random(9);
+  Problem problem(make_shape(33, 1, 8, 8), THINK_VALUES, 3);
+  for (int32_t s = 0; s < 3; ++s) {
+    for (int32_t h = 0; h < 33; ++h) {
+      problem.fill(s, h, random, 0);
+      problem.choose(s, h, 1 + (h + s) % 8, random);
+    }
+  }
+  fit_on_device(problem, 9);
+  for (int32_t s = 0; s < 3; ++s) {
+    for (int32_t h = 0; h < 33; ++h) compare(problem, s, h);
+  }
+  EXPECT_EQ(3u, simt::machine().launches().size());
+}
+
+TEST(FitOnDevice, EverySeedGivesTheSameBits) {
+  std::mt19937 random(3);
+  Problem problem(make_shape(3, 1, 64, 64), THINK_VALUES, 1);
+  for (int32_t h = 0; h < 3; ++h) {
+    problem.fill(0, h, random, 0);
+    problem.choose(0, h, 8 + 24 * h, random);
+  }
+  fit_on_device(problem, 0);
+  const std::vector<char> weight = problem.weight;
+  const std::vector<float> offset = problem.offset;
+  for (uint64_t seed = 1; seed < 4; ++seed) {
+    std::fill(problem.offset.begin(), problem.offset.end(), 1e30f);
+    fit_on_device(problem, seed);
+    EXPECT_TRUE(problem.weight == weight);
+    EXPECT_EQ(problem.offset, offset);
+  }
+}
+
+TEST(FitOnDevice, ChannelsWithoutVarianceHaveNoWeights) {
+  std::mt19937 random(4);
+  for (const float ridge : {1e-3f, 0.0f}) {
+    Problem problem(make_shape(1, 1, 32, 32), THINK_KEYS, 1);
+    problem.arguments.ridge = ridge;
+    problem.fill(0, 0, random, 50, {0, 3, 20, 31});
+    problem.choose(0, 0, 16, random);
+    int32_t order[32], next = 0;
+    for (const int32_t i : {0, 3}) order[next++] = i;  // kept
+    for (int32_t i = 4; i < 18; ++i) order[next++] = i;
+    for (const int32_t i : {1, 2, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31}) order[next++] = i;
+    std::copy(order, order + 32, problem.index.begin());
+    fit_on_device(problem, 4);
+    ASSERT_EQ(problem.weight_offset[0], 0);
+    compare(problem, 0, 0);
+    for (int32_t p = 0; p < 16; ++p) {
+      EXPECT_EQ(problem.stored(0, 0, p, 0), 0);
+      EXPECT_EQ(problem.stored(0, 0, p, 1), 0);
+    }
+    EXPECT_EQ(problem.offset[31], problem.mean(0, 0)[31]);
+  }
+}
+
+TEST(FitOnDevice, SingularDamagedAndEmptyCovariances) {
+  std::mt19937 random(5);
+  {
+    Problem problem(make_shape(1, 1, 64, 64), THINK_KEYS, 1);
+    problem.fill(0, 0, random, 0, {}, 20);  // 20 rows, 40 channels kept
+    problem.choose(0, 0, 40, random);
+    fit_on_device(problem, 5);
+    compare(problem, 0, 0, 2e-3);
+  }
+  {  // Without a ridge there is no solution: the mean is predicted.
+    Problem problem(make_shape(1, 1, 16, 16), THINK_KEYS, 1);
+    problem.arguments.ridge = 0;
+    problem.fill(0, 0, random, 3);
+    float *covariance = problem.covariance(0, 0);
+    for (int32_t j = 0; j < 16; ++j) covariance[1 * 16 + j] = covariance[j];
+    for (int32_t j = 0; j < 16; ++j) covariance[j * 16 + 1] = covariance[j * 16];
+    problem.kept[0] = 8;  // the first eight, among them the two that are equal
+    fit_on_device(problem, 6);
+    ASSERT_EQ(problem.weight_offset[0], 0);
+    for (int32_t p = 0; p < 8; ++p) {
+      for (int32_t i = 0; i < 8; ++i) EXPECT_EQ(problem.stored(0, 0, p, i), 0);
+      EXPECT_EQ(problem.offset[8 + p], problem.mean(0, 0)[8 + p]);
+    }
+  }
+  for (const float damage : {NAN, INFINITY}) {
+    for (const bool in_mean : {false, true}) {
+      Problem problem(make_shape(2, 1, 16, 16), THINK_KEYS, 1);
+      for (int32_t h = 0; h < 2; ++h) {
+        problem.fill(0, h, random, 0);
+        problem.choose(0, h, 8, random);
+      }
+      (in_mean ? problem.mean(0, 0)[3] : problem.covariance(0, 0)[37]) = damage;
+      fit_on_device(problem, 7);
+      EXPECT_EQ(problem.weight_offset[0], -1);
+      compare(problem, 0, 1);
+    }
+  }
+  Problem problem(make_shape(1, 1, 16, 16), THINK_KEYS, 1);
+  problem.kept[0] = 5;
+  fit_on_device(problem, 8);
+  ASSERT_EQ(problem.weight_offset[0], 0);
+  for (int32_t p = 0; p < 11; ++p) {
+    for (int32_t i = 0; i < 8; ++i) EXPECT_EQ(problem.block(0, 0)[p * 8 + i], 0);
+    EXPECT_EQ(problem.offset[5 + p], 0);
+  }
+}
+
+TEST(FitOnDevice, LargeWeightsSaturate) {
+  Problem problem(make_shape(1, 1, 8, 8), THINK_KEYS, 1);
+  problem.arguments.ridge = 0;
+  float *covariance = problem.covariance(0, 0);
+  for (int32_t i = 0; i < 8; ++i) covariance[i * 9] = i < 4 ? 1 : 1e11f;
+  covariance[0 * 8 + 5] = covariance[5 * 8 + 0] = 2e5f;
+  covariance[1 * 8 + 6] = covariance[6 * 8 + 1] = -3e5f;
+  problem.kept[0] = 4;
+  fit_on_device(problem, 9);
+  EXPECT_EQ(problem.stored(0, 0, 1, 0), 65504);
+  EXPECT_EQ(problem.stored(0, 0, 2, 1), -65504);
+}
+
+// From f16 rows to W, all of it on the device: the same keys as recorded, values that predict as well.
+TEST(FitOnDevice, RecordedVectors) {
+  for (const auto &recorded : recorded_problems()) {
+    moments::Arguments measured = moments_case::recorded_arguments(recorded);
+    const Shape &shape = measured.shape;
+    const int32_t n = recorded.channels, heads = shape.kv_heads;
+    const int64_t count = static_cast<int64_t>(heads) * n;
+    const std::vector<float> recorded_score = moments_case::recorded_score(recorded);
+    begin(2);
+    ASSERT_RUNS(moments::cuda::load());
+    const Constant<uint16_t> query("query", recorded.query.data(), static_cast<int64_t>(recorded.query.size())),
+        key("key", recorded.key.data(), static_cast<int64_t>(recorded.key.size())),
+        value("value", recorded.value.data(), static_cast<int64_t>(recorded.value.size()));
+    const Constant<int32_t> lengths("lengths", &recorded.tokens, 1);
+    simt::Buffer<char> moments("moments", static_cast<size_t>(moments::state_bytes(shape)));
+    simt::Buffer<char> workspace("workspace", static_cast<size_t>(moments::cuda::workspace(shape, 1, recorded.tokens)));
+    measured.window_query.data = const_cast<uint16_t *>(query.device());
+    measured.source.key = const_cast<uint16_t *>(key.device());
+    measured.source.value = const_cast<uint16_t *>(value.device());
+    measured.source.lengths = lengths.device();
+    measured.moments = moments.device();
+    ASSERT_RUNS(moments::cuda::measure(measured, nullptr, recorded.tokens, workspace.device(), nullptr));
+    simt::Buffer<float> score("score", recorded_score), gains("gains", static_cast<size_t>(count));
+    simt::Buffer<int32_t> order("order", static_cast<size_t>(count)), width("width", static_cast<size_t>(heads));
+    for (const int32_t side : {THINK_KEYS, THINK_VALUES}) {
+      const bool keys = side == THINK_KEYS;
+      SCOPED_TRACE(recorded.json["name"].get<std::string>() + (keys ? ", keys" : ", values"));
+      Problem problem(shape, side, 1);
+      simt::Buffer<char> more("workspace", static_cast<size_t>(moments::cuda::gains_workspace(shape, 1)));
+      ASSERT_RUNS(moments::cuda::gains(shape, moments.device(), measured.batch, side, keys ? score.device() : nullptr, gains.device(), order.device(),
+                                       more.device(), nullptr));
+      const select::Budgets budgets{1, 1, heads, n, 8, 8, recorded.json[keys ? "key_total" : "value_total"], false};
+      simt::Buffer<char> blocks("workspace", static_cast<size_t>(select::cuda::budgets_workspace(budgets)));
+      ASSERT_RUNS(select::cuda::budgets(budgets, gains.device(), width.device(), blocks.device(), nullptr));
+      if (!keys) ASSERT_RUNS(pruning::cuda::rank(heads, n, order.device(), score.device(), nullptr));
+      simt::Buffer<int32_t> kept("kept", problem.kept.size()), index("index", problem.index.size());
+      think_basis basis = problem.basis;
+      basis.kept = kept.device(), basis.index = index.device(), basis.weight_offset = nullptr;
+      const select::Select choice{heads, n, keys ? 1 : 8, 0, width.device(), select::Pairs::none};
+      ASSERT_RUNS(select::cuda::select(choice, score.device(), measured.batch, basis, nullptr, nullptr));
+      problem.moments = moments.download();
+      problem.kept = kept.download();
+      problem.index = index.download();
+      problem.basis.kept = problem.kept.data();
+      problem.basis.index = problem.index.data();
+      fit_on_device(problem, 3);
+      compare_recorded(recorded, problem);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace think
