@@ -42,10 +42,14 @@ struct Output {
   float scale, softcap;
 };
 
+constexpr int32_t kViewWords = static_cast<int32_t>(sizeof(device::View) / sizeof(Words2));
+
 // Shared memory of a block.
 struct Block {
   Shared<uint32_t> tiles, weight;  // [segment] of the current unit: tiles, and weight of a tile
   Shared<Words4> ring;             // of all warps; between pieces the place where they merge
+  Shared<Words2> folded;           // queries of each warp, where they have no place in registers
+  Shared<Words2> views;            // of each warp: keys and values of the segment that it fetches
   SharedCarver behind;             // what begins where the ring begins: for the reduction
 };
 
@@ -62,6 +66,8 @@ THINK_HOST_DEVICE Block take_block(SharedCarver &carver, int32_t key_channels, i
   Block block;
   block.tiles = carver.take<uint32_t>(THINK_MAX_SEGMENTS);
   block.weight = carver.take<uint32_t>(THINK_MAX_SEGMENTS);
+  block.folded = carver.take<Words2>(warps == 1 ? static_cast<uint32_t>(steps_of(key_channels) * 32) : 0);
+  block.views = carver.take<Words2>(static_cast<uint32_t>(warps * 2 * kViewWords));
   int32_t words = warps * kStages * stage_words(key_channels, value_channels);
   const int32_t merge = warps * partial_floats(steps_of(value_channels) * kStep) / 4, reduce = (reduce_floats(value_channels, warps * 32) + 3) / 4;
   if (words < merge) words = merge;
@@ -88,6 +94,17 @@ THINK_DEVICE RowPlace row_place(int32_t steps) {
   return {chunks, 3 - bits, (1 << bits) - 1};
 }
 
+// place(m * 16 + row, k * 2 + half) of a lane's matrix row, in few registers: the exclusive-or knows neither m nor more of k than its two lowest bits.
+struct LanePlace {
+  int32_t begin, step, half, twist;
+  THINK_DEVICE int32_t operator()(int32_t m, int32_t k) const { return begin + m * step + ((k % 4 * 2 + half) ^ twist) + k / 4 * 8; }
+};
+
+THINK_DEVICE LanePlace lane_place(int32_t steps, int32_t row, int32_t half) {
+  const RowPlace place = row_place(steps);
+  return {row * place.chunks, 16 * place.chunks, half, row >> place.shift & place.mask};
+}
+
 THINK_DEVICE const char *shuffle_pointer(const char *pointer, int32_t lane) {
   const uint64_t bits = reinterpret_cast<uint64_t>(pointer);
   const uint32_t low = shuffle(static_cast<uint32_t>(bits), lane), high = shuffle(static_cast<uint32_t>(bits >> 32), lane);
@@ -101,6 +118,7 @@ THINK_DEVICE void fetch_rows(Shared<Words4> to, const device::View &view, int32_
   const char *own = lane < rows ? device::row_address(view, first + lane) : nullptr;
   int32_t row = lane / chunks, chunk = lane - row * chunks;
   const int32_t rows_on = 32 / chunks, chunks_on = 32 - rows_on * chunks;
+#pragma unroll 1
   for (int32_t i = 0; i < chunks; ++i) {
     const char *from = shuffle_pointer(own, row) + chunk * 16;
     const int32_t numbers = row < rows ? view.channels - chunk * 8 : 0;
@@ -124,7 +142,28 @@ THINK_DEVICE void fetch_rows(Shared<Words4> to, const device::View &view, int32_
 THINK_DEVICE void fetch_tile(Shared<Words4> to, const device::View &view, int32_t first) {
   const int32_t stored = view.channels * 4, all = steps_of(view.channels) * kStep * 4;
   const char *from = device::row_address(view, first);
+#pragma unroll 2
   for (int32_t i = lane_index(); i < all; i += 32) cp_async_zfill<16>(to + tile_place(i / 4, i % 4), i < stored ? from + i * 16 : nullptr, i < stored ? 16 : 0);
+}
+
+// A view is needed for a moment per tile: in shared memory it holds no registers while a tile is summed.
+struct ViewWords {
+  Words2 words[kViewWords];
+};
+
+THINK_DEVICE void put_view(Shared<Words2> to, const device::View &view) {
+  const ViewWords copy = bit_copy<ViewWords>(view);
+  if (lane_index() == 0) {
+#pragma unroll
+    for (int32_t i = 0; i < kViewWords; ++i) store_shared(to + i, copy.words[i]);
+  }
+}
+
+THINK_DEVICE device::View get_view(Shared<Words2> from) {
+  ViewWords copy;
+#pragma unroll
+  for (int32_t i = 0; i < kViewWords; ++i) copy.words[i] = load_shared(from + i);
+  return bit_copy<device::View>(copy);
 }
 
 // ---- walking along the tiles of a run
@@ -135,6 +174,7 @@ struct Cursor {
 
 THINK_DEVICE bool advance(Cursor &cursor, const Block &block, int32_t tile) {
   bool moved = false;
+#pragma unroll 1
   for (;;) {
     const int32_t tiles = static_cast<int32_t>(load_shared(block.tiles + cursor.segment));
     if (tile < cursor.begin + tiles) return moved;
@@ -148,6 +188,7 @@ THINK_DEVICE bool advance(Cursor &cursor, const Block &block, int32_t tile) {
 THINK_DEVICE int32_t cut(const Geometry &g, const Block &block, int64_t distance) {
   int64_t at = 0;
   int32_t before = 0;
+#pragma unroll 1
   for (int32_t s = 0; s < g.segments; ++s) {
     const int32_t tiles = static_cast<int32_t>(load_shared(block.tiles + s)), weight = static_cast<int32_t>(load_shared(block.weight + s));
     const int64_t whole = int64_t{tiles} * weight;
@@ -199,15 +240,18 @@ THINK_DEVICE float *partial_at(const Decode &d, const Cuts &cuts, int32_t unit, 
 // What a segment means for the tiles that are summed next.
 template <int32_t kSteps>
 struct Keys {
-  uint32_t query[kSteps][2];
+  static constexpr bool kInRegisters = kSteps <= 8;
+  uint32_t query[kInRegisters ? kSteps : 1][2];
+  Shared<Words2> folded;
   float begin[2];   // of the sums of this lane's two columns
   int32_t limit[2];  // rows that they see
   int32_t steps, layout;
 };
 
 template <int32_t kSteps>
-THINK_DEVICE void meet_segment(Keys<kSteps> &keys, const Decode &d, const Unit &unit, int32_t s, int64_t queries) {
+THINK_DEVICE void meet_segment(Keys<kSteps> &keys, const Decode &d, const Unit &unit, int32_t s, int32_t queries) {
   const Geometry &g = d.geometry;
+  const int32_t columns = g.residue ? kColumns : columns_of(g, unit, queries);
   const DecodeSegment &segment = d.segment[s];
   const int32_t slot = device::slot_of(segment.run.slot, unit.sequence), lane = lane_index();
   keys.steps = steps_of(device::width_of(segment.key, int64_t{slot} * g.kv_heads + unit.head));
@@ -217,8 +261,12 @@ THINK_DEVICE void meet_segment(Keys<kSteps> &keys, const Decode &d, const Unit &
 #pragma unroll
   for (int32_t k = 0; k < kSteps; ++k) {
     if (k < keys.steps) {
-      const Words2 pair = load_global(folded + k * 32);
-      keys.query[k][0] = pair.x, keys.query[k][1] = pair.y;
+      const Words2 pair = lane / 4 < columns ? load_global(folded + k * 32) : Words2{0, 0};
+      if constexpr (Keys<kSteps>::kInRegisters) {
+        keys.query[k][0] = pair.x, keys.query[k][1] = pair.y;
+      } else {
+        store_shared(keys.folded + k * 32 + lane, pair);  // each lane reads what it wrote
+      }
     }
   }
   const Float2 begin = load_global(reinterpret_cast<const Float2 *>(d.constant + place * kColumns) + lane % 4);
@@ -229,6 +277,16 @@ THINK_DEVICE void meet_segment(Keys<kSteps> &keys, const Decode &d, const Unit &
     const int32_t column = (g.residue ? lane % 2 : lane % 4) * 2 + x;
     const int64_t token = (int64_t{unit.column_group} * kColumns + column) / g.group;
     keys.limit[x] = segment.causal && token < queries ? static_cast<int32_t>(length - (queries - token - 1)) : length;
+  }
+}
+
+template <int32_t kSteps>
+THINK_DEVICE void load_query(uint32_t (&query)[2], const Keys<kSteps> &keys, int32_t k) {
+  if constexpr (Keys<kSteps>::kInRegisters) {
+    query[0] = keys.query[k][0], query[1] = keys.query[k][1];
+  } else {
+    const Words2 pair = load_shared(keys.folded + k * 32 + lane_index());
+    query[0] = pair.x, query[1] = pair.y;
   }
 }
 
@@ -245,27 +303,32 @@ THINK_DEVICE void sum_tile(Sums<kMatrices> &sums, const Keys<kSteps> &keys, cons
 #pragma unroll
   for (int32_t m = 0; m < 2; ++m) score[m][0] = score[m][2] = keys.begin[0], score[m][1] = score[m][3] = keys.begin[1];
   if (keys.layout == THINK_TILES) {
-#pragma unroll
+    const int32_t place[2] = {tile_place(matrix / 2 * 8 + row, matrix % 2), tile_place(matrix / 2 * 8 + row, 2 + matrix % 2)};
+#pragma unroll(kSteps > 8 ? 4 : kSteps)
     for (int32_t k = 0; k < kSteps; ++k) {
       if (k < keys.steps) {
+        uint32_t query[2];
+        load_query(query, keys, k);
 #pragma unroll
         for (int32_t m = 0; m < 2; ++m) {
           uint32_t a[4];
-          ldmatrix_trans(a, staged_keys + tile_place(k * kStep + matrix / 2 * 8 + row, m * 2 + matrix % 2));
-          mma<T>(score[m], a, keys.query[k]);
+          ldmatrix_trans(a, staged_keys + (place[m] + k * kStep * 4));
+          mma<T>(score[m], a, query);
         }
       }
     }
   } else {
-    const RowPlace place = row_place(keys.steps);
-#pragma unroll
+    const LanePlace place = lane_place(keys.steps, matrix % 2 * 8 + row, matrix / 2);
+#pragma unroll(kSteps > 8 ? 4 : kSteps)
     for (int32_t k = 0; k < kSteps; ++k) {
       if (k < keys.steps) {
+        uint32_t query[2];
+        load_query(query, keys, k);
 #pragma unroll
         for (int32_t m = 0; m < 2; ++m) {
           uint32_t a[4];
-          ldmatrix(a, staged_keys + place(m * 16 + matrix % 2 * 8 + row, k * 2 + matrix / 2));
-          mma<T>(score[m], a, keys.query[k]);
+          ldmatrix(a, staged_keys + place(m, k));
+          mma<T>(score[m], a, query);
         }
       }
     }
@@ -309,7 +372,7 @@ THINK_DEVICE void sum_tile(Sums<kMatrices> &sums, const Keys<kSteps> &keys, cons
       }
     }
   }
-  const RowPlace place = row_place(value_steps);
+  const LanePlace place = lane_place(value_steps, matrix / 2 * 8 + row, matrix % 2);
 #pragma unroll
   for (int32_t m = 0; m < 2; ++m) {
     const uint32_t p[2] = {movmatrix_trans(pack<T>(score[m][0], score[m][1])), movmatrix_trans(pack<T>(score[m][2], score[m][3]))};
@@ -317,7 +380,7 @@ THINK_DEVICE void sum_tile(Sums<kMatrices> &sums, const Keys<kSteps> &keys, cons
     for (int32_t j = 0; j < kMatrices; ++j) {
       if (j < value_steps) {
         uint32_t a[4];
-        ldmatrix_trans(a, staged_values + place(m * 16 + matrix / 2 * 8 + row, j * 2 + matrix % 2));
+        ldmatrix_trans(a, staged_values + place(m, j));
         mma<T>(sums.out[j], a, p);
       }
     }
@@ -346,9 +409,11 @@ THINK_DEVICE void merge_warps(Sums<kMatrices> &sums, const Decode &d, const Bloc
     }
   }
   sync_block();
+#pragma unroll 1
   for (int32_t i = thread_index(); i < 2 * (1 + value_kept); i += block_threads()) {
     // i: mass, then channels, in halves of four columns.
     float maximum[4] = {kLowest, kLowest, kLowest, kLowest}, sum[4] = {};
+#pragma unroll 1
     for (int32_t w = 0; w < d.warps; ++w) {
       const Float4 m = load_shared((all + w * floats + i % 2 * 4).as<Float4>()), x = load_shared((all + w * floats + kColumns + i * 4).as<Float4>());
       const float theirs[4] = {m.x, m.y, m.z, m.w}, value[4] = {x.x, x.y, x.z, x.w};
@@ -368,33 +433,36 @@ THINK_DEVICE void merge_warps(Sums<kMatrices> &sums, const Decode &d, const Bloc
 
 // Tiles [first, end) of the unit, all of one run, which begins with segment `cursor.segment`.
 template <class T, int32_t kSteps, int32_t kMatrices>
-THINK_DEVICE void sum_piece(const Decode &d, float scale, float softcap, const Block &block, const Unit &unit, int64_t queries, Cursor cursor, int32_t first,
+THINK_DEVICE void sum_piece(const Decode &d, float scale, float softcap, const Block &block, const Unit &unit, int32_t queries, Cursor cursor, int32_t first,
                             int32_t end, float *to) {
   const Geometry &g = d.geometry;
   const int32_t warp = warp_index(), keys_at = key_words(g.key_channels), words = stage_words(g.key_channels, g.value_channels);
   const Shared<Words4> ring = block.ring + warp * kStages * words;
   Cursor ahead = cursor;
-  device::View key_view, value_view;
+  const Shared<Words2> key_at = block.views + warp * 2 * kViewWords, value_at = key_at + kViewWords;
   int32_t ahead_first = 0, ahead_length = 0;
   bool fresh = true;
   const auto fetch = [&](int32_t tile, int32_t round) {
     if (tile < end) {
       if (advance(ahead, block, tile) || fresh) {
         const DecodeSegment &segment = d.segment[ahead.segment];
-        key_view = device::view_of(segment.key, segment.run, g.kv_heads, unit.sequence, unit.head);
-        value_view = device::view_of(segment.value, segment.run, g.kv_heads, unit.sequence, unit.head);
+        sync_warp();
+        put_view(key_at, device::view_of(segment.key, segment.run, g.kv_heads, unit.sequence, unit.head));
+        put_view(value_at, device::view_of(segment.value, segment.run, g.kv_heads, unit.sequence, unit.head));
+        sync_warp();
         ahead_first = device::first_of(segment.run, unit.sequence, unit.head);
         ahead_length = device::length_of(segment.run, unit.sequence, unit.head);
         fresh = false;
       }
       const int32_t row = (tile - ahead.begin) * kTileTokens, left = ahead_length - row, rows = left < kTileTokens ? left : kTileTokens;
       const Shared<Words4> stage = ring + round % kStages * words;
+      const device::View key_view = get_view(key_at);
       if (key_view.layout == THINK_TILES) {
         fetch_tile(stage, key_view, ahead_first + row);
       } else {
         fetch_rows(stage, key_view, ahead_first + row, rows);
       }
-      fetch_rows(stage + keys_at, value_view, ahead_first + row, rows);
+      fetch_rows(stage + keys_at, get_view(value_at), ahead_first + row, rows);
     }
     cp_async_commit();
   };
@@ -404,11 +472,13 @@ THINK_DEVICE void sum_piece(const Decode &d, float scale, float softcap, const B
   Sums<kMatrices> sums = {};
   sums.maximum[0] = sums.maximum[1] = kLowest;
   Keys<kSteps> keys;
+  keys.folded = block.folded;
   bool met = false;
-#pragma unroll
-  for (int32_t i = 0; i < kStages - 1; ++i) fetch(first + warp + i * d.warps, i);
-  for (int32_t tile = first + warp, round = 0; tile < end; tile += d.warps, ++round) {
+  // The first rounds only fetch.
+#pragma unroll 1
+  for (int32_t round = 1 - kStages, tile = first + warp + round * d.warps; tile < end; tile += d.warps, ++round) {
     fetch(tile + (kStages - 1) * d.warps, round + kStages - 1);
+    if (round < 0) continue;
     if (advance(cursor, block, tile) || !met) meet_segment(keys, d, unit, cursor.segment, queries), met = true;
     cp_async_wait<kStages - 1>();
     sync_warp();

@@ -52,6 +52,7 @@ THINK_DEVICE Range range_of(const Geometry &g, const Block &block, const Cuts &c
 // The tiles of a run.
 THINK_DEVICE Range run_range(const Decode &d, const Block &block, int32_t run) {
   Range range = {0, 0};
+#pragma unroll 1
   for (int32_t s = 0; s < d.geometry.segments; ++s) {
     const int32_t tiles = static_cast<int32_t>(load_shared(block.tiles + s));
     if (d.segment[s].value_run < run) range.first += tiles;
@@ -82,6 +83,7 @@ THINK_DEVICE void for_each_batch(const Reduction &r, const Decode &d, const Bloc
   const Parts parts = parts_of(cuts);
   const Range tiles = run_range(d, block, run);
   if (tiles.first == tiles.end) return;
+#pragma unroll 1
   for (int32_t begin = 0; begin < parts.count; begin += kBatchParts) body(find_places(r, d, block, cuts, unit, run, tiles, parts, begin));
 }
 
@@ -110,10 +112,12 @@ THINK_DEVICE void expand(const Reduction &r, const Decode &d, const Output &o, c
   const int64_t block = load_constant(basis.weight_offset + head_of_slot);
   if (block < 0) return;
   const char *weight = static_cast<const char *>(basis.weight) + block;
+#pragma unroll 1
   for (int32_t p = thread_index(); p < channels - kept; p += block_threads()) {
     const Shared<float> to = r.outputs + load_constant(index + kept + p) * kColumns;
     add_channel(to, load_constant(basis.offset + head_of_slot * channels + kept + p), r.sums);
     float sum[kColumns] = {};
+#pragma unroll 1
     for (int32_t i = 0; i < width; i += 8) {
       const Words4 words = load_constant(reinterpret_cast<const Words4 *>(weight + (int64_t{p} * width + i) * 2));
       const uint32_t pairs[4] = {words.x, words.y, words.z, words.w};
@@ -143,17 +147,19 @@ THINK_DEVICE void store_number(char *row, think_dtype dtype, int32_t i, float va
   }
 }
 
-THINK_DEVICE void reduce_unit(const Decode &d, const Output &o, const Block &block, const Cuts &cuts, const Unit &unit, int32_t index, const RowRange &rows,
-                              int32_t columns) {
+THINK_DEVICE void reduce_unit(const Decode &d, const Output &o, const Block &block, const Cuts &cuts, int32_t index) {
   const Geometry &g = d.geometry;
+  const Unit unit = unit_at(g, index);
   const int32_t thread = thread_index(), threads = block_threads(), rows_of_maxima = threads / kColumns, channels = g.value_channels;
   const Reduction r = take_reduction(block.behind, channels);
   const Shared<float> all_maxima = r.mass + kColumns;
   sync_block();
 
   float largest = kLowest;
+#pragma unroll 1
   for (int32_t run = 0; run < g.runs; ++run) {
     for_each_batch(r, d, block, cuts, index, run, [&](int32_t count) {
+#pragma unroll 1
       for (int32_t i = thread / kColumns; i < count; i += rows_of_maxima) {
         const int64_t place = load_shared(r.places + i);
         if (place != kNowhere) largest = fmaxf(largest, load_l2(d.partial + place + thread % kColumns));
@@ -169,6 +175,7 @@ THINK_DEVICE void reduce_unit(const Decode &d, const Output &o, const Block &blo
     store_shared(r.mass + thread, 0.0f);
   }
 
+#pragma unroll 1
   for (int32_t run = 0, segment = 0; run < g.runs; ++run) {
     while (d.segment[segment].value_run != run) ++segment;
     const int64_t head_of_slot = int64_t{device::slot_of(d.segment[segment].run.slot, unit.sequence)} * g.kv_heads + unit.head;
@@ -180,6 +187,7 @@ THINK_DEVICE void reduce_unit(const Decode &d, const Output &o, const Block &blo
         if (place != kNowhere) store_shared(r.weights + i, exp2_fast(load_l2(d.partial + place + i % kColumns) - load_shared(all_maxima + i % kColumns)));
       }
       sync_block();
+#pragma unroll 1
       for (int32_t i = thread; i < halves; i += threads) {
         Float4 sum = begun ? load_shared((r.sums + i * 4).as<Float4>()) : Float4{0.0f, 0.0f, 0.0f, 0.0f};
 #pragma unroll 4
@@ -203,6 +211,9 @@ THINK_DEVICE void reduce_unit(const Decode &d, const Output &o, const Block &blo
   }
   sync_block();
 
+  const RowRange rows = device::rows_of(o.tensor, o.batch, unit.sequence, g.most_queries);
+  const int32_t columns = columns_of(g, unit, rows.count);
+#pragma unroll 1
   for (int32_t i = thread; i < columns * channels; i += threads) {
     const int32_t column = i / channels, channel = i - column * channels, c = unit.column_group * kColumns + column;
     const int32_t head = unit.head * g.group + c % g.group;
@@ -235,6 +246,7 @@ THINK_DEVICE void visit(const Decode &d, const Output &o, const Block &block, Cu
   sync_block();
   int64_t weight = 0;
   cuts.tiles = 0;
+#pragma unroll 1
   for (int32_t s = 0; s < g.segments; ++s) {
     const int32_t tiles = static_cast<int32_t>(load_shared(block.tiles + s));
     cuts.tiles += tiles;
@@ -248,9 +260,10 @@ THINK_DEVICE void visit(const Decode &d, const Output &o, const Block &block, Cu
     cuts.chunk = (cuts.tiles + kMaxItems - 1) / kMaxItems;
     if (cuts.chunk < kLeastTiles) cuts.chunk = kLeastTiles;
   }
-  const RowRange rows = device::rows_of(o.tensor, o.batch, unit.sequence, g.most_queries);
+  const int32_t queries = static_cast<int32_t>(device::rows_of(o.tensor, o.batch, unit.sequence, g.most_queries).count);
   const int32_t first = first_tile(g, block, cuts, block_x()), end = first_tile(g, block, cuts, block_x() + 1);
   Cursor cursor = {0, 0};
+#pragma unroll 1
   for (int32_t run = 0; run < g.runs; ++run) {
     while (d.segment[cursor.segment].value_run != run) {
       cursor.begin += static_cast<int32_t>(load_shared(block.tiles + cursor.segment));
@@ -258,20 +271,21 @@ THINK_DEVICE void visit(const Decode &d, const Output &o, const Block &block, Cu
     }
     const Range tiles = run_range(d, block, run);
     const int32_t last = tiles.end < end ? tiles.end : end;
+#pragma unroll 1
     for (int32_t at = tiles.first > first ? tiles.first : first, next; at < last; at = next) {
       next = last;
       if (cuts.chunk && (at / cuts.chunk + 1) * cuts.chunk < last) next = (at / cuts.chunk + 1) * cuts.chunk;
       float *to = partial_at(d, cuts, index, cuts.chunk ? at / cuts.chunk : block_x(), run);
-      sum_piece<T, kSteps, kMatrices>(d, o.scale, o.softcap, block, unit, rows.count, cursor, at, next, to);
+      sum_piece<T, kSteps, kMatrices>(d, o.scale, o.softcap, block, unit, queries, cursor, at, next, to);
     }
   }
   const int32_t arrivals = cuts.last_block - cuts.first_block + 1;
   if (arrivals > 1 && !last_block(d.counters + (g.invariant ? index : cuts.first_block), static_cast<uint32_t>(arrivals))) return;
-  reduce_unit(d, o, block, cuts, unit, index, rows, columns_of(g, unit, rows.count));
+  reduce_unit(d, o, block, cuts, index);
 }
 
 template <class T, int32_t kChannels>
-__global__ void __launch_bounds__(kChannels > 128 ? 32 : kChannels > 64 ? 64 : 128) attend_decode(const __grid_constant__ Decode d,
+__global__ void __launch_bounds__(kChannels > 128 ? 32 : kChannels > 64 ? 64 : 128, kChannels > 64 ? 3 : 2) attend_decode(const __grid_constant__ Decode d,
                                                                                                   const __grid_constant__ Output o) {
   constexpr int32_t kSteps = kChannels / kStep;
   const Geometry &g = d.geometry;
@@ -283,7 +297,7 @@ __global__ void __launch_bounds__(kChannels > 128 ? 32 : kChannels > 64 ? 64 : 1
   const int64_t wanted = cuts.total / d.least;
   cuts.blocks = wanted < 1 ? 1 : wanted < grid_x() ? static_cast<int32_t>(wanted) : grid_x();
   if (block_x() >= cuts.blocks) return;
-  const int64_t begin = stretch_of(cuts, block_x()), end = stretch_of(cuts, block_x() + 1);
+  const int64_t begin = stretch_of(cuts, block_x());
   // The last unit that begins at `begin` or in front of it.
   int32_t low = 0, high = g.units;
   while (high - low > 1) {
@@ -294,12 +308,12 @@ __global__ void __launch_bounds__(kChannels > 128 ? 32 : kChannels > 64 ? 64 : 1
       high = middle;
     }
   }
-  int64_t start = load_global(d.start + low);
-  for (int32_t index = low; index < g.units && start < end; ++index) {
-    const int64_t next = load_global(d.start + index + 1);
-    cuts.start = start;
-    if (next > start) visit<T, kSteps, kSteps>(d, o, block, cuts, index);
-    start = next;
+  // Little is kept while a unit is summed, which needs the registers.
+#pragma unroll 1
+  for (int32_t index = low; index < g.units; ++index) {
+    cuts.start = load_global(d.start + index);
+    if (cuts.start >= stretch_of(cuts, block_x() + 1)) return;
+    if (load_global(d.start + index + 1) > cuts.start) visit<T, kSteps, kSteps>(d, o, block, cuts, index);
   }
 }
 

@@ -2,6 +2,7 @@
 // table says so itself, in fields that never move. Everything behind them may change with every version.
 #pragma once
 
+#include "kernels/attend/attend.h"
 #include "kernels/compact/compact.h"
 #include "kernels/score/score.h"
 #include "kernels/select/select.h"
@@ -9,7 +10,7 @@
 namespace think::cuda {
 
 // Raised whenever the table, or a struct that it takes, changes in any way.
-constexpr uint32_t kBackendAbi = 1;
+constexpr uint32_t kBackendAbi = 2;
 
 // A device that a context uses. Filled by Backend::open(), handed back to the other functions.
 struct Device {
@@ -26,7 +27,7 @@ struct Backend {
   int32_t version;             // think_version() of the build
   int32_t minimum_driver;      // as cuDriverGetVersion() counts
   const char *architectures;   // "80 90": for messages
-  const char *stages;          // "score, select and compact": what has kernels, for messages
+  const char *stages;          // "score, select, compact and attend": what has kernels, for messages
   const char *(*error_text)(int32_t error);
 
   int32_t (*open)(int32_t index, Device &device);
@@ -47,6 +48,11 @@ struct Backend {
 
   int32_t (*place)(const Shape &shape, const think_segment &segment, const Batch &batch, void *stream);
   int32_t (*compact)(const compact::Arguments &arguments, int64_t longest, void *stream);
+
+  int32_t (*attend_resident)(const Shape &shape, int32_t *blocks);  // Shape::attend_blocks of a new plan
+  int64_t (*attend_workspace)(const Shape &shape, const attend::Extent &extent);
+  int32_t (*attend)(const attend::Arguments &arguments, const attend::Extent &extent, void *workspace, void *stream);
+  int32_t (*merge)(const attend::Merge &arguments, void *stream);
 };
 
 // The symbol: const Backend *think_cuda_backend().

@@ -71,6 +71,7 @@ int64_t workspace_bytes(const think_plan &plan, int32_t stage, const CallExtent 
   const Shape &shape = plan.shape;
   if (const cuda::Backend *backend = plan.context->cuda) {
     if (stage == THINK_STAGE_SCORE) return backend->score_workspace(shape, extent.batch, extent.tokens);
+    if (stage == THINK_STAGE_ATTEND) return backend->attend_workspace(shape, {extent.batch, extent.queries, extent.segments, extent.tokens});
     return stage == THINK_STAGE_SELECT ? largest_budgets(shape, extent.batch, backend->budgets_workspace) : 0;
   }
   switch (stage) {

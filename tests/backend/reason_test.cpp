@@ -87,7 +87,7 @@ TEST(Reason, FolderHoldsTheLibrary) {
         use_backend(scratch);
         ask();
       },
-      testing::ExitedWithCode(0), "available: 2 devices, kernels for sm_80 90; so far score, select and compact");
+      testing::ExitedWithCode(0), "available: 2 devices, kernels for sm_80 90; so far score, select, compact and attend");
   unlink(link.c_str());
   rmdir(scratch);
 }

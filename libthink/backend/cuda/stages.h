@@ -3,6 +3,7 @@
 
 #include <initializer_list>
 
+#include "kernels/attend/cuda.h"
 #include "kernels/compact/cuda.h"
 #include "kernels/score/cuda.h"
 #include "kernels/select/cuda.h"
@@ -11,14 +12,14 @@
 namespace think::cuda {
 
 inline int32_t load_kernels() {
-  for (const auto load : {score::cuda::load, select::cuda::load, compact::cuda::load}) {
+  for (const auto load : {score::cuda::load, select::cuda::load, compact::cuda::load, attend::cuda::load}) {
     if (const int32_t error = load()) return error;
   }
   return 0;
 }
 
 constexpr Backend with_stages(Backend table) {
-  table.stages = "score, select and compact";
+  table.stages = "score, select, compact and attend";
   table.load = load_kernels;
 
   table.score_workspace = score::cuda::workspace;
@@ -33,6 +34,11 @@ constexpr Backend with_stages(Backend table) {
 
   table.place = compact::cuda::place;
   table.compact = compact::cuda::compact;
+
+  table.attend_resident = attend::cuda::resident;
+  table.attend_workspace = attend::cuda::workspace;
+  table.attend = attend::cuda::attend;
+  table.merge = attend::cuda::merge;
   return table;
 }
 
