@@ -17,7 +17,7 @@ typedef struct think_plan think_plan;
 /** The shape of one attention layer. */
 typedef struct think_problem {
   uint32_t struct_size;    /* sizeof(think_problem) */
-  uint32_t flags;          /* 0 */
+  uint32_t flags;          /* THINK_PROBLEM_... */
   think_dtype query_dtype; /* of query tensors: f32, f16, bf16; 0 = f32 */
   think_dtype cache_dtype; /* of dense key and value rows and of compact ones: f32, f16, bf16; 0 = f16 */
   think_dtype output_dtype;/* of attention outputs: f32, f16, bf16; 0 = query_dtype */
@@ -32,6 +32,12 @@ typedef struct think_problem {
   float scale;             /* of logits: 0 = 1 / sqrt(key_channels), the full width also after pruning */
   float softcap;           /* logit = softcap * tanh(logit / softcap): 0 or -1 = none. Applied to the finished logit, offset included */
 } think_problem;
+
+/**
+ * think_attend() cuts a sequence's tokens by its own lengths and the shape alone, so that it has the same bits in every batch and on every device of one
+ * kind. On a CUDA device that costs workspace and, with few or unequal sequences, time. The CPU does so always.
+ */
+#define THINK_PROBLEM_BATCH_INVARIANT 1u
 
 #define THINK_PROBLEM_INIT {(uint32_t)sizeof(think_problem), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0f, 0.0f}
 
@@ -98,7 +104,8 @@ THINK_API think_status think_supports(const think_context *context, const think_
  * Make a plan. The only moment, besides context creation, when the library allocates or starts threads (if the context asked for them).
  * On a CUDA device it loads the kernels. Calls on the plan take device pointers: tensors, segments, bases and also the small arrays (lengths, slots, page
  * tables, widths), which are never read on the host; structs stay in host memory. Rows of tensors must be aligned to 16 bytes. A stage without CUDA
- * kernels is THINK_E_UNSUPPORTED when it is called: so far there are score, select (with budgets) and compact (with think_segment_place()).
+ * kernels is THINK_E_UNSUPPORTED when it is called: so far there are score, select (with budgets), compact (with
+ * think_segment_place()) and attend (with think_merge(); caches of f16 or bf16).
  * @param plan  receives the plan; destroy it with think_plan_destroy()
  * @return THINK_E_ARGUMENT, THINK_E_UNSUPPORTED, THINK_E_MEMORY, THINK_E_DEVICE
  * @since 0.9

@@ -49,6 +49,8 @@ void attend(const Arguments &arguments);
 void merge(const Merge &arguments);
 // The same loops in f32: what a straightforward implementation of the same precision loses. The yardstick of the tests' tolerance.
 void attend_single(const Arguments &arguments);
+// The same with both operands of every product in 16 bits, as matrix units take them: folded queries and probabilities are rounded to `operands`.
+void attend_rounded(const Arguments &arguments, think_dtype operands);
 }  // namespace reference
 
 }  // namespace think::attend

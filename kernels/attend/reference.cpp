@@ -38,8 +38,17 @@ struct Reader {
   }
 };
 
+// What is left of a number in an element type; 0 = all of it.
 template <class Real>
-void attend_one(const Arguments &a, int32_t sequence, int32_t query_head, int64_t token, int64_t queries) {
+Real rounded(Real value, think_dtype dtype) {
+  if (!dtype) return value;
+  char place[4];
+  store_element(place, dtype, 0, static_cast<float>(value));
+  return load_element(place, dtype, 0);
+}
+
+template <class Real>
+void attend_one(const Arguments &a, int32_t sequence, int32_t query_head, int64_t token, int64_t queries, think_dtype operands) {
   const Shape &shape = a.shape;
   const int32_t head = query_head / shape.group;
   const RowRange rows = rows_of(a.query, a.batch, sequence);
@@ -62,6 +71,7 @@ void attend_one(const Arguments &a, int32_t sequence, int32_t query_head, int64_
       for (int32_t i = 0; i < basis.kept; ++i) folded[i] += dropped * f16_to_f32(weight[i]);
       constant += dropped * basis.offset[p];
     }
+    for (Real &x : folded) x = rounded(x, operands);
     int64_t visible = run_length(segment, sequence, head);
     if (segment.flags & THINK_SEGMENT_CAUSAL) visible -= queries - token - 1;
     const Reader<Real> key{side_view(segment, Side::keys, shape, a.batch, sequence, head)};
@@ -89,7 +99,7 @@ void attend_one(const Arguments &a, int32_t sequence, int32_t query_head, int64_
     for (size_t t = 0; t < logits[s].size(); ++t) {
       const Real probability = std::exp(logits[s][t] - maximum);
       segment_mass += probability;
-      for (int32_t i = 0; i < basis.kept; ++i) kept[i] += probability * value(first + static_cast<int64_t>(t), i);
+      for (int32_t i = 0; i < basis.kept; ++i) kept[i] += rounded(probability, operands) * value(first + static_cast<int64_t>(t), i);
     }
     mass += segment_mass;
     for (int32_t i = 0; i < basis.kept; ++i) output[basis.index ? basis.index[i] : i] += kept[i];
@@ -109,11 +119,11 @@ void attend_one(const Arguments &a, int32_t sequence, int32_t query_head, int64_
 }
 
 template <class Real>
-void attend_all(const Arguments &a) {
+void attend_all(const Arguments &a, think_dtype operands = 0) {
   for (int32_t sequence = 0; sequence < a.batch.count; ++sequence) {
     const int64_t queries = rows_of(a.query, a.batch, sequence).count;
     for (int32_t head = 0; head < a.shape.query_heads; ++head) {
-      for (int64_t token = 0; token < queries; ++token) attend_one<Real>(a, sequence, head, token, queries);
+      for (int64_t token = 0; token < queries; ++token) attend_one<Real>(a, sequence, head, token, queries, operands);
     }
   }
 }
@@ -122,6 +132,7 @@ void attend_all(const Arguments &a) {
 
 void attend(const Arguments &arguments) { attend_all<double>(arguments); }
 void attend_single(const Arguments &arguments) { attend_all<float>(arguments); }
+void attend_rounded(const Arguments &arguments, think_dtype operands) { attend_all<float>(arguments, operands); }
 
 void merge(const Merge &a) {
   const int64_t *extent = a.output.extent;

@@ -20,6 +20,8 @@ struct Shape {
   think_dtype query_dtype, cache_dtype, output_dtype;
   float scale;
   float softcap;  // 0 = none
+  int32_t attend_blocks;  // on a device: blocks of the attend kernel that it holds at a time
+  bool batch_invariant;   // THINK_PROBLEM_BATCH_INVARIANT
   bool on_device; // lengths, slots, widths and all other arrays are memory that the host cannot read
 };
 

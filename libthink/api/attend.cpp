@@ -33,6 +33,17 @@ think_status check_tokens(think_error *error, const think_segment *segments, int
   return THINK_OK;
 }
 
+// Kernels multiply in matrix units: one 16-bit type for all that is cached.
+think_status check_device_segment(const Argument &argument, const think_segment &segment, think_dtype dtype) {
+  const auto check = [&](const char *field, think_dtype own) -> think_status {
+    if (own == THINK_F32) return unsupported(argument, field, "expected f16 or bf16 on a CUDA device, got f32");
+    if (own == dtype) return THINK_OK;
+    return unsupported(argument, field, "expected one type in all segments on a CUDA device (%s), got %s", dtype_name(dtype), dtype_name(own));
+  };
+  if (const think_status status = check("value_dtype", segment.value_dtype)) return status;
+  return check("key_dtype", segment.key_dtype);
+}
+
 think_status check_same_extents(const Argument &argument, const think_tensor &tensor, const think_tensor &other, const char *other_name, int axes) {
   for (int axis = 0; axis < axes; ++axis) {
     if (tensor.extent[axis] != other.extent[axis]) {
@@ -52,7 +63,6 @@ think_status think_attend(const think_plan *plan, const think_tensor *query, con
                           think_error *error) {
   return fence(error, [&]() -> think_status {
     if (!plan) return null_pointer({error, 1, "plan"});
-    if (const think_status status = check_kernels(*plan, "think_attend", error)) return status;
     const Shape &shape = plan->shape;
     const Argument query_argument{error, 2, "query"}, batch_argument{error, 3, "batch"}, output_argument{error, 7, "output"};
     attend::Arguments arguments{};
@@ -89,6 +99,10 @@ think_status think_attend(const think_plan *plan, const think_tensor *query, con
         if (causal >= 0) return wrong(argument, "flags", "expected one causal segment at most, segments[%d] is causal too", causal);
         causal = s;
       }
+      if (plan->context->cuda) {
+        const think_dtype dtype = s == 0 ? copy.segment.value_dtype : checked[0].value_dtype;
+        if (const think_status status = check_device_segment(argument, copy.segment, dtype)) return status;
+      }
       tokens += copy.longest;
       checked[s] = copy.segment;
       if (copy.segment.key_basis) checked[s].key_basis = &(bases[s][THINK_KEYS] = copy.key_basis);
@@ -102,12 +116,17 @@ think_status think_attend(const think_plan *plan, const think_tensor *query, con
     if (const think_status status = check_same_extents(output_argument, arguments.output, arguments.query, "the query's", 3)) return status;
     if (const think_status status = check_optional({error, 8, "lse"}, lse)) return status;
     const attend::Extent extent{arguments.batch.count, static_cast<int32_t>(queries), segment_count, tokens};
-    if (const think_status status = check_workspace(call, attend::workspace(shape, extent))) return status;
+    const cuda::Backend *backend = plan->context->cuda;
+    const int64_t needed = backend ? backend->attend_workspace(shape, extent) : attend::workspace(shape, extent);
+    if (const think_status status = check_workspace(call, needed)) return status;
     if (queries == 0) return THINK_OK;
     arguments.segments = checked;
     arguments.segment_count = segment_count;
     arguments.sink_logit = sink_logit;
     arguments.lse = lse;
+    if (backend) {
+      return run_on_device(*plan, error, [&](const cuda::Backend &) { return backend->attend(arguments, extent, call.workspace, call.stream); });
+    }
     attend::attend(plan->isa, arguments, call.workspace, plan->parallel, call.slice);
     return THINK_OK;
   });
@@ -117,7 +136,6 @@ think_status think_merge(const think_plan *plan, const think_tensor *outputs, co
                          float *lse, const think_launch *launch, think_error *error) {
   return fence(error, [&]() -> think_status {
     if (!plan) return null_pointer({error, 1, "plan"});
-    if (const think_status status = check_kernels(*plan, "think_merge", error)) return status;
     const Shape &shape = plan->shape;
     if (!outputs) return null_pointer({error, 2, "outputs"});
     if (count < 1 || count > kMostMerged) return wrong({error, 4, "count"}, "", "expected 1 .. %d, got %d", kMostMerged, count);
@@ -152,6 +170,9 @@ think_status think_merge(const think_plan *plan, const think_tensor *outputs, co
     merge.lses = lses;
     merge.count = count;
     merge.lse = lse;
+    if (plan->context->cuda) {
+      return run_on_device(*plan, error, [&](const cuda::Backend &backend) { return backend.merge(merge, call.stream); });
+    }
     attend::merge(plan->isa, merge);
     return THINK_OK;
   });

@@ -2,6 +2,7 @@
 // table says so itself, in fields that never move. Everything behind them may change with every version.
 #pragma once
 
+#include "kernels/attend/attend.h"
 #include "kernels/compact/compact.h"
 #include "kernels/fit/fit.h"
 #include "kernels/moments/moments.h"
@@ -29,7 +30,7 @@ struct Backend {
   int32_t version;             // think_version() of the build
   int32_t minimum_driver;      // as cuDriverGetVersion() counts
   const char *architectures;   // "80 90": for messages
-  const char *stages;          // "score, moments, select, fit, compact and prune": what has kernels, for messages
+  const char *stages;          // "score, moments, select, fit, compact, attend and prune": what has kernels, for messages
   const char *(*error_text)(int32_t error);
 
   int32_t (*open)(int32_t index, Device &device);
@@ -64,6 +65,11 @@ struct Backend {
 
   int32_t (*place)(const Shape &shape, const think_segment &segment, const Batch &batch, void *stream);
   int32_t (*compact)(const compact::Arguments &arguments, int64_t longest, void *stream);
+
+  int32_t (*attend_resident)(const Shape &shape, int32_t *blocks);  // Shape::attend_blocks of a new plan
+  int64_t (*attend_workspace)(const Shape &shape, const attend::Extent &extent);
+  int32_t (*attend)(const attend::Arguments &arguments, const attend::Extent &extent, void *workspace, void *stream);
+  int32_t (*merge)(const attend::Merge &arguments, void *stream);
 };
 
 // The symbol: const Backend *think_cuda_backend().

@@ -46,7 +46,7 @@ const char *dtype_name(think_dtype dtype) {
 
 think_status read_problem(const Argument &argument, const think_problem *in, Shape &shape) {
   think_problem problem;
-  if (const think_status status = read_struct(argument, in, problem)) return status;
+  if (const think_status status = read_struct(argument, in, problem, THINK_PROBLEM_BATCH_INVARIANT)) return status;
   if (problem.query_dtype == 0) problem.query_dtype = THINK_F32;
   if (problem.cache_dtype == 0) problem.cache_dtype = THINK_F16;
   if (problem.output_dtype == 0) problem.output_dtype = problem.query_dtype;
@@ -83,7 +83,8 @@ think_status read_problem(const Argument &argument, const think_problem *in, Sha
            problem.key_channels,   problem.value_channels, problem.window,
            problem.max_batch,      problem.max_queries,    problem.max_tokens,
            problem.query_dtype,    problem.cache_dtype,    problem.output_dtype,
-           problem.scale,          problem.softcap,        false};
+           problem.scale,          problem.softcap,        0,
+           (problem.flags & THINK_PROBLEM_BATCH_INVARIANT) != 0,   false};
   if (sizes_overflow(shape)) {
     return unsupported(argument, "", "query_heads %d, max_batch %d, max_queries %d and max_tokens %lld together exceed 64-bit sizes", shape.query_heads,
                        shape.max_batch, shape.max_queries, static_cast<long long>(shape.max_tokens));
@@ -102,7 +103,10 @@ think_status make_plan(think_context &context, const Shape &shape, think_plan *&
   made->shape.on_device = context.cuda != nullptr;
   retain(context);
   if (context.cuda) {
-    const think_status status = run_on_device(*made, error, [](const cuda::Backend &backend) { return backend.load(); });
+    const think_status status = run_on_device(*made, error, [&](const cuda::Backend &backend) {
+      const int32_t code = backend.load();
+      return code ? code : backend.attend_resident(made->shape, &made->shape.attend_blocks);
+    });
     if (status) {
       destroy_plan(made);
       return status;

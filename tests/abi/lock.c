@@ -102,6 +102,7 @@ LOCK_FIELD(think_context_options, deallocate, 40, 8, think_deallocate);
 LOCK_FIELD(think_context_options, log, 48, 8, think_log);
 LOCK_FIELD(think_context_options, user, 56, 8, void *);
 LOCK_SIZE(think_context_options, 64);
+LOCK_CONSTANT(THINK_PROBLEM_BATCH_INVARIANT, 1u);
 LOCK_CONSTANT(THINK_LAUNCH_CHECK, 1u);
 LOCK_CONSTANT(THINK_STAGE_SCORE, 1);
 LOCK_CONSTANT(THINK_STAGE_MOMENTS, 2);

@@ -136,7 +136,7 @@ TEST_F(DevicePlan, LoadsKernelsWhenItIsMade) {
   char json[8192];
   ASSERT_EQ(THINK_OK, think_plan_describe(plan, json, sizeof json, nullptr, &error));
   EXPECT_TRUE(std::strstr(json, "\"device\":\"cuda\"") && std::strstr(json, "\"isa\":\"sm_90\"")) << json;
-  EXPECT_TRUE(std::strstr(json, "\"score\":{\"kernel\":\"cuda\"") && std::strstr(json, "\"attend\":{\"kernel\":\"none\"")) << json;
+  EXPECT_TRUE(std::strstr(json, "\"score\":{\"kernel\":\"cuda\"") && std::strstr(json, "\"fit\":{\"kernel\":\"none\"")) << json;
 }
 
 TEST_F(DevicePlan, Score) {
@@ -232,14 +232,38 @@ TEST_F(DevicePlan, Prune) {
   EXPECT_EQ(before += 6, calls->runs) << "plan, score, select, dense ones of both sides, compact";
 }
 
-TEST_F(DevicePlan, NamesWhatIsMissing) {
-  const think_tensor query = tensor(4, 1);
-  const think_segment rows = segment(false);
+TEST_F(DevicePlan, Attend) {
+  think_basis keys = basis(THINK_KEYS), values = basis(THINK_VALUES);
+  const think_tensor query = tensor(4, 1), output = tensor(4, 1);
+  think_segment segments[2] = {segment(true), segment(false)};
+  segments[0].key_layout = THINK_TILES;
+  segments[0].key_basis = &keys;
+  segments[0].value_basis = &values;
+  segments[1].flags = THINK_SEGMENT_CAUSAL;
   int64_t bytes = 0;
-  expect_refused(THINK_E_UNSUPPORTED, "think_attend: this version has no CUDA kernels",
-                 think_attend(plan, &query, &batch, &rows, 1, nullptr, &query, nullptr, &launch, &error));
-  expect_refused(THINK_E_UNSUPPORTED, "think_merge: this version", think_merge(plan, &query, nullptr, 1, &query, nullptr, &launch, &error));
-  expect_refused(THINK_E_UNSUPPORTED, "stage attend: this version", think_workspace_size(plan, THINK_STAGE_ATTEND, nullptr, &bytes, nullptr, &error));
+  think_extent extent = THINK_EXTENT_INIT;
+  extent.tokens = 1536;
+  ASSERT_EQ(THINK_OK, think_workspace_size(plan, THINK_STAGE_ATTEND, &extent, &bytes, nullptr, &error)) << error.message;
+  launch.workspace_bytes = bytes;
+  float *lse = take<float>(12), *sinks = take<float>(4);
+  expect_run("attend", think_attend(plan, &query, &batch, segments, 2, sinks, &output, lse, &launch, &error));
+  EXPECT_EQ(1536, calls->longest) << "tokens are bounded by the room of all segments";
+  --launch.workspace_bytes;
+  expect_refused(THINK_E_WORKSPACE, "workspace_bytes", think_attend(plan, &query, &batch, segments, 2, sinks, &output, lse, &launch, &error));
+  ++launch.workspace_bytes;
+  segments[1].value_dtype = THINK_BF16;
+  expect_refused(THINK_E_UNSUPPORTED, "segments[1].value_dtype: expected one type",
+                 think_attend(plan, &query, &batch, segments, 2, nullptr, &output, nullptr, &launch, &error));
+  segments[0].key_dtype = segments[0].value_dtype = THINK_F32;
+  expect_refused(THINK_E_UNSUPPORTED, "segments[0].value_dtype: expected f16 or bf16",
+                 think_attend(plan, &query, &batch, segments, 2, nullptr, &output, nullptr, &launch, &error));
+  const think_tensor outputs[2] = {tensor(4, 1), tensor(4, 1)};
+  const float *lses[2] = {take<float>(12), take<float>(12)};
+  expect_run("merge", think_merge(plan, outputs, lses, 2, &output, lse, &launch, &error));
+}
+
+TEST_F(DevicePlan, AsksTheBackendForTheWorkspace) {
+  int64_t bytes = 0;
   EXPECT_EQ(THINK_OK, think_workspace_size(plan, THINK_STAGE_SCORE, nullptr, &bytes, nullptr, &error)) << error.message;
   EXPECT_EQ(64 * 3 + 4096, bytes);
 }

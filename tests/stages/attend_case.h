@@ -84,6 +84,7 @@ struct SegmentSpec {
   bool interleaved = false;           // rows as [token][head][channel], with a gap behind each token
   float magnitude = 1;
   bool all_equal = false;             // every key the same
+  bool aligned = false;               // rows begin at multiples of 64 bytes, not just anywhere
 };
 
 struct Case {
@@ -309,7 +310,7 @@ struct Problem {
         stride[0] = stride[1] * heads;
       }
       // Tiles start at multiples of 16 bytes, rows anywhere; nothing lies behind the last block.
-      const int64_t skew = keys && s.key_layout == THINK_TILES ? 16 : size;
+      const int64_t skew = s.aligned ? 64 : keys && s.key_layout == THINK_TILES ? 16 : size;
       bytes.resize(stride[0] * blocks + 64 + skew);
       poison(bytes, dtype);
       char *base = bytes.data() + (64 - reinterpret_cast<uintptr_t>(bytes.data()) % 64) % 64 + skew;

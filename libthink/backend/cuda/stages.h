@@ -3,6 +3,7 @@
 
 #include <initializer_list>
 
+#include "kernels/attend/cuda.h"
 #include "kernels/compact/cuda.h"
 #include "kernels/fit/cuda.h"
 #include "kernels/moments/cuda.h"
@@ -14,14 +15,15 @@
 namespace think::cuda {
 
 inline int32_t load_kernels() {
-  for (const auto load : {score::cuda::load, moments::cuda::load, select::cuda::load, fit::cuda::load, compact::cuda::load, pruning::cuda::load}) {
+  for (const auto load : {score::cuda::load, moments::cuda::load, select::cuda::load, fit::cuda::load, compact::cuda::load, attend::cuda::load,
+                          pruning::cuda::load}) {
     if (const int32_t error = load()) return error;
   }
   return 0;
 }
 
 constexpr Backend with_stages(Backend table) {
-  table.stages = "score, moments, select, fit, compact and prune";
+  table.stages = "score, moments, select, fit, compact, attend and prune";
   table.load = load_kernels;
 
   table.score_workspace = score::cuda::workspace;
@@ -48,6 +50,11 @@ constexpr Backend with_stages(Backend table) {
 
   table.place = compact::cuda::place;
   table.compact = compact::cuda::compact;
+
+  table.attend_resident = attend::cuda::resident;
+  table.attend_workspace = attend::cuda::workspace;
+  table.attend = attend::cuda::attend;
+  table.merge = attend::cuda::merge;
   return table;
 }
 

@@ -1,0 +1,253 @@
+// The attend stage on a CUDA device: host side, and merge. Two launches per call, see cuda_plan.cuh, cuda_decode.cuh and cuda_reduce.cuh.
+#include "cuda.h"
+
+#include <cmath>
+#include <cstring>
+
+#include "cuda_reduce.cuh"
+
+namespace think::attend::cuda {
+namespace {
+
+constexpr int32_t kMergeThreads = 128;
+constexpr int32_t kMostMerged = 64;
+
+struct MergeCall {
+  const void *output[kMostMerged];
+  const float *lse[kMostMerged];
+  int64_t stride[kMostMerged][3];
+  uint8_t narrow[kMostMerged];  // of the plan's output type, not f32
+  think_tensor to;
+  float *to_lse;
+  think_dtype narrow_type;
+  int32_t count;
+};
+
+// A block per row: one maximum, then the sum with the weights exp(lse - maximum).
+__global__ void __launch_bounds__(kMergeThreads) attend_merge(const __grid_constant__ MergeCall m) {
+  const int32_t token = block_x(), head = block_y(), sequence = block_z(), channels = static_cast<int32_t>(m.to.extent[3]);
+  const int64_t place = (sequence * m.to.extent[1] + head) * m.to.extent[2] + token;
+  float maximum = -INFINITY, mass = 0.0f;
+  for (int32_t i = 0; i < m.count; ++i) maximum = fmaxf(maximum, load_global(m.lse[i] + place));
+  const auto weight_of = [&](int32_t i) {
+    const float lse = load_global(m.lse[i] + place);
+    return lse == -INFINITY ? 0.0f : exp2_fast((lse - maximum) * kLog2E);
+  };
+  for (int32_t i = 0; i < m.count; ++i) mass += weight_of(i);
+  sync_block();  // lse may be overwritten from here on: by thread 0, which is done with it below
+  char *row = const_cast<char *>(device::element(m.to, sequence, head, token, bytes_of(m.to.dtype)));
+  for (int32_t j = thread_index(); j < channels; j += kMergeThreads) {
+    float sum = 0.0f;
+    for (int32_t i = 0; i < m.count; ++i) {
+      const float weight = weight_of(i);
+      if (weight == 0.0f) continue;
+      const int64_t at = sequence * m.stride[i][0] + head * m.stride[i][1] + token * m.stride[i][2] + j;
+      float value;
+      if (!m.narrow[i]) {
+        value = load_global(static_cast<const float *>(m.output[i]) + at);
+      } else if (m.narrow_type == THINK_F16) {
+        value = to_float(load_global(static_cast<const F16 *>(m.output[i]) + at));
+      } else {
+        value = to_float(load_global(static_cast<const BF16 *>(m.output[i]) + at));
+      }
+      sum = fmaf(weight, value, sum);
+    }
+    store_number(row, m.to.dtype, j, mass == 0.0f ? 0.0f : sum / mass);
+  }
+  sync_block();
+  if (thread_index() == 0 && m.to_lse) store_global(m.to_lse + place, mass == 0.0f ? maximum : maximum + log2_fast(mass) * kLn2);
+}
+
+// ---- shapes of launches
+
+int32_t widest(const Shape &shape) { return shape.key_channels > shape.value_channels ? shape.key_channels : shape.value_channels; }
+// Few enough warps for two blocks or more on every architecture's multiprocessor of the kernel's class; see __launch_bounds__ of attend_decode.
+int32_t warps_of(int32_t channels) { return channels > 128 ? 1 : channels > 64 ? 2 : 4; }
+
+uint32_t decode_shared_bytes(int32_t key_channels, int32_t value_channels) {
+  SharedCarver carver;
+  take_block(carver, key_channels, value_channels, warps_of(key_channels > value_channels ? key_channels : value_channels));
+  return carver.bytes();
+}
+
+template <class Body>
+int32_t with_kernel(think_dtype dtype, int32_t channels, const Body &body) {
+  const auto of_type = [&](auto type) {
+    using T = decltype(type);
+    if (channels > 128) return body(attend_decode<T, 256>, attend_prepare<T>);
+    if (channels > 64) return body(attend_decode<T, 128>, attend_prepare<T>);
+    return body(attend_decode<T, 64>, attend_prepare<T>);
+  };
+  return dtype == THINK_F16 ? of_type(F16{}) : of_type(BF16{});
+}
+
+int32_t groups_of(const Shape &shape, int64_t queries) { return static_cast<int32_t>((queries * shape.group + kColumns - 1) / kColumns); }
+
+// Counters for every call of the plan: a block's cut unit, or every unit.
+int64_t counters_of(const Shape &shape) {
+  if (!shape.batch_invariant) return shape.attend_blocks;
+  return int64_t{shape.max_batch} * shape.kv_heads * groups_of(shape, shape.max_queries);
+}
+
+struct Space {
+  uint32_t *counters, *folded;
+  int64_t *start;
+  float *constant, *partial;
+};
+
+int64_t carve(const Shape &shape, const Extent &extent, void *memory, Space &space) {
+  const int64_t units = int64_t{extent.batch} * shape.kv_heads * groups_of(shape, extent.queries);
+  const int64_t places = shape.batch_invariant ? units * (kMaxItems + extent.segments) : int64_t{shape.attend_blocks} * 3 * extent.segments;
+  Carver carver = {static_cast<char *>(memory), 0};
+  space.counters = take<uint32_t>(carver, counters_of(shape));
+  space.start = take<int64_t>(carver, units + 1);
+  space.constant = take<float>(carver, units * extent.segments * kColumns);
+  space.folded = take<uint32_t>(carver, units * extent.segments * steps_of(shape.key_channels) * 64);
+  space.partial = take<float>(carver, places * partial_floats(shape.value_channels));
+  return carver.offset;
+}
+
+// Segments in the order in which units have them: those with one value basis and slot table next to each other.
+int32_t order_runs(const Arguments &a, int32_t (&order)[THINK_MAX_SEGMENTS], int8_t (&run)[THINK_MAX_SEGMENTS]) {
+  const auto same = [&](const think_segment &x, const think_segment &y) {
+    if (!x.value_basis || !y.value_basis) return !x.value_basis && !y.value_basis;
+    return x.value_basis->kept == y.value_basis->kept && x.value_basis->index == y.value_basis->index && x.value_basis->weight == y.value_basis->weight &&
+           x.value_basis->offset == y.value_basis->offset && x.value_basis->weight_offset == y.value_basis->weight_offset && x.slot == y.slot;
+  };
+  int32_t placed = 0, runs = 0;
+  bool taken[THINK_MAX_SEGMENTS] = {};
+  for (int32_t i = 0; i < a.segment_count; ++i) {
+    if (taken[i]) continue;
+    for (int32_t j = i; j < a.segment_count; ++j) {
+      if (taken[j] || !same(a.segments[i], a.segments[j])) continue;
+      taken[j] = true;
+      order[placed] = j;
+      run[placed++] = static_cast<int8_t>(runs);
+    }
+    ++runs;
+  }
+  return runs;
+}
+
+KeyBasis key_basis_of(const think_segment &segment, const Batch &batch) {
+  const think_basis *basis = segment.key_basis;
+  if (!basis) return {};
+  return {basis->kept, basis->index, segment.slot ? segment.slot : batch.slot, basis->weight, basis->weight_offset, basis->offset};
+}
+
+}  // namespace
+
+int32_t load() {
+  for (const think_dtype dtype : {THINK_F16, THINK_BF16}) {
+    for (const int32_t channels : {64, 128, 256}) {
+      const int32_t error = with_kernel(dtype, channels, [&](auto decode, auto fold) {
+        if (const int32_t failed = prepare(decode, decode_shared_bytes(channels, channels))) return failed;
+        return prepare(fold, prepare_shared_bytes(kMaxChannels));
+      });
+      if (error) return error;
+    }
+  }
+  return prepare(attend_merge, 0);
+}
+
+int32_t resident(const Shape &shape, int32_t *blocks) {
+  int32_t processors = 0, each = 0;
+  if (const int32_t error = multiprocessors(&processors)) return error;
+  const int32_t channels = widest(shape);
+  const uint32_t shared_bytes = decode_shared_bytes(shape.key_channels, shape.value_channels);
+  const int32_t error = with_kernel(shape.cache_dtype == THINK_F16 ? THINK_F16 : THINK_BF16, channels,
+                                    [&](auto decode, auto) { return resident_blocks(&each, decode, warps_of(channels) * 32, shared_bytes); });
+  *blocks = processors * (each < 1 ? 1 : each);
+  return error;
+}
+
+int64_t workspace(const Shape &shape, const Extent &extent) {
+  Space space;
+  return carve(shape, extent, nullptr, space);
+}
+
+int32_t attend(const Arguments &a, const Extent &extent, void *workspace, void *stream) {
+  const Shape &shape = a.shape;
+  Space space;
+  carve(shape, extent, workspace, space);
+  Geometry g = {};
+  g.kv_heads = shape.kv_heads, g.group = shape.group;
+  g.key_channels = shape.key_channels, g.value_channels = shape.value_channels;
+  g.column_groups = groups_of(shape, extent.queries);
+  g.segments = a.segment_count;
+  g.units = a.batch.count * shape.kv_heads * g.column_groups;
+  g.most_queries = extent.queries;
+  g.invariant = shape.batch_invariant;
+  const think_dtype dtype = a.segments[0].value_dtype;
+  g.residue = dtype == THINK_BF16 && extent.queries * int64_t{shape.group} * 2 <= kColumns;
+
+  int32_t order[THINK_MAX_SEGMENTS];
+  int8_t run[THINK_MAX_SEGMENTS];
+  g.runs = order_runs(a, order, run);
+  Prepare p = {};
+  Decode d = {};
+  Output o = {};
+  for (int32_t i = 0; i < a.segment_count; ++i) {
+    const think_segment &segment = a.segments[order[i]];
+    const KeyBasis basis = key_basis_of(segment, a.batch);
+    int32_t which = 0;
+    while (which < g.bases && std::memcmp(&p.basis[which], &basis, sizeof basis) != 0) ++which;
+    if (which == g.bases) p.basis[g.bases++] = basis;
+    DecodeSegment &to = d.segment[i];
+    to.key = device::side_of(segment, shape, think::Side::keys);
+    to.value = device::side_of(segment, shape, think::Side::values);
+    to.run = device::run_of(segment, a.batch, extent.tokens);
+    to.value_run = run[i];
+    to.basis = static_cast<int8_t>(which);
+    to.causal = (segment.flags & THINK_SEGMENT_CAUSAL) != 0;
+    p.segment[i] = {to.run, to.key.kept, to.value.kept};
+    if (segment.value_basis) o.basis[run[i]] = {segment.value_basis->weight, segment.value_basis->weight_offset, segment.value_basis->offset};
+  }
+  p.geometry = d.geometry = g;
+  p.query = a.query;
+  p.batch = o.batch = a.batch;
+  p.folded = space.folded, p.constant = space.constant, p.start = space.start, p.counters = space.counters;
+  p.counter_count = static_cast<int32_t>(g.invariant ? g.units : shape.attend_blocks);
+  d.folded = space.folded, d.constant = space.constant, d.start = space.start, d.counters = space.counters, d.partial = space.partial;
+  d.least = kLeastTiles * tile_weight(shape.key_channels, shape.value_channels);
+  d.warps = warps_of(widest(shape));
+  o.tensor = a.output;
+  o.sink_logit = a.sink_logit;
+  o.lse = a.lse;
+  o.scale = shape.scale, o.softcap = shape.softcap;
+  return with_kernel(dtype, widest(shape), [&](auto decode, auto fold) {
+    const Launch first = {.name = "attend_prepare",
+                          .grid = {g.bases * g.column_groups + 1, shape.kv_heads, a.batch.count},
+                          .threads = kPrepareThreads,
+                          .shared_bytes = prepare_shared_bytes(shape.key_channels),
+                          .stream = stream};
+    if (const int32_t error = launch(first, fold, p)) return error;
+    const Launch second = {.name = "attend_decode",
+                           .grid = {shape.attend_blocks},
+                           .threads = d.warps * 32,
+                           .shared_bytes = decode_shared_bytes(shape.key_channels, shape.value_channels),
+                           .stream = stream};
+    return launch(second, decode, d, o);
+  });
+}
+
+int32_t merge(const Merge &m, void *stream) {
+  MergeCall call = {};
+  for (int32_t i = 0; i < m.count; ++i) {
+    call.output[i] = m.outputs[i].data;
+    call.lse[i] = m.lses[i];
+    for (int32_t axis = 0; axis < 3; ++axis) call.stride[i][axis] = m.outputs[i].stride[axis];
+    call.narrow[i] = m.outputs[i].dtype != THINK_F32;
+    if (call.narrow[i]) call.narrow_type = m.outputs[i].dtype;
+  }
+  call.to = m.output;
+  call.to_lse = m.lse;
+  call.count = m.count;
+  const Launch how = {.name = "attend_merge",
+                      .grid = {static_cast<int32_t>(m.output.extent[2]), static_cast<int32_t>(m.output.extent[1]), static_cast<int32_t>(m.output.extent[0])},
+                      .threads = kMergeThreads,
+                      .stream = stream};
+  return launch(how, attend_merge, call);
+}
+
+}  // namespace think::attend::cuda

@@ -1,0 +1,17 @@
+// The attend stage on a CUDA device: launches only, errors as the CUDA runtime numbers them. Pointers inside the arguments are device memory.
+#pragma once
+
+#include "attend.h"
+
+namespace think::attend::cuda {
+
+int32_t load();  // every kernel, when a plan is made
+// Blocks of the decode kernel that the current device holds at a time: Shape::attend_blocks, when a plan is made.
+int32_t resident(const Shape &shape, int32_t *blocks);
+
+int64_t workspace(const Shape &shape, const Extent &extent);
+// `extent`: what the host knows of the call; no sequence has more queries, no run more tokens. Segments have one element type of 16 bits.
+int32_t attend(const Arguments &arguments, const Extent &extent, void *workspace, void *stream);
+int32_t merge(const Merge &arguments, void *stream);
+
+}  // namespace think::attend::cuda

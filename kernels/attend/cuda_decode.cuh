@@ -1,0 +1,493 @@
+// The second kernel of attend: a fixed grid whose blocks walk along their stretch of the line. Inside of a piece (tiles of one unit and run) each warp has
+// its own tiles, ring and softmax; at the end of a piece the warps of the block merge, and the last block of a unit reduces it (cuda_reduce.cuh).
+#pragma once
+
+#include "cuda_plan.cuh"
+
+namespace think::attend::cuda {
+
+constexpr int32_t kStages = 2;  // of a warp's ring
+constexpr int32_t kBatchParts = 128;  // parts that the reduction looks at together
+
+struct DecodeSegment {
+  device::Side key, value;
+  device::Run run;
+  int8_t value_run, basis, causal, unused;
+};
+
+struct ValueBasis {
+  const void *weight;
+  const int64_t *weight_offset;
+  const float *offset;
+};
+
+struct Decode {
+  Geometry geometry;
+  DecodeSegment segment[THINK_MAX_SEGMENTS];
+  const uint32_t *folded;
+  const float *constant;
+  const int64_t *start;
+  float *partial;
+  uint32_t *counters;
+  int32_t least;  // weight that a block has at least, while there are fewer blocks than in the grid
+  int32_t warps;
+};
+
+struct Output {
+  think_tensor tensor;
+  Batch batch;
+  const float *sink_logit;
+  float *lse;
+  ValueBasis basis[THINK_MAX_SEGMENTS];  // of each run
+  float scale, softcap;
+};
+
+constexpr int32_t kViewWords = static_cast<int32_t>(sizeof(device::View) / sizeof(Words2));
+
+// Shared memory of a block.
+struct Block {
+  Shared<uint32_t> tiles, weight;  // [segment] of the current unit: tiles, and weight of a tile
+  Shared<Words4> ring;             // of all warps; between pieces the place where they merge
+  Shared<Words2> folded;           // queries of each warp, where they have no place in registers
+  Shared<Words2> views;            // of each warp: keys and values of the segment that it fetches
+  SharedCarver behind;             // what begins where the ring begins: for the reduction
+};
+
+THINK_HOST_DEVICE int32_t key_words(int32_t channels) { return steps_of(channels) * 2 * kTileTokens; }  // of 16 bytes, tiles and rows alike
+THINK_HOST_DEVICE int32_t stage_words(int32_t key_channels, int32_t value_channels) { return key_words(key_channels) + key_words(value_channels); }
+// Maxima and masses of 8 columns, then the sums of each value channel: floats of a partial result.
+THINK_HOST_DEVICE int32_t partial_floats(int32_t value_channels) { return (2 + value_channels) * kColumns; }
+// The reduction: sums and outputs of all channels, weights and places of a batch of parts, maxima.
+THINK_HOST_DEVICE int32_t reduce_floats(int32_t value_channels, int32_t threads) {
+  return (1 + 2 * value_channels) * kColumns + kBatchParts * (kColumns + 2) + (threads / kColumns + 2) * kColumns + 32;
+}
+
+THINK_HOST_DEVICE Block take_block(SharedCarver &carver, int32_t key_channels, int32_t value_channels, int32_t warps) {
+  Block block;
+  block.tiles = carver.take<uint32_t>(THINK_MAX_SEGMENTS);
+  block.weight = carver.take<uint32_t>(THINK_MAX_SEGMENTS);
+  block.folded = carver.take<Words2>(warps == 1 ? static_cast<uint32_t>(steps_of(key_channels) * 32) : 0);
+  block.views = carver.take<Words2>(static_cast<uint32_t>(warps * 2 * kViewWords));
+  int32_t words = warps * kStages * stage_words(key_channels, value_channels);
+  const int32_t merge = warps * partial_floats(steps_of(value_channels) * kStep) / 4, reduce = (reduce_floats(value_channels, warps * 32) + 3) / 4;
+  if (words < merge) words = merge;
+  if (words < reduce) words = reduce;
+  carver.next = (carver.next + 127) / 128 * 128;
+  block.behind = carver;
+  block.ring = carver.take<Words4>(static_cast<uint32_t>(words), 128);
+  return block;
+}
+
+// ---- staged tiles
+
+// Channel-major keys: chunk c of eight tokens of channel r. Eight rows of a matrix lie in different banks.
+THINK_DEVICE int32_t tile_place(int32_t channel, int32_t chunk) { return channel * 4 + (chunk ^ (channel >> 1 & 3)); }
+
+// Rows of `chunks` (even) chunks without gaps: an exclusive-or with the bits of the row that the multiplication by `chunks` shifts out.
+struct RowPlace {
+  int32_t chunks, shift, mask;
+  THINK_DEVICE int32_t operator()(int32_t row, int32_t chunk) const { return row * chunks + (chunk ^ (row >> shift & mask)); }
+};
+
+THINK_DEVICE RowPlace row_place(int32_t steps) {
+  const int32_t chunks = steps * 2, even = trailing_zeros(static_cast<uint32_t>(chunks)), bits = even < 3 ? even : 3;
+  return {chunks, 3 - bits, (1 << bits) - 1};
+}
+
+// place(m * 16 + row, k * 2 + half) of a lane's matrix row, in few registers: the exclusive-or knows neither m nor more of k than its two lowest bits.
+struct LanePlace {
+  int32_t begin, step, half, twist;
+  THINK_DEVICE int32_t operator()(int32_t m, int32_t k) const { return begin + m * step + ((k % 4 * 2 + half) ^ twist) + k / 4 * 8; }
+};
+
+THINK_DEVICE LanePlace lane_place(int32_t steps, int32_t row, int32_t half) {
+  const RowPlace place = row_place(steps);
+  return {row * place.chunks, 16 * place.chunks, half, row >> place.shift & place.mask};
+}
+
+THINK_DEVICE const char *shuffle_pointer(const char *pointer, int32_t lane) {
+  const uint64_t bits = reinterpret_cast<uint64_t>(pointer);
+  const uint32_t low = shuffle(static_cast<uint32_t>(bits), lane), high = shuffle(static_cast<uint32_t>(bits >> 32), lane);
+  return reinterpret_cast<const char *>(static_cast<uint64_t>(high) << 32 | low);
+}
+
+// `rows` rows from `first` on; what is missing of rows and channels becomes zero. Rows off the 16 bytes go through registers.
+THINK_DEVICE void fetch_rows(Shared<Words4> to, const device::View &view, int32_t first, int32_t rows) {
+  const int32_t lane = lane_index(), steps = steps_of(view.channels), chunks = steps * 2;
+  const RowPlace place = row_place(steps);
+  const char *own = lane < rows ? device::row_address(view, first + lane) : nullptr;
+  int32_t row = lane / chunks, chunk = lane - row * chunks;
+  const int32_t rows_on = 32 / chunks, chunks_on = 32 - rows_on * chunks;
+#pragma unroll 1
+  for (int32_t i = 0; i < chunks; ++i) {
+    const char *from = shuffle_pointer(own, row) + chunk * 16;
+    const int32_t numbers = row < rows ? view.channels - chunk * 8 : 0;
+    const Shared<Words4> at = to + place(row, chunk);
+    if (numbers <= 0 || (reinterpret_cast<uint64_t>(from) & 15) == 0) {
+      cp_async_zfill<16>(at, numbers > 0 ? from : nullptr, numbers <= 0 ? 0 : numbers < 8 ? numbers * 2 : 16);
+    } else {
+      uint32_t words[4] = {};
+#pragma unroll
+      for (int32_t x = 0; x < 8; ++x) {
+        if (x < numbers) words[x / 2] |= static_cast<uint32_t>(load_constant(reinterpret_cast<const uint16_t *>(from) + x)) << x % 2 * 16;
+      }
+      store_shared(at, Words4{words[0], words[1], words[2], words[3]});
+    }
+    row += rows_on;
+    chunk += chunks_on;
+    if (chunk >= chunks) chunk -= chunks, ++row;
+  }
+}
+
+THINK_DEVICE void fetch_tile(Shared<Words4> to, const device::View &view, int32_t first) {
+  const int32_t stored = view.channels * 4, all = steps_of(view.channels) * kStep * 4;
+  const char *from = device::row_address(view, first);
+#pragma unroll 2
+  for (int32_t i = lane_index(); i < all; i += 32) cp_async_zfill<16>(to + tile_place(i / 4, i % 4), i < stored ? from + i * 16 : nullptr, i < stored ? 16 : 0);
+}
+
+// A view is needed for a moment per tile: in shared memory it holds no registers while a tile is summed.
+struct ViewWords {
+  Words2 words[kViewWords];
+};
+
+THINK_DEVICE void put_view(Shared<Words2> to, const device::View &view) {
+  const ViewWords copy = bit_copy<ViewWords>(view);
+  if (lane_index() == 0) {
+#pragma unroll
+    for (int32_t i = 0; i < kViewWords; ++i) store_shared(to + i, copy.words[i]);
+  }
+}
+
+THINK_DEVICE device::View get_view(Shared<Words2> from) {
+  ViewWords copy;
+#pragma unroll
+  for (int32_t i = 0; i < kViewWords; ++i) copy.words[i] = load_shared(from + i);
+  return bit_copy<device::View>(copy);
+}
+
+// ---- walking along the tiles of a run
+
+struct Cursor {
+  int32_t segment, begin;  // the segment, and the unit's tile that is its first
+};
+
+THINK_DEVICE bool advance(Cursor &cursor, const Block &block, int32_t tile) {
+  bool moved = false;
+#pragma unroll 1
+  for (;;) {
+    const int32_t tiles = static_cast<int32_t>(load_shared(block.tiles + cursor.segment));
+    if (tile < cursor.begin + tiles) return moved;
+    cursor.begin += tiles;
+    ++cursor.segment;
+    moved = true;
+  }
+}
+
+// Tiles of the unit that begin before `distance` on the line, from the unit's start.
+THINK_DEVICE int32_t cut(const Geometry &g, const Block &block, int64_t distance) {
+  int64_t at = 0;
+  int32_t before = 0;
+#pragma unroll 1
+  for (int32_t s = 0; s < g.segments; ++s) {
+    const int32_t tiles = static_cast<int32_t>(load_shared(block.tiles + s)), weight = static_cast<int32_t>(load_shared(block.weight + s));
+    const int64_t whole = int64_t{tiles} * weight;
+    if (distance >= at + whole) {
+      before += tiles;
+    } else if (distance > at) {
+      before += static_cast<int32_t>((distance - at + weight - 1) / weight);
+    }
+    at += whole;
+  }
+  return before;
+}
+
+// How the unit is cut: parts [i * chunk ...) when it is invariant, else what the blocks first .. last have of it.
+struct Cuts {
+  int64_t start, total;  // of the unit, and of the line
+  int32_t blocks;        // that share the line
+  int32_t tiles, chunk;  // of the unit; chunk: 0 = not invariant
+  int32_t first_block, last_block;
+};
+
+THINK_DEVICE int64_t stretch_of(const Cuts &cuts, int32_t block) { return block * cuts.total / cuts.blocks; }
+THINK_DEVICE int32_t block_at(const Cuts &cuts, int64_t place) { return static_cast<int32_t>(((place + 1) * cuts.blocks - 1) / cuts.total); }
+
+// The unit's first tile that is not in front of the stretch of `block`.
+THINK_DEVICE int32_t first_tile(const Geometry &g, const Block &block, const Cuts &cuts, int32_t of_block) {
+  const int32_t tile = cut(g, block, stretch_of(cuts, of_block) - cuts.start);
+  if (cuts.chunk == 0) return tile;
+  const int32_t up = (tile + cuts.chunk - 1) / cuts.chunk * cuts.chunk;
+  return up < cuts.tiles ? up : cuts.tiles;
+}
+
+// Where the partial result of a part and a run lies. A block has a place for each run of a unit that began before it, of one that goes on behind it, and
+// of one that it has alone; of the last there may be many, one after the other.
+THINK_DEVICE float *partial_at(const Decode &d, const Cuts &cuts, int32_t unit, int32_t part, int32_t run) {
+  const Geometry &g = d.geometry;
+  int64_t place;
+  if (cuts.chunk) {
+    place = int64_t{unit} * (kMaxItems + g.runs) + part + run;
+  } else {
+    const int32_t kind = cuts.first_block == cuts.last_block ? 2 : part == cuts.first_block ? 1 : 0;
+    place = (int64_t{part} * 3 + kind) * g.runs + run;
+  }
+  return d.partial + place * partial_floats(g.value_channels);
+}
+
+// ---- a piece
+
+// What a segment means for the tiles that are summed next.
+template <int32_t kSteps>
+struct Keys {
+  static constexpr bool kInRegisters = kSteps <= 8;
+  uint32_t query[kInRegisters ? kSteps : 1][2];
+  Shared<Words2> folded;
+  float begin[2];   // of the sums of this lane's two columns
+  int32_t limit[2];  // rows that they see
+  int32_t steps, layout;
+};
+
+template <int32_t kSteps>
+THINK_DEVICE void meet_segment(Keys<kSteps> &keys, const Decode &d, const Unit &unit, int32_t s, int32_t queries) {
+  const Geometry &g = d.geometry;
+  const int32_t columns = g.residue ? kColumns : columns_of(g, unit, queries);
+  const DecodeSegment &segment = d.segment[s];
+  const int32_t slot = device::slot_of(segment.run.slot, unit.sequence), lane = lane_index();
+  keys.steps = steps_of(device::width_of(segment.key, int64_t{slot} * g.kv_heads + unit.head));
+  keys.layout = segment.key.layout;
+  const int64_t place = int64_t{unit_index(g, unit)} * g.bases + segment.basis;
+  const Words2 *folded = reinterpret_cast<const Words2 *>(d.folded + place * steps_of(g.key_channels) * 64) + lane;
+#pragma unroll
+  for (int32_t k = 0; k < kSteps; ++k) {
+    if (k < keys.steps) {
+      const Words2 pair = lane / 4 < columns ? load_global(folded + k * 32) : Words2{0, 0};
+      if constexpr (Keys<kSteps>::kInRegisters) {
+        keys.query[k][0] = pair.x, keys.query[k][1] = pair.y;
+      } else {
+        store_shared(keys.folded + k * 32 + lane, pair);  // each lane reads what it wrote
+      }
+    }
+  }
+  const Float2 begin = load_global(reinterpret_cast<const Float2 *>(d.constant + place * kColumns) + lane % 4);
+  keys.begin[0] = begin.x, keys.begin[1] = begin.y;
+  const int32_t length = device::length_of(segment.run, unit.sequence, unit.head);
+#pragma unroll
+  for (int32_t x = 0; x < 2; ++x) {
+    const int32_t column = (g.residue ? lane % 2 : lane % 4) * 2 + x;
+    const int64_t token = (int64_t{unit.column_group} * kColumns + column) / g.group;
+    keys.limit[x] = segment.causal && token < queries ? static_cast<int32_t>(length - (queries - token - 1)) : length;
+  }
+}
+
+template <int32_t kSteps>
+THINK_DEVICE void load_query(uint32_t (&query)[2], const Keys<kSteps> &keys, int32_t k) {
+  if constexpr (Keys<kSteps>::kInRegisters) {
+    query[0] = keys.query[k][0], query[1] = keys.query[k][1];
+  } else {
+    const Words2 pair = load_shared(keys.folded + k * 32 + lane_index());
+    query[0] = pair.x, query[1] = pair.y;
+  }
+}
+
+template <int32_t kMatrices>
+struct Sums {
+  float out[kMatrices][4], maximum[2], mass[2];
+};
+
+template <class T, int32_t kSteps, int32_t kMatrices>
+THINK_DEVICE void sum_tile(Sums<kMatrices> &sums, const Keys<kSteps> &keys, const Geometry &g, float scale, float softcap, Shared<Words4> staged_keys,
+                           Shared<Words4> staged_values, int32_t value_steps, int32_t tile_in_segment) {
+  const int32_t lane = lane_index(), group = lane / 4, matrix = lane / 8, row = lane % 8;
+  float score[2][4];
+#pragma unroll
+  for (int32_t m = 0; m < 2; ++m) score[m][0] = score[m][2] = keys.begin[0], score[m][1] = score[m][3] = keys.begin[1];
+  if (keys.layout == THINK_TILES) {
+    const int32_t place[2] = {tile_place(matrix / 2 * 8 + row, matrix % 2), tile_place(matrix / 2 * 8 + row, 2 + matrix % 2)};
+#pragma unroll(kSteps > 8 ? 4 : kSteps)
+    for (int32_t k = 0; k < kSteps; ++k) {
+      if (k < keys.steps) {
+        uint32_t query[2];
+        load_query(query, keys, k);
+#pragma unroll
+        for (int32_t m = 0; m < 2; ++m) {
+          uint32_t a[4];
+          ldmatrix_trans(a, staged_keys + (place[m] + k * kStep * 4));
+          mma<T>(score[m], a, query);
+        }
+      }
+    }
+  } else {
+    const LanePlace place = lane_place(keys.steps, matrix % 2 * 8 + row, matrix / 2);
+#pragma unroll(kSteps > 8 ? 4 : kSteps)
+    for (int32_t k = 0; k < kSteps; ++k) {
+      if (k < keys.steps) {
+        uint32_t query[2];
+        load_query(query, keys, k);
+#pragma unroll
+        for (int32_t m = 0; m < 2; ++m) {
+          uint32_t a[4];
+          ldmatrix(a, staged_keys + place(m, k));
+          mma<T>(score[m], a, query);
+        }
+      }
+    }
+  }
+  if (g.residue) {
+#pragma unroll
+    for (int32_t m = 0; m < 2; ++m) {
+#pragma unroll
+      for (int32_t i = 0; i < 4; ++i) score[m][i] += shuffle_xor(score[m][i], 2);
+    }
+  }
+  const float factor = softcap > 0.0f ? scale / softcap * 2.0f * kLog2E : scale * kLog2E;
+#pragma unroll
+  for (int32_t x = 0; x < 2; ++x) {
+    float largest = sums.maximum[x];
+#pragma unroll
+    for (int32_t m = 0; m < 2; ++m) {
+#pragma unroll
+      for (int32_t half = 0; half < 2; ++half) {
+        float &z = score[m][half * 2 + x];
+        z *= factor;
+        if (softcap > 0.0f) z = softcap * kLog2E * (1.0f - 2.0f * reciprocal_fast(1.0f + exp2_fast(z)));  // tanh
+        if (tile_in_segment * kTileTokens + m * 16 + half * 8 + group >= keys.limit[x]) z = -INFINITY;
+        largest = fmaxf(largest, z);
+      }
+    }
+#pragma unroll
+    for (int32_t distance = 4; distance < 32; distance *= 2) largest = fmaxf(largest, shuffle_xor(largest, distance));
+    const float shrink = exp2_fast(sums.maximum[x] - largest);
+    sums.maximum[x] = largest;
+    sums.mass[x] *= shrink;
+#pragma unroll
+    for (int32_t j = 0; j < kMatrices; ++j) sums.out[j][x] *= shrink, sums.out[j][2 + x] *= shrink;
+#pragma unroll
+    for (int32_t m = 0; m < 2; ++m) {
+#pragma unroll
+      for (int32_t half = 0; half < 2; ++half) {
+        float &p = score[m][half * 2 + x];
+        p = exp2_fast(p - largest);
+        sums.mass[x] += p;
+      }
+    }
+  }
+  const LanePlace place = lane_place(value_steps, matrix / 2 * 8 + row, matrix % 2);
+#pragma unroll
+  for (int32_t m = 0; m < 2; ++m) {
+    const uint32_t p[2] = {movmatrix_trans(pack<T>(score[m][0], score[m][1])), movmatrix_trans(pack<T>(score[m][2], score[m][3]))};
+#pragma unroll
+    for (int32_t j = 0; j < kMatrices; ++j) {
+      if (j < value_steps) {
+        uint32_t a[4];
+        ldmatrix_trans(a, staged_values + place(m, j));
+        mma<T>(sums.out[j], a, p);
+      }
+    }
+  }
+}
+
+// The sums of the block's warps, in the order of the warps, as one partial result.
+template <int32_t kMatrices>
+THINK_DEVICE void merge_warps(Sums<kMatrices> &sums, const Decode &d, const Block &block, int32_t value_steps, int32_t value_kept, float *to) {
+  const int32_t lane = lane_index(), group = lane / 4, column = lane % 4 * 2, floats = partial_floats(value_steps * kStep);
+  sync_block();  // every ring is free
+  const Shared<float> all = block.ring.as<float>(), own = all + warp_index() * floats;
+#pragma unroll
+  for (int32_t x = 0; x < 2; ++x) {
+#pragma unroll
+    for (int32_t distance = 4; distance < 32; distance *= 2) sums.mass[x] += shuffle_xor(sums.mass[x], distance);
+    if (group == 0) store_shared(own + column + x, sums.maximum[x]), store_shared(own + kColumns + column + x, sums.mass[x]);
+  }
+#pragma unroll
+  for (int32_t j = 0; j < kMatrices; ++j) {
+    if (j < value_steps) {
+#pragma unroll
+      for (int32_t half = 0; half < 2; ++half) {
+        store_shared((own + (2 + j * kStep + half * 8 + group) * kColumns + column).template as<Float2>(), Float2{sums.out[j][half * 2], sums.out[j][half * 2 + 1]});
+      }
+    }
+  }
+  sync_block();
+#pragma unroll 1
+  for (int32_t i = thread_index(); i < 2 * (1 + value_kept); i += block_threads()) {
+    // i: mass, then channels, in halves of four columns.
+    float maximum[4] = {kLowest, kLowest, kLowest, kLowest}, sum[4] = {};
+#pragma unroll 1
+    for (int32_t w = 0; w < d.warps; ++w) {
+      const Float4 m = load_shared((all + w * floats + i % 2 * 4).as<Float4>()), x = load_shared((all + w * floats + kColumns + i * 4).as<Float4>());
+      const float theirs[4] = {m.x, m.y, m.z, m.w}, value[4] = {x.x, x.y, x.z, x.w};
+#pragma unroll
+      for (int32_t c = 0; c < 4; ++c) {
+        const float largest = fmaxf(maximum[c], theirs[c]);
+        sum[c] = sum[c] * exp2_fast(maximum[c] - largest) + value[c] * exp2_fast(theirs[c] - largest);
+        maximum[c] = largest;
+      }
+    }
+    Float4 *out = reinterpret_cast<Float4 *>(to);
+    if (i < 2) store_global(out + i, Float4{maximum[0], maximum[1], maximum[2], maximum[3]});
+    store_global(out + 2 + i, Float4{sum[0], sum[1], sum[2], sum[3]});
+  }
+  sync_block();  // before the rings fill again
+}
+
+// Tiles [first, end) of the unit, all of one run, which begins with segment `cursor.segment`.
+template <class T, int32_t kSteps, int32_t kMatrices>
+THINK_DEVICE void sum_piece(const Decode &d, float scale, float softcap, const Block &block, const Unit &unit, int32_t queries, Cursor cursor, int32_t first,
+                            int32_t end, float *to) {
+  const Geometry &g = d.geometry;
+  const int32_t warp = warp_index(), keys_at = key_words(g.key_channels), words = stage_words(g.key_channels, g.value_channels);
+  const Shared<Words4> ring = block.ring + warp * kStages * words;
+  Cursor ahead = cursor;
+  const Shared<Words2> key_at = block.views + warp * 2 * kViewWords, value_at = key_at + kViewWords;
+  int32_t ahead_first = 0, ahead_length = 0;
+  bool fresh = true;
+  const auto fetch = [&](int32_t tile, int32_t round) {
+    if (tile < end) {
+      if (advance(ahead, block, tile) || fresh) {
+        const DecodeSegment &segment = d.segment[ahead.segment];
+        sync_warp();
+        put_view(key_at, device::view_of(segment.key, segment.run, g.kv_heads, unit.sequence, unit.head));
+        put_view(value_at, device::view_of(segment.value, segment.run, g.kv_heads, unit.sequence, unit.head));
+        sync_warp();
+        ahead_first = device::first_of(segment.run, unit.sequence, unit.head);
+        ahead_length = device::length_of(segment.run, unit.sequence, unit.head);
+        fresh = false;
+      }
+      const int32_t row = (tile - ahead.begin) * kTileTokens, left = ahead_length - row, rows = left < kTileTokens ? left : kTileTokens;
+      const Shared<Words4> stage = ring + round % kStages * words;
+      const device::View key_view = get_view(key_at);
+      if (key_view.layout == THINK_TILES) {
+        fetch_tile(stage, key_view, ahead_first + row);
+      } else {
+        fetch_rows(stage, key_view, ahead_first + row, rows);
+      }
+      fetch_rows(stage + keys_at, get_view(value_at), ahead_first + row, rows);
+    }
+    cp_async_commit();
+  };
+
+  const int64_t head_of_slot = int64_t{device::slot_of(d.segment[cursor.segment].run.slot, unit.sequence)} * g.kv_heads + unit.head;
+  const int32_t value_kept = device::width_of(d.segment[cursor.segment].value, head_of_slot), value_steps = steps_of(value_kept);
+  Sums<kMatrices> sums = {};
+  sums.maximum[0] = sums.maximum[1] = kLowest;
+  Keys<kSteps> keys;
+  keys.folded = block.folded;
+  bool met = false;
+  // The first rounds only fetch.
+#pragma unroll 1
+  for (int32_t round = 1 - kStages, tile = first + warp + round * d.warps; tile < end; tile += d.warps, ++round) {
+    fetch(tile + (kStages - 1) * d.warps, round + kStages - 1);
+    if (round < 0) continue;
+    if (advance(cursor, block, tile) || !met) meet_segment(keys, d, unit, cursor.segment, queries), met = true;
+    cp_async_wait<kStages - 1>();
+    sync_warp();
+    const Shared<Words4> stage = ring + round % kStages * words;
+    sum_tile<T>(sums, keys, g, scale, softcap, stage, stage + keys_at, value_steps, tile - cursor.begin);
+    sync_warp();  // the stage may be filled again
+  }
+  cp_async_wait<0>();
+  merge_warps(sums, d, block, value_steps, value_kept, to);
+}
+
+}  // namespace think::attend::cuda

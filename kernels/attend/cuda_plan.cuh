@@ -1,0 +1,215 @@
+// What the two kernels of attend share: how work is numbered, weighed and cut. And the first kernel: it folds the queries and writes the plan.
+//
+// A unit is a sequence, a KV head and a group of 8 columns; column c is query c / group of query head c % group. A unit's tokens are tiles of 32 rows,
+// segment after segment, segments of one value basis (a run) next to each other. Units lie one behind the other on a line whose measure is bytes; each
+// block of the decode kernel has an equal stretch of it, and the tiles that begin there.
+#pragma once
+
+#include "../common/device.cuh"
+#include "../common/workspace.h"
+#include "think/attend.h"
+
+namespace think::attend::cuda {
+
+using namespace ptx;
+
+constexpr int32_t kColumns = 8;          // N of the MMA
+constexpr int32_t kStep = 16;            // K of the MMA: channels, and rows of a matrix of value channels
+constexpr int32_t kPrepareThreads = 128;
+constexpr int32_t kUnitWeight = 64;      // what a unit costs besides its tiles, in rows of a tile (64 bytes)
+constexpr int32_t kLeastTiles = 8;       // that a block should have before there are more blocks
+constexpr int32_t kMaxItems = 32;        // of a unit, when cuts may depend on nothing but the unit
+constexpr float kLowest = -1e30f;        // a maximum before anything was seen: finite, so that differences are no NaN
+constexpr float kLog2E = 1.44269504088896340736f, kLn2 = 0.69314718055994530942f;
+
+THINK_HOST_DEVICE int32_t steps_of(int32_t channels) { return (channels + kStep - 1) / kStep; }
+THINK_HOST_DEVICE int32_t tiles_of(int32_t tokens) { return (tokens + kTileTokens - 1) / kTileTokens; }
+// Of a tile: its rows of 64 bytes, keys and values.
+THINK_HOST_DEVICE int32_t tile_weight(int32_t key_kept, int32_t value_kept) { return (steps_of(key_kept) + steps_of(value_kept)) * kStep; }
+
+// Numbers of a call that both kernels need.
+struct Geometry {
+  int32_t kv_heads, group, key_channels, value_channels;
+  int32_t column_groups, segments, runs, bases;  // bases: different key bases, "none" among them
+  int32_t units, most_queries;
+  int32_t residue;    // columns 4 .. 7 hold what rounding took from columns 0 .. 3
+  int32_t invariant;  // a unit is cut in the same way whatever else is in the call
+};
+
+struct Unit {
+  int32_t sequence, head, column_group;
+};
+
+THINK_DEVICE Unit unit_at(const Geometry &g, int32_t index) {
+  const int32_t groups = g.column_groups, head = index / groups;
+  return {head / g.kv_heads, head % g.kv_heads, index % groups};
+}
+
+THINK_DEVICE int32_t unit_index(const Geometry &g, const Unit &unit) { return (unit.sequence * g.kv_heads + unit.head) * g.column_groups + unit.column_group; }
+
+// Columns of a unit that stand for a query, 8 at most; 0 or less = the unit is empty.
+THINK_DEVICE int32_t columns_of(const Geometry &g, const Unit &unit, int64_t queries) {
+  const int64_t left = queries * g.group - int64_t{unit.column_group} * kColumns;
+  return left < 0 ? 0 : left < kColumns ? static_cast<int32_t>(left) : kColumns;
+}
+
+struct KeyBasis {
+  const int32_t *kept, *index, *slot;
+  const void *weight;
+  const int64_t *weight_offset;
+  const float *offset;
+};
+
+struct PrepareSegment {
+  device::Run run;
+  const int32_t *key_kept, *value_kept;
+};
+
+struct Prepare {
+  Geometry geometry;
+  think_tensor query;
+  Batch batch;
+  PrepareSegment segment[THINK_MAX_SEGMENTS];
+  KeyBasis basis[THINK_MAX_SEGMENTS];
+  uint32_t *folded;   // [unit][basis][step][lane][2]: queries as B fragments
+  float *constant;    // [unit][basis][column]: where the sum of a logit begins
+  int64_t *start;     // [units + 1]: places on the line
+  uint32_t *counters;
+  int32_t counter_count;
+};
+
+THINK_DEVICE int32_t kept_of(const int32_t *kept, int32_t channels, int64_t head_of_slot) {
+  return kept ? device::clamp(load_constant(kept + head_of_slot), channels) : channels;
+}
+
+THINK_DEVICE int32_t bytes_of(think_dtype dtype) { return dtype == THINK_F32 ? 4 : 2; }
+
+THINK_DEVICE float number_at(const char *row, think_dtype dtype, int32_t i) {
+  if (dtype == THINK_F32) return load_constant(reinterpret_cast<const float *>(row) + i);
+  if (dtype == THINK_F16) return to_float(load_constant(reinterpret_cast<const F16 *>(row) + i));
+  return to_float(load_constant(reinterpret_cast<const BF16 *>(row) + i));
+}
+
+// The place of every unit on the line: one block, a stretch of units for each thread.
+THINK_DEVICE void write_plan(const Prepare &p, SharedCarver carver) {
+  const Geometry &g = p.geometry;
+  const Shared<int64_t> sums = carver.take<int64_t>(kPrepareThreads);
+  const int32_t each = (g.units + kPrepareThreads - 1) / kPrepareThreads, first = thread_index() * each;
+  const int32_t end = first + each < g.units ? first + each : g.units;
+  const auto weight_of = [&](int32_t index) -> int64_t {
+    const Unit unit = unit_at(g, index);
+    if (columns_of(g, unit, device::rows_of(p.query, p.batch, unit.sequence, g.most_queries).count) <= 0) return 0;
+    int64_t weight = kUnitWeight;
+    for (int32_t s = 0; s < g.segments; ++s) {
+      const PrepareSegment &segment = p.segment[s];
+      const int64_t head_of_slot = int64_t{device::slot_of(segment.run.slot, unit.sequence)} * g.kv_heads + unit.head;
+      const int32_t of_tile = tile_weight(kept_of(segment.key_kept, g.key_channels, head_of_slot), kept_of(segment.value_kept, g.value_channels, head_of_slot));
+      weight += int64_t{tiles_of(device::length_of(segment.run, unit.sequence, unit.head))} * of_tile;
+    }
+    return weight;
+  };
+  int64_t sum = 0;
+  for (int32_t i = first; i < end; ++i) sum += weight_of(i);
+  store_shared(sums + thread_index(), sum);
+  sync_block();
+  int64_t before = 0;
+  for (int32_t i = 0; i < thread_index(); ++i) before += load_shared(sums + i);
+  for (int32_t i = first; i < end; ++i) {
+    store_global(p.start + i, before);
+    if (each > 1) before += weight_of(i);
+  }
+  if (thread_index() == kPrepareThreads - 1) store_global(p.start + g.units, each > 1 && first < end ? before : before + sum);
+  for (int32_t i = thread_index(); i < p.counter_count; i += kPrepareThreads) store_global(p.counters + i, 0);
+}
+
+uint32_t prepare_shared_bytes(int32_t key_channels) {
+  SharedCarver carver;
+  carver.take<int64_t>(kPrepareThreads);
+  SharedCarver other;
+  other.take<Float4>(static_cast<uint32_t>(steps_of(key_channels) * kStep * 2));
+  return carver.bytes() > other.bytes() ? carver.bytes() : other.bytes();
+}
+
+// q_eff = q_I + W^T q_P of 8 columns in f32, rounded once. Grid: (key bases x column groups + 1 for the plan, KV heads, sequences).
+template <class T>
+__global__ void __launch_bounds__(kPrepareThreads) attend_prepare(const __grid_constant__ Prepare p) {
+  const Geometry &g = p.geometry;
+  if (block_x() == g.bases * g.column_groups) {
+    if (block_y() == 0 && block_z() == 0) write_plan(p, shared_memory());
+    return;
+  }
+  const int32_t which = block_x() % g.bases;
+  const Unit unit = {block_z(), block_y(), block_x() / g.bases};
+  const RowRange rows = device::rows_of(p.query, p.batch, unit.sequence, g.most_queries);
+  const int32_t columns = columns_of(g, unit, rows.count);
+  if (columns <= 0) return;
+  const KeyBasis &basis = p.basis[which];
+  const int64_t head_of_slot = int64_t{device::slot_of(basis.slot, unit.sequence)} * g.kv_heads + unit.head;
+  const int32_t channels = g.key_channels, kept = kept_of(basis.kept, channels, head_of_slot), steps = steps_of(kept), width = (kept + 7) / 8 * 8;
+  const int32_t *index = basis.index ? basis.index + head_of_slot * channels : nullptr;
+  const int64_t block = basis.index && kept < channels ? load_constant(basis.weight_offset + head_of_slot) : -1;
+
+  // Queries in the order of the basis, [channel][column].
+  SharedCarver carver = shared_memory();
+  const Shared<Float4> queries = carver.take<Float4>(static_cast<uint32_t>(steps_of(channels) * kStep * 2));
+  const Shared<float> numbers = queries.as<float>();
+  const int32_t wanted = block < 0 ? kept : channels;
+  for (int32_t i = thread_index(); i < wanted * kColumns; i += kPrepareThreads) {
+    const int32_t column = i / wanted, position = i - column * wanted, c = unit.column_group * kColumns + column;
+    float value = 0.0f;
+    if (column < columns) {
+      const char *row = device::element(p.query, rows.row, unit.head * g.group + c % g.group, rows.first + c / g.group, bytes_of(p.query.dtype));
+      value = number_at(row, p.query.dtype, index ? load_constant(index + position) : position);
+    }
+    store_shared(numbers + position * kColumns + column, value);
+  }
+  sync_block();
+
+  const int64_t place = int64_t{unit_index(g, unit)} * g.bases + which;
+  const F16 *weight = reinterpret_cast<const F16 *>(static_cast<const char *>(basis.weight) + block);
+  uint32_t *folded = p.folded + place * steps_of(channels) * 64;
+  for (int32_t pair = thread_index(); pair < steps * kStep / 2; pair += kPrepareThreads) {
+    float sum[2][kColumns] = {};
+#pragma unroll
+    for (int32_t x = 0; x < 2; ++x) {
+      if (pair * 2 + x < kept) {
+#pragma unroll
+        for (int32_t c = 0; c < kColumns; ++c) sum[x][c] = load_shared(numbers + (pair * 2 + x) * kColumns + c);
+      }
+    }
+    if (block >= 0 && pair * 2 < width) {
+#pragma unroll 4
+      for (int32_t row = 0; row < channels - kept; ++row) {
+        const Float2 w = unpack<F16>(load_constant(reinterpret_cast<const uint32_t *>(weight + row * width + pair * 2)));
+        const Float4 low = load_shared(queries + (kept + row) * 2), high = load_shared(queries + (kept + row) * 2 + 1);
+        const float q[kColumns] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+#pragma unroll
+        for (int32_t c = 0; c < kColumns; ++c) sum[0][c] = fmaf(w.x, q[c], sum[0][c]), sum[1][c] = fmaf(w.y, q[c], sum[1][c]);
+      }
+    }
+    if (g.residue) {
+#pragma unroll
+      for (int32_t c = 0; c < kColumns / 2; ++c) {
+        for (int32_t x = 0; x < 2; ++x) sum[x][c + kColumns / 2] = sum[x][c] - to_float(from_float<T>(sum[x][c]));
+      }
+    }
+    // b[half] of lane 4 c + t: rows 2t, 2t + 1 (+ 8) of the step, column c.
+    const int32_t in_step = pair % 8;
+    uint32_t *to = folded + pair / 8 * 64 + in_step % 4 * 2 + in_step / 4;
+#pragma unroll
+    for (int32_t c = 0; c < kColumns; ++c) store_global(to + c * 8, pack<T>(sum[0][c], sum[1][c]));
+  }
+
+  for (int32_t column = warp_index(); column < kColumns; column += kPrepareThreads / 32) {
+    float sum = 0.0f;
+    if (block >= 0) {
+      for (int32_t i = kept + lane_index(); i < channels; i += 32) {
+        sum = fmaf(load_shared(numbers + i * kColumns + column), load_constant(basis.offset + head_of_slot * channels + i), sum);
+      }
+    }
+    sum = warp_sum(sum);
+    if (lane_index() == 0) store_global(p.constant + place * kColumns + column, sum);
+  }
+}
+
+}  // namespace think::attend::cuda

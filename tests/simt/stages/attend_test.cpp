@@ -1,0 +1,460 @@
+// The attend stage's CUDA kernels against the double-precision reference: the cases of the CPU's test, in 16-bit caches.
+#include "attend_case.h"
+
+#include "device.h"
+#include "kernels/attend/cuda.h"
+
+namespace think::attend {
+namespace {
+
+using namespace test;
+
+constexpr int32_t kKept[] = {1, 7, 8, 9, 16, 39, 40, 52, 63, 64, 65, 77, 80, 127, 128};
+
+class DeviceBasis {
+ public:
+  DeviceBasis(const think_basis *host, int32_t kv_heads)
+      : kept_("kept", host ? host->kept : nullptr, places(host, kv_heads)),
+        weight_offset_("weight_offset", host ? host->weight_offset : nullptr, places(host, kv_heads)),
+        index_("index", host ? host->index : nullptr, places(host, kv_heads) * channels(host)),
+        offset_("offset", host ? host->offset : nullptr, places(host, kv_heads) * channels(host)),
+        weight_("weight", host ? static_cast<const char *>(host->weight) : nullptr, host ? std::max<int64_t>(1, host->weight_bytes) : 0) {
+    if (!host) return;
+    basis_ = *host;
+    basis_.kept = const_cast<int32_t *>(kept_.device());
+    basis_.index = const_cast<int32_t *>(index_.device());
+    basis_.weight_offset = const_cast<int64_t *>(weight_offset_.device());
+    basis_.offset = const_cast<float *>(offset_.device());
+    basis_.weight = const_cast<char *>(weight_.device());
+    pointer_ = &basis_;
+  }
+  DeviceBasis(const DeviceBasis &) = delete;
+  const think_basis *get() const { return pointer_; }
+
+ private:
+  static int64_t places(const think_basis *host, int32_t kv_heads) { return host ? int64_t{host->slots} * kv_heads : 0; }
+  static int64_t channels(const think_basis *host) { return host ? host->channels : 0; }
+  Constant<int32_t> kept_;
+  Constant<int64_t> weight_offset_;
+  Constant<int32_t> index_;
+  Constant<float> offset_;
+  Constant<char> weight_;
+  think_basis basis_ = THINK_BASIS_INIT;
+  const think_basis *pointer_ = nullptr;
+};
+
+struct DeviceSegment {
+  think_segment segment;
+  simt::Buffer<char> key, value;
+
+  DeviceSegment(const OwnedSegment &host, int32_t kv_heads)
+      : segment(host.segment),
+        key("keys", host.key),
+        value("values", host.value),
+        lengths("lengths", host.lengths),
+        key_basis(host.segment.key_basis, kv_heads),
+        value_basis(host.segment.value_basis, kv_heads),
+        key_offset("key_head_offset", host.segment.key_head_offset, static_cast<int64_t>(host.key_head_offset.size())),
+        value_offset("value_head_offset", host.segment.value_head_offset, static_cast<int64_t>(host.value_head_offset.size())),
+        pages("pages", host.segment.pages, static_cast<int64_t>(host.pages.size())),
+        first("first", host.segment.first, static_cast<int64_t>(host.first.size())),
+        slot("slot", host.segment.slot, static_cast<int64_t>(host.slot.size())) {
+    key.freeze(), value.freeze(), lengths.freeze();
+    segment.key = key.device() + (static_cast<const char *>(host.segment.key) - host.key.data());
+    segment.value = value.device() + (static_cast<const char *>(host.segment.value) - host.value.data());
+    segment.key_basis = key_basis.get();
+    segment.value_basis = value_basis.get();
+    segment.key_head_offset = const_cast<int64_t *>(key_offset.device());
+    segment.value_head_offset = const_cast<int64_t *>(value_offset.device());
+    segment.pages = pages.device();
+    segment.first = first.device();
+    segment.lengths = lengths.device();
+    segment.slot = slot.device();
+  }
+
+  simt::Buffer<int32_t> lengths;
+  DeviceBasis key_basis, value_basis;
+  Constant<int64_t> key_offset, value_offset;
+  Constant<int32_t> pages, first, slot;
+};
+
+// A case on a fresh device, with a workspace of exactly the size asked for: only the counters are zero, the rest was never written.
+class OnDevice {
+ public:
+  OnDevice(const Problem &problem, uint64_t seed, bool invariant = false, int32_t processors = 4) : problem_(problem) {
+    begin(seed);
+    simt::machine().options.multiprocessors = processors;
+    EXPECT_EQ(0, cuda::load());
+    arguments_ = problem.arguments;
+    Shape &shape = arguments_.shape;
+    shape.cache_dtype = problem.owned[0]->segment.value_dtype;
+    shape.batch_invariant = invariant;
+    EXPECT_EQ(0, cuda::resident(shape, &shape.attend_blocks));
+    query_ = std::make_unique<simt::Buffer<char>>("query", problem.query);
+    query_->freeze();
+    arguments_.query.data = query_->device();
+    batch_ = std::make_unique<DeviceBatch>(problem.arguments.batch);
+    arguments_.batch = batch_->batch;
+    for (const auto &one : problem.owned) {
+      segments_.push_back(std::make_unique<DeviceSegment>(*one, shape.kv_heads));
+      list_.push_back(segments_.back()->segment);
+    }
+    arguments_.segments = list_.data();
+    sinks_ = std::make_unique<Constant<float>>("sink_logit", problem.arguments.sink_logit, shape.query_heads);
+    arguments_.sink_logit = sinks_->device();
+    output_ = std::make_unique<simt::Buffer<char>>("output", static_cast<size_t>(problem.output_elements * dtype_bytes(arguments_.output.dtype)));
+    lse_ = std::make_unique<simt::Buffer<float>>("lse", static_cast<size_t>(problem.lse_count));
+    arguments_.output.data = output_->device();
+    arguments_.lse = problem.spec.lse ? lse_->device() : nullptr;
+    extent_ = {arguments_.batch.count, shape.max_queries, arguments_.segment_count, problem.most_tokens};
+    workspace_ = std::make_unique<simt::Buffer<char>>("workspace", static_cast<size_t>(cuda::workspace(shape, extent_)));
+    counter_bytes_ = cuda::workspace(shape, {0, 0, 0, 0}) - 64;  // less the end of the line
+    workspace_->upload(std::vector<char>(counter_bytes_));
+  }
+
+  Result run() {
+    output_->fill_bytes(kUntouched);
+    lse_->upload(std::vector<float>(problem_.lse_count, -12345.0f));
+    EXPECT_EQ(0, cuda::attend(arguments_, extent_, workspace_->device(), nullptr)) << simt::machine().fault().text();
+    const std::vector<char> after = workspace_->download();
+    EXPECT_TRUE(std::all_of(after.begin(), after.begin() + counter_bytes_, [](char byte) { return byte == 0; })) << "counters are not left at zero";
+    return {output_->download(), lse_->download()};
+  }
+
+  DeviceSegment &segment(int32_t i) { return *segments_[i]; }
+  const Arguments &arguments() const { return arguments_; }
+  int32_t warps() const { return simt::machine().launches().back().threads / 32; }
+
+ private:
+  const Problem &problem_;
+  Arguments arguments_{};
+  Extent extent_{};
+  int64_t counter_bytes_ = 0;
+  std::unique_ptr<simt::Buffer<char>> query_, output_, workspace_;
+  std::unique_ptr<simt::Buffer<float>> lse_;
+  std::unique_ptr<DeviceBatch> batch_;
+  std::unique_ptr<Constant<float>> sinks_;
+  std::vector<std::unique_ptr<DeviceSegment>> segments_;
+  std::vector<think_segment> list_;
+};
+
+void expect_close(const Problem &problem, const Result &result, const std::string &what) {
+  const think_dtype cache = problem.owned[0]->segment.value_dtype;
+  const Result exact = exact_result(problem);
+  const Result plain = run_with(problem, [&](const Arguments &a) { reference::attend_rounded(a, cache); });
+  const Error allowed = distance(problem, plain, exact), error = distance(problem, result, exact);
+  ASSERT_TRUE(std::isfinite(allowed.output)) << "the case itself is broken";
+  EXPECT_LE(error.output, 2 * allowed.output + 1e-5) << what;
+  EXPECT_LE(error.lse, 2 * allowed.lse + 1e-5) << what;
+}
+
+void check_on_device(const Case &c, int32_t seeds = 1, int32_t processors = 4) {
+  const Problem problem(c);
+  const std::string what = "D " + std::to_string(c.key_channels) + "/" + std::to_string(c.value_channels) + " G " + std::to_string(c.group) + " seed " +
+                           std::to_string(c.seed);
+  Result first;
+  for (int32_t seed = 0; seed < seeds; ++seed) {
+    OnDevice device(problem, static_cast<uint64_t>(seed ? seed : c.seed), false, processors);
+    const Result result = device.run();
+    if (simt::machine().fault() || testing::Test::HasFailure()) {
+      ADD_FAILURE() << what;
+      return;
+    }
+    if (seed == 0) first = result, expect_close(problem, result, what);
+    expect_same_bits(first, result, what.c_str());
+  }
+}
+
+struct Kind {
+  int32_t layout;
+  think_dtype dtype;
+};
+
+class AttendOnDevice : public testing::TestWithParam<Kind> {
+ protected:
+  SegmentSpec segment(std::vector<int32_t> lengths) const {
+    SegmentSpec s;
+    s.key_layout = GetParam().layout;
+    s.key_dtype = s.value_dtype = GetParam().dtype;
+    s.lengths = std::move(lengths);
+    return s;
+  }
+};
+
+TEST_P(AttendOnDevice, EveryKeptWidth) {
+  for (int32_t kept : kKept) {
+    Case c;
+    c.key_channels = c.value_channels = 128;
+    c.group = 4;
+    c.kv_heads = 2;
+    SegmentSpec s = segment({161});
+    s.key_kept = {kept, std::min(128, kept + 5)};
+    s.value_kept = {(kept + 7) / 8 * 8, 128 - kept / 8 * 8 ? 128 - kept / 8 * 8 : 8};
+    c.segments = {s};
+    c.seed = kept;
+    check_on_device(c);
+  }
+}
+
+constexpr int32_t kChannels[] = {64, 80, 96, 128, 256, 8, 40, 72};
+constexpr int32_t kGroups[] = {1, 2, 3, 4, 5, 7, 8, 16};
+constexpr int32_t kLengths[] = {0, 1, 31, 32, 33, 97, 193, 1021, 64};
+
+TEST_P(AttendOnDevice, EveryGroupAndHeadSize) {
+  int32_t which = 0;
+  for (int32_t group : kGroups) {
+    for (int32_t channels : kChannels) {
+      if (++which % 2 && cases(8) < 8) continue;
+      Case c;
+      c.key_channels = channels;
+      c.value_channels = kChannels[(which * 3) % std::size(kChannels)];
+      c.group = group;
+      c.kv_heads = 3;
+      c.seed = which;
+      c.query_dtype = which % 3 == 0 ? THINK_F32 : which % 3 == 1 ? THINK_F16 : THINK_BF16;
+      c.output_dtype = which % 4 == 0 ? THINK_F16 : which % 4 == 1 ? THINK_BF16 : THINK_F32;
+      SegmentSpec s = segment({kLengths[which % std::size(kLengths)]});
+      s.aligned = which % 2;
+      if (which % 4) {
+        for (int32_t i = 0; i < 3; ++i) s.key_kept.push_back(std::min(channels, kKept[(which * 3 + i * 4) % std::size(kKept)]));
+      }
+      if (which % 3 == 0) {
+        for (int32_t i = 0; i < 3; ++i) s.value_kept.push_back(8 * (1 + (which * 5 + i * 3) % (c.value_channels / 8)));
+      }
+      c.segments = {s};
+      check_on_device(c);
+      if (HasFailure()) return;
+    }
+  }
+}
+
+// The shape of a pruned cache in use: sinks, compact prefix with widths per head, recent window, on pages in any order.
+TEST_P(AttendOnDevice, CacheOfAChat) {
+  Case c;
+  c.kv_heads = 3;
+  c.group = 3;
+  c.queries = {1, 1, 1};
+  c.batch_slots = true;
+  c.sink = true;
+  SegmentSpec sinks = segment({4, 4, 2}), compact = segment({1184, 0, 96}), recent = segment({41, 32, 63});
+  sinks.key_layout = recent.key_layout = THINK_ROWS;
+  sinks.interleaved = true;
+  recent.first = {4, 36, 17};
+  recent.interleaved = true;
+  recent.causal = true;
+  compact.key_kept = {39, 17, 52, 40, 24, 64};
+  compact.value_kept = {40, 64, 48};
+  compact.page_tokens = 64;
+  compact.first = {32, 0, 64};
+  c.segments = {sinks, compact, recent};
+  check_on_device(c, 4);
+  c.segments = {recent, compact, sinks};
+  c.output_dtype = c.query_dtype = THINK_F16;
+  check_on_device(c);
+}
+
+// Units cut among many blocks, whole units, and several of both in one block.
+TEST_P(AttendOnDevice, CutsAnywhere) {
+  for (const int32_t processors : {1, 3, 40}) {
+    Case c;
+    c.kv_heads = 2;
+    c.group = 4;
+    c.queries = {1, 1, 1};
+    c.key_channels = c.value_channels = 128;
+    SegmentSpec compact = segment({4093, 7, 513}), more = segment({1031, 0, 64}), recent = segment({77});
+    compact.key_kept = {77, 33};
+    compact.value_kept = {128, 96};
+    more.key_kept = {64, 31};
+    recent.key_layout = THINK_ROWS;
+    c.segments = {compact, more, recent};
+    check_on_device(c, processors == 3 ? 3 : 1, processors);
+  }
+}
+
+TEST_P(AttendOnDevice, LengthsPerHead) {
+  Case c;
+  c.kv_heads = 3;
+  c.queries = {1, 2};
+  c.packed = true;
+  SegmentSpec s = segment({700, 0, 65, 31, 1200, 1});
+  s.per_head = true;
+  s.first = {0, 32, 64};
+  s.key_kept = {16, 63, 7};
+  s.own_slots = true;
+  SegmentSpec dense = segment({5, 33});
+  c.segments = {s, dense};
+  check_on_device(c, 3);
+}
+
+TEST_P(AttendOnDevice, ManyQueries) {
+  for (const bool packed : {false, true}) {
+    for (const int32_t longest : {3, 9, 40}) {
+      Case c;
+      c.group = longest == 9 ? 16 : 3;
+      c.queries = {longest, 0, 2};
+      c.packed = packed;
+      SegmentSpec prefix = segment({200, 64, 301}), recent = segment({longest + 13, 5, 1});
+      prefix.key_kept = {40, 52};
+      prefix.value_kept = {32, 64};
+      prefix.page_tokens = 96;
+      recent.causal = true;  // the third sequence has fewer rows than queries: the first query sees none of them
+      c.segments = {prefix, recent};
+      c.seed = longest;
+      check_on_device(c, longest == 3 ? 3 : 1);
+    }
+  }
+}
+
+TEST_P(AttendOnDevice, QueriesThatSeeNothing) {
+  Case c;
+  c.queries = {3, 1};
+  SegmentSpec empty = segment({0}), recent = segment({2, 0});
+  recent.causal = true;
+  c.segments = {empty, recent};
+  for (const bool sink : {false, true}) {
+    c.sink = sink;
+    check_on_device(c);
+  }
+  const Problem problem(c);
+  OnDevice device(problem, 1);
+  const Result result = device.run();
+  EXPECT_EQ(result.lse[0], -std::numeric_limits<float>::infinity());
+  for (int32_t j = 0; j < c.value_channels; ++j) EXPECT_EQ(load_element(result.output.data(), THINK_F32, j), 0.0f);
+}
+
+TEST_P(AttendOnDevice, SoftcapAndSink) {
+  for (const float softcap : {0.0f, 1.5f, 30.0f}) {
+    Case c;
+    c.softcap = softcap;
+    c.sink = true;
+    c.queries = {2};
+    c.output_dtype = c.query_dtype = THINK_BF16;
+    SegmentSpec s = segment({333}), recent = segment({20});
+    s.key_kept = {40, 9};
+    s.magnitude = 4;
+    recent.causal = true;
+    c.segments = {s, recent};
+    check_on_device(c);
+  }
+}
+
+// With batch_invariant a sequence has the same bits alone and among others, on small and large devices.
+TEST_P(AttendOnDevice, BatchInvariance) {
+  Case c;
+  c.kv_heads = 2;
+  c.group = 2;
+  c.queries = {1, 1, 1};
+  SegmentSpec compact = segment({3001, 65, 1024}), recent = segment({40, 33, 1});
+  compact.key_kept = {40, 52};
+  compact.value_kept = {32, 64};
+  recent.key_layout = THINK_ROWS;
+  c.segments = {compact, recent};
+  const Problem problem(c);
+  OnDevice device(problem, 1, true);
+  const Result together = device.run();
+  expect_close(problem, together, "together");
+  {
+    OnDevice larger(problem, 2, true, 30);
+    expect_same_bits(together, larger.run(), "on a larger device");
+  }
+  // Without the other sequences: their lengths are 0.
+  OnDevice alone(problem, 3, true, 7);
+  for (int32_t i = 0; i < 2; ++i) {
+    simt::Buffer<int32_t> &lengths = alone.segment(i).lengths;
+    lengths.freeze(false);
+    lengths.upload({problem.owned[i]->lengths[0], 0, 0});
+  }
+  const Result single = alone.run();
+  ASSERT_FALSE(simt::machine().fault()) << simt::machine().fault().text();
+  const int64_t row = problem.arguments.output.stride[0];
+  EXPECT_TRUE(std::equal(together.output.begin(), together.output.begin() + row * 4, single.output.begin()));
+  EXPECT_TRUE(std::equal(together.lse.begin(), together.lse.begin() + 4, single.lse.begin()));
+  EXPECT_NE(together.lse[4], single.lse[4]);
+}
+
+// A captured launch is replayed with other lengths: the same arguments, other contents.
+TEST_P(AttendOnDevice, ReplaysWithOtherLengths) {
+  Case c;
+  c.queries = {1, 1};
+  c.batch_slots = true;
+  SegmentSpec compact = segment({1000, 640}), recent = segment({63, 40});
+  compact.key_kept = {40, 52};
+  compact.page_tokens = 64;
+  recent.causal = true;
+  c.segments = {compact, recent};
+  Problem problem(c);
+  OnDevice device(problem, 5);
+  const std::vector<std::vector<int32_t>> lengths = {{1000, 640, 63, 40}, {1, 0, 63, 0}, {0, 640, 1, 33}, {999, 32, 7, 40}};
+  for (const std::vector<int32_t> &now : lengths) {
+    for (int32_t i = 0; i < 2; ++i) {
+      const std::vector<int32_t> part(now.begin() + i * 2, now.begin() + i * 2 + 2);
+      std::copy(part.begin(), part.end(), problem.owned[i]->lengths.begin());
+      device.segment(i).lengths.freeze(false);
+      device.segment(i).lengths.upload(part);
+    }
+    expect_close(problem, device.run(), "replay");
+    ASSERT_FALSE(simt::machine().fault()) << simt::machine().fault().text();
+  }
+}
+
+// Bytes against the model: stored rows with padding, bases once per sequence and KV head, q_eff for each block that has a part of a unit, partial results
+// written and read, tables, queries and outputs.
+TEST_P(AttendOnDevice, MovesWhatTheModelSays) {
+  for (const int32_t tokens : {512, 4096, 8192}) {
+    for (const bool values : {false, true}) {
+      Case c;
+      c.kv_heads = 2;
+      c.group = 4;
+      c.key_channels = c.value_channels = 128;
+      c.query_dtype = c.output_dtype = GetParam().dtype;
+      c.sink = true;
+      SegmentSpec s = segment({tokens});
+      s.aligned = true;
+      s.key_kept = GetParam().layout == THINK_TILES ? std::vector<int32_t>{77, 52} : std::vector<int32_t>{80, 56};
+      if (values) s.value_kept = {64, 88};
+      c.segments = {s};
+      const Problem problem(c);
+      OnDevice device(problem, 7);
+      expect_close(problem, device.run(), "traffic");
+      ASSERT_FALSE(simt::machine().fault()) << simt::machine().fault().text();
+      double cache = 0, basis = 0, folded = 0, partial = 0, small = 0, partial_out = 0;
+      const think_segment &host = problem.owned[0]->segment;
+      const int64_t line = [&] {
+        int64_t sum = 0;
+        for (int32_t h = 0; h < c.kv_heads; ++h) {
+          const SideView key = side_view(host, Side::keys, problem.arguments.shape, problem.arguments.batch, 0, h);
+          const SideView value = side_view(host, Side::values, problem.arguments.shape, problem.arguments.batch, 0, h);
+          cache += 2.0 * tokens * (key.channels + value.channels);
+          basis += 2.0 * (128 - key.channels) * ((key.channels + 7) / 8 * 8) + 4 * 128 + 4 * (128 - key.channels);
+          if (values) basis += 2.0 * (128 - value.channels) * value.channels + 4 * 128 + 4 * (128 - value.channels);
+          sum += tokens / 32 * ((key.channels + 15) / 16 * 16 + (value.channels + 15) / 16 * 16);
+        }
+        return sum;
+      }();
+      const int64_t blocks = std::max<int64_t>(1, std::min<int64_t>(device.arguments().shape.attend_blocks, line / (8 * 256)));
+      const int64_t parts = blocks + c.kv_heads - 1;  // a block with parts of two units has two
+      folded = parts * (128 * 8 * 2 + 32.0);
+      partial = partial_out = parts * 8 * 4 * (2 + 128.0);
+      small = 2.0 * 8 * 128 * 2 + 8 * 8;  // query, output, sink and LSE
+      const simt::Counters total = simt::machine().total();
+      const double queries_folded = 2.0 * 8 * 128 * 2;  // written, and the queries that they came from
+      // Lengths, widths, slots and places, looked up by every warp: the emulator counts all 32 lanes that load one number.
+      const double tables = static_cast<double>(parts) * device.warps() * 12 * 32 * 8;
+      const double model = cache + basis + folded + partial + partial_out + small + queries_folded * 2 + tables;
+      const double moved = static_cast<double>(total.global_read_bytes + total.global_write_bytes);
+      report_traffic("attend " + std::to_string(tokens), total, model - partial_out, partial_out);
+      if (std::getenv("THINK_TEST_REPORT")) std::printf("moved %.4f of the model, %lld blocks\n", moved / model, static_cast<long long>(blocks));
+      EXPECT_LE(moved, model * (tokens >= 4096 ? 1.02 : 1.10));
+      EXPECT_GE(moved, cache) << "the model is wrong";
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Kinds, AttendOnDevice,
+                         testing::Values(Kind{THINK_ROWS, THINK_F16}, Kind{THINK_TILES, THINK_F16}, Kind{THINK_ROWS, THINK_BF16}, Kind{THINK_TILES, THINK_BF16}),
+                         [](const auto &info) {
+                           return std::string(info.param.layout == THINK_TILES ? "Tiles" : "Rows") + (info.param.dtype == THINK_F16 ? "F16" : "BF16");
+                         });
+
+}  // namespace
+}  // namespace think::attend
