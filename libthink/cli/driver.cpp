@@ -23,6 +23,8 @@ struct DriverFunctions {
   int (*upload)(uint64_t, const void *, size_t);
   int (*download)(void *, uint64_t, size_t);
   int (*fill)(uint64_t, unsigned char, size_t);
+  int (*duplicate)(uint64_t, uint64_t, size_t);
+  int (*memory_info)(size_t *, size_t *);
   int (*stream_create)(void **, unsigned);
   int (*stream_destroy)(void *);
   int (*stream_synchronize)(void *);
@@ -37,6 +39,11 @@ struct DriverFunctions {
   int (*graph_launch)(void *, void *);
   int (*executable_destroy)(void *);
   int (*graph_destroy)(void *);
+  // May be missing.
+  int (*module_load)(void **, const void *);
+  int (*module_function)(void **, void *, const char *);
+  int (*module_unload)(void *);
+  int (*launch_kernel)(void *, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void *, void **, void **);
 };
 
 namespace {
@@ -46,6 +53,83 @@ constexpr char kDriver[] = "libcuda.so.1";
 constexpr int kMultiprocessors = 16, kCacheBytes = 38, kMajor = 75, kMinor = 76;
 constexpr unsigned kStreamNonBlocking = 1;
 constexpr int kCaptureThreadLocal = 1;
+
+// Each thread reads 16 bytes four times per step, a grid apart, and keeps the sum (exclusive or) alive by a store that hardly ever happens.
+constexpr char kReadKernel[] = R"(.version 7.4
+.target sm_80
+.address_size 64
+.visible .entry read_stream(.param .u64 data, .param .u64 count, .param .u64 sink)
+{
+  .reg .pred %more, %never;
+  .reg .b32 %x<17>, %sum, %thread, %ctas, %threads, %cta;
+  .reg .b64 %at, %end, %out, %step, %i, %n, %byte, %far, %last, %reach;
+  ld.param.u64 %at, [data];
+  ld.param.u64 %n, [count];
+  ld.param.u64 %out, [sink];
+  cvta.to.global.u64 %at, %at;
+  cvta.to.global.u64 %out, %out;
+  mov.u32 %thread, %tid.x;
+  mov.u32 %cta, %ctaid.x;
+  mov.u32 %ctas, %nctaid.x;
+  mov.u32 %threads, %ntid.x;
+  mad.lo.u32 %thread, %cta, %threads, %thread;
+  mul.lo.u32 %threads, %threads, %ctas;
+  cvt.u64.u32 %i, %thread;
+  cvt.u64.u32 %step, %threads;
+  mov.u32 %sum, 0;
+  shl.b64 %byte, %i, 4;
+  add.u64 %at, %at, %byte;
+  shl.b64 %far, %step, 4;
+  mul.lo.u64 %n, %n, 16;
+  ld.param.u64 %end, [data];
+  cvta.to.global.u64 %end, %end;
+  add.u64 %end, %end, %n;
+  mul.lo.u64 %reach, %far, 3;
+FOUR:
+  add.u64 %last, %at, %reach;
+  setp.ge.u64 %more, %last, %end;
+  @%more bra NEXT;
+  ld.global.nc.L1::no_allocate.v4.u32 {%x1, %x2, %x3, %x4}, [%at];
+  add.u64 %at, %at, %far;
+  ld.global.nc.L1::no_allocate.v4.u32 {%x5, %x6, %x7, %x8}, [%at];
+  add.u64 %at, %at, %far;
+  ld.global.nc.L1::no_allocate.v4.u32 {%x9, %x10, %x11, %x12}, [%at];
+  add.u64 %at, %at, %far;
+  ld.global.nc.L1::no_allocate.v4.u32 {%x13, %x14, %x15, %x16}, [%at];
+  add.u64 %at, %at, %far;
+  xor.b32 %sum, %sum, %x1;
+  xor.b32 %sum, %sum, %x2;
+  xor.b32 %sum, %sum, %x3;
+  xor.b32 %sum, %sum, %x4;
+  xor.b32 %sum, %sum, %x5;
+  xor.b32 %sum, %sum, %x6;
+  xor.b32 %sum, %sum, %x7;
+  xor.b32 %sum, %sum, %x8;
+  xor.b32 %sum, %sum, %x9;
+  xor.b32 %sum, %sum, %x10;
+  xor.b32 %sum, %sum, %x11;
+  xor.b32 %sum, %sum, %x12;
+  xor.b32 %sum, %sum, %x13;
+  xor.b32 %sum, %sum, %x14;
+  xor.b32 %sum, %sum, %x15;
+  xor.b32 %sum, %sum, %x16;
+  bra FOUR;
+NEXT:
+  setp.ge.u64 %more, %at, %end;
+  @%more bra DONE;
+  ld.global.nc.L1::no_allocate.v4.u32 {%x1, %x2, %x3, %x4}, [%at];
+  xor.b32 %x1, %x1, %x2;
+  xor.b32 %x3, %x3, %x4;
+  xor.b32 %sum, %sum, %x1;
+  xor.b32 %sum, %sum, %x3;
+  add.u64 %at, %at, %far;
+  bra NEXT;
+DONE:
+  setp.eq.u32 %never, %sum, 0x5eed1234;
+  @%never st.global.u32 [%out], %sum;
+  ret;
+}
+)";
 
 // Returns the name of the first function that is missing, NULL when there are all.
 const char *find_all(void *library, DriverFunctions &call) {
@@ -73,6 +157,8 @@ const char *find_all(void *library, DriverFunctions &call) {
   need("cuMemcpyHtoD_v2", call.upload);
   need("cuMemcpyDtoH_v2", call.download);
   need("cuMemsetD8_v2", call.fill);
+  need("cuMemcpyDtoD_v2", call.duplicate);
+  need("cuMemGetInfo_v2", call.memory_info);
   need("cuStreamCreate", call.stream_create);
   need("cuStreamDestroy_v2", call.stream_destroy);
   need("cuStreamSynchronize", call.stream_synchronize);
@@ -87,6 +173,10 @@ const char *find_all(void *library, DriverFunctions &call) {
   need("cuGraphLaunch", call.graph_launch);
   need("cuGraphExecDestroy", call.executable_destroy);
   need("cuGraphDestroy", call.graph_destroy);
+  if (find("cuModuleLoadData", call.module_load) || find("cuModuleGetFunction", call.module_function) || find("cuModuleUnload", call.module_unload) ||
+      find("cuLaunchKernel", call.launch_kernel)) {
+    call.module_load = nullptr;
+  }
   return missing;
 }
 
@@ -147,6 +237,7 @@ Driver::Driver(int32_t index) : call_(std::make_unique<DriverFunctions>()) {
 
 Driver::~Driver() {
   call_->stream_synchronize(stream_);
+  if (module_) call_->module_unload(module_);
   call_->stream_destroy(stream_);
   void *popped;
   call_->pop(&popped);
@@ -182,6 +273,36 @@ void Driver::fill(void *device, unsigned char value, int64_t bytes) const {
   check(call_->fill(address(device), value, static_cast<size_t>(bytes)), "filling device memory");
   // The fill goes into another stream than ours, and may still be running.
   check(call_->stream_synchronize(nullptr), "filling device memory");
+}
+
+void Driver::repeat(void *device, int64_t pattern, int64_t bytes) const {
+  synchronize();
+  for (int64_t have = pattern; have < bytes;) {
+    const int64_t more = have < bytes - have ? have : bytes - have;
+    check(call_->duplicate(address(device) + static_cast<uint64_t>(have), address(device), static_cast<size_t>(more)), "copying on the device");
+    have += more;
+  }
+  check(call_->stream_synchronize(nullptr), "copying on the device");
+}
+
+int64_t Driver::free_bytes() const {
+  size_t available = 0, total = 0;
+  check(call_->memory_info(&available, &total), "asking for free memory");
+  return static_cast<int64_t>(available);
+}
+
+bool Driver::read_stream(const void *device, int64_t bytes) {
+  constexpr unsigned kThreads = 512;
+  if (!call_->module_load) return false;
+  if (!module_) {
+    check(call_->module_load(&module_, kReadKernel), "loading the probe");
+    check(call_->module_function(&read_kernel_, module_, "read_stream"), "loading the probe");
+  }
+  uint64_t data = address(device), count = static_cast<uint64_t>(bytes / 16), sink = data;
+  void *arguments[] = {&data, &count, &sink};
+  check(call_->launch_kernel(read_kernel_, static_cast<unsigned>(multiprocessors_) * 4, 1, 1, kThreads, 1, 1, 0, stream_, arguments, nullptr),
+        "launching the probe");
+  return true;
 }
 
 Driver::Event::Event(const Driver &driver) : driver_(driver) { driver.check(driver.call_->event_create(&event_, 0), "making an event"); }

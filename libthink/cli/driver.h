@@ -37,6 +37,13 @@ class Driver {
   void upload(void *device, const void *host, int64_t bytes) const;    // after everything in the stream
   void download(void *host, const void *device, int64_t bytes) const;  // the same
   void fill(void *device, unsigned char value, int64_t bytes) const;
+  // Repeats the first `pattern` bytes up to `bytes`.
+  void repeat(void *device, int64_t pattern, int64_t bytes) const;
+  int64_t free_bytes() const;
+
+  // Reads memory once, 16 bytes at a time, on all multiprocessors, and does nothing with it: launched into the stream. False where the driver cannot load a
+  // kernel from text.
+  bool read_stream(const void *device, int64_t bytes);
 
   // Milliseconds of the stream between two marks.
   class Event {
@@ -73,6 +80,7 @@ class Driver {
 
   std::unique_ptr<DriverFunctions> call_;
   int32_t device_ = 0;
+  void *module_ = nullptr, *read_kernel_ = nullptr;
   void *context_ = nullptr, *stream_ = nullptr;
   std::string name_;
   int32_t multiprocessors_ = 0, capability_ = 0;

@@ -35,6 +35,23 @@ TEST(Flow, PrunesAsTheCpu) {
   });
 }
 
+// The side that the device is compared with, by itself: it needs no device.
+TEST(Flow, CpuSideAttendsToEveryRow) {
+  Flow cpu(nullptr);
+  const auto run = [&](const std::vector<int32_t> &lengths) {
+    cpu.score(lengths);
+    cpu.choose_calls();
+    cpu.compact(lengths);
+    cpu.attend();
+    for (const float number : cpu.output()) ASSERT_TRUE(std::isfinite(number));
+  };
+  run({200, 133});
+  const std::vector<float> longer = cpu.lse();
+  run({199, 132});
+  // One row less is less mass, for every query head of both sequences, whatever the choice of channels makes of the others.
+  EXPECT_NE(longer, cpu.lse());
+}
+
 TEST(Flow, AttendsAsTheCpu) {
   THINK_NEED_DEVICE();
   const cli::Driver driver(0);
@@ -43,7 +60,7 @@ TEST(Flow, AttendsAsTheCpu) {
     for (const std::vector<int32_t> &lengths : {std::vector<int32_t>{200, 133}, {37, 230}, {1, 100}}) {
       for (Flow *flow : {&device, &cpu}) {
         flow->score(lengths);
-        flow->choose(flow == &device ? device.scores() : device.scores());
+        flow->choose(device.scores());
         flow->compact(lengths);
         flow->attend();
       }

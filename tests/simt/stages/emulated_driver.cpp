@@ -68,6 +68,14 @@ EXPORT cuMemcpyDtoH_v2(void *host, uint64_t device, size_t bytes) {
 EXPORT cuMemsetD8_v2(uint64_t device, unsigned char value, size_t bytes) {
   return simt::machine().memory.fill(memory_at(device), value, bytes) ? state() : kInvalidValue;
 }
+EXPORT cuMemcpyDtoD_v2(uint64_t to, uint64_t from, size_t bytes) {
+  if (!lies_in_a_buffer(from, bytes) || !lies_in_a_buffer(to, bytes)) return kInvalidValue;
+  std::vector<char> copy(bytes);
+  simt::machine().memory.read(copy.data(), memory_at(from), bytes);
+  simt::machine().memory.write(memory_at(to), copy.data(), bytes);
+  return state();
+}
+EXPORT cuMemGetInfo_v2(size_t *available, size_t *total) { return *available = *total = size_t{1} << 28, 0; }
 
 EXPORT cuStreamCreate(void **made, unsigned) { return *made = &stream, 0; }
 EXPORT cuStreamDestroy_v2(void *) { return 0; }
