@@ -9,6 +9,7 @@
 #include <memory>
 #include <thread>
 
+#include "bench_device.h"
 #include "command.h"
 #include "library.h"
 #include "progress.h"
@@ -19,6 +20,7 @@ namespace {
 struct Options {
   int32_t threads = -1, tokens = 8192;
   bool quick = false;
+  std::string device = "cpu";
 };
 
 struct Shape {
@@ -257,6 +259,8 @@ class ShapeBench {
 };
 
 void run(const Options &options, Report &report) {
+  const DeviceChoice choice = parse_device(options.device);
+  if (choice.on_device()) return bench_device(choice, options.tokens / 32 * 32, options.quick, report);
   const Context context = make_context(options.threads);
   const int32_t threads = static_cast<int32_t>(query_number(context.get(), THINK_QUERY_THREADS));
   const long cache = sysconf(_SC_LEVEL3_CACHE_SIZE);
@@ -293,6 +297,7 @@ Command add_bench(CLI::App &program) {
       "Examples:\n"
       "  think bench --quick\n"
       "  think bench --threads 1 --tokens 32768\n"
+      "  think bench --device cuda:0\n"
       "  think bench --json");
   app->add_flag("--quick", options->quick, "Less memory and fewer rounds");
   app->add_option("--tokens", options->tokens, "Cached tokens, rounded down to a multiple of 32")
@@ -303,6 +308,7 @@ Command add_bench(CLI::App &program) {
       ->type_name("N")
       ->check(CLI::Range(-1, 1024))
       ->capture_default_str();
+  add_device_option(*app, options->device);
   return {app, [options](Report &report) { run(*options, report); }};
 }
 

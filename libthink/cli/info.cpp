@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "command.h"
+#include "driver.h"
 #include "library.h"
 
 namespace think::cli {
@@ -10,6 +11,7 @@ namespace {
 
 struct Options {
   int32_t threads = -1;
+  std::string device = "cpu";
 };
 
 const char *isa_name(int64_t isa) {
@@ -18,7 +20,8 @@ const char *isa_name(int64_t isa) {
 }
 
 void run(const Options &options, Report &report) {
-  const Context context = make_context(options.threads);
+  const DeviceChoice choice = parse_device(options.device);
+  const Context context = make_context(options.threads, choice);
   const int64_t isa = query_number(context.get(), THINK_QUERY_ISA), mask = query_number(nullptr, THINK_QUERY_ISA_AVAILABLE);
   const int64_t threads = query_number(context.get(), THINK_QUERY_THREADS), backends = query_number(nullptr, THINK_QUERY_BACKENDS);
   std::vector<std::string> available;
@@ -39,6 +42,16 @@ void run(const Options &options, Report &report) {
   report.line("ABI        %d", think_abi_version());
   report.line("CPU        %s in use; %s available (THINK_CPU_ISA forces one)", isa_name(isa), available_text.c_str());
   report.line("threads    %lld", static_cast<long long>(threads));
+  if (choice.on_device()) {
+    const Driver driver(choice.index);
+    report.json["device"] = {{"name", driver.name()},
+                             {"index", choice.index},
+                             {"capability", driver.capability()},
+                             {"multiprocessors", driver.multiprocessors()},
+                             {"cache_bytes", driver.cache_bytes()}};
+    report.line("device     %s: %s, sm_%d, %d multiprocessors, %s of L2", choice.text().c_str(), driver.name().c_str(), driver.capability(),
+                driver.multiprocessors(), bytes_text(driver.cache_bytes()).c_str());
+  }
   const std::pair<const char *, think_device> devices[] = {{"cpu", THINK_DEVICE_CPU}, {"cuda", THINK_DEVICE_CUDA}};
   for (const auto &[name, device] : devices) {
     size_t needed = 0;
@@ -60,11 +73,12 @@ void run(const Options &options, Report &report) {
 Command add_info(CLI::App &program) {
   auto options = std::make_shared<Options>();
   CLI::App *app = program.add_subcommand("info", "Version, instruction sets, threads, backends and limits");
-  app->footer("Examples:\n  think info\n  think info --json\n  THINK_CPU_ISA=avx2 think info");
+  app->footer("Examples:\n  think info\n  think info --json\n  think info --device cuda:0\n  THINK_CPU_ISA=avx2 think info");
   app->add_option("--threads", options->threads, "Threads of the context; -1 = every core that the process may use")
       ->type_name("N")
       ->check(CLI::Range(-1, 1024))
       ->capture_default_str();
+  add_device_option(*app, options->device);
   return {app, [options](Report &report) { run(*options, report); }};
 }
 

@@ -4,17 +4,30 @@
 #include <memory>
 #include <string>
 
+#include "device_choice.h"
 #include "failure.h"
 #include "number.h"
 #include "think.h"
 
 namespace think::cli {
 
+// The library has no code for this on this device: an error like any other, but one that a report may skip.
+class Unsupported : public Failure {
+ public:
+  explicit Unsupported(const char *message)
+      : Failure(kLibrary, std::string("libthink: ") + message + " (" + think_status_name(THINK_E_UNSUPPORTED) + ")"), reason_(message) {}
+  const std::string &reason() const { return reason_; }
+
+ private:
+  std::string reason_;
+};
+
 // A record to pass to a call, and the check of what it returned:  ErrorRecord error; error.check(think_...(..., error));
 class ErrorRecord {
  public:
   operator think_error *() { return &record_; }
   void check(think_status status) const {
+    if (status == THINK_E_UNSUPPORTED) throw Unsupported(record_.message);
     if (status != THINK_OK) throw Failure(kLibrary, std::string("libthink: ") + record_.message + " (" + think_status_name(status) + ")");
   }
 
@@ -25,8 +38,10 @@ class ErrorRecord {
 using Context = std::unique_ptr<think_context, decltype(&think_context_destroy)>;
 using Plan = std::unique_ptr<think_plan, decltype(&think_plan_destroy)>;
 
-inline Context make_context(int32_t threads) {
+inline Context make_context(int32_t threads, const DeviceChoice &device = {}) {
   think_context_options options = THINK_CONTEXT_OPTIONS_INIT;
+  options.device_type = device.type;
+  options.device_index = device.index;
   options.threads = threads;
   think_context *context = nullptr;
   ErrorRecord error;

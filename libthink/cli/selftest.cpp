@@ -16,7 +16,7 @@ namespace think::cli {
 namespace {
 
 struct Options {
-  std::string isa;
+  std::string isa, device = "cpu";
   int32_t threads = 2;
 };
 
@@ -55,54 +55,97 @@ struct Worst {
   int checks = 0, failed = 0;
 };
 
+// One column of the report: an instruction set of the CPU, or a device.
+class Section {
+ public:
+  Section(const char *key, const std::string &name, Report &report) : key_(key), name_(name), report_(report) {
+    report.line("%s", "");
+    report.line("%s", name.c_str());
+  }
+
+  void run(const SelftestShape &shape, const SelftestTarget &target) {
+    std::vector<std::string> order;
+    std::map<std::string, Worst> stages;
+    std::string skipped;
+    selftest_layer(
+        shape, target,
+        [&](const char *stage, double error, double limit) {
+          if (!stages.count(stage)) order.push_back(stage);
+          Worst &worst = stages[stage];
+          ++worst.checks;
+          if (!(error <= limit)) ++worst.failed;
+          worst.error = std::max(worst.error, error);
+          worst.limit = limit;
+        },
+        [&](const char *stage, const std::string &reason) {
+          // Both sides of a layer give the same reason.
+          for (const auto &earlier : report_.json["skipped"]) {
+            if (earlier["shape"] == shape.name && earlier["stage"] == stage) return;
+          }
+          skipped += std::string(skipped.empty() ? "" : ", ") + stage;
+          report_.json["skipped"].push_back({{"shape", shape.name}, {"stage", stage}, {"reason", reason}});
+        });
+    std::string line;
+    for (const std::string &stage : order) {
+      const Worst &worst = stages[stage];
+      checks += worst.checks;
+      failed += worst.failed;
+      char text[32] = "0";
+      if (worst.error != 0) std::snprintf(text, sizeof text, "%.0e", worst.error);
+      line += "  " + stage + " " + text;
+      if (worst.failed) line += "*";
+      report_.json["results"].push_back(
+          {{key_, name_},
+           {"shape", shape.name},
+           {"stage", stage},
+           {"checks", worst.checks},
+           {"failed", worst.failed},
+           {"error", std::isinf(worst.error) ? nlohmann::ordered_json("different") : nlohmann::ordered_json(worst.error)},
+           {"limit", worst.limit}});
+    }
+    report_.line("  %-32s%s", shape.name, line.c_str());
+    if (!skipped.empty()) report_.line("  %-32s  skipped, no CUDA kernels: %s", "", skipped.c_str());
+  }
+
+  int checks = 0, failed = 0;
+
+ private:
+  const char *key_;
+  std::string name_;
+  Report &report_;
+};
+
 void run(const Options &options, Report &report) {
+  const DeviceChoice choice = parse_device(options.device);
+  if (choice.on_device() && !options.isa.empty()) throw Failure(kUsage, "--isa is for the CPU, not for --device " + choice.text());
   const int64_t available = query_number(nullptr, THINK_QUERY_ISA_AVAILABLE);
   std::vector<int32_t> isas;
-  for (int32_t isa = 0; isa < static_cast<int32_t>(std::size(kIsaNames)); ++isa) {
+  for (int32_t isa = 0; isa < static_cast<int32_t>(std::size(kIsaNames)) && !choice.on_device(); ++isa) {
     if ((available >> isa & 1) && (options.isa.empty() || options.isa == kIsaNames[isa])) isas.push_back(isa);
   }
-  if (isas.empty()) throw Failure(kLibrary, "this build or this host cannot run the instruction set " + options.isa);
-  Progress progress("comparing", static_cast<int64_t>(isas.size() * std::size(kShapes)));
+  if (isas.empty() && !choice.on_device()) throw Failure(kLibrary, "this build or this host cannot run the instruction set " + options.isa);
   int checks = 0, failed = 0;
   report.json = {
       {"version", think_version_string()}, {"passed", false}, {"checks", 0}, {"failed", 0}, {"results", nlohmann::ordered_json::array()}};
+  if (choice.on_device()) report.json["skipped"] = nlohmann::ordered_json::array();
   report.line("largest error relative to the largest number of each result; * = above its limit; 0 = equal bit for bit");
-  for (const int32_t isa : isas) {
-    const ForcedIsa forced(kIsaNames[isa]);
-    report.line("%s", "");
-    report.line("%s", kIsaNames[isa]);
+  Progress progress("comparing", static_cast<int64_t>(std::max<size_t>(isas.size(), 1) * std::size(kShapes)));
+  const auto run_section = [&](Section section, const SelftestTarget &target) {
     for (const SelftestShape &shape : kShapes) {
-      std::vector<std::string> order;
-      std::map<std::string, Worst> stages;
-      selftest_layer(shape, options.threads, [&](const char *stage, double error, double limit) {
-        if (!stages.count(stage)) order.push_back(stage);
-        Worst &worst = stages[stage];
-        ++worst.checks;
-        if (!(error <= limit)) ++worst.failed;
-        worst.error = std::max(worst.error, error);
-        worst.limit = limit;
-      });
-      std::string line;
-      for (const std::string &stage : order) {
-        const Worst &worst = stages[stage];
-        checks += worst.checks;
-        failed += worst.failed;
-        char text[32] = "0";
-        if (worst.error != 0) std::snprintf(text, sizeof text, "%.0e", worst.error);
-        line += "  " + stage + " " + text;
-        if (worst.failed) line += "*";
-        report.json["results"].push_back(
-            {{"isa", kIsaNames[isa]},
-             {"shape", shape.name},
-             {"stage", stage},
-             {"checks", worst.checks},
-             {"failed", worst.failed},
-             {"error", std::isinf(worst.error) ? nlohmann::ordered_json("different") : nlohmann::ordered_json(worst.error)},
-             {"limit", worst.limit}});
-      }
-      report.line("  %-32s%s", shape.name, line.c_str());
+      section.run(shape, target);
       progress.step();
     }
+    checks += section.checks;
+    failed += section.failed;
+  };
+  if (choice.on_device()) {
+    make_context(1, choice);  // the library's reason comes first, it knows more of what can be missing than the driver
+    const Driver driver(choice.index);
+    run_section(Section("device", choice.text() + " " + driver.name(), report), {choice, &driver, 1});
+  }
+  for (const int32_t isa : isas) {
+    const ForcedIsa forced(kIsaNames[isa]);
+    run_section(Section("isa", kIsaNames[isa], report), {choice, nullptr, options.threads});
   }
   report.json["checks"] = checks;
   report.json["failed"] = failed;
@@ -117,7 +160,7 @@ void run(const Options &options, Report &report) {
 Command add_selftest(CLI::App &program) {
   auto options = std::make_shared<Options>();
   CLI::App *app = program.add_subcommand("selftest", "Compare every stage with its double-precision reference on this host");
-  app->footer("Examples:\n  think selftest\n  think selftest --isa avx2\n  think selftest --json");
+  app->footer("Examples:\n  think selftest\n  think selftest --isa avx2\n  think selftest --device cuda:0\n  think selftest --json");
   app->add_option("--isa", options->isa, "Only this instruction set (default: all that the host can run)")
       ->type_name("NAME")
       ->check(CLI::IsMember(std::vector<std::string>(std::begin(kIsaNames), std::end(kIsaNames))));
@@ -125,6 +168,7 @@ Command add_selftest(CLI::App &program) {
       ->type_name("N")
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
+  add_device_option(*app, options->device);
   return {app, [options](Report &report) { run(*options, report); }};
 }
 

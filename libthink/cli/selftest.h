@@ -4,6 +4,7 @@
 #include <functional>
 #include <string>
 
+#include "driver.h"
 #include "library.h"
 
 namespace think::cli {
@@ -18,7 +19,16 @@ struct SelftestShape {
 // Called once per result: how far it is from the reference, and how far it may be. 0 and 0: equal bit for bit.
 using SelftestRecord = std::function<void(const char *stage, double error, double limit)>;
 
+// Called for a stage that the device has no kernels for.
+using SelftestSkip = std::function<void(const char *stage, const std::string &reason)>;
+
+struct SelftestTarget {
+  DeviceChoice device;
+  const Driver *driver;  // of the device, NULL = the CPU
+  int32_t threads;
+};
+
 // Runs on a context of its own, which takes its instruction set from THINK_CPU_ISA.
-void selftest_layer(const SelftestShape &shape, int32_t threads, const SelftestRecord &record);
+void selftest_layer(const SelftestShape &shape, const SelftestTarget &target, const SelftestRecord &record, const SelftestSkip &skip);
 
 }  // namespace think::cli

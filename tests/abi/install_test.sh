@@ -30,6 +30,14 @@ cmake --build "$work/consumer" >"$work/cmake.log" 2>&1 || { cat "$work/cmake.log
 sed 's/0\.9 CONFIG/7.0 CONFIG/; s|\.\./frozen|'"$here"'/frozen|; s|consumer.cpp|'"$here"'/consumer/consumer.cpp|' "$here/consumer/CMakeLists.txt" >"$work/CMakeLists.txt"
 if cmake -S "$work" -B "$work/newer" -DCMAKE_PREFIX_PATH="$prefix" >/dev/null 2>&1; then fail "version 7.0 was found"; fi
 
+# the C examples that need nothing else, each alone
+for example in cuda_graph paged; do
+  cmake -S "$root/examples/$example" -B "$work/$example" -DCMAKE_PREFIX_PATH="$prefix" >"$work/cmake.log" 2>&1 && cmake --build "$work/$example" >>"$work/cmake.log" 2>&1 ||
+    { cat "$work/cmake.log" >&2; fail "examples/$example does not build alone"; }
+done
+"$work/paged/paged" cpu || fail "examples/paged"
+"$work/cuda_graph/cuda_graph" no_device >/dev/null && fail "examples/cuda_graph ran without a device"
+
 # pkg-config
 export PKG_CONFIG_PATH=$libdir/pkgconfig
 flags=$(pkg-config --cflags --libs think) || fail "pkg-config does not know think"

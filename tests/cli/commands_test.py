@@ -57,6 +57,10 @@ class Usage(ProgramCase):
             ["info", "--threads", "-2"],
             ["prune", "--ratio", "1.5"],
             ["selftest", "--isa", "sse9"],
+            ["selftest", "--device", "gpu"],
+            ["info", "--device", "cuda:"],
+            ["bench", "--device", "cuda:-1"],
+            ["selftest", "--device", "cuda:0", "--isa", "portable"],
             ["info", "prune"],
         ):
             self.run_program(*arguments, code=1)
@@ -434,6 +438,18 @@ class Outputs(ProgramCase):
 
 
 class Selftest(ProgramCase):
+    def test_a_device_that_is_not_there(self):
+        if self.has_backend():
+            self.skipTest("it is there")
+        for command in ("info", "selftest", "bench"):
+            error = self.run_json(command, "--device", "cuda:0", code=3)["error"]
+            self.assertEqual(error["kind"], "library")
+            self.assertRegex(error["message"], "cuda|CUDA")
+        self.assertEqual(self.run_json("info", "--device", "cpu")["version"], self.run_json("info")["version"])
+
+    def has_backend(self):
+        return any(backend["device"] == "cuda" and backend["available"] for backend in self.run_json("info")["backends"])
+
     def test_passes_on_every_instruction_set(self):
         report = self.run_json("selftest")
         self.assertTrue(report["passed"])

@@ -30,6 +30,10 @@ int32_t launch(const Launch &how, void (*kernel)(P...), Same<P>... arguments) {
   static_assert((!std::is_reference_v<P> && ...), "a kernel cannot refer to the host's memory");
   static_assert((std::is_trivially_copyable_v<P> && ...), "kernel parameters are copied byte by byte");
   if (how.grid.x <= 0 || how.grid.y <= 0 || how.grid.z <= 0) return simt::Machine::kSuccess;
+  if (simt::machine().capture) {  // arguments are kept as they are now, as in a graph
+    simt::machine().capture->emplace_back([how, kernel, arguments...] { return launch(how, kernel, arguments...); });
+    return simt::Machine::kSuccess;
+  }
   struct Call {
     void (*kernel)(P...);
     std::tuple<P...> arguments;
@@ -48,7 +52,11 @@ int32_t launch(const Launch &how, void (*kernel)(P...), Same<P>... arguments) {
   return simt::machine().launch(spec, reinterpret_cast<const void *>(kernel));
 }
 
-inline int32_t set_zero(void *memory, size_t bytes, void *) {
+inline int32_t set_zero(void *memory, size_t bytes, void *stream) {
+  if (simt::machine().capture) {
+    simt::machine().capture->emplace_back([=] { return set_zero(memory, bytes, stream); });
+    return simt::Machine::kSuccess;
+  }
   simt::machine().end_of_overlap();
   return bytes && !simt::machine().memory.fill(memory, 0, bytes) ? simt::Machine::kInvalidValue : simt::Machine::kSuccess;
 }

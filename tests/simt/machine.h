@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <random>
 #include <unordered_map>
@@ -157,6 +158,7 @@ class Machine {
   void reset();  // forgets the fault, launches and counters; buffers stay
 
   // ---- for launch.h
+  std::vector<std::function<int32_t()>> *capture = nullptr;  // where launches are kept instead of made, while a graph is captured
   int32_t launch(const LaunchSpec &spec, const void *kernel);
   int32_t prepare(const void *kernel, uint32_t shared_bytes);
   void end_of_overlap() { previous_first_run_ = last_run_ + 1; }  // something else comes in the stream

@@ -1,0 +1,115 @@
+// The device benchmark: decode attention of five models over batches, lengths and widths, and the prune of a layer, as JSON on standard output.
+//   gpu_bench [--device N] [--seconds S] [--quick] [--check]
+// Stops taking new cases after S seconds (default 240) and says which it left out. --check only names the device, or says why there is none (exit code 3).
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <nlohmann/json.hpp>
+
+#include "libthink/cli/device_bench.h"
+
+namespace {
+
+using namespace think::cli;
+
+struct Model {
+  const char *name;
+  int32_t query_heads, kv_heads, channels;
+  float softcap;
+};
+constexpr Model kModels[] = {{"Llama-3-8B", 32, 8, 128, 0},
+                             {"Llama-2-7B", 32, 32, 128, 0},
+                             {"Qwen2.5-7B", 28, 4, 128, 0},
+                             {"Qwen2.5-0.5B", 14, 2, 64, 0},
+                             {"Gemma-2-9B", 16, 8, 256, 50}};
+
+struct Load {
+  int32_t batch, tokens;
+};
+// In the order in which they are given up when time is short: the last ones first.
+constexpr Load kLoads[] = {{32, 8192}, {8, 4096}, {1, 16384}, {1, 4096}, {8, 32768}, {32, 2048}, {128, 2048}, {1, 65536}, {1, 131072}, {128, 8192}, {32, 32768}};
+// Of 128 channels; other head sizes keep the same shares.
+constexpr int32_t kWidths[][2] = {{128, 128}, {77, 128}, {64, 128}, {52, 128}, {39, 128}, {32, 128}, {77, 88}, {64, 64}};
+
+nlohmann::ordered_json json_of(const Measured &measured) {
+  if (!measured.skipped.empty()) return {{"skipped", measured.skipped}};
+  return {{"seconds", measured.seconds}, {"bytes", measured.bytes}};
+}
+
+int run(int argc, char **argv) {
+  int32_t index = 0;
+  double limit = 240;
+  bool quick = false, check = false;
+  for (int i = 1; i < argc; ++i) {
+    if (!std::strcmp(argv[i], "--quick")) {
+      quick = true;
+    } else if (!std::strcmp(argv[i], "--check")) {
+      check = true;
+    } else if (i + 1 < argc && !std::strcmp(argv[i], "--device")) {
+      index = std::atoi(argv[++i]);
+    } else if (i + 1 < argc && !std::strcmp(argv[i], "--seconds")) {
+      limit = std::atof(argv[++i]);
+    } else {
+      std::fprintf(stderr, "usage: gpu_bench [--device N] [--seconds S] [--quick] [--check]\n");
+      return kUsage;
+    }
+  }
+  const auto begin = std::chrono::steady_clock::now();
+  const auto seconds = [&] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count(); };
+  const Context context = make_context(1, {THINK_DEVICE_CUDA, index});
+  Driver driver(index);
+  if (check) return std::printf("%s, sm_%d\n", driver.name().c_str(), driver.capability()) < 0;
+  const int64_t wanted = int64_t{quick ? 1 : 20} << 30;
+  DeviceBench bench(driver, context, std::min(wanted, driver.free_bytes() / 10 * 8), quick ? 3 : 9);
+  nlohmann::ordered_json report = {{"version", think_version_string()},
+                                   {"device", driver.name()},
+                                   {"capability", driver.capability()},
+                                   {"multiprocessors", driver.multiprocessors()},
+                                   {"probe", json_of(bench.probe())},
+                                   {"attend", nlohmann::ordered_json::array()},
+                                   {"prune", nlohmann::ordered_json::array()},
+                                   {"left_out", nlohmann::ordered_json::array()}};
+  for (const Model &model : kModels) {
+    for (const int32_t tokens : {8192, 32768}) {
+      if (quick && tokens > 8192) continue;
+      for (const StageTime &time : bench.prune(model.query_heads, model.kv_heads, model.channels, tokens)) {
+        nlohmann::ordered_json row = {{"model", model.name}, {"tokens", tokens}, {"stage", time.stage}};
+        row.update(json_of(time.measured));
+        report["prune"].push_back(row);
+      }
+    }
+  }
+  int loads = 0;
+  for (const Load &load : kLoads) {
+    if (quick && ++loads > 2) break;
+    for (const Model &model : kModels) {
+      if (seconds() > limit) {
+        report["left_out"].push_back(std::string(model.name) + " " + std::to_string(load.batch) + " x " + std::to_string(load.tokens));
+        continue;
+      }
+      for (const auto &[key, value] : kWidths) {
+        const int32_t key_kept = key * model.channels / 128, value_kept = value * model.channels / 128 / 8 * 8;
+        nlohmann::ordered_json row = {{"model", model.name}, {"batch", load.batch},     {"tokens", load.tokens},
+                                      {"key_kept", key_kept}, {"value_kept", value_kept}, {"channels", model.channels}};
+        row.update(json_of(bench.attend(
+            {model.query_heads, model.kv_heads, model.channels, load.batch, load.tokens, key_kept, value_kept, model.softcap})));
+        report["attend"].push_back(row);
+      }
+    }
+  }
+  report["wall_seconds"] = seconds();
+  std::printf("%s\n", report.dump(1).c_str());
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char **argv) {
+  try {
+    return run(argc, argv);
+  } catch (const Failure &failure) {
+    std::fprintf(stderr, "gpu_bench: %s\n", failure.what());
+    return failure.code();
+  }
+}

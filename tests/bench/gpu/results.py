@@ -1,0 +1,145 @@
+#!/usr/bin/env python3
+"""Writes tests/bench/RESULTS-gpu.md from what was measured, and from what the compiler says where nothing was.
+
+    results.py --markdown FILE [--bench bench.json] [--peers peers.json] [--kernels kernels.txt]
+
+bench.json is gpu_bench's output, peers.json that of peers.py, kernels.txt the table that libthink/cmake/kernel_report.py stores in a CUDA build tree.
+"""
+import argparse
+import json
+import re
+
+REGISTERS, GRANULE = 65536, 256  # of a multiprocessor; they are handed out to warps by so many
+WARPS = {"86": 48, "89": 48, "120": 48}  # that a multiprocessor holds; 64 on the others
+STAGES = ["score", "moments", "select", "fit", "compact", "prune"]
+
+
+def warps_by_registers(registers, architecture):
+    each = -(-registers * 32 // GRANULE) * GRANULE
+    return min(WARPS.get(architecture, 64), REGISTERS // each)
+
+
+def read_json(path):
+    if not path:
+        return None
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)
+
+
+def compiler_table(path):
+    """kernels.txt: a heading, a line of architectures, sources at the left edge and kernels below them, two blanks in."""
+    with open(path, encoding="utf-8") as file:
+        lines = file.read().splitlines()
+    architectures = re.findall(r"sm_(\w+)", lines[1])
+    rows, source = [], ""
+    for line in lines[2:]:
+        if not line.startswith("  "):
+            source = line.strip()
+            continue
+        cells = re.findall(r"\s(\d+(?: \(\d+\))?|-)(?=\s|$)", line[44:])
+        name = line[2:44].strip() if len(cells) == len(architectures) else None
+        if name is None:  # a name longer than its column
+            match = re.match(r"  (.*?)\s+((?:\d+(?: \(\d+\))?|-)(?:\s+(?:\d+(?: \(\d+\))?|-))*)$", line)
+            name, cells = match[1], re.findall(r"\d+(?: \(\d+\))?|-", match[2])
+        rows.append((source, name, cells))
+    text = ["## What the compiler says", "",
+            "Registers of a thread (static shared memory of a block in bytes, where any) / warps that a multiprocessor can hold by registers alone: by arithmetic,",
+            "65,536 registers in portions of 256 per warp. Dynamic shared memory is a matter of the launch and not counted. No kernel spills or has a stack: that",
+            "fails the build.", "", "| source | kernel | " + " | ".join("sm_" + a for a in architectures) + " |", "|---|---|" + "---|" * len(architectures)]
+    for source, name, cells in rows:
+        shown = []
+        for cell, architecture in zip(cells, architectures):
+            shown.append(cell if cell == "-" else f"{cell} / {warps_by_registers(int(cell.split()[0]), architecture)}")
+        text.append(f"| `{source}` | `{name}` | " + " | ".join(shown) + " |")
+    return text
+
+
+def measured(row):
+    return bool(row) and "seconds" in row
+
+
+def attend_tables(bench, peers):
+    probe = bench["probe"]["bytes"] / bench["probe"]["seconds"] if measured(bench["probe"]) else None
+    text = ["## Decode attention", "", "One step, bf16, microseconds; in brackets the share of the probe's rate on the bytes that must be read. Speed-up and efficiency",
+            "(speed-up / byte ratio) are over our own dense cache. Peers read dense caches.", ""]
+    groups = {}
+    for row in bench["attend"]:
+        groups.setdefault(row["model"], {}).setdefault((row["batch"], row["tokens"]), []).append(row)
+    rivals = {}
+    for row in (peers or {}).get("attend", []):
+        if measured(row):
+            rivals.setdefault((row["model"], row["batch"], row["tokens"]), {})[row["peer"]] = row["seconds"]
+    for model, loads in groups.items():
+        widths = [(row["key_kept"], row["value_kept"]) for row in next(iter(loads.values()))]
+        text += [f"### {model}", "", "| batch x tokens | " + " | ".join(f"{k}/{v}" for k, v in widths) + " | best speed-up | efficiency | best dense peer |",
+                 "|---|" + "---|" * (len(widths) + 3)]
+        for (batch, tokens), rows in loads.items():
+            cells, best, efficiency = [], None, None
+            dense = rows[0] if measured(rows[0]) else None
+            for row in rows:
+                if not measured(row):
+                    cells.append("-")
+                    continue
+                share = f" ({row['bytes'] / row['seconds'] / probe:.2f})" if probe else ""
+                cells.append(f"{row['seconds'] * 1e6:.1f}{share}")
+                if dense and row is not dense and (best is None or dense["seconds"] / row["seconds"] > best):
+                    best = dense["seconds"] / row["seconds"]
+                    efficiency = best / (dense["bytes"] / row["bytes"])
+            rival = min(rivals.get((model, batch, tokens), {}).items(), key=lambda item: item[1], default=None)
+            text.append(f"| {batch} x {tokens} | " + " | ".join(cells) + f" | {f'{best:.2f}' if best else '-'} | {f'{efficiency:.2f}' if efficiency else '-'} | "
+                        + (f"{rival[0]} {rival[1] * 1e6:.1f}" if rival else "-") + " |")
+        text.append("")
+    return text
+
+
+def prune_table(bench):
+    text = ["## Pruning a layer", "", "One sequence, half of the key channels, microseconds.", "", "| model | tokens | " + " | ".join(STAGES) + " |",
+            "|---|---|" + "---|" * len(STAGES)]
+    groups = {}
+    for row in bench["prune"]:
+        groups.setdefault((row["model"], row["tokens"]), {})[row["stage"]] = row
+    for (model, tokens), stages in groups.items():
+        cells = [f"{stages[name]['seconds'] * 1e6:.1f}" if measured(stages.get(name)) else "-" for name in STAGES]
+        text.append(f"| {model} | {tokens} | " + " | ".join(cells) + " |")
+    return text + [""]
+
+
+def reasons(bench, peers):
+    found = {}
+    for row in bench["attend"] + bench["prune"]:
+        if "skipped" in row:
+            found.setdefault(row["skipped"], set()).add(row.get("stage", "attend"))
+    lines = [f"- {', '.join(sorted(stages))}: {reason}" for reason, stages in found.items()]
+    lines += [f"- left out, no time: {name}" for name in bench["left_out"]]
+    for name, reason in (peers or {}).get("absent", {}).items():
+        lines.append(f"- {name}: {reason}")
+    for peer, reason in sorted({(row["peer"], row["skipped"]) for row in (peers or {}).get("attend", []) if "skipped" in row}):
+        lines.append(f"- {peer}, some shapes: {reason}")
+    return ["## What is missing above, and why", ""] + lines + [""] if lines else []
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("markdown", "bench", "peers", "kernels"):
+        parser.add_argument("--" + name, required=name == "markdown")
+    options = parser.parse_args()
+    bench, peers = read_json(options.bench), read_json(options.peers)
+    text = ["# Results on a GPU", "", "Written by `tests/bench/gpu/results.py`; `tests/gpu.sh` measures and calls it.", ""]
+    if not bench:
+        text += ["**Not yet measured**: no GPU was at hand. What stands in: the kernels run in the emulator (`tests/simt`), where their traffic and bank conflicts are",
+                 "tested, and the compiler's table.", ""]
+    else:
+        text += [f"{bench['device']}, sm_{bench['capability']}, {bench['multiprocessors']} multiprocessors, libthink {bench['version']}."]
+        text += ([f"A plain read of memory: {bench['probe']['bytes'] / bench['probe']['seconds'] / 1e9:.0f} GB/s."] if measured(bench["probe"])
+                 else [f"No read probe: {bench['probe']['skipped']}."])
+        if peers and "torch" in peers:
+            text.append(f"Peers: torch {peers['torch']} on {peers['device']}.")
+        text += [""] + attend_tables(bench, peers) + prune_table(bench) + reasons(bench, peers)
+    if options.kernels:
+        text += compiler_table(options.kernels) + [""]
+    with open(options.markdown, "w", encoding="utf-8") as file:
+        file.write("\n".join(text).rstrip() + "\n")
+
+
+if __name__ == "__main__":
+    main()
