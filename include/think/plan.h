@@ -103,9 +103,8 @@ THINK_API think_status think_supports(const think_context *context, const think_
 /**
  * Make a plan. The only moment, besides context creation, when the library allocates or starts threads (if the context asked for them).
  * On a CUDA device it loads the kernels. Calls on the plan take device pointers: tensors, segments, bases and also the small arrays (lengths, slots, page
- * tables, widths), which are never read on the host; structs stay in host memory. Rows of tensors must be aligned to 16 bytes. A stage without CUDA
- * kernels is THINK_E_UNSUPPORTED when it is called: so far there are score, select (with budgets), compact (with
- * think_segment_place()) and attend (with think_merge(); caches of f16 or bf16).
+ * tables, widths), which are never read on the host; structs stay in host memory. Rows of tensors must be aligned to 16 bytes.
+ * think_attend() takes caches of f16 or bf16 there, all segments alike; f32 is THINK_E_UNSUPPORTED when it is called.
  * @param plan  receives the plan; destroy it with think_plan_destroy()
  * @return THINK_E_ARGUMENT, THINK_E_UNSUPPORTED, THINK_E_MEMORY, THINK_E_DEVICE
  * @since 0.9
