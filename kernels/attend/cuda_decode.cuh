@@ -227,7 +227,7 @@ THINK_DEVICE float *partial_at(const Decode &d, const Cuts &cuts, int32_t unit, 
   const Geometry &g = d.geometry;
   int64_t place;
   if (cuts.chunk) {
-    place = int64_t{unit} * (kMaxItems + g.runs) + part + run;
+    place = (kMaxItems + g.runs) * int64_t{unit} + part + run;
   } else {
     const int32_t kind = cuts.first_block == cuts.last_block ? 2 : part == cuts.first_block ? 1 : 0;
     place = (int64_t{part} * 3 + kind) * g.runs + run;

@@ -219,6 +219,7 @@ TEST_F(DevicePlan, Attend) {
 }
 
 TEST_F(DevicePlan, NamesWhatIsMissing) {
+  const think_tensor query = tensor(4, 1);
   const think_segment rows = segment(false);
   think_basis keys = basis(THINK_KEYS);
   int64_t bytes = 0;
