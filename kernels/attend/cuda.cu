@@ -14,7 +14,7 @@ constexpr int32_t kMostMerged = 64;
 
 struct MergeCall {
   const void *output[kMostMerged];
-  const float *lse[kMostMerged];
+  const float *lse_of[kMostMerged];
   int64_t stride[kMostMerged][3];
   uint8_t narrow[kMostMerged];  // of the plan's output type, not f32
   think_tensor to;
@@ -28,9 +28,9 @@ __global__ void __launch_bounds__(kMergeThreads) attend_merge(const __grid_const
   const int32_t token = block_x(), head = block_y(), sequence = block_z(), channels = static_cast<int32_t>(m.to.extent[3]);
   const int64_t place = (sequence * m.to.extent[1] + head) * m.to.extent[2] + token;
   float maximum = -INFINITY, mass = 0.0f;
-  for (int32_t i = 0; i < m.count; ++i) maximum = fmaxf(maximum, load_global(m.lse[i] + place));
+  for (int32_t i = 0; i < m.count; ++i) maximum = fmaxf(maximum, load_global(m.lse_of[i] + place));
   const auto weight_of = [&](int32_t i) {
-    const float lse = load_global(m.lse[i] + place);
+    const float lse = load_global(m.lse_of[i] + place);
     return lse == -INFINITY ? 0.0f : exp2_fast((lse - maximum) * kLog2E);
   };
   for (int32_t i = 0; i < m.count; ++i) mass += weight_of(i);
@@ -235,7 +235,7 @@ int32_t merge(const Merge &m, void *stream) {
   MergeCall call = {};
   for (int32_t i = 0; i < m.count; ++i) {
     call.output[i] = m.outputs[i].data;
-    call.lse[i] = m.lses[i];
+    call.lse_of[i] = m.lses[i];
     for (int32_t axis = 0; axis < 3; ++axis) call.stride[i][axis] = m.outputs[i].stride[axis];
     call.narrow[i] = m.outputs[i].dtype != THINK_F32;
     if (call.narrow[i]) call.narrow_type = m.outputs[i].dtype;

@@ -227,7 +227,7 @@ THINK_DEVICE float *partial_at(const Decode &d, const Cuts &cuts, int32_t unit, 
   const Geometry &g = d.geometry;
   int64_t place;
   if (cuts.chunk) {
-    place = int64_t{unit} * (kMaxItems + g.runs) + part + run;
+    place = (kMaxItems + g.runs) * int64_t{unit} + part + run;
   } else {
     const int32_t kind = cuts.first_block == cuts.last_block ? 2 : part == cuts.first_block ? 1 : 0;
     place = (int64_t{part} * 3 + kind) * g.runs + run;
@@ -304,7 +304,7 @@ THINK_DEVICE void sum_tile(Sums<kMatrices> &sums, const Keys<kSteps> &keys, cons
   for (int32_t m = 0; m < 2; ++m) score[m][0] = score[m][2] = keys.begin[0], score[m][1] = score[m][3] = keys.begin[1];
   if (keys.layout == THINK_TILES) {
     const int32_t place[2] = {tile_place(matrix / 2 * 8 + row, matrix % 2), tile_place(matrix / 2 * 8 + row, 2 + matrix % 2)};
-#pragma unroll(kSteps > 8 ? 4 : kSteps)
+#pragma unroll
     for (int32_t k = 0; k < kSteps; ++k) {
       if (k < keys.steps) {
         uint32_t query[2];
@@ -319,7 +319,7 @@ THINK_DEVICE void sum_tile(Sums<kMatrices> &sums, const Keys<kSteps> &keys, cons
     }
   } else {
     const LanePlace place = lane_place(keys.steps, matrix % 2 * 8 + row, matrix / 2);
-#pragma unroll(kSteps > 8 ? 4 : kSteps)
+#pragma unroll
     for (int32_t k = 0; k < kSteps; ++k) {
       if (k < keys.steps) {
         uint32_t query[2];
@@ -373,17 +373,30 @@ THINK_DEVICE void sum_tile(Sums<kMatrices> &sums, const Keys<kSteps> &keys, cons
     }
   }
   const LanePlace place = lane_place(value_steps, matrix / 2 * 8 + row, matrix % 2);
+  uint32_t p[2][2];
 #pragma unroll
   for (int32_t m = 0; m < 2; ++m) {
-    const uint32_t p[2] = {movmatrix_trans(pack<T>(score[m][0], score[m][1])), movmatrix_trans(pack<T>(score[m][2], score[m][3]))};
+    p[m][0] = movmatrix_trans(pack<T>(score[m][0], score[m][1]));
+    p[m][1] = movmatrix_trans(pack<T>(score[m][2], score[m][3]));
+  }
+  const auto sum_half = [&](int32_t m, uint32_t low, uint32_t high) {
+    const uint32_t probability[2] = {low, high};
 #pragma unroll
     for (int32_t j = 0; j < kMatrices; ++j) {
       if (j < value_steps) {
         uint32_t a[4];
         ldmatrix_trans(a, staged_values + place(m, j));
-        mma<T>(sums.out[j], a, p);
+        mma<T>(sums.out[j], a, probability);
       }
     }
+  };
+  if constexpr (kMatrices <= 8) {
+    sum_half(0, p[0][0], p[0][1]);
+    sum_half(1, p[1][0], p[1][1]);
+  } else {
+    // Unrolled, so many matrices are fetched ahead that registers spill.
+#pragma unroll 1
+    for (int32_t m = 0; m < 2; ++m) sum_half(m, m ? p[1][0] : p[0][0], m ? p[1][1] : p[0][1]);
   }
 }
 

@@ -250,7 +250,7 @@ THINK_DEVICE void visit(const Decode &d, const Output &o, const Block &block, Cu
   for (int32_t s = 0; s < g.segments; ++s) {
     const int32_t tiles = static_cast<int32_t>(load_shared(block.tiles + s));
     cuts.tiles += tiles;
-    weight += int64_t{tiles} * static_cast<int32_t>(load_shared(block.weight + s));
+    weight += static_cast<int64_t>(load_shared(block.weight + s)) * tiles;
   }
   if (weight == 0) weight = 1;
   if (cuts.start + weight <= stretch_of(cuts, block_x())) return;

@@ -130,7 +130,7 @@ THINK_DEVICE float warp_max(float value, int32_t lanes = 32) {
 
 // True in every thread of the one block that arrives last of `arrivals` blocks at *counter; that block then sees everything the others stored to
 // global memory before they came (read it with load_l2(), never with load_constant()). No block waits. The counter must start at 0 and is 0 again
-// afterwards. No kernel needs it yet (attend will); it is the only inter-block communication that is meant to be, and all its memory-model reasoning is here:
+// afterwards. Attend reduces with it; it is the only inter-block communication that is meant to be, and all its memory-model reasoning is here:
 //   writers: each thread fences its stores to gpu scope, the block barrier orders them before thread 0, whose acq_rel add publishes them;
 //   reader: thread 0's acq_rel add that returns the last number acquires them all (adds form one release sequence), the fence and the barrier
 //   extend that to its block.

@@ -1,4 +1,4 @@
-// A prune with the paper's method through the C ABI, twice: on the CPU, and on a CUDA context whose device is the emulator. Device memory cannot be
+// A prune with the paper's method and attention on what it leaves, through the C ABI, twice: on the CPU, and on a CUDA context whose device is the emulator. Device memory cannot be
 // touched by the host here, so this also shows that the core does not try.
 #include <dlfcn.h>
 #include <gtest/gtest.h>
@@ -87,6 +87,7 @@ struct Outcome {
   std::vector<int64_t> key_offset;
   std::vector<uint8_t> mask;
   std::vector<uint16_t> keys, values;
+  std::vector<float> attention, lse;
 };
 
 #define OK(call) ASSERT_EQ(THINK_OK, call) << error.message << "; " << simt::machine().fault().text()
@@ -105,18 +106,20 @@ void run(think_device device, const Inputs &inputs, const std::vector<float> &sc
   OK(think_context_create(&options, &context, &error));
   think_problem problem = THINK_PROBLEM_INIT;
   problem.query_dtype = problem.cache_dtype = THINK_F16;
+  problem.output_dtype = THINK_F32;
   problem.query_heads = kQueryHeads;
   problem.kv_heads = kHeads;
   problem.key_channels = kKeyChannels;
   problem.value_channels = kValueChannels;
   problem.max_batch = kBatch;
+  problem.max_queries = 2;
   problem.max_tokens = 512;
   think_plan *plan = nullptr;
   OK(think_plan_create(context, &problem, &plan, &error));
   Memory memory(device == THINK_DEVICE_CUDA);
 
   int64_t bytes = 0, needed = 0;
-  for (const int32_t stage : {THINK_STAGE_SCORE, THINK_STAGE_SELECT, THINK_STAGE_COMPACT}) {
+  for (const int32_t stage : {THINK_STAGE_SCORE, THINK_STAGE_SELECT, THINK_STAGE_COMPACT, THINK_STAGE_ATTEND}) {
     OK(think_workspace_size(plan, stage, nullptr, &needed, nullptr, &error));
     bytes = std::max(bytes, needed);
   }
@@ -184,6 +187,36 @@ void run(think_device device, const Inputs &inputs, const std::vector<float> &sc
   OK(think_segment_place(plan, &tiles, &batch, &launch, &error));
   OK(think_compact(plan, &rows, &tiles, &batch, &launch, &error));
 
+  // Two new queries of each sequence over sinks, tiles and the recent rows, which are causal; then the same in two calls and a merge.
+  think_segment segments[3] = {rows, tiles, rows};
+  const int32_t sink_lengths[] = {4, 4}, recent_first[] = {196, 100}, recent_lengths[] = {4, 33};
+  segments[0].first = nullptr;
+  segments[0].lengths = memory.make(std::vector<int32_t>(sink_lengths, sink_lengths + 2));
+  segments[2].first = memory.make(std::vector<int32_t>(recent_first, recent_first + 2));
+  segments[2].lengths = memory.make(std::vector<int32_t>(recent_lengths, recent_lengths + 2));
+  segments[2].flags = THINK_SEGMENT_CAUSAL;
+  constexpr int32_t kNew = 2;
+  think_tensor queries = tensor(query, kQueryHeads, kKeyChannels, 7, kNew), output = THINK_TENSOR_INIT;
+  constexpr int64_t kNumbers = kBatch * kQueryHeads * kNew * kValueChannels, kRows = kBatch * kQueryHeads * kNew;
+  output.dtype = THINK_F32;
+  const int64_t extent[] = {kBatch, kQueryHeads, kNew, kValueChannels};
+  for (int axis = 3, stride = 1; axis >= 0; stride *= static_cast<int>(extent[axis--])) output.extent[axis] = extent[axis], output.stride[axis] = stride;
+  think_tensor outputs[2] = {output, output};
+  float *attention[3], *lse[3];
+  for (int i = 0; i < 3; ++i) attention[i] = memory.make(std::vector<float>(kNumbers)), lse[i] = memory.make(std::vector<float>(kRows));
+  output.data = attention[0];
+  OK(think_attend(plan, &queries, &batch, segments, 3, nullptr, &output, lse[0], &launch, &error));
+  outcome.attention = memory.fetch(attention[0], kNumbers);
+  outcome.lse = memory.fetch(lse[0], kRows);
+  for (int i = 0; i < 2; ++i) {
+    outputs[i].data = attention[1 + i];
+    OK(think_attend(plan, &queries, &batch, segments + i, 1 + i, nullptr, &outputs[i], lse[1 + i], &launch, &error));
+  }
+  OK(think_merge(plan, outputs, lse + 1, 2, &outputs[1], lse[1], &launch, &error));
+  const std::vector<float> merged = memory.fetch(attention[2], kNumbers), merged_lse = memory.fetch(lse[1], kRows);
+  for (size_t i = 0; i < merged.size(); ++i) ASSERT_NEAR(outcome.attention[i], merged[i], 5e-3) << i;
+  for (size_t i = 0; i < merged_lse.size(); ++i) ASSERT_NEAR(outcome.lse[i], merged_lse[i], 1e-4 * std::fabs(outcome.lse[i])) << i;
+
   outcome.kept = memory.fetch(basis.kept, kSlots * kHeads);
   outcome.index = memory.fetch(basis.index, kSlots * kHeads * kKeyChannels);
   outcome.key_offset = memory.fetch(tiles.key_head_offset, kSlots * kHeads);
@@ -211,11 +244,14 @@ TEST(EmulatedDevice, PrunesAsTheCpu) {
   EXPECT_EQ(cpu.mask, device.mask);
   EXPECT_EQ(cpu.keys, device.keys);
   EXPECT_EQ(cpu.values, device.values);
+  for (size_t i = 0; i < cpu.attention.size(); ++i) ASSERT_NEAR(cpu.attention[i], device.attention[i], 1e-2) << i;
+  for (size_t i = 0; i < cpu.lse.size(); ++i) ASSERT_NEAR(cpu.lse[i], device.lse[i], 2e-3 * std::fabs(cpu.lse[i]) + 1e-3) << i;
   // It was the kernels that did it: those that a prune with the paper's method needs, each when it was called.
   std::vector<std::string> kernels;
   for (const simt::LaunchRecord &launch : simt::machine().launches()) kernels.push_back(launch.kernel);
   EXPECT_EQ(kernels, (std::vector<std::string>{"score_reset", "score_slab", "score_complete", "score_slab", "score_complete", "score_finish", "select_worth",
-                                               "select_grant", "select_channels", "compact_place", "compact_rows_to_tiles", "compact_to_rows"}));
+                                               "select_grant", "select_channels", "compact_place", "compact_rows_to_tiles", "compact_to_rows", "attend_prepare",
+                                               "attend_decode", "attend_prepare", "attend_decode", "attend_prepare", "attend_decode", "attend_merge"}));
 }
 
 }  // namespace
