@@ -168,7 +168,7 @@ void World::lay_out() {
   batch->slot = slots;
 
   // One workspace for all stages, as large as the largest needs.
-  for (int32_t stage = THINK_STAGE_SCORE; stage <= THINK_STAGE_PRUNE; ++stage) {
+  for (int32_t stage = THINK_STAGE_SCORE; stage <= THINK_STAGE_EVICT; ++stage) {
     int64_t bytes = 0;
     if (think_workspace_size(plan, stage, nullptr, &bytes, nullptr, &error) != THINK_OK) std::abort();
     if (bytes > workspace_bytes) workspace_bytes = bytes;
