@@ -91,7 +91,7 @@ THINK_API think_status think_evict(const think_plan *plan, const think_tensor *w
  * @param kept_stride   at least the longest list
  * @param score         f32 [slots][kv_heads][score_stride]: moved like the rows, the places behind them up to the source's length become zero (H2O); may
  *                      be NULL
- * @param score_stride  at least the tokens of the longest sequence where `score` is given, otherwise 0
+ * @param score_stride  at least the tokens of the longest sequence where `score` is given; otherwise not used
  * @return THINK_E_ARGUMENT, THINK_E_UNSUPPORTED
  * @since 0.9
  */

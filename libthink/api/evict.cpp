@@ -52,7 +52,9 @@ think_status read_evict_options(const Argument &argument, const think_evict_opti
 think_status check_budgets(const Argument &argument, const Argument &options_argument, const EvictCall &call) {
   for (int32_t at = 0; at < call.batch.count * call.shape.kv_heads; ++at) {
     const int64_t budget = call.budgets ? call.budgets[at] : call.budget;
-    if (budget < 0) return wrong(argument, Text("[%d]", at).text, "expected at least 0, got %lld", static_cast<Long>(budget));
+    if (budget < 0) {
+      return wrong({argument.error, argument.position, Text("budget[%d]", at).text}, "", "expected at least 0, got %lld", static_cast<Long>(budget));
+    }
     const int64_t tokens = run_length(call.source, at / call.shape.kv_heads, at % call.shape.kv_heads), rows = tokens < budget ? tokens : budget;
     if (rows > call.kept_stride) {
       return wrong(options_argument, "kept_stride", "expected at least %lld rows (sequence %d, head %d), got %lld", static_cast<Long>(rows),
@@ -106,7 +108,7 @@ think_status check_lists(const Argument &argument, const Argument &destination_a
     for (int64_t i = 0; i < length; ++i) {
       const int64_t place = at * move.kept_stride + i, least = i ? int64_t{move.kept[place - 1]} + 1 : 0;
       if (move.kept[place] < least || move.kept[place] >= tokens) {
-        return wrong(argument, Text("[%lld]", static_cast<Long>(place)).text, "expected ascending rows of the source, here %lld .. %lld, got %d",
+        return wrong({argument.error, argument.position, Text("kept[%lld]", static_cast<Long>(place)).text}, "", "expected ascending rows of the source, here %lld .. %lld, got %d",
                      static_cast<Long>(least), static_cast<Long>(tokens - 1), move.kept[place]);
       }
     }
@@ -119,10 +121,9 @@ think_status check_strides(const Argument &kept, const Argument &score, const ev
     return wrong(kept, "", "expected %lld .. %d (lengths of the destination), got %lld", static_cast<Long>(rows), INT32_MAX,
                  static_cast<Long>(move.kept_stride));
   }
-  const int64_t least = move.score ? tokens : 0, most = move.score ? INT32_MAX : 0;
-  if (move.score_stride < least || move.score_stride > most) {
-    return wrong(score, "", "expected %lld .. %lld (%s), got %lld", static_cast<Long>(least), static_cast<Long>(most),
-                 move.score ? "lengths of the source" : "score is NULL", static_cast<Long>(move.score_stride));
+  if (move.score && (move.score_stride < tokens || move.score_stride > INT32_MAX)) {
+    return wrong(score, "", "expected %lld .. %d (lengths of the source), got %lld", static_cast<Long>(tokens), INT32_MAX,
+                 static_cast<Long>(move.score_stride));
   }
   return THINK_OK;
 }

@@ -201,6 +201,12 @@ TEST_F(DevicePlan, NamesWhatIsMissing) {
                  think_gains(plan, memory, &batch, THINK_VALUES, nullptr, take<float>(6 * 64), nullptr, &launch, &error));
   expect_refused(THINK_E_UNSUPPORTED, "think_fit: this version", think_fit(plan, memory, &batch, nullptr, &keys, &launch, &error));
   expect_refused(THINK_E_UNSUPPORTED, "think_prune: this version", think_prune(plan, memory, &rows, &rows, &batch, nullptr, nullptr, &launch, &error));
+  const think_evict_options eviction = THINK_EVICT_OPTIONS_INIT;
+  expect_refused(THINK_E_UNSUPPORTED, "think_evict: this version",
+                 think_evict(plan, &query, &rows, &batch, &eviction, nullptr, nullptr, take<int32_t>(6), take<int32_t>(6), &launch, &error));
+  expect_refused(THINK_E_UNSUPPORTED, "think_evict_move: this version",
+                 think_evict_move(plan, &rows, &rows, &batch, take<int32_t>(6), 1, nullptr, 0, &launch, &error));
+  expect_refused(THINK_E_UNSUPPORTED, "stage evict: this version", think_workspace_size(plan, THINK_STAGE_EVICT, nullptr, &bytes, nullptr, &error));
   expect_refused(THINK_E_UNSUPPORTED, "stage attend: this version", think_workspace_size(plan, THINK_STAGE_ATTEND, nullptr, &bytes, nullptr, &error));
   EXPECT_EQ(THINK_OK, think_workspace_size(plan, THINK_STAGE_SCORE, nullptr, &bytes, nullptr, &error)) << error.message;
   EXPECT_EQ(64 * 3 + 4096, bytes);
