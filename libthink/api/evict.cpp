@@ -108,8 +108,9 @@ think_status check_lists(const Argument &argument, const Argument &destination_a
     for (int64_t i = 0; i < length; ++i) {
       const int64_t place = at * move.kept_stride + i, least = i ? int64_t{move.kept[place - 1]} + 1 : 0;
       if (move.kept[place] < least || move.kept[place] >= tokens) {
-        return wrong({argument.error, argument.position, Text("kept[%lld]", static_cast<Long>(place)).text}, "", "expected ascending rows of the source, here %lld .. %lld, got %d",
-                     static_cast<Long>(least), static_cast<Long>(tokens - 1), move.kept[place]);
+        return wrong({argument.error, argument.position, Text("kept[%lld]", static_cast<Long>(place)).text}, "",
+                     "expected ascending rows of the source, here %lld .. %lld, got %d", static_cast<Long>(least), static_cast<Long>(tokens - 1),
+                     move.kept[place]);
       }
     }
   }
