@@ -2,7 +2,7 @@
  * @file think.h
  * @brief libthink: smaller key-value caches by dropping or folding channels. Umbrella of the public C API.
  *
- * Read the headers in the order of the flow: a context and a plan, then score -> moments -> select -> fit -> compact -> attend, or prune, which
+ * Read the headers in the order of the flow: a context and a plan, then (evict ->) score -> moments -> select -> fit -> compact -> attend, or prune, which
  * runs the middle of it in one call. The optional header think/dlpack.h and the function table think/api.h are not included here.
  */
 #ifndef THINK_H
@@ -15,6 +15,7 @@
 #include "think/plan.h"
 #include "think/basis.h"
 #include "think/segment.h"
+#include "think/evict.h"
 #include "think/score.h"
 #include "think/moments.h"
 #include "think/select.h"

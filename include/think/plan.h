@@ -84,6 +84,7 @@ typedef struct think_extent {
 #define THINK_STAGE_COMPACT 5 /* think_compact, think_segment_place */
 #define THINK_STAGE_ATTEND 6  /* think_attend, think_merge */
 #define THINK_STAGE_PRUNE 7   /* think_prune */
+#define THINK_STAGE_EVICT 8   /* think_evict; think_evict_move needs none */
 
 /** THINK_PROBLEM_INIT as a function. NULL is ignored. @since 0.9 */
 THINK_API void think_problem_init(think_problem *problem, uint32_t struct_size);

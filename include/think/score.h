@@ -5,7 +5,7 @@
 #ifndef THINK_SCORE_H
 #define THINK_SCORE_H
 
-#include "segment.h"
+#include "evict.h"
 
 #ifdef __cplusplus
 extern "C" {

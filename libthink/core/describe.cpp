@@ -104,6 +104,9 @@ void put_stages(JsonWriter &json, const think_plan &plan) {
     } else if (stage == THINK_STAGE_PRUNE) {
       json.text("kernel", "composed");
       json.text("why", "runs moments, select, fit and compact one after the other");
+    } else if (stage == THINK_STAGE_EVICT) {
+      json.text("kernel", "composed");
+      json.text("why", "attention mass of moments, then one choice for all instruction sets");
     } else if (stage == THINK_STAGE_SELECT || stage == THINK_STAGE_FIT) {
       json.text("kernel", "baseline");
       json.text("why", "one kernel for all instruction sets");

@@ -31,6 +31,7 @@ template <> inline constexpr uint32_t kFirstSize<think_moments_options> = 24;
 template <> inline constexpr uint32_t kFirstSize<think_budget_options> = 32;
 template <> inline constexpr uint32_t kFirstSize<think_select_options> = 24;
 template <> inline constexpr uint32_t kFirstSize<think_fit_options> = 24;
+template <> inline constexpr uint32_t kFirstSize<think_evict_options> = 48;
 template <> inline constexpr uint32_t kFirstSize<think_prune_options> = 48;
 template <> inline constexpr uint32_t kFirstSize<think_prune_result> = 80;
 

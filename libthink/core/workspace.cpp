@@ -10,6 +10,7 @@
 #include "kernels/score/score.h"
 #include "kernels/select/select.h"
 #include "libthink/core/device.h"
+#include "libthink/core/evict.h"
 #include "libthink/core/prune.h"
 #include "libthink/core/structs.h"
 
@@ -63,7 +64,7 @@ think_status read_extent(const Argument &argument, const think_extent *in, const
 }
 
 const char *stage_name(int32_t stage) {
-  constexpr const char *names[] = {"score", "moments", "select", "fit", "compact", "attend", "prune"};
+  constexpr const char *names[] = {"score", "moments", "select", "fit", "compact", "attend", "prune", "evict"};
   return stage >= kFirstStage && stage <= kLastStage ? names[stage - kFirstStage] : "unknown";
 }
 
@@ -87,6 +88,7 @@ int64_t workspace_bytes(const think_plan &plan, int32_t stage, const CallExtent 
     case THINK_STAGE_FIT: return fit::workspace(shape, extent.batch, plan.parallel.threads);
     case THINK_STAGE_ATTEND: return attend::workspace(shape, {extent.batch, extent.queries, extent.segments, extent.tokens});
     case THINK_STAGE_PRUNE: return prune_workspace(shape, extent.batch, extent.tokens, plan.parallel.threads);
+    case THINK_STAGE_EVICT: return evict_workspace(shape, extent.batch, extent.tokens);
     default: return 0;  // compact needs none
   }
 }

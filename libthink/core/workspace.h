@@ -13,7 +13,7 @@ struct CallExtent {
 think_status read_extent(const Argument &argument, const think_extent *in, const Shape &shape, CallExtent &extent);  // NULL = the plan's maxima
 CallExtent largest_extent(const Shape &shape);
 
-constexpr int32_t kFirstStage = THINK_STAGE_SCORE, kLastStage = THINK_STAGE_PRUNE;
+constexpr int32_t kFirstStage = THINK_STAGE_SCORE, kLastStage = THINK_STAGE_EVICT;
 const char *stage_name(int32_t stage);
 int64_t workspace_bytes(const think_plan &plan, int32_t stage, const CallExtent &extent);  // of a stage that has kernels
 

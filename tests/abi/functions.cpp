@@ -275,6 +275,37 @@ std::vector<Function> make_run_functions() {
        [](World &w) {
          return Ranges{{w.moments, w.moments_bytes()}};
        }},
+      {"think_evict",
+       {plan, input("window_query", tensor_type), input("source", segment_type), batch, input("options", evict_options_type),
+        array("budget", 4, true), array("score", 4, true), array("kept", 4), array("lengths", 4), launch},
+       invoke<think_evict>,
+       [](World &w) {
+         return Values{at(w.plan),         at(w.window_query), at(w.source),     at(w.batch),         at(w.evict_options),
+                       at(w.evict_budget), at(w.evict_score),  at(w.evict_kept), at(w.evict_lengths), at(w.launch)};
+       },
+       [](World &w) {
+         return Ranges{range(w.evict_score, kHeads * World::kTokens), range(w.evict_kept, kHeads * World::kEvictBudget),
+                       range(w.evict_lengths, kHeads)};
+       }},
+      {"think_evict_move",
+       {plan,
+        input("source", segment_type),
+        input("destination", segment_type),
+        batch,
+        array("kept", 4),
+        {"kept_stride", Kind::number},
+        array("score", 4, true),
+        {"score_stride", Kind::number},
+        launch},
+       invoke<think_evict_move>,
+       [](World &w) {
+         return Values{at(w.plan),           at(w.source),      at(w.evicted),     at(w.batch), at(w.evict_kept),
+                       of(w.kEvictBudget), at(w.evict_score), of(World::kTokens), at(w.launch)};
+       },
+       [](World &w) {
+         return Ranges{range(static_cast<uint16_t *>(w.evicted->key), kHeads * World::kRoom * World::kKeyChannels),
+                       range(static_cast<uint16_t *>(w.evicted->value), kHeads * World::kRoom * World::kValueChannels)};
+       }},
       {"think_gains",
        {plan, moments, batch, side, array("score", 4), array("gains", 4), array("order", 4, true), launch},
        invoke<think_gains>,

@@ -111,6 +111,7 @@ LOCK_CONSTANT(THINK_STAGE_FIT, 4);
 LOCK_CONSTANT(THINK_STAGE_COMPACT, 5);
 LOCK_CONSTANT(THINK_STAGE_ATTEND, 6);
 LOCK_CONSTANT(THINK_STAGE_PRUNE, 7);
+LOCK_CONSTANT(THINK_STAGE_EVICT, 8);
 LOCK_FIELD(think_problem, struct_size, 0, 4, uint32_t);
 LOCK_FIELD(think_problem, flags, 4, 4, uint32_t);
 LOCK_FIELD(think_problem, query_dtype, 8, 4, think_dtype);
@@ -197,6 +198,24 @@ LOCK_FIELD(think_layout_info, key_basis_bytes, 24, 8, int64_t);
 LOCK_FIELD(think_layout_info, value_basis_bytes, 32, 8, int64_t);
 LOCK_FIELD(think_layout_info, alignment, 40, 8, int64_t);
 LOCK_SIZE(think_layout_info, 48);
+LOCK_CONSTANT(THINK_EVICT_SNAPKV, 0);
+LOCK_CONSTANT(THINK_EVICT_H2O, 1);
+LOCK_CONSTANT(THINK_EVICT_WINDOW, 2);
+LOCK_CONSTANT(THINK_EVICT_TOVA, 3);
+LOCK_CONSTANT(THINK_EVICT_RECENT, 4);
+LOCK_CONSTANT(THINK_POOL_MAX, 0);
+LOCK_CONSTANT(THINK_POOL_MEAN, 1);
+LOCK_FIELD(think_evict_options, struct_size, 0, 4, uint32_t);
+LOCK_FIELD(think_evict_options, flags, 4, 4, uint32_t);
+LOCK_FIELD(think_evict_options, method, 8, 4, int32_t);
+LOCK_FIELD(think_evict_options, budget, 12, 4, int32_t);
+LOCK_FIELD(think_evict_options, sinks, 16, 4, int32_t);
+LOCK_FIELD(think_evict_options, recent, 20, 4, int32_t);
+LOCK_FIELD(think_evict_options, pooling, 24, 4, int32_t);
+LOCK_FIELD(think_evict_options, kernel, 28, 4, int32_t);
+LOCK_FIELD(think_evict_options, kept_stride, 32, 8, int64_t);
+LOCK_FIELD(think_evict_options, score_stride, 40, 8, int64_t);
+LOCK_SIZE(think_evict_options, 48);
 LOCK_CONSTANT(THINK_SCORE_QUERY_HEADS, 1u);
 LOCK_FIELD(think_score_options, struct_size, 0, 4, uint32_t);
 LOCK_FIELD(think_score_options, flags, 4, 4, uint32_t);
@@ -319,6 +338,9 @@ LOCK_FUNCTION(think_prune_result_init, void (*)(think_prune_result *, uint32_t))
 LOCK_FUNCTION(think_prune_preview, think_status (*)(const think_plan *, const think_format *, int64_t, const think_prune_options *, think_prune_result *, think_error *));
 LOCK_FUNCTION(think_prune, think_status (*)(const think_plan *, const void *, const think_segment *, const think_segment *, const think_batch *, const think_prune_options *, uint8_t *, const think_launch *, think_error *));
 LOCK_FUNCTION(think_tensor_from_dlpack, think_status (*)(const struct DLTensor *, think_device *, think_tensor *, think_error *));
+LOCK_FUNCTION(think_evict_options_init, void (*)(think_evict_options *, uint32_t));
+LOCK_FUNCTION(think_evict, think_status (*)(const think_plan *, const think_tensor *, const think_segment *, const think_batch *, const think_evict_options *, const int32_t *, float *, int32_t *, int32_t *, const think_launch *, think_error *));
+LOCK_FUNCTION(think_evict_move, think_status (*)(const think_plan *, const think_segment *, const think_segment *, const think_batch *, const int32_t *, int64_t, float *, int64_t, const think_launch *, think_error *));
 LOCK_FUNCTION(think_get_api, const think_api *(*)(uint32_t, uint32_t));
 LOCK_FIELD(think_api, version, 8, 8, __typeof__(&think_version));
 LOCK_FIELD(think_api, abi_version, 16, 8, __typeof__(&think_abi_version));
@@ -376,7 +398,10 @@ LOCK_FIELD(think_api, prune_result_init, 424, 8, __typeof__(&think_prune_result_
 LOCK_FIELD(think_api, prune_preview, 432, 8, __typeof__(&think_prune_preview));
 LOCK_FIELD(think_api, prune, 440, 8, __typeof__(&think_prune));
 LOCK_FIELD(think_api, tensor_from_dlpack, 448, 8, __typeof__(&think_tensor_from_dlpack));
-LOCK_SIZE(think_api, 456);
+LOCK_FIELD(think_api, evict_options_init, 456, 8, __typeof__(&think_evict_options_init));
+LOCK_FIELD(think_api, evict, 464, 8, __typeof__(&think_evict));
+LOCK_FIELD(think_api, evict_move, 472, 8, __typeof__(&think_evict_move));
+LOCK_SIZE(think_api, 480);
 
 #ifdef __cplusplus
 }

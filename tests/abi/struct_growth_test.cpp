@@ -233,6 +233,7 @@ TEST(Initialisers, AreTheMacros) {
   check_initialiser(think_budget_options_init, think_budget_options(THINK_BUDGET_OPTIONS_INIT));
   check_initialiser(think_select_options_init, think_select_options(THINK_SELECT_OPTIONS_INIT));
   check_initialiser(think_fit_options_init, think_fit_options(THINK_FIT_OPTIONS_INIT));
+  check_initialiser(think_evict_options_init, think_evict_options(THINK_EVICT_OPTIONS_INIT));
   check_initialiser(think_prune_options_init, think_prune_options(THINK_PRUNE_OPTIONS_INIT));
   check_initialiser(think_prune_result_init, think_prune_result(THINK_PRUNE_RESULT_INIT));
 }

@@ -33,6 +33,7 @@ const StructType fit_options_type = {"think_fit_options",
                                      sizeof(think_fit_options),
                                      alignof(think_fit_options),
                                      {RESERVED(think_fit_options, reserved), RESERVED(think_fit_options, reserved2)}};
+const StructType evict_options_type = {"think_evict_options", sizeof(think_evict_options), alignof(think_evict_options), {}};
 const StructType prune_options_type = {
     "think_prune_options", sizeof(think_prune_options), alignof(think_prune_options), {RESERVED(think_prune_options, reserved)}};
 const StructType prune_result_type = {"think_prune_result", sizeof(think_prune_result), alignof(think_prune_result), {}};
@@ -108,7 +109,7 @@ World::World() : arena_(static_cast<char *>(std::aligned_alloc(4096, kArenaBytes
   lay_out_segments();
   golden_ = memory();
   for (const char *step :
-       {"think_score_reset", "think_score_update", "think_score_finish", "think_score_window", "think_moments", "think_gains",
+       {"think_score_reset", "think_score_update", "think_score_finish", "think_score_window", "think_evict", "think_evict_move", "think_moments", "think_gains",
         "think_budgets", "think_select", "think_fit", "think_segment_place", "think_compact", "think_attend"}) {
     call(step);
   }
@@ -168,7 +169,7 @@ void World::lay_out() {
   batch->slot = slots;
 
   // One workspace for all stages, as large as the largest needs.
-  for (int32_t stage = THINK_STAGE_SCORE; stage <= THINK_STAGE_PRUNE; ++stage) {
+  for (int32_t stage = THINK_STAGE_SCORE; stage <= THINK_STAGE_EVICT; ++stage) {
     int64_t bytes = 0;
     if (think_workspace_size(plan, stage, nullptr, &bytes, nullptr, &error) != THINK_OK) std::abort();
     if (bytes > workspace_bytes) workspace_bytes = bytes;
@@ -247,6 +248,14 @@ void World::lay_out() {
   select_options = filled(take<think_select_options>(), think_select_options(THINK_SELECT_OPTIONS_INIT));
   select_options->kept = 16;
   fit_options = filled(take<think_fit_options>(), think_fit_options(THINK_FIT_OPTIONS_INIT));
+  evict_options = filled(take<think_evict_options>(), think_evict_options(THINK_EVICT_OPTIONS_INIT));
+  evict_options->budget = evict_options->kept_stride = kEvictBudget;
+  evict_options->score_stride = kTokens;
+  evict_budget = take<int32_t>(size_t{kBatch} * kKvHeads);
+  for (int32_t head = 0; head < kBatch * kKvHeads; ++head) evict_budget[head] = kEvictBudget - 7 * head;
+  evict_kept = take<int32_t>(size_t{kBatch} * kKvHeads * kEvictBudget);
+  evict_lengths = take<int32_t>(size_t{kBatch} * kKvHeads);
+  evict_score = take<float>(size_t{kBatch} * kKvHeads * kTokens);
   prune_options = filled(take<think_prune_options>(), think_prune_options(THINK_PRUNE_OPTIONS_INIT));
   prune_options->dense_limit = -1;
   prune_options->key_kept = 16;
@@ -321,6 +330,14 @@ void World::lay_out_segments() {
   compact.lengths = pruned_lengths;
   compact.lengths_stride[0] = 1;
   destination = filled(take<think_segment>(), compact);
+
+  think_segment rows = dense;
+  rows.key = halves(size_t{kBatch} * kKvHeads * kRoom * kKeyChannels);
+  rows.value = halves(size_t{kBatch} * kKvHeads * kRoom * kValueChannels);
+  rows.lengths = evict_lengths;
+  rows.lengths_stride[0] = kKvHeads;
+  rows.lengths_stride[1] = 1;
+  evicted = filled(take<think_segment>(), rows);
 
   segments = take<think_segment>(3, 256);
   segments[0] = dense;

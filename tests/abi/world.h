@@ -36,7 +36,7 @@ struct StructType {
 
 extern const StructType tensor_type, batch_type, context_options_type, problem_type, launch_type, extent_type, basis_type, segment_type,
     format_type, layout_info_type, score_options_type, moments_options_type, budget_options_type, select_options_type, fit_options_type,
-    prune_options_type, prune_result_type;
+    evict_options_type, prune_options_type, prune_result_type;
 
 enum class Kind {
   handle,     // context or plan
@@ -106,7 +106,7 @@ class World {
   T *take(size_t count = 1, size_t spare = 64);  // zeroed, at a multiple of 64, with `spare` zero bytes behind
 
   static constexpr int32_t kQueryHeads = 4, kKvHeads = 2, kKeyChannels = 24, kValueChannels = 16, kWindow = 8, kBatch = 2, kQueries = 3,
-                           kTokens = 96, kRoom = 128, kMaxTokens = 256;
+                           kTokens = 96, kRoom = 128, kMaxTokens = 256, kEvictBudget = 40;
 
   think_context *context = nullptr;
   think_plan *plan = nullptr;
@@ -146,6 +146,10 @@ class World {
   think_budget_options *budget_options;
   think_select_options *select_options;
   think_fit_options *fit_options;
+  think_evict_options *evict_options;
+  int32_t *evict_budget, *evict_kept, *evict_lengths;
+  float *evict_score;
+  think_segment *evicted;  // where kept rows go
   think_prune_options *prune_options;
   think_prune_result *prune_result;
   void *dlpack;  // a DLTensor of the query

@@ -162,7 +162,7 @@ TEST_P(WrongArguments, Workspace) {
 
 // think_workspace_size() is enough for every call of its stage, and grows with every field of the extent.
 TEST(WorkspaceSize, GrowsWithEveryField) {
-  for (int32_t stage = THINK_STAGE_SCORE; stage <= THINK_STAGE_PRUNE; ++stage) {
+  for (int32_t stage = THINK_STAGE_SCORE; stage <= THINK_STAGE_EVICT; ++stage) {
     think_extent extent = THINK_EXTENT_INIT;
     const auto bytes_of = [&](const think_extent &asked) {
       int64_t bytes = -1, alignment = -1;

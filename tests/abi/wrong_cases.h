@@ -94,5 +94,7 @@ Case field(const char *function, const char *parameter, Struct *World::*object, 
 // Contexts, plans and everything that is asked before a run.
 std::vector<Case> set_up_cases();
 std::vector<Case> problem_cases();
+// What think_evict() and think_evict_move() refuse besides.
+std::vector<Case> evict_cases();
 
 }  // namespace think_test

@@ -10,7 +10,7 @@ std::vector<Case> set_up_cases() {
       number("think_query", "key", 11, {}, THINK_E_UNSUPPORTED),
       number("think_query", "key", kLeast, {}, THINK_E_UNSUPPORTED),
       number("think_workspace_size", "stage", 0),
-      number("think_workspace_size", "stage", 8),
+      number("think_workspace_size", "stage", 9),
       number("think_workspace_size", "stage", -1),
       field("think_workspace_size", "extent", &World::extent, &think_extent::batch, -1, "extent->batch", {"2"}),
       field("think_workspace_size", "extent", &World::extent, &think_extent::batch, 3, "extent->batch", {"2"}),

@@ -364,6 +364,7 @@ std::vector<Case> all_cases() {
            TensorUse{"think_score_update", "key", "key->", &World::key, 0, 2, 24, true},
            TensorUse{"think_value_score", "attention", "attention->", &World::attention, 0, 4, 16, true},
            TensorUse{"think_moments", "window_query", "window_query->", &World::window_query, 0, 4, 24, true},
+           TensorUse{"think_evict", "window_query", "window_query->", &World::window_query, 0, 4, 24, true},
            TensorUse{"think_attend", "query", "query->", &World::new_query, 0, 4, 24, false},
            TensorUse{"think_attend", "output", "output->", &World::output, 0, 4, 16, false},
            TensorUse{"think_merge", "outputs", "outputs[0].", &World::partials, 0, 4, 16, false},
@@ -378,6 +379,8 @@ std::vector<Case> all_cases() {
            BatchUse{"think_score_finish", false, 0, true, 0, false},
            BatchUse{"think_value_score", true, World::kWindow, false, 0, false},
            BatchUse{"think_moments", false, 0, true, World::kBatch, true},
+           BatchUse{"think_evict", false, 0, true, World::kBatch, true},
+           BatchUse{"think_evict_move", false, 0, true, 0, true},
            BatchUse{"think_gains", false, 0, true, 0, false},
            BatchUse{"think_budgets", false, 0, false, 0, false},
            BatchUse{"think_select", false, 0, true, World::kBatch, true},
@@ -391,6 +394,9 @@ std::vector<Case> all_cases() {
   }
   for (const SegmentUse &use : {
            SegmentUse{"think_moments", "source", "source->", &World::source, 0, true, false, true, false},
+           SegmentUse{"think_evict", "source", "source->", &World::source, 0, true, false, true, false},
+           SegmentUse{"think_evict_move", "source", "source->", &World::source, 0, true, false, true, true},
+           SegmentUse{"think_evict_move", "destination", "destination->", &World::evicted, 0, true, false, false, true},
            SegmentUse{"think_compact", "source", "source->", &World::source, 0, false, false, false, true},
            SegmentUse{"think_compact", "destination", "destination->", &World::destination, 0, false, true, true, true},
            SegmentUse{"think_attend", "segments", "segments[0].", &World::segments, 0, false, false, true, true},
@@ -413,6 +419,7 @@ std::vector<Case> all_cases() {
   add(cases, set_up_cases());
   add(cases, problem_cases());
   add(cases, option_cases());
+  add(cases, evict_cases());
   add(cases, relation_cases());
   add(cases, dlpack_cases());
   return cases;

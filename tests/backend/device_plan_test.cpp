@@ -262,8 +262,16 @@ TEST_F(DevicePlan, Attend) {
   expect_run("merge", think_merge(plan, outputs, lses, 2, &output, lse, &launch, &error));
 }
 
-TEST_F(DevicePlan, AsksTheBackendForTheWorkspace) {
+TEST_F(DevicePlan, NamesWhatIsMissing) {
+  const think_tensor query = tensor(4, 1);
+  const think_segment rows = segment(false);
   int64_t bytes = 0;
+  const think_evict_options eviction = THINK_EVICT_OPTIONS_INIT;
+  expect_refused(THINK_E_UNSUPPORTED, "think_evict: this version has no CUDA kernels",
+                 think_evict(plan, &query, &rows, &batch, &eviction, nullptr, nullptr, take<int32_t>(6), take<int32_t>(6), &launch, &error));
+  expect_refused(THINK_E_UNSUPPORTED, "think_evict_move: this version",
+                 think_evict_move(plan, &rows, &rows, &batch, take<int32_t>(6), 1, nullptr, 0, &launch, &error));
+  expect_refused(THINK_E_UNSUPPORTED, "stage evict: this version", think_workspace_size(plan, THINK_STAGE_EVICT, nullptr, &bytes, nullptr, &error));
   EXPECT_EQ(THINK_OK, think_workspace_size(plan, THINK_STAGE_SCORE, nullptr, &bytes, nullptr, &error)) << error.message;
   EXPECT_EQ(64 * 3 + 4096, bytes);
 }

@@ -249,7 +249,7 @@ TEST(Parallel, WorkspaceSizesGrow) {
     THINK_CALL(think_workspace_size, plan, stage, &extent, &bytes, nullptr);
     return bytes;
   };
-  for (int32_t stage = THINK_STAGE_SCORE; stage <= THINK_STAGE_PRUNE; ++stage) {
+  for (int32_t stage = THINK_STAGE_SCORE; stage <= THINK_STAGE_EVICT; ++stage) {
     for (const int32_t batch : {1, 3}) {
       for (const int32_t queries : {1, 2, 7, 16, 47}) {
         for (const int64_t tokens : {1, 33, 500, 1023}) {

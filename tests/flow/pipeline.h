@@ -113,7 +113,7 @@ class Flow {
     score.resize(static_cast<size_t>(count_) * problem().kv_heads * problem().key_channels);
     if (options_.one_workspace) {
       int64_t most = 0;
-      for (int32_t stage = THINK_STAGE_SCORE; stage <= THINK_STAGE_PRUNE; ++stage) {
+      for (int32_t stage = THINK_STAGE_SCORE; stage <= THINK_STAGE_EVICT; ++stage) {
         THINK_CALL(think_workspace_size, plan_, stage, nullptr, &bytes, nullptr);
         most = std::max(most, bytes);
       }

@@ -1,0 +1,246 @@
+#include "kernels/evict/evict.h"
+
+#include "libthink/core/check.h"
+#include "libthink/core/device.h"
+#include "libthink/core/evict.h"
+#include "libthink/core/workspace.h"
+
+using namespace think;
+
+namespace {
+
+using Long = long long;
+
+constexpr int32_t kMostPooled = 255, kUsualPooled = 7, kUsualSinks = 4;
+
+// Options with their defaults filled in: 0 = default, -1 = none.
+think_status read_evict_options(const Argument &argument, const think_evict_options *in, const Shape &shape, EvictCall &call, think_evict_options &copy) {
+  if (const think_status status = read_struct(argument, in, copy)) return status;
+  if (copy.method < THINK_EVICT_SNAPKV || copy.method > THINK_EVICT_RECENT) {
+    return wrong(argument, "method", "expected %d .. %d (THINK_EVICT_...), got %d", THINK_EVICT_SNAPKV, THINK_EVICT_RECENT, copy.method);
+  }
+  const bool pools = copy.method == THINK_EVICT_SNAPKV, recent_only = copy.method == THINK_EVICT_RECENT;
+  if (copy.budget < 0) return wrong(argument, "budget", "expected at least 0, got %d", copy.budget);
+  if (copy.sinks < -1) return wrong(argument, "sinks", "expected at least -1, got %d", copy.sinks);
+  if (copy.recent < -1) return wrong(argument, "recent", "expected at least -1, got %d", copy.recent);
+  if (recent_only && copy.recent != 0) return wrong(argument, "recent", "expected 0 (what the sinks leave), got %d", copy.recent);
+  const int32_t most_pooling = pools ? THINK_POOL_MEAN : 0;
+  if (copy.pooling < 0 || copy.pooling > most_pooling) return wrong(argument, "pooling", "expected 0 .. %d, got %d", most_pooling, copy.pooling);
+  if (!pools && copy.kernel != 0) return wrong(argument, "kernel", "expected 0 (only SnapKV pools), got %d", copy.kernel);
+  if (copy.kernel < -1 || copy.kernel > kMostPooled || (copy.kernel > 0 && copy.kernel % 2 == 0)) {
+    return wrong(argument, "kernel", "expected -1, 0 or an odd number up to %d, got %d", kMostPooled, copy.kernel);
+  }
+  if (copy.kept_stride < 0 || copy.kept_stride > INT32_MAX) {
+    return wrong(argument, "kept_stride", "expected 0 .. %d, got %lld", INT32_MAX, static_cast<Long>(copy.kept_stride));
+  }
+  if (copy.score_stride < 0 || copy.score_stride > INT32_MAX) {
+    return wrong(argument, "score_stride", "expected 0 .. %d, got %lld", INT32_MAX, static_cast<Long>(copy.score_stride));
+  }
+  const int32_t usual_sinks = recent_only ? kUsualSinks : 0, usual_recent = copy.method == THINK_EVICT_TOVA ? 0 : shape.window;
+  call.sinks = copy.sinks == 0 ? usual_sinks : copy.sinks == -1 ? 0 : copy.sinks;
+  call.recent = recent_only ? INT32_MAX : copy.recent == 0 ? usual_recent : copy.recent == -1 ? 0 : copy.recent;
+  call.pooling = copy.pooling;
+  call.kernel = !pools || copy.kernel == -1 ? 1 : copy.kernel == 0 ? kUsualPooled : copy.kernel;
+  call.budget = copy.budget;
+  call.kept_stride = copy.kept_stride ? copy.kept_stride : copy.budget;
+  call.score_stride = copy.score_stride;
+  call.accumulate = copy.method == THINK_EVICT_H2O;
+  return THINK_OK;
+}
+
+// Budgets of the caller's, and room for the lists that follow from them.
+think_status check_budgets(const Argument &argument, const Argument &options_argument, const EvictCall &call) {
+  for (int32_t at = 0; at < call.batch.count * call.shape.kv_heads; ++at) {
+    const int64_t budget = call.budgets ? call.budgets[at] : call.budget;
+    if (budget < 0) {
+      return wrong({argument.error, argument.position, Text("budget[%d]", at).text}, "", "expected at least 0, got %lld", static_cast<Long>(budget));
+    }
+    const int64_t tokens = run_length(call.source, at / call.shape.kv_heads, at % call.shape.kv_heads), rows = tokens < budget ? tokens : budget;
+    if (rows > call.kept_stride) {
+      return wrong(options_argument, "kept_stride", "expected at least %lld rows (sequence %d, head %d), got %lld", static_cast<Long>(rows),
+                   at / call.shape.kv_heads, at % call.shape.kv_heads, static_cast<Long>(call.kept_stride));
+    }
+  }
+  return THINK_OK;
+}
+
+// A side is in both segments or in none of them; the same memory has the same layout.
+think_status check_move_side(const Argument &source_argument, const Argument &destination_argument, const think_segment &from, const think_segment &to,
+                             int32_t side, bool any_rows) {
+  const bool keys = side == THINK_KEYS;
+  const char *name = keys ? "key" : "value";
+  const void *source = keys ? from.key : from.value, *destination = keys ? to.key : to.value;
+  if (any_rows && source && !destination) return wrong(destination_argument, name, "expected a pointer, as the source has one, got NULL");
+  if (any_rows && destination && !source) return wrong(source_argument, name, "expected a pointer, as the destination has one, got NULL");
+  if (!source || source != destination) return THINK_OK;
+  const think_dtype from_dtype = keys ? from.key_dtype : from.value_dtype, to_dtype = keys ? to.key_dtype : to.value_dtype;
+  if (from_dtype != to_dtype) {
+    return wrong(destination_argument, keys ? "key_dtype" : "value_dtype", "expected %s, as the source is the same memory, got %s", dtype_name(from_dtype),
+                 dtype_name(to_dtype));
+  }
+  const int64_t *from_stride = keys ? from.key_stride : from.value_stride, *to_stride = keys ? to.key_stride : to.value_stride;
+  for (int axis = 0; axis < 3; ++axis) {
+    if (from_stride[axis] == to_stride[axis]) continue;
+    return wrong(destination_argument, Text("%s_stride[%d]", name, axis).text, "expected %lld, as the source is the same memory, got %lld",
+                 static_cast<Long>(from_stride[axis]), static_cast<Long>(to_stride[axis]));
+  }
+  const int64_t *from_offset = keys ? from.key_head_offset : from.value_head_offset, *to_offset = keys ? to.key_head_offset : to.value_head_offset;
+  if (from_offset != to_offset) {
+    return wrong(destination_argument, keys ? "key_head_offset" : "value_head_offset", "expected the source's, as it is the same memory, got another");
+  }
+  if (from.pages != to.pages || from.pages_stride != to.pages_stride || (from.pages && from.page_tokens != to.page_tokens)) {
+    return wrong(destination_argument, "pages", "expected the source's pages, as it is the same memory, got others");
+  }
+  if (from.slot != to.slot) return wrong(destination_argument, "slot", "expected the source's slots, as it is the same memory, got others");
+  return THINK_OK;
+}
+
+// The lists say what is read: each one, and whether the rows go forward when they move in place.
+think_status check_lists(const Argument &argument, const Argument &destination_argument, const evict::Move &move) {
+  const bool in_place = evict::same_memory(move);
+  for (int32_t at = 0; at < move.batch.count * move.shape.kv_heads; ++at) {
+    const int32_t sequence = at / move.shape.kv_heads, head = at % move.shape.kv_heads;
+    const int64_t length = run_length(move.destination, sequence, head), tokens = run_length(move.source, sequence, head);
+    if (in_place && length > 0 && run_first(move.destination, sequence, head) > run_first(move.source, sequence, head)) {
+      return wrong(destination_argument, "first", "expected at most %lld in sequence %d, as rows move in place, got %lld",
+                   static_cast<Long>(run_first(move.source, sequence, head)), sequence, static_cast<Long>(run_first(move.destination, sequence, head)));
+    }
+    for (int64_t i = 0; i < length; ++i) {
+      const int64_t place = at * move.kept_stride + i, least = i ? int64_t{move.kept[place - 1]} + 1 : 0;
+      if (move.kept[place] < least || move.kept[place] >= tokens) {
+        return wrong({argument.error, argument.position, Text("kept[%lld]", static_cast<Long>(place)).text}, "",
+                     "expected ascending rows of the source, here %lld .. %lld, got %d", static_cast<Long>(least), static_cast<Long>(tokens - 1),
+                     move.kept[place]);
+      }
+    }
+  }
+  return THINK_OK;
+}
+
+think_status check_strides(const Argument &kept, const Argument &score, const evict::Move &move, int64_t rows, int64_t tokens) {
+  if (move.kept_stride < rows || move.kept_stride > INT32_MAX) {
+    return wrong(kept, "", "expected %lld .. %d (lengths of the destination), got %lld", static_cast<Long>(rows), INT32_MAX,
+                 static_cast<Long>(move.kept_stride));
+  }
+  if (move.score && (move.score_stride < tokens || move.score_stride > INT32_MAX)) {
+    return wrong(score, "", "expected %lld .. %d (lengths of the source), got %lld", static_cast<Long>(tokens), INT32_MAX,
+                 static_cast<Long>(move.score_stride));
+  }
+  return THINK_OK;
+}
+
+}  // namespace
+
+extern "C" {
+
+void think_evict_options_init(think_evict_options *options, uint32_t struct_size) {
+  const think_evict_options initial = THINK_EVICT_OPTIONS_INIT;
+  init_struct(options, struct_size, initial);
+}
+
+think_status think_evict(const think_plan *plan, const think_tensor *window_query, const think_segment *source, const think_batch *batch,
+                         const think_evict_options *options, const int32_t *budget, float *score, int32_t *kept, int32_t *lengths,
+                         const think_launch *launch, think_error *error) {
+  return fence(error, [&]() -> think_status {
+    if (!plan) return null_pointer({error, 1, "plan"});
+    if (const think_status status = check_kernels(*plan, "think_evict", error)) return status;
+    const Shape &shape = plan->shape;
+    const Argument query_argument{error, 2, "window_query"}, source_argument{error, 3, "source"}, batch_argument{error, 4, "batch"},
+        options_argument{error, 5, "options"}, score_argument{error, 7, "score"};
+    EvictCall call{};
+    call.shape = shape;
+    call.isa = plan->isa;
+    call.parallel = plan->parallel;
+    // The method says whether there are queries, the launch how closely to look, the batch how many sequences there are: all three come before.
+    think_evict_options given;
+    if (const think_status status = read_evict_options(options_argument, options, shape, call, given)) return status;
+    Launch run;
+    if (const think_status status = read_launch({error, 10, "launch"}, launch, shape, false, run)) return status;
+    if (const think_status status = read_batch(batch_argument, batch, shape, 1, call.batch)) return status;
+    const bool recent_only = given.method == THINK_EVICT_RECENT;
+    if (recent_only && window_query) return wrong(query_argument, "", "expected NULL (sinks and recent rows need no queries), got a pointer");
+    if (!window_query && !recent_only && given.method != THINK_EVICT_H2O) return null_pointer(query_argument);
+    call.measure = window_query != nullptr;
+    int64_t slots = INT32_MAX;
+    if (call.measure) {
+      think_tensor &query = call.window_query;
+      if (const think_status status = read_tensor(query_argument, window_query, {shape.query_heads, shape.key_channels, 0}, query)) return status;
+      if (query.extent[2] < 1 || query.extent[2] > shape.window) {
+        return wrong(query_argument, "extent[2]", "expected 1 .. %d rows (window of the plan), got %lld", shape.window, static_cast<Long>(query.extent[2]));
+      }
+      slots = query.extent[0];
+      if (given.method == THINK_EVICT_TOVA) {
+        query.data = const_cast<char *>(element(query, 0, 0, query.extent[2] - 1));
+        query.extent[2] = 1;
+      }
+    }
+    const char *slots_name = call.measure ? "slots of window_query" : "a slot";
+    if (const think_status status = check_slots(batch_argument, call.batch, shape, slots, slots_name, run.check && score)) return status;
+    const SegmentRule rule{true, true, false, false, true, false};
+    SegmentCopy copy;
+    if (const think_status status = read_segment(source_argument, source, 0, shape, call.batch, rule, run.check, copy)) return status;
+    if (call.measure && !copy.segment.key && copy.longest > 0) return null_pointer(source_argument, "key");
+    call.source = copy.segment;
+    if (const think_status status = check_optional({error, 6, "budget"}, budget)) return status;
+    call.budgets = budget;
+    if (const think_status status = check_budgets({error, 6, "budget"}, options_argument, call)) return status;
+    if (given.method == THINK_EVICT_H2O && !score) return null_pointer(score_argument);
+    if (recent_only && score) return wrong(score_argument, "", "expected NULL (sinks and recent rows have no scores), got a pointer");
+    if (const think_status status = check_optional(score_argument, score)) return status;
+    if (score && call.score_stride < copy.longest) {
+      return wrong(options_argument, "score_stride", "expected at least %lld (lengths of the source), got %lld", static_cast<Long>(copy.longest),
+                   static_cast<Long>(call.score_stride));
+    }
+    call.score = score;
+    if (const think_status status = check_array({error, 8, "kept"}, kept)) return status;
+    if (const think_status status = check_array({error, 9, "lengths"}, lengths)) return status;
+    call.kept = kept;
+    call.lengths = lengths;
+    const int64_t needed = recent_only || !call.measure ? 0 : evict_workspace(shape, call.batch.count, copy.longest);
+    if (const think_status status = check_workspace(run, needed)) return status;
+    evict_rows(call, copy.longest, needed ? run.workspace : nullptr);
+    leave_counters_zero(shape, run.workspace, needed);
+    return THINK_OK;
+  });
+}
+
+think_status think_evict_move(const think_plan *plan, const think_segment *source, const think_segment *destination, const think_batch *batch,
+                              const int32_t *kept, int64_t kept_stride, float *score, int64_t score_stride, const think_launch *launch,
+                              think_error *error) {
+  return fence(error, [&]() -> think_status {
+    if (!plan) return null_pointer({error, 1, "plan"});
+    if (const think_status status = check_kernels(*plan, "think_evict_move", error)) return status;
+    const Shape &shape = plan->shape;
+    const Argument source_argument{error, 2, "source"}, destination_argument{error, 3, "destination"}, batch_argument{error, 4, "batch"},
+        kept_argument{error, 5, "kept"};
+    if (!source) return null_pointer(source_argument);
+    if (!destination) return null_pointer(destination_argument);
+    Launch run;
+    if (const think_status status = read_launch({error, 9, "launch"}, launch, shape, false, run)) return status;
+    evict::Move move{};
+    move.shape = shape;
+    if (const think_status status = read_batch(batch_argument, batch, shape, 1, move.batch)) return status;
+    if (const think_status status = check_slots(batch_argument, move.batch, shape, INT32_MAX, "a slot", run.check && score)) return status;
+    SegmentCopy from, to;
+    const SegmentRule source_rule{true, true, false, false, true, false}, destination_rule{true, true, false, false, true, true};
+    if (const think_status status = read_segment(source_argument, source, 0, shape, move.batch, source_rule, run.check, from)) return status;
+    if (const think_status status = read_segment(destination_argument, destination, 0, shape, move.batch, destination_rule, run.check, to)) return status;
+    for (const int32_t side : {THINK_KEYS, THINK_VALUES}) {
+      if (const think_status status = check_move_side(source_argument, destination_argument, from.segment, to.segment, side, to.longest > 0)) return status;
+    }
+    move.source = from.segment;
+    move.destination = to.segment;
+    if (const think_status status = check_array(kept_argument, kept)) return status;
+    if (const think_status status = check_optional({error, 7, "score"}, score)) return status;
+    move.kept = kept;
+    move.kept_stride = kept_stride;
+    move.score = score;
+    move.score_stride = score_stride;
+    if (const think_status status = check_strides({error, 6, "kept_stride"}, {error, 8, "score_stride"}, move, to.longest, from.longest)) return status;
+    if (const think_status status = check_lists(kept_argument, destination_argument, move)) return status;
+    evict::move_rows(move, to.longest, plan->parallel);
+    return THINK_OK;
+  });
+}
+
+}  // extern "C"

@@ -1,0 +1,58 @@
+#include "libthink/core/evict.h"
+
+#include <algorithm>
+
+#include "kernels/common/workspace.h"
+#include "kernels/evict/evict.h"
+#include "kernels/moments/moments.h"
+
+namespace think {
+namespace {
+
+struct Scratch {
+  float *mass, *pooled;  // [wave][tokens]
+  char *stage;
+};
+
+int64_t carve(Carver &carver, const Shape &shape, int32_t batch, int64_t tokens, Scratch &scratch) {
+  const int64_t heads = std::min<int64_t>(moments::kMassWave, int64_t{batch} * shape.kv_heads);
+  scratch.mass = take<float>(carver, heads * tokens);
+  scratch.pooled = take<float>(carver, heads * tokens);
+  scratch.stage = take<char>(carver, moments::mass_workspace(shape, batch, tokens));
+  return carver.offset;
+}
+
+}  // namespace
+
+int64_t evict_workspace(const Shape &shape, int32_t batch, int64_t tokens) {
+  Carver carver{nullptr, 0};
+  Scratch scratch;
+  return carve(carver, shape, batch, tokens, scratch);
+}
+
+void evict_rows(const EvictCall &call, int64_t longest, void *workspace) {
+  const Shape &shape = call.shape;
+  Carver carver{static_cast<char *>(workspace), 0};
+  Scratch scratch{};
+  if (workspace) carve(carver, shape, call.batch.count, longest, scratch);
+  const moments::MassArguments mass{shape, call.window_query, call.source, call.batch};
+  const int32_t heads = call.batch.count * shape.kv_heads;
+  for (int32_t from = 0; from < heads; from += moments::kMassWave) {
+    const int32_t count = std::min(moments::kMassWave, heads - from);
+    if (call.measure) moments::attention_mass(call.isa, mass, from, count, scratch.mass, longest, scratch.stage, call.parallel);
+    parallel_for(call.parallel, count, [&](int64_t i) {
+      const int64_t at = from + i;
+      const int32_t sequence = static_cast<int32_t>(at / shape.kv_heads), head = static_cast<int32_t>(at % shape.kv_heads);
+      const int64_t tokens = run_length(call.source, sequence, head);
+      float *score = call.score ? call.score + (int64_t{slot_of(call.batch, sequence)} * shape.kv_heads + head) * call.score_stride : nullptr;
+      float *fresh = call.measure ? scratch.mass + i * longest : nullptr;
+      for (int64_t t = 0; call.measure && score && t < tokens; ++t) score[t] = call.accumulate ? score[t] + fresh[t] : fresh[t];
+      const evict::Choice choice{tokens,       call.budgets ? call.budgets[at] : call.budget, call.sinks,
+                                 call.recent,  call.pooling,                                  call.kernel,
+                                 score ? score : fresh, call.measure ? scratch.pooled + i * longest : nullptr};
+      call.lengths[at] = evict::choose(choice, call.kept + at * call.kept_stride);
+    });
+  }
+}
+
+}  // namespace think
