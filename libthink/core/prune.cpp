@@ -36,11 +36,15 @@ SideDecision decide_side(const Shape &shape, const PruneOptions &options, int32_
   const int64_t dense_total = shape.kv_heads * channels;
   const int64_t uniform = side == THINK_KEYS ? kept : (kept + 7) / 8 * 8;
   SideDecision pruned{true, options.adaptive ? shape.kv_heads * kept / kBudgetStep * kBudgetStep : shape.kv_heads * uniform, 0, 0};
-  pruned.bytes = rows_bytes(rows, pruned.total, dtype);
+  // Uniform widths are all the same, adaptive ones come in steps.
+  pruned.bytes = options.adaptive ? rows_bytes(shape, side, rows, pruned.total, kBudgetStep, dtype)
+                                  : shape.kv_heads * head_bytes(rows, static_cast<int32_t>(uniform), dtype, side == THINK_KEYS);
   pruned.basis_bytes = basis_bytes(shape, side);
-  const SideDecision dense{false, dense_total, rows_bytes(rows, dense_total, dtype), 0};
+  const SideDecision dense{false, dense_total, rows_bytes(shape, side, rows, dense_total, 1, dtype), 0};
   if (rows == 0 || pruned.total >= dense_total) return dense;
-  const double limit = options.dense_limit * static_cast<double>(rows_bytes(rows, dense_total, shape.cache_dtype));
+  // All channels quantized are the cheaper alternative.
+  const int64_t unpruned = is_quantized(dtype) ? dense.bytes : rows * dense_total * dtype_bytes(shape.cache_dtype);
+  const double limit = options.dense_limit * static_cast<double>(unpruned);
   if (options.dense_limit >= 0 && !(static_cast<double>(pruned.basis_bytes + pruned.bytes) < limit)) return dense;
   return pruned;
 }
@@ -279,7 +283,7 @@ PruneDecision decide_prune(const Shape &shape, const PruneOptions &options, thin
   PruneDecision decision;
   decision.range = prune_range(tokens, options.sinks, options.recent);
   const int64_t rows = decision.range.count;
-  decision.dense_bytes = rows_bytes(rows, int64_t{shape.kv_heads} * (shape.key_channels + shape.value_channels), shape.cache_dtype);
+  decision.dense_bytes = rows * shape.kv_heads * (int64_t{shape.key_channels} + shape.value_channels) * dtype_bytes(shape.cache_dtype);
   decision.key = decide_side(shape, options, THINK_KEYS, key_dtype, rows);
   decision.value = decide_side(shape, options, THINK_VALUES, value_dtype, rows);
   return decision;

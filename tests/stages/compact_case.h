@@ -61,6 +61,9 @@ struct SideOptions {
   int64_t gap = 0;  // unused elements behind each row (rows without a basis only)
 };
 
+// Every dtype that a side can be stored in.
+constexpr think_dtype kStored[] = {THINK_F32, THINK_F16, THINK_BF16, THINK_U8, THINK_U4};
+
 // One segment with memory of its own: blocks (pages or slots) of `capacity` rows, in shuffled order when paged.
 struct Store {
   static constexpr int64_t kGuard = 512;
@@ -114,9 +117,26 @@ struct Store {
       (keys ? only.value_head_offset : only.key_head_offset) = nullptr;
       compact::place(shape, only, batch);
     }
+    if (is_quantized(options.dtype)) {
+      stride[1] = head_bytes(capacity, static_cast<int32_t>(channels), options.dtype, keys);
+      stride[0] = shape.kv_heads * stride[1] + 64;
+      stride[2] = 0;
+    }
     auto &memory = keys ? key : value;
     memory.assign(kGuard + blocks * stride[0] + kGuard, '\x5a');
     (keys ? segment.key : segment.value) = memory.data() + kGuard;
+  }
+
+  // Any codes under scales and zeros of any size.
+  static void fill_codes(Random &random, const SideView &view, bool keys, char *tile) {
+    const TileLayout layout = keys ? key_tile(view.channels, view.dtype) : value_tile(view.channels, view.dtype);
+    for (int64_t i = 0; i < layout.bytes; ++i) tile[i] = static_cast<char>(pick(random, 0, 255));
+    const int32_t groups = keys ? layout.groups : layout.groups * kTileTokens;
+    std::normal_distribution<float> normal;
+    for (int32_t group = 0; group < groups; ++group) {
+      reinterpret_cast<uint16_t *>(tile + layout.scale)[group] = f32_to_f16(pick(random, 0, 9) ? std::ldexp(std::abs(normal(random)), pick(random, -14, 6)) : 0.0f);
+      reinterpret_cast<uint16_t *>(tile + layout.zero)[group] = f32_to_f16(std::ldexp(normal(random), pick(random, -14, 8)));
+    }
   }
 
   void poison() {
@@ -136,6 +156,10 @@ struct Store {
           const int64_t at = b * segment.lengths_stride[0] + h * segment.lengths_stride[1];
           for (int64_t t = first[at]; t < first[at] + rows_of_run[at]; ++t) {
             char *row = row_address(view, t);
+            if (is_quantized(view.dtype)) {
+              if (t % kTileTokens == 0 || t == first[at]) fill_codes(random, view, s == Side::keys, row);
+              continue;
+            }
             for (int64_t c = 0; c < view.channels; ++c) {
               const float x = std::ldexp(normal(random), pick(random, -20, 10));
               if (view.layout == THINK_TILES) {

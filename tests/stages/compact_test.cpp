@@ -107,9 +107,9 @@ TEST_P(CompactTest, RandomSegments) {
     std::vector<int32_t> lengths(runs), source_first(runs), first(runs);
     SideOptions from_key, from_value, to_key, to_value;
     const auto choose = [&](SideOptions &side, bool key, const think_basis *basis) {
-      side.dtype = kDtypes[pick(random, 0, 2)];
+      side.dtype = kStored[pick(random, 0, std::size(kStored) - 1)];
       side.basis = basis;
-      side.layout = key && pick(random, 0, 1) ? THINK_TILES : THINK_ROWS;
+      side.layout = is_quantized(side.dtype) || (key && pick(random, 0, 1)) ? THINK_TILES : THINK_ROWS;
       side.order = basis ? Order::placed : static_cast<Order>(side.layout == THINK_TILES ? 2 * pick(random, 0, 1) : pick(random, 0, 2));
       if (!basis && side.layout == THINK_ROWS) side.gap = pick(random, 0, 2) * 4;
     };
@@ -117,11 +117,20 @@ TEST_P(CompactTest, RandomSegments) {
     choose(from_value, false, same_basis ? &values.basis : nullptr);
     choose(to_key, true, has_basis ? &keys.basis : nullptr);
     choose(to_value, false, has_basis ? &values.basis : nullptr);
-    if (pick(random, 0, 1)) to_key.dtype = from_key.dtype, to_value.dtype = from_value.dtype;
+    const auto same_dtype = [&](const SideOptions &from, SideOptions &to) {
+      to.dtype = from.dtype;
+      if (!is_quantized(to.dtype)) return;
+      to.layout = THINK_TILES;
+      to.gap = 0;
+      if (to.order == Order::tokens) to.order = Order::heads;
+    };
+    if (pick(random, 0, 1)) same_dtype(from_key, to_key), same_dtype(from_value, to_value);
+    const bool from_tiles = from_key.layout == THINK_TILES || from_value.layout == THINK_TILES;
+    const bool to_tiles = to_key.layout == THINK_TILES || to_value.layout == THINK_TILES;
     for (int32_t i = 0; i < runs; ++i) {
       lengths[i] = pick(random, 0, 3) == 0 ? 32 * pick(random, 0, 4) : pick(random, 0, 140);
-      source_first[i] = from_key.layout == THINK_TILES ? 32 * pick(random, 0, 2) : pick(random, 0, 70);
-      first[i] = to_key.layout == THINK_TILES ? 32 * pick(random, 0, 2) : pick(random, 0, 70);
+      source_first[i] = from_tiles ? 32 * pick(random, 0, 2) : pick(random, 0, 70);
+      first[i] = to_tiles ? 32 * pick(random, 0, 2) : pick(random, 0, 70);
     }
     const bool source_paged = pick(random, 0, 1), paged = pick(random, 0, 1);
     Store source(random, shape, batch, slots, source_paged, source_paged ? 32 * pick(random, 1, 3) : 256, 256, from_key, from_value, source_first,
