@@ -29,14 +29,18 @@ void carve_side(Carver &carver, int32_t channels, SideWork &side) {
   side.partial = take<float>(carver, static_cast<int64_t>(kRuns) * channels * side.padded);
 }
 
-void carve_head(Carver &carver, const Shape &shape, int64_t columns, int64_t tokens, HeadWork &head) {
-  carve_side(carver, shape.key_channels, head.side[THINK_KEYS]);
-  carve_side(carver, shape.value_channels, head.side[THINK_VALUES]);
+void carve_queries(Carver &carver, const Shape &shape, int64_t columns, HeadWork &head) {
   head.panels = take<float>(carver, shape.key_channels * columns);
   head.run_maximum = take<float>(carver, kRuns * columns);
   head.run_sum = take<float>(carver, kRuns * columns);
   head.maximum = take<float>(carver, kRuns * columns);
   head.inverse = take<float>(carver, kRuns * columns);
+}
+
+void carve_head(Carver &carver, const Shape &shape, int64_t columns, int64_t tokens, HeadWork &head) {
+  carve_side(carver, shape.key_channels, head.side[THINK_KEYS]);
+  carve_side(carver, shape.value_channels, head.side[THINK_VALUES]);
+  carve_queries(carver, shape, columns, head);
   head.mass = take<float>(carver, tokens);
   head.mass_sum = take<double>(carver, kRuns);
 }
@@ -48,6 +52,13 @@ int64_t carve(Carver &carver, const Shape &shape, int32_t batch, int64_t tokens,
   const int64_t count = std::min<int64_t>(kWave, static_cast<int64_t>(batch) * shape.kv_heads);
   HeadWork none;
   for (int64_t i = 0; i < count; ++i) carve_head(carver, shape, most_columns(shape, tokens), tokens, heads ? heads[i] : none);
+  return carver.offset;
+}
+
+int64_t carve_mass(Carver &carver, const Shape &shape, int32_t batch, int64_t tokens, HeadWork *heads) {
+  const int64_t count = std::min<int64_t>(kMassWave, static_cast<int64_t>(batch) * shape.kv_heads);
+  HeadWork none;
+  for (int64_t i = 0; i < count; ++i) carve_queries(carver, shape, most_columns(shape, tokens), heads ? heads[i] : none);
   return carver.offset;
 }
 
@@ -69,35 +80,42 @@ int64_t carve_gains(Carver &carver, const Shape &shape, int32_t batch, GainsWork
   return carver.offset;
 }
 
-// What is particular to one sequence and head; the scratch is set already.
-void describe(const Arguments &arguments, int32_t sequence, int32_t kv_head, HeadWork &head) {
+// Rows and queries of one sequence and head; the scratch is set already.
+template <class Arguments>
+void describe_rows(const Arguments &arguments, int32_t sequence, int32_t kv_head, HeadWork &head) {
   const Shape &shape = arguments.shape;
   const think_tensor &query = arguments.window_query;
   const int32_t slot = slot_of(arguments.batch, sequence);
-  const View out = view(shape, arguments.moments, slot, kv_head);
-  SideWork &keys = head.side[THINK_KEYS], &values = head.side[THINK_VALUES];
-  keys.rows = side_view(arguments.source, Side::keys, shape, arguments.batch, sequence, kv_head);
-  keys.mean = out.key_mean;
-  keys.covariance = out.key_covariance;
-  head.values = arguments.source.value != nullptr;
-  if (head.values) values.rows = side_view(arguments.source, Side::values, shape, arguments.batch, sequence, kv_head);
-  values.mean = out.value_mean;
-  values.covariance = out.value_covariance;
+  head.side[THINK_KEYS].rows = side_view(arguments.source, Side::keys, shape, arguments.batch, sequence, kv_head);
   head.first = run_first(arguments.source, sequence, kv_head);
   head.tokens = run_length(arguments.source, sequence, kv_head);
-  head.moved = prune_range(head.tokens, arguments.sinks, arguments.recent);
   head.group = shape.group;
   head.query_rows = static_cast<int32_t>(std::min<int64_t>(query.extent[2], head.tokens));
   head.columns = static_cast<int32_t>(padded(static_cast<int64_t>(head.query_rows) * shape.group));
-  if (head.query_rows == 0) head.moved.count = 0;
   head.query = element(query, slot, static_cast<int64_t>(kv_head) * shape.group, query.extent[2] - head.query_rows);
   head.query_head_stride = query.stride[1] * dtype_bytes(query.dtype);
   head.query_row_stride = query.stride[2] * dtype_bytes(query.dtype);
   head.query_dtype = query.dtype;
   head.scale = shape.scale;
   head.softcap = shape.softcap;
-  head.share = arguments.attention_share;
   head.causal = (arguments.source.flags & THINK_SEGMENT_CAUSAL) != 0;
+}
+
+void describe(const Arguments &arguments, int32_t sequence, int32_t kv_head, HeadWork &head) {
+  const Shape &shape = arguments.shape;
+  const int32_t slot = slot_of(arguments.batch, sequence);
+  const View out = view(shape, arguments.moments, slot, kv_head);
+  SideWork &keys = head.side[THINK_KEYS], &values = head.side[THINK_VALUES];
+  describe_rows(arguments, sequence, kv_head, head);
+  keys.mean = out.key_mean;
+  keys.covariance = out.key_covariance;
+  head.values = arguments.source.value != nullptr;
+  if (head.values) values.rows = side_view(arguments.source, Side::values, shape, arguments.batch, sequence, kv_head);
+  values.mean = out.value_mean;
+  values.covariance = out.value_covariance;
+  head.moved = prune_range(head.tokens, arguments.sinks, arguments.recent);
+  if (head.query_rows == 0) head.moved.count = 0;
+  head.share = arguments.attention_share;
   head.query_moment = out.query_moment;
   head.measured = out.rows;
 }
@@ -162,6 +180,34 @@ void measure(int32_t isa, const Arguments &arguments, void *memory, const Parall
     });
     parallel_for(parallel, count * 2, [&](int64_t i) { kernel.finish(wave[i / 2], static_cast<int32_t>(i % 2)); });
   }
+}
+
+int64_t mass_workspace(const Shape &shape, int32_t batch, int64_t tokens) {
+  Carver carver{nullptr, 0};
+  return carve_mass(carver, shape, batch, tokens, nullptr);
+}
+
+void attention_mass(int32_t isa, const MassArguments &arguments, int32_t from, int32_t count, float *mass, int64_t stride, void *memory,
+                    const Parallel &parallel) {
+  const Shape &shape = arguments.shape;
+  const Kernels &kernel = kernels_of(isa);
+  HeadWork wave[kMassWave] = {};
+  int64_t tokens = 0;
+  const int32_t heads = arguments.batch.count * shape.kv_heads;
+  for (int32_t i = 0; i < heads; ++i) tokens = std::max(tokens, run_length(arguments.source, i / shape.kv_heads, i % shape.kv_heads));
+  Carver carver{static_cast<char *>(memory), 0};
+  carve_mass(carver, shape, arguments.batch.count, tokens, wave);
+  for (int32_t i = 0; i < count; ++i) {
+    HeadWork &head = wave[i];
+    describe_rows(arguments, (from + i) / shape.kv_heads, (from + i) % shape.kv_heads, head);
+    head.side[THINK_KEYS].channels = shape.key_channels;
+    head.side[THINK_KEYS].padded = static_cast<int32_t>(padded(shape.key_channels));
+    head.moved = {0, head.tokens};
+    head.mass = mass + i * stride;
+  }
+  parallel_for(parallel, count, [&](int64_t i) { kernel.prepare(wave[i]); });
+  parallel_for(parallel, count * kRuns, [&](int64_t i) { kernel.scan(wave[i / kRuns], static_cast<int32_t>(i % kRuns)); });
+  parallel_for(parallel, count * kRuns, [&](int64_t i) { kernel.rows_mass(wave[i / kRuns], static_cast<int32_t>(i % kRuns)); });
 }
 
 int64_t gains_workspace(const Shape &shape, int32_t batch) {

@@ -6,6 +6,7 @@
 //   mass (head, run of moved rows)  attention mass per row, sums for the mean
 //   covariance (head, side, run)    centred second moments of the run
 //   finish (head, side)             the runs together
+//   rows_mass (head, run)           attention mass alone, instead of the last three; scan is the same
 // Scan and mass each compute the logits: keeping them would cost tokens x queries floats of workspace per head.
 #pragma once
 
@@ -48,7 +49,7 @@ struct HeadWork {
   float *maximum, *inverse;      // [kRuns][columns]: of all runs, once per run of the next phase
   float *mass;                   // [moved.count]
   double *mass_sum;              // [kRuns]
-  float *query_moment;
+  float *query_moment;  // NULL = not wanted
   float *measured;
 };
 
@@ -64,6 +65,7 @@ struct Kernels {
   void (*mass)(const HeadWork &head, int32_t run);
   void (*covariance)(const HeadWork &head, int32_t side, int32_t run);
   void (*finish)(const HeadWork &head, int32_t side);
+  void (*rows_mass)(const HeadWork &head, int32_t run);
   // metric NULL = identity and greedy; otherwise channels are taken in `order`. scratch: eliminate_doubles() numbers.
   void (*eliminate)(int32_t channels, const float *metric, const float *covariance, double *scratch, int32_t *place, int32_t *order,
                     float *gains);

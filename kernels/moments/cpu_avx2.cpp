@@ -1,5 +1,5 @@
 #include "cpu_body.h"
 
 namespace think::moments {
-const Kernels kernels_avx2 = {prepare, scan, mass, covariance, finish, eliminate};
+const Kernels kernels_avx2 = {prepare, scan, mass, covariance, finish, rows_mass, eliminate};
 }

@@ -83,7 +83,7 @@ void prepare(const HeadWork &head) {
   const SideWork &keys = head.side[THINK_KEYS];
   const int32_t channels = keys.channels, padded = keys.padded, used = head.query_rows * head.group;
   float *moment = keys.partial;
-  for (int64_t j = 0; j < static_cast<int64_t>(channels) * padded; ++j) moment[j] = 0;
+  for (int64_t j = 0; head.query_moment && j < static_cast<int64_t>(channels) * padded; ++j) moment[j] = 0;
   alignas(64) float rows[kBlockRows * kMaxChannels];
   const float root = __builtin_sqrtf(1.0f / static_cast<float>(used));
   for (int32_t block = 0; block < head.columns; block += kBlockRows) {
@@ -102,13 +102,14 @@ void prepare(const HeadWork &head) {
       for (int32_t j = 0; j < channels; ++j) to[static_cast<int64_t>(j) * width] = row[j] * head.scale;
       for (int32_t j = 0; j < padded; ++j) row[j] *= root;
     }
+    if (!head.query_moment) continue;
     // The last block may be short: columns are a multiple of kPad only.
     for (int32_t r = head.columns - block; r < kBlockRows; ++r) {
       for (int32_t j = 0; j < padded; ++j) rows[r * padded + j] = 0;
     }
     add_block(rows, channels, padded, moment);
   }
-  for (int32_t i = 0; i < channels; ++i) {
+  for (int32_t i = 0; head.query_moment && i < channels; ++i) {
     for (int32_t j = i; j < channels; ++j)
       head.query_moment[i * channels + j] = head.query_moment[j * channels + i] = moment[i * padded + j];
   }
@@ -245,6 +246,24 @@ void add_sums(const float *rows, int32_t padded, const float *mass, double *sums
   }
 }
 
+// Attention mass of `count` rows from row `token` on, which `rows` holds as floats.
+void block_mass(const HeadWork &head, const float *rows, int64_t token, int32_t count, const float *maximum, const float *inverse,
+                float *masses) {
+  alignas(64) float logits[kBlockRows * kPanel];
+  alignas(64) Vec sums[kBlockRows];
+  for (int32_t r = 0; r < kBlockRows; ++r) sums[r] = zero();
+  for (int32_t panel = 0; panel < head.columns; panel += panel_columns()) {
+    const int32_t vectors = block_logits(head, rows, token, count, panel, logits);
+    for (int v = 0; v < vectors; ++v) {
+      const Vec largest = load(maximum + panel + v * kLanes), factor = load(inverse + panel + v * kLanes);
+      for (int32_t r = 0; r < count; ++r) {
+        sums[r] = fma(exp(sub(load(logits + r * panel_columns() + v * kLanes), largest)), factor, sums[r]);
+      }
+    }
+  }
+  for (int32_t r = 0; r < count; ++r) masses[r] = sum(sums[r]);
+}
+
 void mass(const HeadWork &head, int32_t run) {
   const int64_t length = run_rows(head.moved.count), begin = run * length;
   const int64_t end = begin + length < head.moved.count ? begin + length : head.moved.count;
@@ -258,28 +277,18 @@ void mass(const HeadWork &head, int32_t run) {
         *inverse = head.inverse + static_cast<int64_t>(run) * head.columns;
   if (head.share > 0) join_runs(head, maximum, inverse);
   alignas(64) float rows[kBlockRows * kMaxChannels];
-  alignas(64) float logits[kBlockRows * kPanel];
-  alignas(64) Vec sums[kBlockRows];
   double total = 0;
   for (int64_t row = begin; row < end; row += kBlockRows) {
     const int32_t count = end - row < kBlockRows ? static_cast<int32_t>(end - row) : kBlockRows;
     const int64_t token = head.moved.first + row;
     convert_block(keys, head.first + token, count, rows);
     float *masses = head.mass + row;  // moved.count is a multiple of kBlockRows
-    for (int32_t r = 0; r < kBlockRows; ++r) sums[r] = zero();
-    for (int32_t panel = 0; head.share > 0 && panel < head.columns; panel += panel_columns()) {
-      const int32_t vectors = block_logits(head, rows, token, count, panel, logits);
-      for (int v = 0; v < vectors; ++v) {
-        const Vec largest = load(maximum + panel + v * kLanes), factor = load(inverse + panel + v * kLanes);
-        for (int32_t r = 0; r < count; ++r) {
-          sums[r] = fma(exp(sub(load(logits + r * panel_columns() + v * kLanes), largest)), factor, sums[r]);
-        }
-      }
+    if (head.share > 0) {
+      block_mass(head, rows, token, count, maximum, inverse, masses);
+    } else {
+      for (int32_t r = 0; r < count; ++r) masses[r] = 0;
     }
-    for (int32_t r = 0; r < count; ++r) {
-      masses[r] = sum(sums[r]);
-      total += masses[r];
-    }
+    for (int32_t r = 0; r < count; ++r) total += masses[r];
     add_sums(rows, keys.padded, masses, keys.sums + static_cast<int64_t>(run) * 2 * keys.padded);
     if (head.values) {
       const SideWork &values = head.side[THINK_VALUES];
@@ -288,6 +297,20 @@ void mass(const HeadWork &head, int32_t run) {
     }
   }
   head.mass_sum[run] = total;
+}
+
+void rows_mass(const HeadWork &head, int32_t run) {
+  const int64_t length = run_rows(head.tokens), begin = run * length, end = begin + length < head.tokens ? begin + length : head.tokens;
+  if (begin >= end) return;
+  float *maximum = head.maximum + static_cast<int64_t>(run) * head.columns,
+        *inverse = head.inverse + static_cast<int64_t>(run) * head.columns;
+  join_runs(head, maximum, inverse);
+  alignas(64) float rows[kBlockRows * kMaxChannels];
+  for (int64_t row = begin; row < end; row += kBlockRows) {
+    const int32_t count = end - row < kBlockRows ? static_cast<int32_t>(end - row) : kBlockRows;
+    convert_block(head.side[THINK_KEYS], head.first + row, count, rows);
+    block_mass(head, rows, row, count, maximum, inverse, head.mass + row);
+  }
 }
 
 // The weight of a row is even + by_mass * its mass.

@@ -32,6 +32,19 @@ struct Arguments {
 int64_t workspace(const Shape &shape, int32_t batch, int64_t tokens);
 void measure(int32_t isa, const Arguments &arguments, void *workspace, const Parallel &parallel);
 
+// Attention mass alone, over all rows of each head, for whoever ranks rows by it.
+struct MassArguments {
+  Shape shape;
+  think_tensor window_query;  // [slots][query_heads][rows][key_channels], right-aligned
+  think_segment source;       // dense rows; values are not read
+  Batch batch;
+};
+constexpr int32_t kMassWave = 8;  // heads of one call, at most: bounds the workspace, whatever the batch
+int64_t mass_workspace(const Shape &shape, int32_t batch, int64_t tokens);
+// Heads [from, from + count) of [batch][kv_heads]: mass[i * stride + row].
+void attention_mass(int32_t isa, const MassArguments &arguments, int32_t from, int32_t count, float *mass, int64_t stride, void *workspace,
+                    const Parallel &parallel);
+
 int64_t gains_workspace(const Shape &shape, int32_t batch);
 // side: THINK_KEYS with score [batch][kv_heads][D], or THINK_VALUES with score NULL (greedy). order may be NULL.
 void gains(int32_t isa, const Shape &shape, const void *moments, const Batch &batch, int32_t side, const float *score, float *gains, int32_t *order,

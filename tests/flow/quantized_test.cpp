@@ -181,5 +181,35 @@ TEST(Quantized, PageBytesHoldEveryWidth) {
   }
 }
 
+// What is refused, and why.
+TEST(Quantized, SaysWhatCannotBe) {
+  const think_problem problem = make_problem(64, 1, THINK_F16);
+  const Plan plan(problem);
+  const auto expect = [&](think_status status, const char *text, int32_t key_layout, think_dtype key, int32_t value_layout, think_dtype value) {
+    think_format format = THINK_FORMAT_INIT;
+    format.key_layout = key_layout, format.key_dtype = key, format.value_layout = value_layout, format.value_dtype = value;
+    think_layout_info info = THINK_LAYOUT_INFO_INIT;
+    think_error error = THINK_ERROR_INIT;
+    EXPECT_EQ(status, think_layout(plan, &format, 32, 64, 64, &info, &error));
+    EXPECT_NE(nullptr, std::strstr(error.message, text)) << error.message;
+    EXPECT_EQ(0, info.key_page_bytes);
+  };
+  expect(THINK_E_ARGUMENT, "format->key_layout: expected 1 (tiles) of quantized keys (u8), got 0", THINK_ROWS, THINK_U8, THINK_ROWS, 0);
+  expect(THINK_E_ARGUMENT, "format->value_layout: expected 1 (tiles) of quantized values (u4), got 0", THINK_TILES, 0, THINK_ROWS, THINK_U4);
+  expect(THINK_E_UNSUPPORTED, "format->value_layout: expected 0 (rows): values in tiles must be quantized", THINK_TILES, 0, THINK_TILES, 0);
+  expect(THINK_E_UNSUPPORTED, "format->key_dtype: this version stores u8 and u4", THINK_TILES, 0x00010201, THINK_ROWS, 0);
+  expect(THINK_E_UNSUPPORTED, "format->value_dtype: this version stores u8 and u4", THINK_TILES, 0, THINK_TILES, 0x0001080A);
+  expect(THINK_E_ARGUMENT, "format->key_dtype: expected f32, f16, bf16, u8 or u4", THINK_TILES, 0x00010301, THINK_ROWS, 0);
+  // Codes are no tensors, and no source of statistics.
+  think_problem other = problem;
+  other.cache_dtype = THINK_U8;
+  think_plan *none = nullptr;
+  think_context *context = nullptr;
+  THINK_CALL(think_context_create, nullptr, &context);
+  EXPECT_EQ(THINK_E_ARGUMENT, think_plan_create(context, &other, &none, nullptr));
+  EXPECT_EQ(nullptr, none);
+  think_context_destroy(context);
+}
+
 }  // namespace
 }  // namespace flow
