@@ -29,6 +29,7 @@ think_status check_segment_side(const Argument &argument, const SideFields &fiel
   const int64_t *head_offset = keys ? segment.key_head_offset : segment.value_head_offset;
   const think_basis *basis = keys ? segment.key_basis : segment.value_basis;
   if (layout != THINK_ROWS && layout != THINK_TILES) return wrong(argument, fields.layout, "expected 0 (rows) or 1 (tiles), got %d", layout);
+  if (layout == THINK_TILES && dense && !keys) return unsupported(argument, fields.layout, "expected 0 (rows) of a dense source, got %d", layout);
   if (layout == THINK_TILES && dense) return wrong(argument, fields.layout, "expected 0 (rows) of a dense source, got %d", layout);
   if (basis && dense) return wrong(argument, fields.basis, "expected NULL (a dense source), got a basis");
   if (!pointer) return THINK_OK;  // whether the side may be missing depends on the call
