@@ -16,7 +16,8 @@ extern "C" {
  * destination's. One call prunes (rows -> tiles with a basis), folds (a full window block -> the end of the tiles), or copies (no basis, any layouts).
  *
  * The source holds all channels of every row (no basis), or has the same basis and channels as the destination. dtypes may differ: numbers are
- * rounded to nearest even. A side whose key (or value) pointer is NULL in both segments is left out. Source and destination must not overlap. May be cut
+ * rounded to nearest even, or to the codes of a quantized destination (think/segment.h). Whole tiles that stay in the same quantized dtype and keep all
+ * channels of the source are copied; other quantized rows are decoded first. A side whose key (or value) pointer is NULL in both segments is left out. Source and destination must not overlap. May be cut
  * into slices.
  *
  * @param source       where the rows are; its lengths are ignored

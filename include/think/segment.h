@@ -13,7 +13,7 @@ extern "C" {
 
 /** Layouts of one side of a segment. */
 #define THINK_ROWS 0  /* [token][channel], one row of kept (or all) channels per token */
-#define THINK_TILES 1 /* keys only: [tile of 32 tokens][kept channel][32 tokens] */
+#define THINK_TILES 1 /* keys: [tile of 32 tokens][kept channel][32 tokens]; values: quantized ones only, see below */
 
 /** At most one segment of think_attend() is causal. Its length includes the new rows: query i of n sees its first length - n + i + 1 rows. */
 #define THINK_SEGMENT_CAUSAL 1u
@@ -28,6 +28,15 @@ extern "C" {
  *   THINK_TILES: head base + row / 32 * (kept * 32 * element size) + position of the channel * 32 * element size + row % 32 * element size
  * and the same for values. With a basis only the kept channels are stored.
  *
+ * Quantized sides (THINK_U8, THINK_U4; CPU so far) are THINK_TILES, with row / 32 * bytes of a tile. A code stands for zero + scale * code, with an f16 scale and
+ * zero per group. c channels are kept; everything is little endian, padding is zero:
+ *   keys    a group is the 32 tokens of a channel. [c] rows of 32 codes (U4: byte b = token b in the low nibble, token b + 16 in the high one), padded to 16
+ *           bytes; scale[c]; zero[c]; padded to 16 bytes
+ *   values  a group is 32 channels of a token, what is left over joins the last group (40 or 56: one group). [block of 32 channels][32 tokens][codes of the block];
+ *           the last block may be w = 8, 16 or 24 channels wide (U4: byte b = channels b and b + w / 2 of the block); scale[group][32]; zero[group][32]
+ * Each number is rounded to the nearest code of its group. A group of equal numbers is exact where f16 holds them. Numbers beyond +-65504 become that; a group
+ * with a NaN or infinity becomes NaN. Tokens behind the end of a partial last tile belong to no group of keys.
+ *
  * Tile segments begin at a row that is a multiple of 32. In a partial last tile the tokens behind the end are never used, and think_compact() writes
  * them as zero. Every base and stride is a multiple of the element size; tiles are aligned to 64 bytes for speed, 16 is enough.
  */
@@ -35,10 +44,10 @@ typedef struct think_segment {
   uint32_t struct_size;        /* sizeof(think_segment) */
   uint32_t flags;              /* THINK_SEGMENT_CAUSAL */
   int32_t key_layout;          /* THINK_ROWS, THINK_TILES */
-  int32_t value_layout;        /* THINK_ROWS */
+  int32_t value_layout;        /* THINK_ROWS; quantized values: THINK_TILES */
   int32_t page_tokens;         /* rows of a page: a multiple of 32. Without pages: rows that a slot has room for (tiles: a multiple of 32); 0 = not told */
   int32_t reserved;            /* 0 */
-  think_dtype key_dtype;       /* f32, f16, bf16 */
+  think_dtype key_dtype;       /* f32, f16, bf16; in tiles also u8, u4 */
   think_dtype value_dtype;
   void *key;
   void *value;
@@ -64,7 +73,7 @@ typedef struct think_format {
   uint32_t struct_size;    /* sizeof(think_format) */
   uint32_t flags;          /* 0 */
   int32_t key_layout;      /* THINK_ROWS, THINK_TILES */
-  int32_t value_layout;    /* THINK_ROWS */
+  int32_t value_layout;    /* THINK_ROWS; quantized values: THINK_TILES */
   think_dtype key_dtype;   /* 0 = the plan's cache_dtype */
   think_dtype value_dtype; /* 0 = the plan's cache_dtype */
 } think_format;
@@ -93,7 +102,8 @@ THINK_API void think_format_init(think_format *format, uint32_t struct_size);
 THINK_API void think_layout_info_init(think_layout_info *info, uint32_t struct_size);
 
 /**
- * Bytes of a page (or of a contiguous slot with room for page_tokens rows) whose heads keep total_key and total_value channels together.
+ * Bytes of a page (or of a contiguous slot with room for page_tokens rows) whose heads keep total_key and total_value channels together. Of quantized sides
+ * the most that it can be, however the heads share the channels; exact where that makes no difference.
  * @param format       NULL = THINK_FORMAT_INIT
  * @param page_tokens  a multiple of 32
  * @param total_key    kept key channels of all KV heads together, at most kv_heads * key_channels; kv_heads * key_channels is dense

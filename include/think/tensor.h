@@ -17,6 +17,9 @@ typedef int32_t think_dtype;
 #define THINK_F32 0x00012002
 #define THINK_F16 0x00011002
 #define THINK_BF16 0x00011004
+/** Stored forms of segments in tiles (think/segment.h), never of tensors: 8 or 4 bits, asymmetric. @since 0.9 */
+#define THINK_U8 0x00010801
+#define THINK_U4 0x00010401
 
 /** Device kinds, DLPack's numbers. */
 typedef int32_t think_device;
@@ -68,13 +71,13 @@ THINK_API void think_tensor_init(think_tensor *tensor, uint32_t struct_size);
 THINK_API void think_batch_init(think_batch *batch, uint32_t struct_size);
 
 /**
- * Bytes of one element of `dtype`; 0 for a type that this build does not know. Any thread.
+ * Bytes of one element of `dtype`; 0 for a type that this build does not know, and for quantized ones, whose bytes think_layout() tells. Any thread.
  * @since 0.9
  */
 THINK_API int32_t think_dtype_bytes(think_dtype dtype);
 
 /**
- * Name of `dtype` ("f32", "f16", "bf16"); "unknown" otherwise. Static text. Any thread.
+ * Name of `dtype` ("f32", "f16", "bf16", "u8", "u4"); "unknown" otherwise. Static text. Any thread.
  * @since 0.9
  */
 THINK_API const char *think_dtype_name(think_dtype dtype);

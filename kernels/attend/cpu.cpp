@@ -163,9 +163,10 @@ void attend_tokens(const Call &call, const Group &group, int32_t segment_index, 
   fold(call, group, segment, keys, w);
   const auto score = call.kernels.score[keys.layout][element_index(keys.dtype)];
   const auto add_values = call.kernels.value[element_index(values.dtype)];
-  const int64_t token_bytes = static_cast<int64_t>(keys.channels) * dtype_bytes(keys.dtype) + static_cast<int64_t>(values.channels) * dtype_bytes(values.dtype);
+  const int64_t token_bytes = std::max<int64_t>(1, (keys.tile_bytes + values.tile_bytes) / kTileTokens);
   const int64_t ahead = std::max(kStepTokens, round_up(static_cast<int32_t>(kAheadBytes / token_bytes), kTileTokens));
   const int64_t key_piece = keys.layout == THINK_TILES ? kTileTokens : kStepTokens;
+  const int64_t value_piece = values.layout == THINK_TILES ? kTileTokens : kStepTokens;
   const bool causal = segment.flags & THINK_SEGMENT_CAUSAL;
   const int64_t length = run_length(segment, group.sequence, group.head);
 
@@ -188,7 +189,7 @@ void attend_tokens(const Call &call, const Group &group, int32_t segment_index, 
                           sum_stride(call.a.shape), values.channels});
     for (int32_t done = 0; done < tokens;) {
       const int64_t row = value[0].run.first + step + done;
-      const int32_t piece = static_cast<int32_t>(std::min(static_cast<int64_t>(tokens - done), rows_in_block(values, row)));
+      const int32_t piece = static_cast<int32_t>(std::min({static_cast<int64_t>(tokens - done), value_piece, rows_in_block(values, row)}));
       add_values({row_address(values, row), values.row_stride, address_ahead(value[0], value[1], step + done + ahead), piece, values.channels, group.columns,
                   w.score + done, kScoreStride, w.sum, sum_stride(call.a.shape)});
       done += piece;

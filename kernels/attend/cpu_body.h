@@ -2,6 +2,7 @@
 // few vectors of tokens (THINK_TILES), of rows (THINK_ROWS) or of channels (values). All sums are f32.
 #pragma once
 
+#include "../common/codes.h"
 #include "kernels.h"
 #include "lanes.h"
 
@@ -52,11 +53,22 @@ constexpr int kTilePairs = kLanes == 16 ? 1 : kLanes == 8 ? (C <= 2 ? 2 : 1) : C
 template <int C>
 constexpr int kTileSums = kLanes == 16 ? (C == 1 ? 4 : C == 2 ? 2 : 1) : C == 1 && kTilePairs<C> < 4 ? 2 : 1;
 
+// Tokens first .. first + 2 * kLanes of a channel: numbers are a type with an element, codes are not.
+template <class Element>
+inline Pair load_tokens(const char *tile, int channel, int first) {
+  if constexpr (requires { typename Element::Type; }) {
+    return load_pair<Element>(reinterpret_cast<const typename Element::Type *>(tile) + static_cast<int64_t>(channel) * kTileTokens + first);
+  } else {
+    const CodePair codes = Element::load(reinterpret_cast<const uint8_t *>(tile) + static_cast<int64_t>(channel) * row_bytes_of(Element::dtype), first);
+    return {codes.first, codes.second};
+  }
+}
+
 template <class Element, int C>
-inline void score_tile(const typename Element::Type *tile, const char *ahead, int channels, const float *query, const float *constant, float *score,
+inline void score_tile(const char *tile, const char *ahead, int channels, const float *query, const float *constant, float *score,
                        int64_t score_stride) {
   constexpr int P = kTilePairs<C>, U = kTileSums<C>;
-  constexpr int row_bytes = kTileTokens * static_cast<int>(sizeof(typename Element::Type));
+  constexpr int row_bytes = kTileTokens * dtype_bits(Element::dtype) / 8;
   for (int token = 0; token < kTileTokens; token += P * 2 * kLanes) {
     Pair total[U][C][P];
 #pragma GCC unroll 16
@@ -69,10 +81,9 @@ inline void score_tile(const typename Element::Type *tile, const char *ahead, in
       }
     }
     const auto add_row = [&](int channel, Pair(&sum)[C][P]) {
-      const typename Element::Type *row = tile + static_cast<int64_t>(channel) * kTileTokens + token;
       Pair keys[P];
 #pragma GCC unroll 16
-      for (int p = 0; p < P; ++p) keys[p] = load_pair<Element>(row + p * 2 * kLanes);
+      for (int p = 0; p < P; ++p) keys[p] = load_tokens<Element>(tile, channel, token + p * 2 * kLanes);
       if (ahead) {
 #pragma GCC unroll 2
         for (int line = 0; line < row_bytes; line += kLine) prefetch_far_behind(keys[P - 1].second, ahead + static_cast<int64_t>(channel) * row_bytes + line);
@@ -110,7 +121,7 @@ void score_tiles(const ScoreArguments &a) {
   for (int32_t column = 0; column < a.columns; column += kColumns) {
     const int32_t width = a.columns - column < kColumns ? a.columns - column : kColumns;
     with_columns(width, [&](auto c) {
-      score_tile<Element, decltype(c)::value>(reinterpret_cast<const typename Element::Type *>(a.key), ahead, a.channels,
+      score_tile<Element, decltype(c)::value>(a.key, ahead, a.channels,
                                               a.query + static_cast<int64_t>(column) * a.channels, a.constant + column,
                                               a.score + column * a.score_stride, a.score_stride);
     });
@@ -370,11 +381,20 @@ void narrow_row(const float *row, int64_t n, float factor, void *out) {
   for (; i < n; ++i) store_element(out, Element::dtype, i, row[i] * factor);
 }
 
+}  // namespace
+}  // namespace think::attend
+
+#include "quantized_body.h"
+
+namespace think::attend {
+namespace {
+
 constexpr Kernels kernel_table() {
   return {kColumns,
           {{}, {}, kSplit<BF16> ? 2 * kLanes : 0},
-          {{score_rows<F32>, score_rows<F16>, score_rows<BF16>}, {score_tiles<F32>, score_tiles<F16>, score_tiles<BF16>}},
-          {add_values<F32>, add_values<F16>, add_values<BF16>},
+          {{score_rows<F32>, score_rows<F16>, score_rows<BF16>},
+           {score_tiles<F32>, score_tiles<F16>, score_tiles<BF16>, score_codes<U8>, score_codes<U4>}},
+          {add_values<F32>, add_values<F16>, add_values<BF16>, add_code_values<U8>, add_code_values<U4>},
           update_softmax,
           {widen_row<F32>, widen_row<F16>, widen_row<BF16>},
           {narrow_row<F32>, narrow_row<F16>, narrow_row<BF16>}};

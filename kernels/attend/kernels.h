@@ -60,8 +60,8 @@ struct Kernels {
   int32_t columns;                                   // of a query block
   // By element: if not 0, queries for THINK_ROWS lie in blocks of this many channels, the even ones first, then the odd ones.
   int32_t split[3];
-  void (*score[2][3])(const ScoreArguments &);       // by layout and element
-  void (*value[3])(const ValueArguments &);          // by element
+  void (*score[2][5])(const ScoreArguments &);       // by layout and element; codes are in tiles
+  void (*value[5])(const ValueArguments &);          // by element; codes are in tiles, of which `tokens` at the start count
   void (*softmax)(const SoftmaxArguments &);
   // out = row * factor, n floats
   void (*widen[3])(const void *row, int64_t n, float factor, float *out);
@@ -69,7 +69,7 @@ struct Kernels {
 };
 
 // Position of an element type in the tables.
-static inline int32_t element_index(think_dtype dtype) { return dtype == THINK_F32 ? 0 : dtype == THINK_F16 ? 1 : 2; }
+static inline int32_t element_index(think_dtype dtype) { return dtype == THINK_F32 ? 0 : dtype == THINK_F16 ? 1 : dtype == THINK_BF16 ? 2 : dtype == THINK_U8 ? 3 : 4; }
 
 extern const Kernels kernels_portable, kernels_avx2, kernels_avx512, kernels_neon;
 

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "../common/element.h"
+#include "../common/quantized.h"
 #include "attend.h"
 
 namespace think::attend::reference {
@@ -30,11 +31,20 @@ Head head_of(const think_basis *basis, int32_t channels, int32_t kv_heads, int32
 template <class Real>
 struct Reader {
   SideView view;
+  bool keys;
   // Stored channel `position` of a row that counts from the start of the pages or slot.
   Real operator()(int64_t row, int32_t position) const {
     const char *address = row_address(view, row);
+    if (is_quantized(view.dtype)) return decode(address, static_cast<int32_t>(row % kTileTokens), position);
     if (view.layout == THINK_ROWS) return load_element(address, view.dtype, position);
     return load_element(address, view.dtype, static_cast<int64_t>(position) * kTileTokens + row % kTileTokens);
+  }
+  Real decode(const char *tile, int32_t token, int32_t channel) const {
+    const TileLayout layout = keys ? key_tile(view.channels, view.dtype) : value_tile(view.channels, view.dtype);
+    const int64_t group = keys ? channel : value_group(view.channels, channel) * kTileTokens + token;
+    const CodePlace place = keys ? key_code(view.dtype, channel, token) : value_code(view.dtype, view.channels, channel, token);
+    const Real scale = load_element(tile + layout.scale, THINK_F16, group), zero = load_element(tile + layout.zero, THINK_F16, group);
+    return zero + scale * static_cast<Real>(load_code(tile, view.dtype, place));
   }
 };
 
@@ -74,7 +84,7 @@ void attend_one(const Arguments &a, int32_t sequence, int32_t query_head, int64_
     for (Real &x : folded) x = rounded(x, operands);
     int64_t visible = run_length(segment, sequence, head);
     if (segment.flags & THINK_SEGMENT_CAUSAL) visible -= queries - token - 1;
-    const Reader<Real> key{side_view(segment, Side::keys, shape, a.batch, sequence, head)};
+    const Reader<Real> key{side_view(segment, Side::keys, shape, a.batch, sequence, head), true};
     const int64_t first = run_first(segment, sequence, head);
     for (int64_t t = 0; t < visible; ++t) {
       Real logit = constant;
@@ -92,7 +102,7 @@ void attend_one(const Arguments &a, int32_t sequence, int32_t query_head, int64_
     const think_segment &segment = a.segments[s];
     const int32_t slot = slot_of(segment, a.batch, sequence);
     const Head basis = head_of(segment.value_basis, value_channels, shape.kv_heads, slot, head);
-    const Reader<Real> value{side_view(segment, Side::values, shape, a.batch, sequence, head)};
+    const Reader<Real> value{side_view(segment, Side::values, shape, a.batch, sequence, head), false};
     const int64_t first = run_first(segment, sequence, head);
     std::vector<Real> kept(basis.kept);
     Real segment_mass = 0;

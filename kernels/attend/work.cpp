@@ -28,8 +28,9 @@ void make_group(const Arguments &a, int32_t sequence, int32_t head, int32_t bloc
     group.run[s] = {run_first(segment, sequence, head), length};
     tokens += length;
     const int32_t slot = slot_of(segment, a.batch, sequence);
-    const int64_t bytes = static_cast<int64_t>(kept_of(segment.key_basis, shape.key_channels, shape.kv_heads, slot, head)) * dtype_bytes(segment.key_dtype) +
-                          static_cast<int64_t>(kept_of(segment.value_basis, shape.value_channels, shape.kv_heads, slot, head)) * dtype_bytes(segment.value_dtype);
+    const int64_t bytes = (key_tile(kept_of(segment.key_basis, shape.key_channels, shape.kv_heads, slot, head), segment.key_dtype).bytes +
+                           value_tile(kept_of(segment.value_basis, shape.value_channels, shape.kv_heads, slot, head), segment.value_dtype).bytes) /
+                          kTileTokens;
     // Memory decides for few columns, arithmetic for many.
     group.token_weight[s] = bytes * (8 + group.columns) / 8;
   }

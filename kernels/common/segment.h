@@ -1,6 +1,7 @@
 // Where the rows of a segment lie: the address rule of include/think/segment.h, once.
 #pragma once
 
+#include "quantized.h"
 #include "shape.h"
 
 namespace think {
@@ -38,7 +39,7 @@ static inline SideView side_view(const think_segment &segment, Side side, const 
   view.base = static_cast<char *>(keys ? segment.key : segment.value) + offset;
   view.block_stride = stride[0];
   view.row_stride = stride[2] ? stride[2] : static_cast<int64_t>(view.channels) * dtype_bytes(view.dtype);
-  view.tile_bytes = static_cast<int64_t>(view.channels) * kTileTokens * dtype_bytes(view.dtype);
+  view.tile_bytes = (keys ? key_tile(view.channels, view.dtype) : value_tile(view.channels, view.dtype)).bytes;
   view.pages = segment.pages ? segment.pages + sequence * segment.pages_stride : nullptr;
   view.page_tokens = segment.page_tokens;
   view.slot = slot;

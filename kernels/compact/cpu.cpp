@@ -24,6 +24,7 @@ struct Run {
   int64_t source_first, destination_first, count, tiles;
   const int32_t *index;  // kept channels; NULL = rows keep all that they have
   int64_t tile_cost;     // bytes read and written
+  bool keys;
 };
 
 bool is_present(const think_segment &destination, Side side) { return (side == Side::keys ? destination.key : destination.value) != nullptr; }
@@ -35,14 +36,14 @@ Run run_of(const Arguments &arguments, int32_t sequence, int32_t head, Side side
   run.destination = side_view(destination, side, shape, batch, sequence, head);
   run.source_first = run_first(source, sequence, head);
   run.destination_first = run_first(destination, sequence, head);
+  run.keys = side == Side::keys;
   run.count = run_length(destination, sequence, head);
   run.tiles = (run.count + kTileTokens - 1) / kTileTokens;
   const think_basis *from = side == Side::keys ? source.key_basis : source.value_basis;
   const think_basis *to = side == Side::keys ? destination.key_basis : destination.value_basis;
   const bool gathers = to && !from && run.destination.channels < run.source.channels;
   run.index = gathers ? to->index + (static_cast<int64_t>(run.destination.slot) * shape.kv_heads + head) * to->channels : nullptr;
-  run.tile_cost = kTileTokens * (static_cast<int64_t>(run.source.channels) * dtype_bytes(run.source.dtype) +
-                                 static_cast<int64_t>(run.destination.channels) * dtype_bytes(run.destination.dtype));
+  run.tile_cost = run.source.tile_bytes + run.destination.tile_bytes;
   return run;
 }
 
@@ -109,7 +110,9 @@ Map map_of(const Kernels &kernels, const Run &run) {
     map.mask[channel / 8] |= static_cast<uint8_t>(1u << channel % 8);
   }
   if (!run.index || kernels.gather_bytes == 0) return map;
-  const int32_t bytes = dtype_bytes(run.destination.dtype);
+  // Numbers are collected in the dtype that they are moved in: codes come from numbers of the source, and go through f32.
+  const think_dtype moved = !is_quantized(run.destination.dtype) ? run.destination.dtype : is_quantized(run.source.dtype) ? THINK_F32 : run.source.dtype;
+  const int32_t bytes = dtype_bytes(moved);
   std::memset(map.order, 0, sizeof map.order);
   std::memset(map.advance, 0, sizeof map.advance);
   for (int32_t i = 0; i < map.kept; ++i) {
@@ -144,10 +147,84 @@ void for_each_piece(const SideView &destination, int64_t first, int64_t count, c
   }
 }
 
-void move_tile(const Kernels &kernels, const Run &run, int64_t tile, Block &block) {
+// Where numbers wait that become codes or were codes. Rows are a little longer than their channels, so that they do not all begin in the same few places of the
+// first cache.
+constexpr int32_t kRowPadding = 32;
+struct Staging {
+  alignas(64) char rows[kTileTokens * (kMaxChannels + kRowPadding) * 4 + 64];
+  alignas(64) char tile[kTileTokens * kMaxChannels * 4];
+};
+
+// A block of numbers, rows or a tile, to a tile of codes.
+void quantize_tile(const Kernels &kernels, const Run &run, const Block &block, bool from_rows, bool keys, Staging &staging) {
+  const int32_t channels = run.destination.channels, whole = (channels + 7) / 8 * 8, bytes = dtype_bytes(block.source_dtype);
+  const int64_t stride = static_cast<int64_t>(whole + kRowPadding) * bytes;
+  Block part = block;
+  part.destination = staging.rows;
+  part.destination_stride = stride;
+  part.destination_dtype = block.source_dtype;
+  part.stream = false;
+  part.first = 0;
+  part.count = kTileTokens;
+  if (from_rows) {
+    kernels.rows_to_rows(part);
+    // Once more, as a tile: all channels of these rows in order.
+    Map map;
+    map.channels = whole;
+    map.kept = channels;
+    map.index = nullptr;
+    for (int32_t group = 0; group < whole / 8; ++group) map.mask[group] = static_cast<uint8_t>(channels - 8 * group < 8 ? (1 << (channels - 8 * group)) - 1 : 255);
+    const char *rows[kTileTokens];
+    for (int32_t t = 0; t < kTileTokens; ++t) rows[t] = staging.rows + t * stride;
+    Block turn{};
+    turn.map = &map;
+    turn.rows = rows;
+    turn.known = kTileTokens;
+    turn.count = kTileTokens;
+    turn.source_dtype = turn.destination_dtype = block.source_dtype;
+    turn.destination = staging.tile;
+    kernels.rows_to_tile(turn);
+  } else {
+    kernels.tile_to_rows(part);
+    part.destination = staging.tile;
+    part.count = block.count;
+    kernels.tile_to_tile(part);
+  }
+  kernels.encode({staging.rows, stride, staging.tile, channels, block.count, block.source_dtype, run.destination.dtype, keys, block.destination});
+}
+
+void move_tile(const Kernels &kernels, const Run &run, int64_t tile, Block &whole_block, Staging &staging) {
   const int64_t first = tile * kTileTokens, left = run.count - first, count = left < kTileTokens ? left : kTileTokens;
-  const bool from_rows = run.source.layout == THINK_ROWS;
+  bool from_rows = run.source.layout == THINK_ROWS;
+  Block block = whole_block;
   if (!from_rows) block.tile = row_address(run.source, run.source_first + first);
+  const char *decoded_rows[kTileTokens];
+  alignas(64) float decoded[kTileTokens * kMaxChannels];
+  if (is_quantized(run.source.dtype)) {
+    if (run.source.dtype == run.destination.dtype && !run.index && count == kTileTokens) {
+      // As they are: a code of a code would not be better.
+      std::memcpy(row_address(run.destination, run.destination_first + first), block.tile, static_cast<size_t>(run.destination.tile_bytes));
+      return;
+    }
+    const int64_t stride = run.keys ? kTileTokens : (run.source.channels + kBlockChannels - 1) / kBlockChannels * kBlockChannels;
+    kernels.decode({block.tile, run.source.channels, run.source.dtype, run.keys, decoded, stride});
+    block.source_dtype = THINK_F32;
+    block.tile = reinterpret_cast<const char *>(decoded);
+    if (!run.keys) {
+      for (int64_t t = 0; t < kTileTokens; ++t) decoded_rows[t] = t < count ? reinterpret_cast<const char *>(decoded + t * stride) : zero_row;
+      block.rows = decoded_rows;
+      block.known = kTileTokens;
+      block.next_count = 0;
+      block.together = false;
+      from_rows = true;
+    }
+  }
+  if (is_quantized(run.destination.dtype)) {
+    block.count = static_cast<int32_t>(count);
+    block.destination = row_address(run.destination, run.destination_first + first);
+    quantize_tile(kernels, run, block, from_rows, run.keys, staging);
+    return;
+  }
   if (run.destination.layout == THINK_TILES) {
     block.count = static_cast<int32_t>(count);
     block.destination = row_address(run.destination, run.destination_first + first);
@@ -177,6 +254,7 @@ void move_tiles(const Kernels &kernels, const Bundle &bundle, int64_t begin, int
     row_addresses(lead.source, lead.source_first + first, count, addresses);
     for (int64_t t = count; t < kTileTokens; ++t) addresses[t] = zero_row;
   };
+  Staging staging;
   Block block{};
   block.stream = stream;
   block.source_dtype = lead.source.dtype;
@@ -204,7 +282,7 @@ void move_tiles(const Kernels &kernels, const Bundle &bundle, int64_t begin, int
       const int32_t from = kTileTokens * h / bundle.heads, to = kTileTokens * (h + 1) / bundle.heads;
       block.next = rows + kTileTokens + from;
       block.next_count = from_rows && !last && (whole > 1 || bundle.heads == 1) ? to - from : 0;
-      move_tile(kernels, bundle.run[h], tile, block);
+      move_tile(kernels, bundle.run[h], tile, block, staging);
     }
   }
 }
@@ -232,7 +310,7 @@ void compact(int32_t isa, const Arguments &arguments, const Parallel &parallel, 
   int64_t cost = 0, written = 0;
   for_each_bundle(arguments, [&](const Bundle &bundle) {
     cost += bundle.run[0].tiles * bundle.tile_cost;
-    for (int32_t h = 0; h < bundle.heads; ++h) written += bundle.run[h].count * bundle.run[h].destination.channels * dtype_bytes(bundle.run[h].destination.dtype);
+    for (int32_t h = 0; h < bundle.heads; ++h) written += bundle.run[h].tiles * bundle.run[h].destination.tile_bytes;
     return true;
   });
   const bool stream = written >= kStreamBytes;
@@ -252,7 +330,7 @@ void place(const Shape &shape, const think_segment &segment, const Batch &batch)
     int64_t *offsets = keys ? segment.key_head_offset : segment.value_head_offset;
     if (!offsets) continue;
     const think_basis *basis = keys ? segment.key_basis : segment.value_basis;
-    const int64_t number_bytes = dtype_bytes(keys ? segment.key_dtype : segment.value_dtype);
+    const think_dtype dtype = keys ? segment.key_dtype : segment.value_dtype;
     const int64_t row_stride = (keys ? segment.key_layout : segment.value_layout) == THINK_ROWS ? (keys ? segment.key_stride : segment.value_stride)[2] : 0;
     for (int32_t sequence = 0; sequence < batch.count; ++sequence) {
       const int32_t slot = slot_of(segment, batch, sequence);
@@ -260,7 +338,7 @@ void place(const Shape &shape, const think_segment &segment, const Batch &batch)
       for (int32_t head = 0; head < shape.kv_heads; ++head) {
         offsets[static_cast<int64_t>(slot) * shape.kv_heads + head] = end;
         const int32_t channels = kept_of(basis, keys ? shape.key_channels : shape.value_channels, shape.kv_heads, slot, head);
-        end += segment.page_tokens * (row_stride ? row_stride : channels * number_bytes);
+        end += row_stride ? segment.page_tokens * row_stride : head_bytes(segment.page_tokens, channels, dtype, keys);
       }
     }
   }

@@ -34,12 +34,36 @@ struct Block {
   bool stream;                 // write past the caches: the destination is larger than them
 };
 
+// A tile of codes from a tile of numbers, given both ways round.
+struct Encode {
+  const char *rows;     // [32 tokens][channels]; readable up to 64 bytes behind the last row
+  int64_t row_stride;   // bytes
+  const char *tile;     // [channels][32 tokens]
+  int32_t channels;
+  int32_t count;        // tokens; keys: those behind are no members of their groups, values: they are zero
+  think_dtype from, to;
+  bool keys;
+  char *destination;
+};
+
+// f32 numbers from a tile of codes.
+struct Decode {
+  const char *tile;
+  int32_t channels;
+  think_dtype from;
+  bool keys;
+  float *out;          // keys: [channels][32 tokens]; values: [32 tokens][out_stride], channels rounded up to 32 are written
+  int64_t out_stride;  // floats
+};
+
 struct Kernels {
   int32_t gather_bytes;  // 16: an order names bytes; 64: it names numbers, each as wide as they are; 0: not used
   void (*rows_to_tile)(const Block &block);
   void (*rows_to_rows)(const Block &block);
   void (*tile_to_tile)(const Block &block);  // tokens behind `count` become zero
   void (*tile_to_rows)(const Block &block);
+  void (*encode)(const Encode &);
+  void (*decode)(const Decode &);
   void (*finish)();  // make streamed writes visible to other threads
 };
 

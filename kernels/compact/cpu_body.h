@@ -5,6 +5,7 @@
 
 #include "cpu.h"
 #include "lines.h"
+#include "quantize.h"
 
 namespace think::compact {
 namespace {
@@ -372,7 +373,7 @@ void tile_to_rows(const Block &block) {
   bytes_of(block.destination_dtype) == 2 ? tile_to_rows_sized<2>(block) : tile_to_rows_sized<4>(block);
 }
 
-constexpr Kernels kKernels = {kGatherBytes, rows_to_tile, rows_to_rows, tile_to_tile, tile_to_rows, finish_stream};
+constexpr Kernels kKernels = {kGatherBytes, rows_to_tile, rows_to_rows, tile_to_tile, tile_to_rows, encode, decode, finish_stream};
 
 }  // namespace
 }  // namespace think::compact

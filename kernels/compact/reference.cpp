@@ -1,5 +1,11 @@
 #include "../common/element.h"
+#include "../common/quantized.h"
 #include "compact.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <vector>
 
 namespace think::compact::reference {
 
@@ -7,8 +13,10 @@ namespace {
 
 // The address rule as include/think/segment.h words it, number by number and apart from kernels/common/segment.h.
 struct Place {
-  char *row;        // start of a row, or of one token's column in a tile
+  char *row;        // start of a row, or of one token's column in a tile; of a quantized tile its start
   int64_t distance; // numbers from channel to channel
+  int32_t token;    // in a tile
+  int32_t kept;
 };
 
 Place place_of(const think_segment &s, bool keys, const Shape &shape, const Batch &batch, int64_t b, int64_t h, int64_t t) {
@@ -23,9 +31,57 @@ Place place_of(const think_segment &s, bool keys, const Shape &shape, const Batc
     block = s.pages[b * s.pages_stride + row / s.page_tokens];
     row = row % s.page_tokens;
   }
+  const think_dtype dtype = keys ? s.key_dtype : s.value_dtype;
+  const int32_t token = static_cast<int32_t>(row % 32), width = static_cast<int32_t>(kept);
   char *base = static_cast<char *>(keys ? s.key : s.value) + block * stride[0] + (head_offset ? head_offset[slot * shape.kv_heads + h] : h * stride[1]);
-  if ((keys ? s.key_layout : s.value_layout) == THINK_TILES) return {base + row / 32 * (kept * 32 * size) + row % 32 * size, 32};
-  return {base + row * (stride[2] ? stride[2] : kept * size), 1};
+  if (is_quantized(dtype)) return {base + row / 32 * (keys ? key_tile(width, dtype) : value_tile(width, dtype)).bytes, 0, token, width};
+  if ((keys ? s.key_layout : s.value_layout) == THINK_TILES) return {base + row / 32 * (kept * 32 * size) + row % 32 * size, 32, token, width};
+  return {base + row * (stride[2] ? stride[2] : kept * size), 1, token, width};
+}
+
+uint16_t half_at(const char *array, int64_t i) { return reinterpret_cast<const uint16_t *>(array)[i]; }
+
+// zero + scale * code, which f32 holds.
+float decode_element(const Place &from, bool keys, think_dtype dtype, int32_t channel) {
+  const TileLayout layout = keys ? key_tile(from.kept, dtype) : value_tile(from.kept, dtype);
+  const int64_t group = keys ? channel : value_group(from.kept, channel) * kTileTokens + from.token;
+  const uint32_t code = load_code(from.row, dtype, keys ? key_code(dtype, channel, from.token) : value_code(dtype, from.kept, channel, from.token));
+  const double scale = f16_to_f32(half_at(from.row + layout.scale, group)), zero = f16_to_f32(half_at(from.row + layout.zero, group));
+  return static_cast<float>(zero + scale * code);
+}
+
+// A tile of codes from numbers [channel][32 tokens], of which `count` tokens are real.
+void encode_tile(char *tile, bool keys, think_dtype dtype, int32_t kept, int64_t count, const std::vector<float> &numbers) {
+  const TileLayout layout = keys ? key_tile(kept, dtype) : value_tile(kept, dtype);
+  std::memset(tile, 0, static_cast<size_t>(layout.bytes));
+  const int32_t groups = keys ? kept : layout.groups * kTileTokens;
+  for (int32_t group = 0; group < groups; ++group) {
+    const auto is_member = [&](int32_t channel, int64_t token) {
+      return token < count && (keys ? channel == group : value_group(kept, channel) * kTileTokens + token == group);
+    };
+    float least = INFINITY, most = -INFINITY;
+    bool finite = true, any = false;
+    for (int32_t c = 0; c < kept; ++c) {
+      for (int32_t t = 0; t < kTileTokens; ++t) {
+        if (!is_member(c, t)) continue;
+        const float x = numbers[c * kTileTokens + t];
+        any = true;
+        finite = finite && std::isfinite(x);
+        least = std::min(least, x);
+        most = std::max(most, x);
+      }
+    }
+    if (!any) continue;  // a token of values behind the end
+    const CodeRange range = code_range(least, most, finite, dtype);
+    reinterpret_cast<uint16_t *>(tile + layout.scale)[group] = range.scale;
+    reinterpret_cast<uint16_t *>(tile + layout.zero)[group] = range.zero;
+    const float zero = f16_to_f32(range.zero), inverse = inverse_of(f16_to_f32(range.scale));
+    for (int32_t c = 0; c < kept; ++c) {
+      for (int32_t t = 0; t < kTileTokens; ++t) {
+        if (is_member(c, t)) store_code(tile, keys ? key_code(dtype, c, t) : value_code(dtype, kept, c, t), code_of(numbers[c * kTileTokens + t], zero, inverse, dtype));
+      }
+    }
+  }
 }
 
 void move_side(const Arguments &arguments, bool keys) {
@@ -41,6 +97,7 @@ void move_side(const Arguments &arguments, bool keys) {
       const int64_t head = slot * shape.kv_heads + h;
       const int64_t kept = basis ? basis->kept[head] : keys ? shape.key_channels : shape.value_channels;
       const int64_t end = tiles ? (length + 31) / 32 * 32 : length;
+      std::vector<float> numbers(static_cast<size_t>(kept * kTileTokens));
       for (int64_t t = 0; t < end; ++t) {
         const Place to = place_of(destination, keys, shape, batch, b, h, t);
         for (int64_t i = 0; i < kept; ++i) {
@@ -48,9 +105,22 @@ void move_side(const Arguments &arguments, bool keys) {
           if (t < length) {
             const Place from = place_of(source, keys, shape, batch, b, h, t);
             const int64_t position = basis && !from_basis ? basis->index[head * basis->channels + i] : i;
-            x = load_element(from.row, from_dtype, position * from.distance);
+            x = is_quantized(from_dtype) ? decode_element(from, keys, from_dtype, static_cast<int32_t>(position))
+                                         : load_element(from.row, from_dtype, position * from.distance);
           }
-          store_element(to.row, to_dtype, i * to.distance, x);
+          if (is_quantized(to_dtype)) {
+            numbers[i * kTileTokens + t % kTileTokens] = x;
+          } else {
+            store_element(to.row, to_dtype, i * to.distance, x);
+          }
+        }
+        if (!is_quantized(to_dtype) || t % kTileTokens != kTileTokens - 1) continue;
+        const int64_t count = std::min<int64_t>(kTileTokens, length - (t - t % kTileTokens));
+        const Place from = place_of(source, keys, shape, batch, b, h, t);
+        if (from_dtype == to_dtype && from.kept == kept && count == kTileTokens) {
+          std::memcpy(to.row, from.row, static_cast<size_t>((keys ? key_tile(to.kept, to_dtype) : value_tile(to.kept, to_dtype)).bytes));
+        } else {
+          encode_tile(to.row, keys, to_dtype, to.kept, count, numbers);
         }
       }
     }

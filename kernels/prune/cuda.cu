@@ -23,7 +23,8 @@ struct PlanCall {
 // prunes() of prune.h.
 THINK_DEVICE bool is_pruned(const Rule &rule, int64_t rows) {
   if (!rule.asked || rows == 0) return false;
-  return rule.limit < 0 || static_cast<double>(rule.basis_bytes + rows * rule.row_bytes) < rule.limit * static_cast<double>(rows * rule.dense_row_bytes);
+  const int64_t tiles = rows / kTileTokens;
+  return rule.limit < 0 || static_cast<double>(rule.basis_bytes + tiles * rule.tile_bytes) < rule.limit * static_cast<double>(tiles * rule.dense_tile_bytes);
 }
 
 __global__ void __launch_bounds__(kThreads) prune_plan(const __grid_constant__ PlanCall call) {

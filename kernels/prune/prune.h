@@ -5,16 +5,17 @@
 
 namespace think::pruning {
 
-// When a side is pruned: asked for, rows to move, and basis + compact rows below `limit` times its dense rows (a negative limit: in any case).
+// When a side is pruned: asked for, rows to move (whole tiles), and basis + compact tiles below `limit` times its dense tiles (a negative limit: in any case).
 struct Rule {
   bool asked;
-  int64_t basis_bytes, row_bytes, dense_row_bytes;  // of all heads together
+  int64_t basis_bytes, tile_bytes, dense_tile_bytes;  // of all heads together
   double limit;
 };
 
 static inline bool prunes(const Rule &rule, int64_t rows) {
   if (!rule.asked || rows == 0) return false;
-  return rule.limit < 0 || static_cast<double>(rule.basis_bytes + rows * rule.row_bytes) < rule.limit * static_cast<double>(rows * rule.dense_row_bytes);
+  const int64_t tiles = rows / kTileTokens;
+  return rule.limit < 0 || static_cast<double>(rule.basis_bytes + tiles * rule.tile_bytes) < rule.limit * static_cast<double>(tiles * rule.dense_tile_bytes);
 }
 
 struct Plan {

@@ -3,6 +3,7 @@
 #include "kernels/score/score.h"
 #include "libthink/core/check.h"
 #include "libthink/core/device.h"
+#include "libthink/core/layout.h"
 #include "libthink/core/format.h"
 #include "libthink/core/workspace.h"
 
@@ -48,14 +49,16 @@ think_status check_prune_stride(const Argument &argument, const Shape &shape, co
   for (int32_t sequence = 0; sequence < batch.count; ++sequence) {
     const PruneDecision decision = decide_prune(shape, options, target.key_dtype, target.value_dtype, run_length(source, sequence, 0));
     if (decision.range.count == 0) continue;
-    const auto check = [&](const char *field, bool placed, int64_t stride, const SideDecision &side, think_dtype dtype) -> think_status {
-      const int64_t needed = side.total * target.page_tokens * dtype_bytes(dtype);
+    const auto check = [&](const char *field, bool placed, int64_t stride, const SideDecision &side, int32_t which, think_dtype dtype) -> think_status {
+      // What the rows that move take, for all rows of the page.
+      const int64_t needed = is_quantized(dtype) ? side.bytes / (decision.range.count / kTileTokens) * (target.page_tokens / kTileTokens)
+                                                 : rows_bytes(shape, which, target.page_tokens, side.total, 1, dtype);
       if (!placed || stride == 0 || stride >= needed) return THINK_OK;
       return wrong(argument, field, "expected at least %lld bytes for the %lld channels that the heads of sequence %d keep together, got %lld",
                    static_cast<long long>(needed), static_cast<long long>(side.total), sequence, static_cast<long long>(stride));
     };
-    if (const think_status status = check("key_stride[0]", target.key_head_offset, target.key_stride[0], decision.key, target.key_dtype)) return status;
-    if (const think_status status = check("value_stride[0]", target.value_head_offset, target.value_stride[0], decision.value, target.value_dtype)) {
+    if (const think_status status = check("key_stride[0]", target.key_head_offset, target.key_stride[0], decision.key, THINK_KEYS, target.key_dtype)) return status;
+    if (const think_status status = check("value_stride[0]", target.value_head_offset, target.value_stride[0], decision.value, THINK_VALUES, target.value_dtype)) {
       return status;
     }
   }
@@ -150,7 +153,7 @@ think_status think_prune(const think_plan *plan, const void *score_state, const 
       return status;
     }
     if (target.key_head_offset || target.value_head_offset) {
-      if (const think_status status = check_place(destination_argument, target)) return status;
+      if (const think_status status = check_place(destination_argument, target, shape)) return status;
     }
     if (const think_status status = check_prune_room(destination_argument, from.segment, target, shape, call.options.sinks, call.options.recent, call.batch)) {
       return status;

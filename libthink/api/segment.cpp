@@ -49,8 +49,8 @@ think_status think_layout(const think_plan *plan, const think_format *format, in
     if (const think_status status = check_total({error, 5, "total_value"}, total_value, int64_t{shape.kv_heads} * shape.value_channels)) return status;
     if (const think_status status = check_output({error, 6, "info"}, info)) return status;
     think_layout_info answer = THINK_LAYOUT_INFO_INIT;
-    answer.key_page_bytes = rows_bytes(page_tokens, total_key, copy.key_dtype);
-    answer.value_page_bytes = rows_bytes(page_tokens, total_value, copy.value_dtype);
+    answer.key_page_bytes = rows_bytes(shape, THINK_KEYS, page_tokens, total_key, 1, copy.key_dtype);
+    answer.value_page_bytes = rows_bytes(shape, THINK_VALUES, page_tokens, total_value, 8, copy.value_dtype);
     answer.key_basis_bytes = basis_bytes(shape, THINK_KEYS);
     answer.value_basis_bytes = basis_bytes(shape, THINK_VALUES);
     answer.alignment = kWorkspaceAlignment;
@@ -74,7 +74,7 @@ think_status think_segment_place(const think_plan *plan, const think_segment *se
     const SegmentRule rule{false, false, true, false, false, true};
     const Argument argument{error, 2, "segment"};
     if (const think_status status = read_segment(argument, segment, 0, shape, sequences, rule, call.check, copy)) return status;
-    if (const think_status status = check_place(argument, copy.segment)) return status;
+    if (const think_status status = check_place(argument, copy.segment, shape)) return status;
     if (plan->context->cuda) {
       return run_on_device(*plan, error, [&](const cuda::Backend &backend) { return backend.place(shape, copy.segment, sequences, call.stream); });
     }

@@ -1,6 +1,7 @@
 // Checks of segments and of the bases behind them.
 #include "kernels/fit/fit.h"
 #include "libthink/core/check.h"
+#include "libthink/core/format.h"
 
 namespace think {
 namespace {
@@ -18,7 +19,8 @@ constexpr SideFields kKeyFields = {"key", "key_layout", "key_dtype", "key_stride
 constexpr SideFields kValueFields = {"value", "value_layout", "value_dtype", "value_stride", "value_head_offset", "value_basis"};
 
 // What of a side can be wrong by itself, whatever the lengths are.
-think_status check_segment_side(const Argument &argument, const SideFields &fields, const think_segment &segment, int32_t side, bool dense) {
+think_status check_segment_side(const Argument &argument, const SideFields &fields, const think_segment &segment, int32_t side, bool dense,
+                                const Shape &shape) {
   const bool keys = side == THINK_KEYS;
   const int32_t layout = keys ? segment.key_layout : segment.value_layout;
   const think_dtype dtype = keys ? segment.key_dtype : segment.value_dtype;
@@ -27,11 +29,12 @@ think_status check_segment_side(const Argument &argument, const SideFields &fiel
   const int64_t *head_offset = keys ? segment.key_head_offset : segment.value_head_offset;
   const think_basis *basis = keys ? segment.key_basis : segment.value_basis;
   if (layout != THINK_ROWS && layout != THINK_TILES) return wrong(argument, fields.layout, "expected 0 (rows) or 1 (tiles), got %d", layout);
-  if (layout == THINK_TILES && !keys) return unsupported(argument, fields.layout, "expected 0 (rows): values in tiles are not supported, got %d", layout);
+  if (layout == THINK_TILES && dense && !keys) return unsupported(argument, fields.layout, "expected 0 (rows) of a dense source, got %d", layout);
   if (layout == THINK_TILES && dense) return wrong(argument, fields.layout, "expected 0 (rows) of a dense source, got %d", layout);
   if (basis && dense) return wrong(argument, fields.basis, "expected NULL (a dense source), got a basis");
   if (!pointer) return THINK_OK;  // whether the side may be missing depends on the call
-  if (!is_float_dtype(dtype)) return wrong(argument, fields.dtype, "expected f32, f16 or bf16, got 0x%x", static_cast<unsigned>(dtype));
+  if (dense && !is_float_dtype(dtype)) return wrong(argument, fields.dtype, "expected f32, f16 or bf16 of a dense source, got 0x%x", static_cast<unsigned>(dtype));
+  if (const think_status status = check_storage(argument, side, layout, dtype, shape)) return status;
   const int64_t bytes = dtype_bytes(dtype), alignment = layout == THINK_TILES ? kBlockAlignment : bytes;
   if (const think_status status = check_pointer(argument, pointer, static_cast<int32_t>(alignment), fields.pointer)) return status;
   for (int axis = 0; axis < 3; ++axis) {
@@ -45,6 +48,8 @@ think_status check_segment_side(const Argument &argument, const SideFields &fiel
   return THINK_OK;
 }
 
+bool in_tiles(const think_segment &segment) { return segment.key_layout == THINK_TILES || segment.value_layout == THINK_TILES; }
+
 // Rows that the segment is known to have room for: INT64_MAX when it does not tell.
 int64_t room_of(const think_segment &segment) {
   if (segment.pages) return segment.pages_stride * segment.page_tokens;
@@ -55,7 +60,7 @@ think_status check_lengths(const Argument &argument, const think_segment &segmen
   if (const think_status status = check_pointer(argument, segment.lengths, alignof(int32_t), "lengths")) return status;
   const int64_t room = room_of(segment);
   const int32_t heads = segment.lengths_stride[1] ? shape.kv_heads : 1;
-  const bool tiles = segment.key_layout == THINK_TILES;
+  const bool tiles = in_tiles(segment);
   if (shape.on_device) {
     longest = room < shape.max_tokens ? room : shape.max_tokens;
     return THINK_OK;
@@ -117,7 +122,7 @@ think_status check_tables(const Argument &argument, const think_segment &segment
       for (int side = THINK_KEYS; side <= THINK_VALUES; ++side) {
         const int64_t *offsets = side == THINK_KEYS ? segment.key_head_offset : segment.value_head_offset;
         if (!offsets) continue;
-        const bool tiles = side == THINK_KEYS && segment.key_layout == THINK_TILES;
+        const bool tiles = (side == THINK_KEYS ? segment.key_layout : segment.value_layout) == THINK_TILES;
         const int64_t at = int64_t{slot} * shape.kv_heads + head;
         const int64_t unit = tiles ? 16 : dtype_bytes(side == THINK_KEYS ? segment.key_dtype : segment.value_dtype);
         if (offsets[at] < 0 || (unit && offsets[at] % unit)) {
@@ -230,8 +235,8 @@ think_status read_segment(const Argument &argument, const think_segment *array, 
   if (const think_status status = read_element(argument, array, element, segment, THINK_SEGMENT_CAUSAL)) return status;
   if (segment.reserved != 0) return wrong(argument, "reserved", "expected 0, got %d", segment.reserved);
   if (segment.page_tokens < 0) return wrong(argument, "page_tokens", "expected at least 0, got %d", segment.page_tokens);
-  if (const think_status status = check_segment_side(argument, kKeyFields, segment, THINK_KEYS, rule.dense)) return status;
-  if (const think_status status = check_segment_side(argument, kValueFields, segment, THINK_VALUES, rule.dense)) return status;
+  if (const think_status status = check_segment_side(argument, kKeyFields, segment, THINK_KEYS, rule.dense, shape)) return status;
+  if (const think_status status = check_segment_side(argument, kValueFields, segment, THINK_VALUES, rule.dense, shape)) return status;
   constexpr int32_t alignment = alignof(int32_t);
   if (segment.pages) {
     if (segment.page_tokens == 0 || segment.page_tokens % kTileTokens) {
@@ -243,7 +248,7 @@ think_status read_segment(const Argument &argument, const think_segment *array, 
       return wrong(argument, "pages_stride", "expected at most %d, got %lld", INT32_MAX, static_cast<Long>(segment.pages_stride));
     }
   }
-  if (segment.key_layout == THINK_TILES && segment.page_tokens % kTileTokens) {
+  if (in_tiles(segment) && segment.page_tokens % kTileTokens) {
     return wrong(argument, "page_tokens", "expected a multiple of 32 (tiles), got %d", segment.page_tokens);
   }
   for (int axis = 0; axis < 2; ++axis) {
@@ -280,17 +285,18 @@ think_status read_segment(const Argument &argument, const think_segment *array, 
   return check && rule.tables ? check_tables(argument, segment, shape, batch) : THINK_OK;
 }
 
-think_status check_place(const Argument &argument, const think_segment &segment) {
-  const bool tiles = segment.key_layout == THINK_TILES;
+think_status check_place(const Argument &argument, const think_segment &segment, const Shape &shape) {
+  const bool tiles = in_tiles(segment);
   if (segment.page_tokens < 1 || (tiles && segment.page_tokens % kTileTokens)) {
     return wrong(argument, "page_tokens", "expected %s (rows of a page or slot), got %d", tiles ? "a positive multiple of 32" : "at least 1",
                  segment.page_tokens);
   }
-  if (segment.key_head_offset && !is_float_dtype(segment.key_dtype)) {
-    return wrong(argument, "key_dtype", "expected f32, f16 or bf16, got 0x%x", static_cast<unsigned>(segment.key_dtype));
+  // Pointers may be missing here, and with them what has been checked of the dtypes.
+  if (segment.key_head_offset) {
+    if (const think_status status = check_storage(argument, THINK_KEYS, segment.key_layout, segment.key_dtype, shape)) return status;
   }
-  if (segment.value_head_offset && !is_float_dtype(segment.value_dtype)) {
-    return wrong(argument, "value_dtype", "expected f32, f16 or bf16, got 0x%x", static_cast<unsigned>(segment.value_dtype));
+  if (segment.value_head_offset) {
+    if (const think_status status = check_storage(argument, THINK_VALUES, segment.value_layout, segment.value_dtype, shape)) return status;
   }
   for (const int64_t *offsets : {segment.key_head_offset, segment.value_head_offset}) {
     if (!offsets) continue;
@@ -305,7 +311,7 @@ think_status check_source_room(const Argument &argument, const think_segment &so
   if (shape.on_device) return THINK_OK;
   const int64_t room = room_of(source);
   const int32_t heads = source.lengths_stride[1] || destination.lengths_stride[1] ? shape.kv_heads : 1;
-  const bool tiles = source.key_layout == THINK_TILES;
+  const bool tiles = in_tiles(source);
   for (int32_t sequence = 0; sequence < batch.count; ++sequence) {
     for (int32_t head = 0; head < heads; ++head) {
       const int64_t first = run_first(source, sequence, head), length = run_length(destination, sequence, head);
@@ -326,7 +332,7 @@ think_status check_prune_room(const Argument &argument, const think_segment &sou
                               int32_t recent, const Batch &batch) {
   if (shape.on_device) return THINK_OK;
   const int64_t room = room_of(destination);
-  const bool tiles = destination.key_layout == THINK_TILES;
+  const bool tiles = in_tiles(destination);
   for (int32_t sequence = 0; sequence < batch.count; ++sequence) {
     const int64_t tokens = run_length(source, sequence, 0), source_first = run_first(source, sequence, 0);
     if (source_first + tokens > INT32_MAX) {

@@ -1,8 +1,33 @@
 #include "libthink/core/format.h"
 
+#include "kernels/common/quantized.h"
 #include "libthink/core/structs.h"
 
 namespace think {
+
+// Forms that the layouts of tiles have room for and that no kernel reads yet.
+constexpr think_dtype kPlanned[] = {0x00010201, 0x0001080A};  // 2 bits, f8 e4m3
+
+think_status check_storage(const Argument &argument, int32_t side, int32_t layout, think_dtype dtype, const Shape &shape) {
+  const bool keys = side == THINK_KEYS;
+  const char *dtype_field = keys ? "key_dtype" : "value_dtype", *layout_field = keys ? "key_layout" : "value_layout";
+  if (is_float_dtype(dtype)) {
+    if (keys || layout == THINK_ROWS) return THINK_OK;
+    return unsupported(argument, layout_field, "expected 0 (rows): values in tiles must be quantized (u8, u4), got 1 with %s", dtype_name(dtype));
+  }
+  for (const think_dtype planned : kPlanned) {
+    if (dtype == planned) return unsupported(argument, dtype_field, "this version stores u8 and u4 in tiles, not yet 0x%x", static_cast<unsigned>(dtype));
+  }
+  if (!is_quantized(dtype)) {
+    return wrong(argument, dtype_field, "expected f32, f16, bf16, u8 or u4, got 0x%x", static_cast<unsigned>(dtype));
+  }
+  if (layout != THINK_TILES) return wrong(argument, layout_field, "expected 1 (tiles) of quantized %s (%s), got %d", keys ? "keys" : "values",
+                                          dtype_name(dtype), layout);
+  if (shape.on_device) {
+    return unsupported(argument, dtype_field, "this version has no CUDA kernels for quantized %s, got %s", keys ? "keys" : "values", dtype_name(dtype));
+  }
+  return THINK_OK;
+}
 
 think_status read_format(const Argument &argument, const think_format *in, const Shape &shape, think_format &format) {
   static const think_format defaults = THINK_FORMAT_INIT;
@@ -10,17 +35,13 @@ think_status read_format(const Argument &argument, const think_format *in, const
   if (format.key_layout != THINK_ROWS && format.key_layout != THINK_TILES) {
     return wrong(argument, "key_layout", "expected 0 (rows) or 1 (tiles), got %d", format.key_layout);
   }
-  if (format.value_layout == THINK_TILES) return unsupported(argument, "value_layout", "expected 0 (rows): values in tiles are not supported, got 1");
-  if (format.value_layout != THINK_ROWS) return wrong(argument, "value_layout", "expected 0 (rows), got %d", format.value_layout);
+  if (format.value_layout != THINK_ROWS && format.value_layout != THINK_TILES) {
+    return wrong(argument, "value_layout", "expected 0 (rows) or 1 (tiles, quantized values), got %d", format.value_layout);
+  }
   if (format.key_dtype == 0) format.key_dtype = shape.cache_dtype;
   if (format.value_dtype == 0) format.value_dtype = shape.cache_dtype;
-  if (!is_float_dtype(format.key_dtype)) {
-    return wrong(argument, "key_dtype", "expected f32, f16 or bf16, got 0x%x", static_cast<unsigned>(format.key_dtype));
-  }
-  if (!is_float_dtype(format.value_dtype)) {
-    return wrong(argument, "value_dtype", "expected f32, f16 or bf16, got 0x%x", static_cast<unsigned>(format.value_dtype));
-  }
-  return THINK_OK;
+  if (const think_status status = check_storage(argument, THINK_KEYS, format.key_layout, format.key_dtype, shape)) return status;
+  return check_storage(argument, THINK_VALUES, format.value_layout, format.value_dtype, shape);
 }
 
 }  // namespace think

@@ -7,4 +7,7 @@ namespace think {
 
 think_status read_format(const Argument &argument, const think_format *in, const Shape &shape, think_format &format);
 
+// May a side be stored in this layout with this dtype, on this device?
+think_status check_storage(const Argument &argument, int32_t side, int32_t layout, think_dtype dtype, const Shape &shape);
+
 }  // namespace think

@@ -1,5 +1,8 @@
 #include "libthink/core/layout.h"
 
+#include <algorithm>
+
+#include "kernels/common/quantized.h"
 #include "kernels/common/workspace.h"
 #include "kernels/fit/fit.h"
 #include "libthink/core/plan.h"
@@ -63,6 +66,24 @@ void restore_weight_offset(const Shape &shape, const think_basis &slot_view, con
   for (int32_t head = 0; head < shape.kv_heads; ++head) {
     if (slot_view.weight_offset[head] >= 0) slot_view.weight_offset[head] += distance;
   }
+}
+
+int64_t rows_bytes(const Shape &shape, int32_t side, int64_t rows, int64_t total, int32_t step, think_dtype dtype) {
+  const int64_t heads = shape.kv_heads, bits = dtype_bits(dtype);
+  if (!is_quantized(dtype)) return rows * total * (bits / 8);
+  if (total == heads * channels_of(shape, side)) return heads * head_bytes(rows, channels_of(shape, side), dtype, side == THINK_KEYS);
+  const int64_t tiles = rows / kTileTokens, numbers = total * kTileTokens * bits / 8;
+  if (side == THINK_KEYS) {
+    // A width of 1, 2, 3, 4 more than a multiple of 4 is padded by 12, 8, 4, 0 bytes. The most is when as many heads as the total allows have a 1.
+    const int64_t fours = heads + ((total - heads) % 4 + 4) % 4;
+    const int64_t padding = step % 4 == 0 || total < heads ? 0 : 16 * heads - 4 * fours;
+    return tiles * (numbers + 4 * total + padding);
+  }
+  // Every head has one group of 32 channels, a second one from 64 on, a third from 96 on: the most is when few heads have as many channels as there are.
+  const int64_t most = channels_of(shape, side) / kBlockChannels * kBlockChannels, spare = std::max<int64_t>(0, total - 8 * heads);
+  const auto more = [](int64_t channels) { return channels < 2 * kBlockChannels - 8 ? 0 : (channels - (kBlockChannels - 8)) / kBlockChannels; };
+  const int64_t groups = heads + (most > kBlockChannels ? spare / (most - 8) * more(most - 8) + more(spare % (most - 8)) : 0);
+  return tiles * (numbers + 4 * kTileTokens * groups);
 }
 
 }  // namespace think

@@ -20,7 +20,8 @@ void bind_basis(const Shape &shape, int32_t side, int32_t slots, void *memory, t
 think_basis basis_of_slot(const Shape &shape, const think_basis &basis, int32_t slot);
 void restore_weight_offset(const Shape &shape, const think_basis &slot_view, const think_basis &basis);
 
-// Bytes of `rows` rows whose heads keep `total` channels together.
-static inline int64_t rows_bytes(int64_t rows, int64_t total, think_dtype dtype) { return rows * total * dtype_bytes(dtype); }
+// Bytes of `rows` rows whose heads keep `total` channels together, each a multiple of `step`. What quantized tiles take besides their numbers depends on how
+// the heads share the channels: this is the most that it can be, exact where it is always the same.
+int64_t rows_bytes(const Shape &shape, int32_t side, int64_t rows, int64_t total, int32_t step, think_dtype dtype);
 
 }  // namespace think

@@ -40,6 +40,8 @@ const char *dtype_name(think_dtype dtype) {
     case THINK_F32: return "f32";
     case THINK_F16: return "f16";
     case THINK_BF16: return "bf16";
+    case THINK_U8: return "u8";
+    case THINK_U4: return "u4";
     default: return "unknown";
   }
 }

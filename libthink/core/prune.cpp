@@ -33,9 +33,9 @@ think_status check_kept(const Argument &argument, const char *field, int32_t kep
 // Widths: what the options ask for, as long as the side has less bytes that way than it would have dense.
 SideDecision decide_side(const Shape &shape, const PruneOptions &options, int32_t side, think_dtype dtype, int64_t rows) {
   const pruning::Rule rule = prune_rule(shape, options, side, dtype);
-  if (pruning::prunes(rule, rows)) return {true, prune_total(shape, options, side), rows * rule.row_bytes, rule.basis_bytes};
+  if (pruning::prunes(rule, rows)) return {true, prune_total(shape, options, side), rows / kTileTokens * rule.tile_bytes, rule.basis_bytes};
   const int64_t dense_total = int64_t{shape.kv_heads} * channels_of(shape, side);
-  return {false, dense_total, rows_bytes(rows, dense_total, dtype), 0};
+  return {false, dense_total, rows_bytes(shape, side, rows, dense_total, 1, dtype), 0};
 }
 
 // Memory of one call. Sequences are pruned one after the other, so everything but the tables is that of a single one.
@@ -251,7 +251,13 @@ int64_t prune_total(const Shape &shape, const PruneOptions &options, int32_t sid
 
 pruning::Rule prune_rule(const Shape &shape, const PruneOptions &options, int32_t side, think_dtype dtype) {
   const int64_t total = prune_total(shape, options, side), dense_total = int64_t{shape.kv_heads} * channels_of(shape, side);
-  return {total < dense_total, basis_bytes(shape, side), rows_bytes(1, total, dtype), rows_bytes(1, dense_total, shape.cache_dtype), options.dense_limit};
+  // Uniform widths are all the same, adaptive ones come in steps.
+  const int64_t tile_bytes = options.adaptive ? rows_bytes(shape, side, kTileTokens, total, kBudgetStep, dtype)
+                                              : shape.kv_heads * head_bytes(kTileTokens, static_cast<int32_t>(total / shape.kv_heads), dtype, side == THINK_KEYS);
+  // All channels quantized are the cheaper alternative.
+  const int64_t dense_tile_bytes =
+      is_quantized(dtype) ? rows_bytes(shape, side, kTileTokens, dense_total, 1, dtype) : kTileTokens * dense_total * dtype_bytes(shape.cache_dtype);
+  return {total < dense_total, basis_bytes(shape, side), tile_bytes, dense_tile_bytes, options.dense_limit};
 }
 
 select::Budgets prune_budgets(const Shape &shape, int32_t batch, int32_t side, int64_t total) {
@@ -280,7 +286,7 @@ PruneDecision decide_prune(const Shape &shape, const PruneOptions &options, thin
   PruneDecision decision;
   decision.range = prune_range(tokens, options.sinks, options.recent);
   const int64_t rows = decision.range.count;
-  decision.dense_bytes = rows_bytes(rows, int64_t{shape.kv_heads} * (shape.key_channels + shape.value_channels), shape.cache_dtype);
+  decision.dense_bytes = rows * shape.kv_heads * (int64_t{shape.key_channels} + shape.value_channels) * dtype_bytes(shape.cache_dtype);
   decision.key = decide_side(shape, options, THINK_KEYS, key_dtype, rows);
   decision.value = decide_side(shape, options, THINK_VALUES, value_dtype, rows);
   return decision;

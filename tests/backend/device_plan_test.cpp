@@ -276,6 +276,24 @@ TEST_F(DevicePlan, NamesWhatIsMissing) {
   EXPECT_EQ(64 * 3 + 4096, bytes);
 }
 
+TEST_F(DevicePlan, RefusesQuantizedSegments) {
+  const think_segment rows = segment(false);
+  think_segment tiles = segment(true);
+  tiles.key_layout = THINK_TILES;
+  tiles.key_dtype = THINK_U4;
+  expect_refused(THINK_E_UNSUPPORTED, "destination->key_dtype: this version has no CUDA kernels for quantized keys, got u4",
+                 think_compact(plan, &rows, &tiles, &batch, &launch, &error));
+  tiles.key_dtype = rows.key_dtype;
+  tiles.value_layout = THINK_TILES;
+  tiles.value_dtype = THINK_U8;
+  expect_refused(THINK_E_UNSUPPORTED, "value_dtype: this version has no CUDA kernels for quantized values, got u8",
+                 think_compact(plan, &rows, &tiles, &batch, &launch, &error));
+  think_format format = THINK_FORMAT_INIT;
+  format.key_dtype = THINK_U8;
+  think_layout_info info = THINK_LAYOUT_INFO_INIT;
+  expect_refused(THINK_E_UNSUPPORTED, "format->key_dtype: this version has no CUDA kernels", think_layout(plan, &format, 32, 64, 64, &info, &error));
+}
+
 TEST_F(DevicePlan, RefusesWhatTheHostCannotDo) {
   void *state = take<char>(1 << 20);
   const think_tensor query = tensor(4, 200), key = tensor(2, 200);

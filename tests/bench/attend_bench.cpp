@@ -3,6 +3,7 @@
 
 #include "kernels/attend/attend.h"
 #include "kernels/common/element.h"
+#include "kernels/common/quantized.h"
 #include "kernels/fit/fit.h"
 #include "libthink/core/layout.h"
 #include "measure.h"
@@ -15,6 +16,10 @@ struct Variant {
   std::string layout, widths;
   std::vector<int32_t> kept;  // per head; empty = dense rows
   int32_t mean = 0;
+  think_dtype key = 0, value = 0;  // 0 = the dtype of the cache
+
+  int64_t head_key_bytes(int64_t tokens, int32_t channels, think_dtype dtype) const { return head_bytes(tokens, channels, key ? key : dtype, true); }
+  int64_t head_value_bytes(int64_t tokens, int32_t channels, think_dtype dtype) const { return head_bytes(tokens, channels, value ? value : dtype, false); }
 };
 
 // Widths around a mean, all different where there is room, a multiple of nothing.
@@ -34,10 +39,13 @@ class Layers {
  public:
   Layers(const Bench &bench, const Shape &shape, think_dtype dtype, int64_t tokens, const Variant &variant, int64_t most, int64_t arena_offset)
       : shape_(shape), tokens_(static_cast<int32_t>(tokens)) {
-    const int64_t size = dtype_bytes(dtype), heads = shape.kv_heads, channels = shape.key_channels;
-    int64_t total = 0;
-    for (int64_t h = 0; h < heads; ++h) total += variant.kept.empty() ? channels : variant.kept[h];
-    const int64_t key_bytes = total * tokens * size, value_bytes = heads * channels * tokens * size;
+    const int64_t heads = shape.kv_heads, channels = shape.key_channels;
+    const int64_t head_values = variant.head_value_bytes(tokens, shape.value_channels, dtype);
+    int64_t key_bytes = 0;
+    for (int64_t h = 0; h < heads; ++h) {
+      key_bytes += variant.head_key_bytes(tokens, variant.kept.empty() ? static_cast<int32_t>(channels) : variant.kept[h], dtype);
+    }
+    const int64_t value_bytes = heads * head_values;
     const int64_t stride = (key_bytes + value_bytes + 4095) / 4096 * 4096;
     const int64_t count = std::clamp<int64_t>((bench.arena.bytes() - arena_offset) / stride, 1, most);
     stored_bytes_ = static_cast<double>(key_bytes + value_bytes);
@@ -54,10 +62,12 @@ class Layers {
       segment = THINK_SEGMENT_INIT;
       segment.key = bench.arena.data() + arena_offset + layer * stride;
       segment.value = static_cast<char *>(segment.key) + key_bytes;
-      segment.key_dtype = segment.value_dtype = dtype;
+      segment.key_dtype = variant.key ? variant.key : dtype;
+      segment.value_dtype = variant.value ? variant.value : dtype;
+      segment.value_layout = variant.value ? THINK_TILES : THINK_ROWS;
       segment.page_tokens = static_cast<int32_t>(tokens);
-      segment.value_stride[1] = channels * tokens * size;
-      segment.key_stride[1] = channels * tokens * size;
+      segment.value_stride[1] = head_values;
+      segment.key_stride[1] = variant.head_key_bytes(tokens, static_cast<int32_t>(channels), dtype);
       segment.lengths = &tokens_;
       if (variant.kept.empty()) continue;
       segment.key_layout = THINK_TILES;
@@ -69,7 +79,7 @@ class Layers {
     int64_t end = 0;
     for (int64_t h = 0; h < heads && !variant.kept.empty(); ++h) {
       offsets_[h] = end;
-      end += variant.kept[h] * tokens * size;
+      end += variant.head_key_bytes(tokens, variant.kept[h], dtype);
     }
 
     query_ = std::make_unique<Memory>(shape.query_heads * channels * 4);
@@ -140,8 +150,9 @@ class InCache {
     Shape one = make_shape(1, shape.group, shape.key_channels, shape.max_tokens, dtype);
     Variant head = variant;
     if (!head.kept.empty()) head.kept = {variant.mean};
-    const int64_t width = (head.kept.empty() ? shape.key_channels : variant.mean) + shape.value_channels;
-    const int64_t tokens = second_cache_bytes() * 2 / 5 / (width * dtype_bytes(dtype)) / kTileTokens * kTileTokens;
+    const int32_t width = head.kept.empty() ? shape.key_channels : variant.mean;
+    const int64_t tile_bytes = variant.head_key_bytes(kTileTokens, width, dtype) + variant.head_value_bytes(kTileTokens, shape.value_channels, dtype);
+    const int64_t tokens = second_cache_bytes() * 2 / 5 / tile_bytes * kTileTokens;
     one.max_tokens = tokens;
     for (int32_t t = 0; t < threads; ++t) copies_.push_back(std::make_unique<Layers>(bench, one, dtype, tokens, head, 1, int64_t{t} << 22));
   }
@@ -200,6 +211,7 @@ void measure(const Bench &bench, const Shape &shape, think_dtype dtype, int64_t 
                     {"fraction_of_bound", bytes * median_ratio(bounds[v], times[v])},
                     {"speedup_over_dense", speedup},
                     {"byte_ratio", byte_ratio},
+                    {"formats", std::string(dtype_name(variants[v].key ? variants[v].key : dtype)) + "/" + dtype_name(variants[v].value ? variants[v].value : dtype)},
                     {"speedup_over_byte_ratio", speedup / byte_ratio}});
   }
 }
@@ -217,6 +229,13 @@ Json attend_bench(const Bench &bench) {
     for (int32_t kept : model.kept) {
       variants.push_back({"tiles", "uniform", std::vector<int32_t>(model.kv_heads, kept), kept});
       if (kept < model.channels) variants.push_back({"tiles", "mixed", mixed_widths(model.kv_heads, model.channels, kept), kept});
+    }
+    // Codes beside the numbers of the same widths: all channels, and half of them.
+    for (int32_t kept : {model.channels, model.channels / 2}) {
+      for (think_dtype code : {THINK_U8, THINK_U4}) {
+        variants.push_back({"tiles", "uniform", std::vector<int32_t>(model.kv_heads, kept), kept, code, code});
+      }
+      variants.push_back({"tiles", "uniform", std::vector<int32_t>(model.kv_heads, kept), kept, THINK_U4, THINK_U8});
     }
     for (int64_t tokens : bench.options.quick ? std::vector<int64_t>{4096} : std::vector<int64_t>{4096, 8192, 32768}) {
       for (think_dtype dtype : bench.options.quick ? std::vector<think_dtype>{THINK_F16} : std::vector<think_dtype>{THINK_F16, THINK_BF16}) {

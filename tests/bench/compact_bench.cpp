@@ -19,13 +19,14 @@ struct Case {
 void measure(const Bench &bench, const Arena &target, const Shape &shape, const Case &which, int32_t tokens, const Threads &threads, Json &rows) {
   const Parallel &parallel = threads.parallel();
   const int64_t heads = shape.kv_heads, channels = shape.key_channels;
-  const int64_t from = dtype_bytes(which.from), to = dtype_bytes(which.to);
+  const int64_t from = dtype_bytes(which.from);
+  const auto stored = [&](int32_t kept, bool keys) { return kept ? head_bytes(tokens, kept, which.to, keys) : 0; };
   // An odd first row, as behind the sinks.
   const int32_t first = 4, zero = 0, room = tokens + kTileTokens;
   const int64_t side_bytes = heads * channels * room * from;
   const int32_t sides = (which.key_kept > 0) + (which.value_kept > 0);
   const int64_t source_bytes = side_bytes * sides;
-  const int64_t key_bytes = heads * which.key_kept * tokens * to, value_bytes = heads * which.value_kept * tokens * to;
+  const int64_t key_bytes = heads * stored(which.key_kept, true), value_bytes = heads * stored(which.value_kept, false);
   const int64_t layers = std::min(bench.arena.bytes() / source_bytes, target.bytes() / (key_bytes + value_bytes));
 
   std::mt19937 random(3);
@@ -43,7 +44,7 @@ void measure(const Bench &bench, const Arena &target, const Shape &shape, const 
       index[side].insert(index[side].end(), order.begin(), order.end());
       kept[side].push_back(widths[side]);
       offset[side].push_back(end);
-      end += int64_t{widths[side]} * tokens * to;
+      end += stored(widths[side], side == 0);
     }
     basis[side] = THINK_BASIS_INIT;
     basis[side].channels = static_cast<int32_t>(channels);
@@ -62,6 +63,7 @@ void measure(const Bench &bench, const Arena &target, const Shape &shape, const 
   destination.first = &zero;
   destination.lengths = &tokens;
   destination.key_layout = THINK_TILES;
+  destination.value_layout = is_quantized(which.to) ? THINK_TILES : THINK_ROWS;
   destination.page_tokens = tokens;
   destination.key_head_offset = offset[0].data();
   destination.value_head_offset = offset[1].data();
@@ -113,7 +115,10 @@ Json compact_bench(const Bench &bench) {
       {"keys 32", THINK_F16, THINK_F16, 32, 0, false},                  {"values 88", THINK_F16, THINK_F16, 0, 88, false},
       {"values copied", THINK_F16, THINK_F16, 0, 128, false},           {"keys 64, values copied", THINK_F32, THINK_F16, 64, 128, false},
       {"keys 64, values copied", THINK_F32, THINK_BF16, 64, 128, false}, {"keys 64, values copied", THINK_F32, THINK_F32, 64, 128, false},
-      {"the same, token by token", THINK_F16, THINK_F16, 64, 128, true},
+      {"the same, token by token", THINK_F16, THINK_F16, 64, 128, true}, {"keys 64, values all", THINK_F16, THINK_U8, 64, 128, false},
+      {"keys 64, values all", THINK_F16, THINK_U4, 64, 128, false},     {"keys 128", THINK_F16, THINK_U8, 128, 0, false},
+      {"keys 128", THINK_F16, THINK_U4, 128, 0, false},                 {"values all", THINK_F16, THINK_U8, 0, 128, false},
+      {"values all", THINK_F16, THINK_U4, 0, 128, false},
   };
   for (int32_t count : bench.options.threads) {
     const Threads threads(count);

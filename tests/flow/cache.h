@@ -212,6 +212,7 @@ class CompactCache {
     value = Memory(table_.blocks(placement) * layout.value_page_bytes);
     think_segment_init(&segment, sizeof segment);
     segment.key_layout = format ? format->key_layout : THINK_TILES;
+    segment.value_layout = format ? format->value_layout : THINK_ROWS;
     segment.page_tokens = static_cast<int32_t>(rows);
     segment.key = key.data();
     segment.value = value.data();

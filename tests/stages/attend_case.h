@@ -238,6 +238,27 @@ struct Problem {
     if (c.sink) arguments.sink_logit = sinks.data();
   }
 
+  // Random codes; scales and zeros that make numbers of variance 1, and groups of equal numbers among them. What belongs to tokens behind the end stays poisoned.
+  static void fill_codes(const SideView &view, bool keys, int32_t count, const std::vector<float> *equal, float magnitude, Random &random, char *tile) {
+    const TileLayout layout = keys ? key_tile(view.channels, view.dtype) : value_tile(view.channels, view.dtype);
+    uint16_t *scale = reinterpret_cast<uint16_t *>(tile + layout.scale), *zero = reinterpret_cast<uint16_t *>(tile + layout.zero);
+    const float step = 4.0f / static_cast<float>(most_code(view.dtype)) * magnitude;
+    for (int32_t group = 0; group < (keys ? layout.groups : layout.groups * kTileTokens); ++group) {
+      if (!keys && group % kTileTokens >= count) continue;
+      const bool constant = equal || random.below(8) == 0;
+      scale[group] = f32_to_f16(constant ? 0.0f : step * (1.0f + 0.5f * random.uniform()));
+      zero[group] = f32_to_f16(equal ? (*equal)[group] : (constant ? random.bell() : -2.0f + random.uniform()) * magnitude);
+    }
+    for (int32_t t = 0; t < count; ++t) {
+      for (int32_t c = 0; c < view.channels; ++c) {
+        const CodePlace place = keys ? key_code(view.dtype, c, t) : value_code(view.dtype, view.channels, c, t);
+        uint8_t &byte = reinterpret_cast<uint8_t *>(tile)[place.byte];
+        const uint32_t mask = static_cast<uint32_t>(most_code(view.dtype)) << place.shift;
+        byte = static_cast<uint8_t>((byte & ~mask) | (static_cast<uint32_t>(random.next() >> 20) << place.shift & mask));
+      }
+    }
+  }
+
   void add_segment(const SegmentSpec &s, int32_t slots, Random &random) {
     const int32_t count = arguments.batch.count, heads = spec.kv_heads;
     owned.push_back(std::make_unique<OwnedSegment>());
@@ -246,7 +267,7 @@ struct Problem {
     segment.struct_size = sizeof segment;
     segment.flags = s.causal ? THINK_SEGMENT_CAUSAL : 0;
     segment.key_layout = s.key_layout;
-    segment.value_layout = THINK_ROWS;
+    segment.value_layout = is_quantized(s.value_dtype) ? THINK_TILES : THINK_ROWS;
     segment.key_dtype = s.key_dtype;
     segment.value_dtype = s.value_dtype;
     const int32_t per = s.per_head ? heads : 1;
@@ -284,12 +305,13 @@ struct Problem {
     for (const Side side : {Side::keys, Side::values}) {
       const bool keys = side == Side::keys;
       const think_dtype dtype = keys ? s.key_dtype : s.value_dtype;
+      const bool tiles = (keys ? s.key_layout : segment.value_layout) == THINK_TILES;
       const int64_t size = dtype_bytes(dtype), channels = keys ? spec.key_channels : spec.value_channels;
       const think_basis *basis = keys ? segment.key_basis : segment.value_basis;
       int64_t *stride = keys ? segment.key_stride : segment.value_stride;
       auto &offsets = keys ? own.key_head_offset : own.value_head_offset;
       auto &bytes = keys ? own.key : own.value;
-      if (s.interleaved && !basis && (!keys || s.key_layout == THINK_ROWS)) {
+      if (s.interleaved && !basis && !tiles) {
         stride[1] = channels * size;
         stride[2] = channels * heads * size + size;
         stride[0] = stride[2] * block_tokens;
@@ -299,18 +321,18 @@ struct Problem {
           int64_t offset = 0;
           for (int32_t h = 0; h < heads; ++h) {
             offsets.push_back(offset);
-            offset += basis->kept[place * heads + h] * block_tokens * size;
+            offset += head_bytes(block_tokens, basis->kept[place * heads + h], dtype, keys);
           }
           widest = std::max(widest, offset);
         }
         stride[0] = widest;
         (keys ? segment.key_head_offset : segment.value_head_offset) = offsets.data();
       } else {
-        stride[1] = channels * size * block_tokens;
+        stride[1] = head_bytes(block_tokens, static_cast<int32_t>(channels), dtype, keys);
         stride[0] = stride[1] * heads;
       }
       // Tiles start at multiples of 16 bytes, rows anywhere; nothing lies behind the last block.
-      const int64_t skew = s.aligned ? 64 : keys && s.key_layout == THINK_TILES ? 16 : size;
+      const int64_t skew = s.aligned ? 64 : tiles ? 16 : size;
       bytes.resize(stride[0] * blocks + 64 + skew);
       poison(bytes, dtype);
       char *base = bytes.data() + (64 - reinterpret_cast<uintptr_t>(bytes.data()) % 64) % 64 + skew;
@@ -323,6 +345,13 @@ struct Problem {
           Random same(h + 7);
           std::vector<float> equal(channels);
           for (float &x : equal) x = same.bell();
+          if (is_quantized(dtype)) {
+            for (int64_t t = first; t < first + length; t += kTileTokens) {
+              const int32_t count = static_cast<int32_t>(std::min<int64_t>(kTileTokens, first + length - t));
+              fill_codes(view, keys, count, keys && s.all_equal ? &equal : nullptr, keys ? s.magnitude : 1, random, row_address(view, t));
+            }
+            continue;
+          }
           for (int64_t t = 0; t < length; ++t) {
             char *row = row_address(view, first + t);
             for (int32_t j = 0; j < view.channels; ++j) {

@@ -26,6 +26,12 @@ class Attend : public testing::TestWithParam<Kind> {
     s.lengths = std::move(lengths);
     return s;
   }
+  // Rows of numbers, whatever the case is about: sinks and the recent window of a cache.
+  static void make_dense(SegmentSpec &s) {
+    s.key_layout = THINK_ROWS;
+    if (is_quantized(s.key_dtype)) s.key_dtype = THINK_F16;
+    if (is_quantized(s.value_dtype)) s.value_dtype = THINK_F16;
+  }
   // Three widths per call, none wider than a full row.
   static std::vector<int32_t> widths(int32_t channels, int which) {
     std::vector<int32_t> kept;
@@ -85,7 +91,8 @@ TEST_P(Attend, CacheOfAChat) {
   c.batch_slots = true;
   c.sink = true;
   SegmentSpec sinks = segment({4, 4, 2}), compact = segment({1184, 0, 96}), recent = segment({41, 32, 63});
-  sinks.key_layout = recent.key_layout = THINK_ROWS;
+  make_dense(sinks);
+  make_dense(recent);
   sinks.interleaved = true;
   recent.first = {4, 36, 17};
   recent.interleaved = true;
@@ -111,7 +118,7 @@ TEST_P(Attend, LongSequencesInSlices) {
   compact.key_kept = {77, 33};
   compact.value_kept = {128, 96};
   more.key_kept = {64, 31};
-  recent.key_layout = THINK_ROWS;
+  make_dense(recent);
   c.segments = {compact, more, recent};
   check(c, true);
 }
@@ -238,9 +245,11 @@ INSTANTIATE_TEST_SUITE_P(, Attend,
                          testing::Values(Kind{THINK_TILES, THINK_F16, THINK_F16}, Kind{THINK_TILES, THINK_BF16, THINK_BF16},
                                          Kind{THINK_TILES, THINK_F32, THINK_F32}, Kind{THINK_TILES, THINK_BF16, THINK_F32},
                                          Kind{THINK_ROWS, THINK_F16, THINK_BF16}, Kind{THINK_ROWS, THINK_BF16, THINK_F16},
-                                         Kind{THINK_ROWS, THINK_F32, THINK_F32}),
+                                         Kind{THINK_ROWS, THINK_F32, THINK_F32}, Kind{THINK_TILES, THINK_U8, THINK_F16},
+                                         Kind{THINK_TILES, THINK_U4, THINK_U8}, Kind{THINK_TILES, THINK_U8, THINK_U4},
+                                         Kind{THINK_TILES, THINK_U4, THINK_U4}, Kind{THINK_ROWS, THINK_F16, THINK_U8}),
                          [](const testing::TestParamInfo<Kind> &kind) {
-                           const auto name = [](think_dtype d) { return std::string(d == THINK_F32 ? "F32" : d == THINK_F16 ? "F16" : "BF16"); };
+                           const auto name = [](think_dtype d) { return std::string(d == THINK_F32 ? "F32" : d == THINK_F16 ? "F16" : d == THINK_BF16 ? "BF16" : d == THINK_U8 ? "U8" : "U4"); };
                            return std::string(kind.param.layout == THINK_TILES ? "Tiles" : "Rows") + name(kind.param.key) + name(kind.param.value);
                          });
 

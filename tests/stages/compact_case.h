@@ -61,6 +61,9 @@ struct SideOptions {
   int64_t gap = 0;  // unused elements behind each row (rows without a basis only)
 };
 
+// Every dtype that a side can be stored in.
+constexpr think_dtype kStored[] = {THINK_F32, THINK_F16, THINK_BF16, THINK_U8, THINK_U4};
+
 // One segment with memory of its own: blocks (pages or slots) of `capacity` rows, in shuffled order when paged.
 struct Store {
   static constexpr int64_t kGuard = 512;
@@ -114,9 +117,26 @@ struct Store {
       (keys ? only.value_head_offset : only.key_head_offset) = nullptr;
       compact::place(shape, only, batch);
     }
+    if (is_quantized(options.dtype)) {
+      stride[1] = head_bytes(capacity, static_cast<int32_t>(channels), options.dtype, keys);
+      stride[0] = shape.kv_heads * stride[1] + 64;
+      stride[2] = 0;
+    }
     auto &memory = keys ? key : value;
     memory.assign(kGuard + blocks * stride[0] + kGuard, '\x5a');
     (keys ? segment.key : segment.value) = memory.data() + kGuard;
+  }
+
+  // Any codes under scales and zeros of any size.
+  static void fill_codes(Random &random, const SideView &view, bool keys, char *tile) {
+    const TileLayout layout = keys ? key_tile(view.channels, view.dtype) : value_tile(view.channels, view.dtype);
+    for (int64_t i = 0; i < layout.bytes; ++i) tile[i] = static_cast<char>(pick(random, 0, 255));
+    const int32_t groups = keys ? layout.groups : layout.groups * kTileTokens;
+    std::normal_distribution<float> normal;
+    for (int32_t group = 0; group < groups; ++group) {
+      reinterpret_cast<uint16_t *>(tile + layout.scale)[group] = f32_to_f16(pick(random, 0, 9) ? std::ldexp(std::abs(normal(random)), pick(random, -14, 6)) : 0.0f);
+      reinterpret_cast<uint16_t *>(tile + layout.zero)[group] = f32_to_f16(std::ldexp(normal(random), pick(random, -14, 8)));
+    }
   }
 
   void poison() {
@@ -136,6 +156,10 @@ struct Store {
           const int64_t at = b * segment.lengths_stride[0] + h * segment.lengths_stride[1];
           for (int64_t t = first[at]; t < first[at] + rows_of_run[at]; ++t) {
             char *row = row_address(view, t);
+            if (is_quantized(view.dtype)) {
+              if (t % kTileTokens == 0 || t == first[at]) fill_codes(random, view, s == Side::keys, row);
+              continue;
+            }
             for (int64_t c = 0; c < view.channels; ++c) {
               const float x = std::ldexp(normal(random), pick(random, -20, 10));
               if (view.layout == THINK_TILES) {
@@ -166,9 +190,9 @@ void prune_rows(Random &random, int32_t channels, const int32_t (&widths)[count]
   check(shape, batch, 1, source, destination);
 }
 
-// Any layouts, pages on either side, per-head lengths and first rows, slots, gaps, bases on one or both sides.
+// Any layouts, pages on either side, per-head lengths and first rows, slots, gaps, bases on one or both sides. Stored in one of the first `forms` of kStored.
 template <class Check>
-void random_segments(int32_t seed, const Check &check) {
+void random_segments(int32_t seed, int32_t forms, const Check &check) {
   Random random(seed);
   const int32_t heads = pick(random, 1, 3), count = pick(random, 1, 3), slots = count + pick(random, 0, 2);
   const int32_t key_channels = 8 * pick(random, 1, 17), value_channels = 8 * pick(random, 1, 17);
@@ -184,9 +208,9 @@ void random_segments(int32_t seed, const Check &check) {
   std::vector<int32_t> lengths(runs), source_first(runs), first(runs);
   SideOptions from_key, from_value, to_key, to_value;
   const auto choose = [&](SideOptions &side, bool key, const think_basis *basis) {
-    side.dtype = kDtypes[pick(random, 0, 2)];
+    side.dtype = kStored[pick(random, 0, forms - 1)];
     side.basis = basis;
-    side.layout = key && pick(random, 0, 1) ? THINK_TILES : THINK_ROWS;
+    side.layout = is_quantized(side.dtype) || (key && pick(random, 0, 1)) ? THINK_TILES : THINK_ROWS;
     side.order = basis ? Order::placed : static_cast<Order>(side.layout == THINK_TILES ? 2 * pick(random, 0, 1) : pick(random, 0, 2));
     if (!basis && side.layout == THINK_ROWS) side.gap = pick(random, 0, 2) * 4;
   };
@@ -194,11 +218,20 @@ void random_segments(int32_t seed, const Check &check) {
   choose(from_value, false, same_basis ? &values.basis : nullptr);
   choose(to_key, true, has_basis ? &keys.basis : nullptr);
   choose(to_value, false, has_basis ? &values.basis : nullptr);
-  if (pick(random, 0, 1)) to_key.dtype = from_key.dtype, to_value.dtype = from_value.dtype;
+  const auto same_dtype = [&](const SideOptions &from, SideOptions &to) {
+    to.dtype = from.dtype;
+    if (!is_quantized(to.dtype)) return;
+    to.layout = THINK_TILES;
+    to.gap = 0;
+    if (to.order == Order::tokens) to.order = Order::heads;
+  };
+  if (pick(random, 0, 1)) same_dtype(from_key, to_key), same_dtype(from_value, to_value);
+  const bool from_tiles = from_key.layout == THINK_TILES || from_value.layout == THINK_TILES;
+  const bool to_tiles = to_key.layout == THINK_TILES || to_value.layout == THINK_TILES;
   for (int32_t i = 0; i < runs; ++i) {
     lengths[i] = pick(random, 0, 3) == 0 ? 32 * pick(random, 0, 4) : pick(random, 0, 140);
-    source_first[i] = from_key.layout == THINK_TILES ? 32 * pick(random, 0, 2) : pick(random, 0, 70);
-    first[i] = to_key.layout == THINK_TILES ? 32 * pick(random, 0, 2) : pick(random, 0, 70);
+    source_first[i] = from_tiles ? 32 * pick(random, 0, 2) : pick(random, 0, 70);
+    first[i] = to_tiles ? 32 * pick(random, 0, 2) : pick(random, 0, 70);
   }
   const bool source_paged = pick(random, 0, 1), paged = pick(random, 0, 1);
   Store source(random, shape, batch, slots, source_paged, source_paged ? 32 * pick(random, 1, 3) : 256, 256, from_key, from_value, source_first,

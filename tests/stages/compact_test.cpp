@@ -85,7 +85,7 @@ TEST_P(CompactTest, RowsToTilesEveryWidth) {
 TEST_P(CompactTest, RandomSegments) {
   for (int32_t seed = 0; seed < 1200; ++seed) {
     const int slices[] = {1, 1, 2, 5};
-    random_segments(seed, [&](const Shape &shape, const Batch &batch, int32_t, Store &source, Store &destination) {
+    random_segments(seed, static_cast<int32_t>(std::size(kStored)), [&](const Shape &shape, const Batch &batch, int32_t, Store &source, Store &destination) {
       expect_as_reference(GetParam(), shape, batch, source, destination, "seed " + std::to_string(seed), kSerial, slices[seed % 4]);
     });
     if (HasFatalFailure()) return;

@@ -60,7 +60,7 @@ all_ways "$work/newer" "newer headers"
 
 # The consumer can fail: headers that do not belong to this library.
 cp -r "$work/today" "$work/swapped"
-edit "$work/swapped/include/think/segment.h" 's/^  int32_t key_layout;.*/  int32_t swap;/; s/^  int32_t value_layout; .*THINK_ROWS \*\/$/  int32_t key_layout;/'
+edit "$work/swapped/include/think/segment.h" 's/^  int32_t key_layout;.*/  int32_t swap;/; s/^  int32_t value_layout; .*THINK_ROWS.*/  int32_t key_layout;/'
 edit "$work/swapped/include/think/segment.h" 's/^  int32_t swap;/  int32_t value_layout;/'
 breaks "$work/swapped" "two swapped fields"
 cp -r "$work/today" "$work/major"

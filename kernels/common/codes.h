@@ -1,0 +1,140 @@
+// Codes of quantized tiles (quantized.h) as vectors of floats: what simd.h is for numbers.
+//
+//   U8, U4           code types as template arguments: `load(row, first)` gives codes first .. first + 2 * kLanes of a row of 32 as floats, where code i of
+//                    a row of U4 lies in byte i % 16, nibble i / 16: a channel of keys, or a token in a whole block of values
+//   store_codes      the low byte of each of kLanes 32-bit words
+//   spread<C>(p)     lane l = p[l / C], C divides kLanes
+#pragma once
+
+#include "quantized.h"
+#include "simd.h"
+
+namespace think {
+namespace {
+
+// Two vectors of consecutive codes.
+struct CodePair {
+  Vec first, second;
+};
+
+constexpr int32_t kRowCodes = 32;
+inline int32_t row_bytes_of(think_dtype dtype) { return kRowCodes * dtype_bits(dtype) / 8; }
+
+#if defined(THINK_ISA_UNIT_AVX512) || defined(THINK_ISA_UNIT_AVX512BF16)
+
+inline __m128i load_bytes(const uint8_t *p) { return _mm_loadu_si128(reinterpret_cast<const __m128i *>(p)); }
+inline CodePair load_u8(const uint8_t *row, int) {
+  return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(load_bytes(row))), _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(load_bytes(row + kLanes)))};
+}
+inline CodePair load_u4(const uint8_t *row, int) {
+  // A permutation looks at the low four bits of each word only, so it takes the nibble out and makes it a float at once.
+  const Vec numbers = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  const __m512i words = _mm512_cvtepu8_epi32(load_bytes(row));
+  return {_mm512_permutexvar_ps(words, numbers), _mm512_permutexvar_ps(_mm512_srli_epi32(words, 4), numbers)};
+}
+inline void store_codes(uint8_t *p, Vec words) { _mm_storeu_si128(reinterpret_cast<__m128i *>(p), _mm512_cvtepi32_epi8(_mm512_castps_si512(words))); }
+template <int C>
+inline Vec spread(const float *p) {
+  if constexpr (C == 1) return load(p);
+  const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  return _mm512_permutexvar_ps(_mm512_srli_epi32(lanes, C == 2 ? 1 : C == 4 ? 2 : 3), load(p));
+}
+
+#elif defined(THINK_ISA_UNIT_AVX2)
+
+inline Vec widen_codes(__m128i bytes) { return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)); }
+inline CodePair load_u8(const uint8_t *row, int first) {
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i *>(row + first));
+  return {widen_codes(bytes), widen_codes(_mm_srli_si128(bytes, kLanes))};
+}
+inline CodePair load_u4(const uint8_t *row, int first) {
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i *>(row));
+  const __m128i codes = _mm_and_si128(first ? _mm_srli_epi16(bytes, 4) : bytes, _mm_set1_epi8(15));
+  return {widen_codes(codes), widen_codes(_mm_srli_si128(codes, kLanes))};
+}
+inline void store_codes(uint8_t *p, Vec words) {
+  const __m256i bytes = _mm256_and_si256(_mm256_castps_si256(words), _mm256_set1_epi32(255));
+  const __m128i halves = _mm_packus_epi32(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1));
+  _mm_storel_epi64(reinterpret_cast<__m128i *>(p), _mm_packus_epi16(halves, halves));
+}
+template <int C>
+inline Vec spread(const float *p) {
+  if constexpr (C == 1) return load(p);
+  return _mm256_permutevar8x32_ps(load(p), _mm256_srli_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), C == 2 ? 1 : C == 4 ? 2 : 3));
+}
+
+#else
+
+#if defined(THINK_ISA_UNIT_NEON)
+inline CodePair widen_codes(uint8x8_t bytes) {
+  const uint16x8_t words = vmovl_u8(bytes);
+  return {vcvtq_f32_u32(vmovl_u16(vget_low_u16(words))), vcvtq_f32_u32(vmovl_u16(vget_high_u16(words)))};
+}
+inline CodePair load_u8(const uint8_t *row, int first) { return widen_codes(vld1_u8(row + first)); }
+inline CodePair load_u4(const uint8_t *row, int first) {
+  const uint8x8_t bytes = vld1_u8(row + first % 16);
+  return widen_codes(first < 16 ? vand_u8(bytes, vdup_n_u8(15)) : vshr_n_u8(bytes, 4));
+}
+inline void store_codes(uint8_t *p, Vec words) {
+  const uint16x4_t halves = vmovn_u32(vreinterpretq_u32_f32(words));
+  const uint32_t bytes = vget_lane_u32(vreinterpret_u32_u8(vmovn_u16(vcombine_u16(halves, halves))), 0);
+  __builtin_memcpy(p, &bytes, sizeof bytes);
+}
+#else
+inline Vec widen_codes(const uint8_t *p, int shift, int mask) {
+  const IntVec words = (IntVec{p[0], p[1], p[2], p[3]} >> shift) & mask;
+  return __builtin_convertvector(words, Vec);
+}
+inline CodePair load_u8(const uint8_t *row, int first) { return {widen_codes(row + first, 0, 255), widen_codes(row + first + kLanes, 0, 255)}; }
+inline CodePair load_u4(const uint8_t *row, int first) {
+  const uint8_t *bytes = row + first % 16;
+  return {widen_codes(bytes, first / 16 * 4, 15), widen_codes(bytes + kLanes, first / 16 * 4, 15)};
+}
+inline void store_codes(uint8_t *p, Vec words) {
+  uint32_t bits[kLanes];
+  std::memcpy(bits, &words, sizeof bits);
+  for (int i = 0; i < kLanes; ++i) p[i] = static_cast<uint8_t>(bits[i]);
+}
+#endif
+template <int C>
+inline Vec spread(const float *p) {
+  if constexpr (C == 1) return load(p);
+  if constexpr (C == 2) return Vec{p[0], p[0], p[1], p[1]};
+  return broadcast(p[0]);
+}
+
+#endif
+
+struct U8 {
+  static constexpr think_dtype dtype = THINK_U8;
+  static inline CodePair load(const uint8_t *row, int first) { return load_u8(row, first); }
+};
+struct U4 {
+  static constexpr think_dtype dtype = THINK_U4;
+  static inline CodePair load(const uint8_t *row, int first) { return load_u4(row, first); }
+};
+
+// `count` f16 as floats, up to the next multiple of kLanes of them; nothing behind the last one is read.
+inline void widen_f16(const char *from, int count, float *to) {
+  int i = 0;
+  for (; i + kLanes <= count; i += kLanes) store(to + i, load_f16(reinterpret_cast<const uint16_t *>(from) + i));
+  if (i == count) return;
+  uint16_t last[kLanes] = {};
+  __builtin_memcpy(last, from + 2 * i, 2 * static_cast<size_t>(count - i));
+  store(to + i, load_f16(last));
+}
+
+// Rows of a block of values that is narrower than 32 channels, as rows of 32 bytes with zeros behind the end.
+template <class Code>
+inline void widen_rows(const uint8_t *rows, int width, int count, uint8_t *to) {
+  __builtin_memset(to, 0, static_cast<size_t>(count) * kRowCodes);
+  const int bits = dtype_bits(Code::dtype), bytes = width * bits / 8;
+  for (int t = 0; t < count; ++t, rows += bytes, to += kRowCodes) {
+    for (int part = 0; part < 8 / bits; ++part) {
+      for (int b = 0; b < bytes; ++b) to[part * bytes + b] = static_cast<uint8_t>(rows[b] >> (part * bits) & most_code(Code::dtype));
+    }
+  }
+}
+
+}  // namespace
+}  // namespace think

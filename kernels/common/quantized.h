@@ -1,0 +1,127 @@
+// Tiles of quantized numbers: their bytes, the order of the numbers in them and what a code means. They are part of the ABI and of files on disk
+// (include/think/segment.h words them for users); tests/vectors/quantized.txt holds small tiles byte by byte.
+//
+//   keys    rows [channel][32 tokens], padded to 16 bytes; f16 scale[channel]; f16 zero[channel]; padded to 16 bytes. Group: the 32 tokens of a channel.
+//           U8: byte t = token t.  U4: byte b = token b (low), b + 16 (high)
+//   values  [block of 32 channels][32 tokens][channels of the block]; f16 scale[group][token]; f16 zero[group][token]. Group: 32 channels of a token, the
+//           remainder joins the last one. The last block may be narrower, w = 8, 16, 24.
+//           U8: byte c = channel c.  U4: byte b = channels b (low), b + w / 2 (high)
+//
+// A code stands for zero + scale * code.
+#pragma once
+
+#include "element.h"
+#include "shape.h"
+
+namespace think {
+
+constexpr int32_t kBlockChannels = 32;
+constexpr int32_t kTileAlignment = 16;
+constexpr float kMostF16 = 65504.0f;
+constexpr uint16_t kNanF16 = 0x7e00;
+
+static constexpr int32_t dtype_bits(think_dtype dtype) { return dtype >> 8 & 0xff; }
+static constexpr bool is_quantized(think_dtype dtype) { return dtype == THINK_U8 || dtype == THINK_U4; }
+static constexpr int32_t most_code(think_dtype dtype) { return (1 << dtype_bits(dtype)) - 1; }
+
+// Where the parts of a tile begin; all tiles, quantized or not.
+struct TileLayout {
+  int64_t scale, zero, bytes;
+  int32_t groups;
+};
+
+static inline int64_t round_to_tile_alignment(int64_t bytes) { return (bytes + kTileAlignment - 1) / kTileAlignment * kTileAlignment; }
+
+static inline TileLayout key_tile(int32_t channels, think_dtype dtype) {
+  const int64_t rows = static_cast<int64_t>(channels) * kTileTokens * dtype_bits(dtype) / 8;
+  if (!is_quantized(dtype)) return {rows, rows, rows, 0};
+  const int64_t scale = round_to_tile_alignment(rows), zero = scale + 2 * int64_t{channels};
+  return {scale, zero, round_to_tile_alignment(zero + 2 * int64_t{channels}), channels};
+}
+
+static inline int32_t value_groups(int32_t channels) { return channels < 2 * kBlockChannels ? 1 : channels / kBlockChannels; }
+
+static inline TileLayout value_tile(int32_t channels, think_dtype dtype) {
+  const int64_t rows = static_cast<int64_t>(channels) * kTileTokens * dtype_bits(dtype) / 8;
+  if (!is_quantized(dtype)) return {rows, rows, rows, 0};
+  const int32_t groups = value_groups(channels);
+  const int64_t array = int64_t{2} * groups * kTileTokens;
+  return {rows, rows + array, rows + 2 * array, groups};
+}
+
+// Bytes of `rows` rows (tiles: a multiple of 32) of one head.
+static inline int64_t head_bytes(int64_t rows, int32_t channels, think_dtype dtype, bool keys) {
+  if (!is_quantized(dtype)) return rows * channels * (dtype_bits(dtype) / 8);
+  return rows / kTileTokens * (keys ? key_tile(channels, dtype) : value_tile(channels, dtype)).bytes;
+}
+
+// ---- where a code lies ----------------------------------------------------------------------------------------------------------------------------
+
+// A code inside a tile: byte and shift.
+struct CodePlace {
+  int64_t byte;
+  int32_t shift;
+};
+
+static inline CodePlace key_code(think_dtype dtype, int32_t channel, int32_t token) {
+  if (dtype == THINK_U8) return {int64_t{channel} * kTileTokens + token, 0};
+  return {int64_t{channel} * (kTileTokens / 2) + token % 16, token / 16 * 4};
+}
+
+static inline CodePlace value_code(think_dtype dtype, int32_t channels, int32_t channel, int32_t token) {
+  const int32_t bits = dtype_bits(dtype), first = channel / kBlockChannels * kBlockChannels;
+  const int32_t width = channels - first < kBlockChannels ? channels - first : kBlockChannels, row_bytes = width * bits / 8;
+  return {int64_t{first} * kTileTokens * bits / 8 + token * row_bytes + (channel - first) % row_bytes, (channel - first) / row_bytes * bits};
+}
+
+static inline int32_t value_group(int32_t channels, int32_t channel) {
+  const int32_t group = channel / kBlockChannels, last = value_groups(channels) - 1;
+  return group < last ? group : last;
+}
+
+static inline uint32_t load_code(const void *tile, think_dtype dtype, CodePlace place) {
+  return static_cast<uint32_t>(static_cast<const uint8_t *>(tile)[place.byte] >> place.shift & most_code(dtype));
+}
+// Into memory that is zero there.
+static inline void store_code(void *tile, CodePlace place, uint32_t code) {
+  static_cast<uint8_t *>(tile)[place.byte] = static_cast<uint8_t>(static_cast<const uint8_t *>(tile)[place.byte] | code << place.shift);
+}
+
+// ---- what a code means ----------------------------------------------------------------------------------------------------------------------------
+
+// All of this is f32 with one rounding per operation, so that every instruction set writes the same bytes.
+
+// The scale and zero of a group, as stored.
+struct CodeRange {
+  uint16_t scale, zero;
+};
+
+// The largest f16 that is not above x, |x| <= 65504: with a zero above the least number of a group, that number would have no code.
+static inline uint16_t f16_not_above(float x) {
+  const uint16_t half = f32_to_f16(x);
+  if (!(f16_to_f32(half) > x)) return half;
+  return static_cast<uint16_t>(half & 0x8000 ? half + 1 : half - 1);
+}
+
+static inline float clamp_to_f16(float x) { return x < -kMostF16 ? -kMostF16 : x > kMostF16 ? kMostF16 : x; }
+
+// Of numbers between least and most. A group with a number that is not finite becomes NaN; finite ones beyond f16 are moved to its ends. A constant group has
+// scale 0 where f16 holds the constant.
+static inline CodeRange code_range(float least, float most, bool finite, think_dtype dtype) {
+  if (!finite) return {0, kNanF16};
+  const float low = clamp_to_f16(least) + 0.0f, high = clamp_to_f16(most);  // -0 becomes 0
+  const uint16_t zero = f16_not_above(low);
+  const float range = high - f16_to_f32(zero);
+  const uint16_t scale = f32_to_f16(range / static_cast<float>(most_code(dtype)));
+  return {static_cast<uint16_t>(scale == 0 && range > 0 ? 1 : scale), zero};
+}
+
+static inline float inverse_of(float scale) { return scale > 0 ? 1.0f / scale : 0.0f; }
+
+static inline uint32_t code_of(float x, float zero, float inverse, think_dtype dtype) {
+  const float most = static_cast<float>(most_code(dtype)), code = (x - zero) * inverse;
+  const float inside = code > 0 ? (code < most ? code : most) : 0.0f;  // NaN becomes 0
+  return float_bits(inside + 12582912.0f) & 0xff;                      // 1.5 * 2^23: the sum is rounded to an integer, nearest even
+}
+
+}  // namespace think

@@ -1,0 +1,160 @@
+// Tiles of codes: their bytes against files made from index tables (tests/vectors/quantized.py), what they lose, and what becomes of numbers that f16 does not hold.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <fstream>
+#include <limits>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "kernels/compact/compact.h"
+#include "instruction_sets.h"
+
+namespace think {
+namespace {
+
+constexpr Parallel kSerial = {1, nullptr, nullptr};
+
+// One head and one tile, through the stage: rows of f32 to a tile of codes, and back to rows of f32.
+struct Tile {
+  bool keys;
+  think_dtype dtype;
+  int32_t channels, tokens;
+  std::vector<float> rows;  // [token][channel]
+  std::vector<uint8_t> bytes;
+
+  Tile(bool keys_, think_dtype dtype_, int32_t channels_, int32_t tokens_) : keys(keys_), dtype(dtype_), channels(channels_), tokens(tokens_) {
+    rows.resize(static_cast<size_t>(channels) * tokens);
+    bytes.assign(static_cast<size_t>((keys ? key_tile(channels, dtype) : value_tile(channels, dtype)).bytes), 0xee);
+  }
+  float &at(int32_t channel, int32_t token) { return rows[static_cast<size_t>(token) * channels + channel]; }
+
+  compact::Arguments arguments(std::vector<float> &numbers, bool to_codes) {
+    Shape shape{};
+    shape.query_heads = shape.kv_heads = shape.group = shape.max_batch = 1;
+    shape.key_channels = shape.value_channels = channels;
+    think_segment dense = THINK_SEGMENT_INIT, codes = THINK_SEGMENT_INIT;
+    dense.lengths = codes.lengths = &tokens;
+    dense.lengths_stride[0] = codes.lengths_stride[0] = 1;
+    (keys ? dense.key : dense.value) = numbers.data();
+    (keys ? codes.key : codes.value) = bytes.data();
+    dense.key_dtype = dense.value_dtype = THINK_F32;
+    codes.key_dtype = codes.value_dtype = dtype;
+    codes.key_layout = codes.value_layout = THINK_TILES;
+    return {shape, to_codes ? dense : codes, to_codes ? codes : dense, {1, nullptr, nullptr, nullptr}};
+  }
+  void encode(int32_t isa) { compact::compact(isa, arguments(rows, true), kSerial, {0, 1}); }
+  std::vector<float> decoded(int32_t isa) {
+    std::vector<float> numbers(rows.size());
+    compact::compact(isa, arguments(numbers, false), kSerial, {0, 1});
+    return numbers;
+  }
+};
+
+class Quantized : public testing::TestWithParam<int32_t> {};
+INSTANTIATE_TEST_SUITE_P(Isa, Quantized, testing::ValuesIn(test::instruction_sets()), [](const auto &set) { return std::string(test::isa_name(set.param)); });
+
+// The numbers of tests/vectors/quantized.py.
+float golden_number(int32_t channel, int32_t token) {
+  if (channel == 1) return 2.75f;
+  if (channel == 2) return 0.1f;
+  if (channel == 5 && token == 9) return std::numeric_limits<float>::infinity();
+  if (channel == 6 && token == 3) return 1e6f;
+  return static_cast<float>((channel * 37 + token * 11) % 64 - 20) / 8;
+}
+
+TEST_P(Quantized, BytesOfTheFile) {
+  std::ifstream file(std::string(THINK_TEST_VECTORS) + "/quantized.txt");
+  ASSERT_TRUE(file);
+  int count = 0;
+  for (std::string line; std::getline(file, line); ++count) {
+    std::istringstream words(line);
+    std::string side, dtype, hex;
+    int32_t channels = 0, tokens = 0;
+    words >> side >> dtype >> channels >> tokens >> hex;
+    Tile tile(side == "keys", dtype == "u8" ? THINK_U8 : THINK_U4, channels, tokens);
+    for (int32_t t = 0; t < tokens; ++t) {
+      for (int32_t c = 0; c < channels; ++c) tile.at(c, t) = golden_number(c, t);
+    }
+    ASSERT_EQ(hex.size(), 2 * tile.bytes.size()) << line.substr(0, 20);
+    tile.encode(GetParam());
+    for (size_t i = 0; i < tile.bytes.size(); ++i) {
+      ASSERT_EQ(std::stoi(hex.substr(2 * i, 2), nullptr, 16), tile.bytes[i]) << line.substr(0, 20) << ", byte " << i;
+    }
+  }
+  EXPECT_EQ(count, 10);
+}
+
+// Every number comes back to half a step of its group, whatever its size; groups of equal numbers come back exactly.
+TEST_P(Quantized, LosesHalfAStep) {
+  uint32_t random = 1;
+  const auto uniform = [&] { return static_cast<float>((random = random * 1664525u + 1013904223u) >> 8) / (1 << 24); };
+  for (const bool keys : {true, false}) {
+    for (const think_dtype dtype : {THINK_U8, THINK_U4}) {
+      for (int32_t channels = keys ? 1 : 8; channels <= 136; channels += keys ? 1 : 8) {
+        const int32_t tokens = channels % 3 == 0 ? 32 : 1 + channels * 7 % 32;
+        Tile tile(keys, dtype, channels, tokens);
+        for (int32_t t = 0; t < tokens; ++t) {
+          for (int32_t c = 0; c < channels; ++c) {
+            const int32_t group = keys ? c : value_group(channels, c) * kTileTokens + t;
+            tile.at(c, t) = group % 5 == 0 ? 1.5f : std::ldexp(uniform() - 0.3f, group % 29 - 12) + static_cast<float>(group % 7) * 10;
+          }
+        }
+        tile.encode(GetParam());
+        const std::vector<float> back = tile.decoded(GetParam());
+        for (int32_t t = 0; t < tokens; ++t) {
+          for (int32_t c = 0; c < channels; ++c) {
+            float least = INFINITY, most = -INFINITY;
+            for (int32_t u = keys ? 0 : t; u < (keys ? tokens : t + 1); ++u) {
+              for (int32_t d = keys ? c : 0; d < (keys ? c + 1 : channels); ++d) {
+                if (!keys && value_group(channels, d) != value_group(channels, c)) continue;
+                least = std::min(least, tile.at(d, u));
+                most = std::max(most, tile.at(d, u));
+              }
+            }
+            // The zero may be one f16 below the least number, and the scale is rounded.
+            const double span = (most - least) + std::fabs(least) * 0x1p-10 + 0x1p-24;
+            const double step = span / most_code(dtype) * (1 + 0x1p-10), far = span * 0x1p-11;
+            const float x = tile.at(c, t), y = back[static_cast<size_t>(t) * channels + c];
+            if (least == most && x == 1.5f) {
+              ASSERT_EQ(x, y);
+            } else {
+              ASSERT_NEAR(x, y, step / 2 + far + most_code(dtype) * 0x1p-25) << channels << " channels, " << c << ", token " << t;
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(Quantized, NumbersThatF16DoesNotHold) {
+  for (const bool keys : {true, false}) {
+    for (const think_dtype dtype : {THINK_U8, THINK_U4}) {
+      Tile tile(keys, dtype, 8, 8);
+      for (float &x : tile.rows) x = 1;
+      for (int32_t i = 0; i < 8; ++i) {
+        tile.at(keys ? 1 : i, keys ? i : 1) = 3e38f;
+        tile.at(keys ? 2 : i, keys ? i : 2) = i % 2 ? 1e5f : -1e5f;
+      }
+      tile.at(3, 3) = std::nanf("");
+      tile.at(4, 4) = -INFINITY;
+      tile.encode(GetParam());
+      const std::vector<float> back = tile.decoded(GetParam());
+      for (int32_t t = 0; t < 8; ++t) {
+        for (int32_t c = 0; c < 8; ++c) {
+          const int32_t group = keys ? c : t;
+          const float y = back[static_cast<size_t>(t) * 8 + c];
+          if (group == 1) EXPECT_EQ(y, 65504.0f);
+          if (group == 2) EXPECT_NEAR(y, (keys ? t : c) % 2 ? 65504.0f : -65504.0f, 65504 * 0x1p-10);
+          if (group == 3 || group == 4) EXPECT_TRUE(std::isnan(y));
+          if (group == 0 || group > 4) EXPECT_EQ(y, 1.0f);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace think
