@@ -111,7 +111,7 @@ typedef struct think_api {
   /* think/dlpack.h, since 0.9 */
   think_status (*tensor_from_dlpack)(const struct DLTensor *source, think_device *device, think_tensor *tensor, think_error *error);
 
-  /* think/evict.h, since 0.9 */
+  /* think/evict.h, since 0.10 */
   void (*evict_options_init)(think_evict_options *options, uint32_t struct_size);
   think_status (*evict)(const think_plan *plan, const think_tensor *window_query, const think_segment *source, const think_batch *batch, const think_evict_options *options, const int32_t *budget, float *score, int32_t *kept, int32_t *lengths, const think_launch *launch, think_error *error);
   think_status (*evict_move)(const think_plan *plan, const think_segment *source, const think_segment *destination, const think_batch *batch, const int32_t *kept, int64_t kept_stride, float *score, int64_t score_stride, const think_launch *launch, think_error *error);

@@ -49,7 +49,7 @@ typedef struct think_evict_options {
 
 #define THINK_EVICT_OPTIONS_INIT {(uint32_t)sizeof(think_evict_options), 0, 0, 0, 0, 0, 0, 0, 0, 0}
 
-/** THINK_EVICT_OPTIONS_INIT as a function. NULL is ignored. @since 0.9 */
+/** THINK_EVICT_OPTIONS_INIT as a function. NULL is ignored. @since 0.10 */
 THINK_API void think_evict_options_init(think_evict_options *options, uint32_t struct_size);
 
 /**
@@ -73,7 +73,7 @@ THINK_API void think_evict_options_init(think_evict_options *options, uint32_t s
  *                      elements behind the last one stay as they are
  * @param lengths       receives int32 [batch][kv_heads]: how many they are. As lengths of a segment: lengths_stride = {kv_heads, 1}
  * @return THINK_E_ARGUMENT, THINK_E_UNSUPPORTED, THINK_E_WORKSPACE
- * @since 0.9
+ * @since 0.10
  */
 THINK_API think_status think_evict(const think_plan *plan, const think_tensor *window_query, const think_segment *source, const think_batch *batch, const think_evict_options *options, const int32_t *budget, float *score, int32_t *kept, int32_t *lengths, const think_launch *launch, think_error *error);
 
@@ -93,7 +93,7 @@ THINK_API think_status think_evict(const think_plan *plan, const think_tensor *w
  *                      be NULL
  * @param score_stride  at least the tokens of the longest sequence where `score` is given; otherwise not used
  * @return THINK_E_ARGUMENT, THINK_E_UNSUPPORTED
- * @since 0.9
+ * @since 0.10
  */
 THINK_API think_status think_evict_move(const think_plan *plan, const think_segment *source, const think_segment *destination, const think_batch *batch, const int32_t *kept, int64_t kept_stride, float *score, int64_t score_stride, const think_launch *launch, think_error *error);
 
