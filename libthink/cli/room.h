@@ -65,7 +65,7 @@ class Call {
     think_extent extent = THINK_EXTENT_INIT;
     extent.batch = 1;
     extent.queries = queries;
-    extent.tokens = tokens;
+    extent.tokens = room.on_device() ? 0 : tokens;  // lengths on a device are not read by the host: the plan's most
     int64_t bytes = 0;
     ErrorRecord error;
     error.check(think_workspace_size(plan.get(), stage, &extent, &bytes, nullptr, error));

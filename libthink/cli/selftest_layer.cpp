@@ -29,10 +29,6 @@ constexpr double kAttendLimit = 2e-5;
 
 // CUDA kernels multiply 16-bit numbers: queries and probabilities are rounded to the cache's type before they meet it. Sums are f32 there too.
 double attend_limit(bool on_device, think_dtype dtype) { return !on_device ? kAttendLimit : dtype == THINK_BF16 ? 1e-2 : 2e-3; }
-// The weights of the moments come out of such an attention.
-double gain_limit(bool on_device) { return on_device ? 5e-3 : kGainLimit; }
-double weight_limit(bool on_device) { return on_device ? 1e-2 : kWeightLimit; }
-
 // Deterministic numbers, the same on every host.
 class Generator {
  public:
@@ -278,7 +274,7 @@ class LayerTest {
     for (int32_t head = 0; head < shape_.kv_heads; ++head) {
       const size_t first = static_cast<size_t>(head) * shape_.key_channels;
       record_("gains", distance(gains.data() + first, key_gains_.data() + first, static_cast<size_t>(shape_.key_channels)),
-              gain_limit(room_.on_device()));
+              kGainLimit);
     }
     key_gains_ = gains;
     moments_ = state;
@@ -353,7 +349,7 @@ class LayerTest {
       for (int32_t p = 0; p < dropped; ++p) {
         for (int32_t i = 0; i < width; ++i) result[static_cast<size_t>(p) * width + i] = f16_to_f32(block[p * row + i]);
       }
-      const double limit = weight_limit(room_.on_device());
+      const double limit = kWeightLimit;
       record_("fit", distance(result.data(), weight.data(), weight.size()), limit);
       record_("fit", distance(basis.offset + static_cast<int64_t>(head) * channels + width, offset.data(), offset.size()), limit);
     }
