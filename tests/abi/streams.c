@@ -29,6 +29,7 @@ int main(void) {
   think_batch batch = THINK_BATCH_INIT;
   think_budget_options budgets = THINK_BUDGET_OPTIONS_INIT;
   think_select_options choice = THINK_SELECT_OPTIONS_INIT;
+  think_evict_options eviction = THINK_EVICT_OPTIONS_INIT;
   numbers[0] = &number;
   launch.stream = stream;
 
@@ -45,6 +46,8 @@ int main(void) {
   REFUSES(think_compact(NULL, &segment, &segment, &batch, &launch, &error));
   REFUSES(think_prune(NULL, &number, &segment, &segment, &batch, NULL, &mask, &launch, &error));
   REFUSES(think_attend(NULL, &tensor, &batch, &segment, 1, NULL, &tensor, &number, &launch, &error));
+  REFUSES(think_evict(NULL, &tensor, &segment, &batch, &eviction, NULL, NULL, &kept, &kept, &launch, &error));
+  REFUSES(think_evict_move(NULL, &segment, &segment, &batch, &kept, 1, NULL, 0, &launch, &error));
   REFUSES(think_merge(NULL, &tensor, numbers, 1, &tensor, &number, &launch, &error));
   return failures != 0;
 }

@@ -136,7 +136,7 @@ TEST_F(DevicePlan, LoadsKernelsWhenItIsMade) {
   char json[8192];
   ASSERT_EQ(THINK_OK, think_plan_describe(plan, json, sizeof json, nullptr, &error));
   EXPECT_TRUE(std::strstr(json, "\"device\":\"cuda\"") && std::strstr(json, "\"isa\":\"sm_90\"")) << json;
-  EXPECT_TRUE(std::strstr(json, "\"score\":{\"kernel\":\"cuda\"") && std::strstr(json, "\"fit\":{\"kernel\":\"none\"")) << json;
+  EXPECT_TRUE(std::strstr(json, "\"score\":{\"kernel\":\"cuda\"") && std::strstr(json, "\"evict\":{\"kernel\":\"none\"")) << json;
 }
 
 TEST_F(DevicePlan, Score) {
