@@ -35,7 +35,7 @@ typedef struct think_problem {
 
 /**
  * think_attend() cuts a sequence's tokens by its own lengths and the shape alone, so that it has the same bits in every batch and on every device of one
- * kind. On a CUDA device that costs workspace and, with few or unequal sequences, time. The CPU does so always.
+ * kind. On a CUDA device that costs workspace and, with few or unequal sequences, time. The CPU does so always. @since 0.10
  */
 #define THINK_PROBLEM_BATCH_INVARIANT 1u
 

@@ -17,7 +17,7 @@ typedef int32_t think_dtype;
 #define THINK_F32 0x00012002
 #define THINK_F16 0x00011002
 #define THINK_BF16 0x00011004
-/** Stored forms of segments in tiles (think/segment.h), never of tensors: 8 or 4 bits, asymmetric. @since 0.9 */
+/** Stored forms of segments in tiles (think/segment.h), never of tensors: 8 or 4 bits, asymmetric. @since 0.10 */
 #define THINK_U8 0x00010801
 #define THINK_U4 0x00010401
 

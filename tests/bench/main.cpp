@@ -77,14 +77,21 @@ Json goals(const Json &result) {
     }
     if (all) rows.push_back({{"goal", goal}, {"wanted", wanted}, {"rows", all}, {"met", met}, {"least", least}});
   };
-  const auto one = [](const Json &row) { return row["threads"] == 1; };
-  const auto several = [](const Json &row) { return row["threads"] > 1; };
+  // Quantized forms have goals of their own: so far only how they compare with 16 bits.
+  const auto quantized = [](const Json &row) {
+    const std::string stored = row.value("formats", row.value("dtypes", ""));
+    return stored.find('u') != std::string::npos;
+  };
+  const auto one = [&](const Json &row) { return row["threads"] == 1 && !quantized(row); };
+  const auto several = [&](const Json &row) { return row["threads"] > 1 && !quantized(row); };
   count("attend, one thread: fraction_of_bound", "attend", "fraction_of_bound", 0.9, one);
   count("attend, all threads, where l2 rate >= 0.9 probe: fraction_of_probe", "attend", "fraction_of_probe", 0.8,
         [&](const Json &row) { return several(row) && row["l2_gb_per_s"].get<double>() >= 0.9 * row["probe_gb_per_s"].get<double>(); });
   count("attend, all threads, elsewhere: fraction_of_bound", "attend", "fraction_of_bound", 0.8,
         [&](const Json &row) { return several(row) && row["l2_gb_per_s"].get<double>() < 0.9 * row["probe_gb_per_s"].get<double>(); });
-  count("attend: speedup_over_byte_ratio", "attend", "speedup_over_byte_ratio", 0.95, [](const Json &) { return true; });
+  count("attend: speedup_over_byte_ratio", "attend", "speedup_over_byte_ratio", 0.95, [&](const Json &row) { return !quantized(row); });
+  count("attend, quantized: speedup_over_dense rows of 16 bits", "attend", "speedup_over_dense", 1, quantized);
+  count("compact, quantized: fraction_of_probe", "compact", "fraction_of_probe", 0.5, quantized);
   for (const char *section : {"score", "compact"}) {
     count((std::string(section) + ", one thread: fraction_of_probe").c_str(), section, "fraction_of_probe", 0.7, one);
     count((std::string(section) + ", all threads: fraction_of_probe").c_str(), section, "fraction_of_probe", 0.7, several);

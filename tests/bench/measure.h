@@ -156,7 +156,9 @@ inline Shape make_shape(int32_t kv_heads, int32_t group, int32_t channels, int64
 inline std::string shape_name(const Shape &shape) {
   return "D" + std::to_string(shape.key_channels) + " H" + std::to_string(shape.kv_heads) + " G" + std::to_string(shape.group);
 }
-inline const char *dtype_name(think_dtype dtype) { return dtype == THINK_F32 ? "f32" : dtype == THINK_F16 ? "f16" : "bf16"; }
+inline const char *dtype_name(think_dtype dtype) {
+  return dtype == THINK_F32 ? "f32" : dtype == THINK_F16 ? "f16" : dtype == THINK_BF16 ? "bf16" : dtype == THINK_U8 ? "u8" : "u4";
+}
 
 inline think_tensor make_tensor(void *data, think_dtype dtype, int64_t heads, int64_t tokens, int64_t channels) {
   think_tensor tensor = THINK_TENSOR_INIT;
