@@ -38,7 +38,7 @@ typedef struct think_evict_options {
   uint32_t struct_size; /* sizeof(think_evict_options) */
   uint32_t flags;       /* 0 */
   int32_t method;       /* THINK_EVICT_... */
-  int32_t budget;       /* rows that every head keeps, where no budgets are given; 0 keeps none */
+  int32_t budget;       /* rows that every head keeps: at least 1 where no budgets are given, which may be 0 */
   int32_t sinks;        /* first rows that are always kept: 0 = none (RECENT: 4), -1 = none */
   int32_t recent;       /* last rows that are always kept: 0 = the plan's window (TOVA: none), -1 = none. RECENT: must be 0, all that the sinks leave */
   int32_t pooling;      /* SNAPKV: THINK_POOL_...; elsewhere 0 */
@@ -62,8 +62,8 @@ THINK_API void think_evict_options_init(think_evict_options *options, uint32_t s
  * @param window_query  [slots][query_heads][rows <= window][key_channels], right-aligned: think_score_window(), or queries of the caller's choice
  *                      (pseudo-queries, a probe); TOVA uses the last row. NULL with RECENT (required) and H2O (scores are taken as they are)
  * @param source        all rows of the sequences, dense (THINK_ROWS, no basis); lengths may differ from head to head. THINK_SEGMENT_CAUSAL: the queries
- *                      belong to its last rows, and query i of n sees its first T - n + i + 1 rows; otherwise every query sees every row. value is not
- *                      read; key may be NULL where window_query is
+ *                      belong to its last rows, and query i of n sees its first T - n + i + 1 rows; otherwise every query sees every row. Of a sequence
+ *                      with fewer rows than there are queries only the last T queries count. value is not read; key may be NULL where window_query is
  * @param batch         count and slots (of window_query, score and source); NULL = one sequence in slot 0
  * @param options       method and budget
  * @param budget        int32 [batch][kv_heads], at least 0; NULL = options->budget for every head
@@ -83,6 +83,7 @@ THINK_API think_status think_evict(const think_plan *plan, const think_tensor *w
  *
  * In place: when both segments have the same key or value pointer, they must have the same dtypes, strides, offsets, pages and slots, and the
  * destination must not begin behind the source. Rows behind the kept ones then hold what they held. Otherwise the segments must not overlap.
+ * No page and no slot of the destination may belong to two sequences, of this batch or outside of it: rows that are shared are moved once for all.
  *
  * @param source        where the rows are, with its lengths
  * @param destination   where they go; its lengths are those of the lists

@@ -43,7 +43,8 @@ THINK_API think_status think_moments_size(const think_plan *plan, int32_t slots,
  *
  * @param window_query  [slots][query_heads][rows <= window][key_channels]: think_score_window(), or queries of the caller's choice
  * @param source        all rows of the sequences, dense (THINK_ROWS, no basis). THINK_SEGMENT_CAUSAL: the queries belong to its last rows, and query i of
- *                      n sees its first T - n + i + 1 rows; otherwise every query sees every row. value may be NULL: keys only
+ *                      n sees its first T - n + i + 1 rows; otherwise every query sees every row. Of a sequence with fewer rows than
+ *                      there are queries only the last T queries count. value may be NULL: keys only
  * @param batch         which slots; NULL = one sequence in slot 0
  * @param options       NULL = defaults
  * @param moments       device memory of think_moments_size(slots)

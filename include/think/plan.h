@@ -63,7 +63,11 @@ typedef struct think_launch {
 /** Check the contents of index, length and page arrays before they are used, which are trusted otherwise. For debugging, on the CPU only. */
 #define THINK_LAUNCH_CHECK 1u
 
-/** The size of a call, for think_workspace_size(). */
+/**
+ * The size of a call, for think_workspace_size(). On a CUDA plan lengths are not read by the host, which takes them for as large as they can be: `queries`
+ * and the new tokens of the score are then the rows of the tensors (packed rows: all of them together), up to max_queries, and `tokens` the room that the
+ * segments tell (pages_stride * page_tokens, or page_tokens), up to max_tokens. Ask for as much.
+ */
 typedef struct think_extent {
   uint32_t struct_size; /* sizeof(think_extent) */
   uint32_t flags;       /* 0 */

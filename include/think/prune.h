@@ -46,8 +46,8 @@ typedef struct think_prune_result {
   int64_t key_total;         /* key channels that the heads keep together; kv_heads * key_channels = the keys stay dense */
   int64_t value_total;       /* the same for values */
   int64_t dense_bytes;       /* of the moved rows before */
-  int64_t key_bytes;         /* of the moved keys after, as stored */
-  int64_t value_bytes;       /* of the moved values after, as stored */
+  int64_t key_bytes;         /* of the moved keys after, as stored; adaptive and quantized: at most */
+  int64_t value_bytes;       /* of the moved values after, as stored; adaptive and quantized: at most */
   int64_t key_basis_bytes;   /* of the basis, as think_basis_size() lays it out; 0 where the side stays dense */
   int64_t value_basis_bytes;
 } think_prune_result;

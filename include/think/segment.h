@@ -103,7 +103,7 @@ THINK_API void think_layout_info_init(think_layout_info *info, uint32_t struct_s
 
 /**
  * Bytes of a page (or of a contiguous slot with room for page_tokens rows) whose heads keep total_key and total_value channels together. Of quantized sides
- * the most that it can be, however the heads share the channels; exact where that makes no difference.
+ * at least the most that it can be, however the heads share the channels; exact where that makes no difference.
  * @param format       NULL = THINK_FORMAT_INIT
  * @param page_tokens  a multiple of 32
  * @param total_key    kept key channels of all KV heads together, at most kv_heads * key_channels; kv_heads * key_channels is dense

@@ -179,7 +179,9 @@ int32_t attend(const Arguments &a, const Extent &extent, void *workspace, void *
   g.most_queries = extent.queries;
   g.invariant = shape.batch_invariant;
   const think_dtype dtype = a.segments[0].value_dtype;
-  g.residue = dtype == THINK_BF16 && extent.queries * int64_t{shape.group} * 2 <= kColumns;
+  // How q_eff is rounded must not depend on the rest of the batch either.
+  const int64_t most_queries = shape.batch_invariant ? shape.max_queries : extent.queries;
+  g.residue = dtype == THINK_BF16 && most_queries * shape.group * 2 <= kColumns;
 
   int32_t order[THINK_MAX_SEGMENTS];
   int8_t run[THINK_MAX_SEGMENTS];

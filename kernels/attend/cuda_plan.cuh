@@ -130,6 +130,13 @@ uint32_t prepare_shared_bytes(int32_t key_channels) {
   return carver.bytes() > other.bytes() ? carver.bytes() : other.bytes();
 }
 
+// f16 ends at 65504: beyond it a folded query would be infinite, and its product with a zero NaN. A NaN stays.
+template <class T>
+THINK_DEVICE float representable(float x) {
+  if constexpr (IsF16<T>::value) return x > 65504.0f ? 65504.0f : x < -65504.0f ? -65504.0f : x;
+  return x;
+}
+
 // q_eff = q_I + W^T q_P of 8 columns in f32, rounded once. Grid: (key bases x column groups + 1 for the plan, KV heads, sequences).
 template <class T>
 __global__ void __launch_bounds__(kPrepareThreads) attend_prepare(const __grid_constant__ Prepare p) {
@@ -197,7 +204,7 @@ __global__ void __launch_bounds__(kPrepareThreads) attend_prepare(const __grid_c
     const int32_t in_step = pair % 8;
     uint32_t *to = folded + pair / 8 * 64 + in_step % 4 * 2 + in_step / 4;
 #pragma unroll
-    for (int32_t c = 0; c < kColumns; ++c) store_global(to + c * 8, pack<T>(sum[0][c], sum[1][c]));
+    for (int32_t c = 0; c < kColumns; ++c) store_global(to + c * 8, pack<T>(representable<T>(sum[0][c]), representable<T>(sum[1][c])));
   }
 
   for (int32_t column = warp_index(); column < kColumns; column += kPrepareThreads / 32) {

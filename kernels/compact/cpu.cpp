@@ -193,11 +193,27 @@ void quantize_tile(const Kernels &kernels, const Run &run, const Block &block, b
   kernels.encode({staging.rows, stride, staging.tile, channels, block.count, block.source_dtype, run.destination.dtype, keys, block.destination});
 }
 
-void move_tile(const Kernels &kernels, const Run &run, int64_t tile, Block &whole_block, Staging &staging) {
-  const int64_t first = tile * kTileTokens, left = run.count - first, count = left < kTileTokens ? left : kTileTokens;
+void store_tile(const Kernels &kernels, const Run &run, int64_t first, int64_t count, Block &block, bool from_rows) {
+  if (run.destination.layout == THINK_TILES) {
+    block.count = static_cast<int32_t>(count);
+    block.destination = row_address(run.destination, run.destination_first + first);
+    from_rows ? kernels.rows_to_tile(block) : kernels.tile_to_tile(block);
+    return;
+  }
+  for_each_piece(run.destination, run.destination_first + first, count, [&](int64_t done, int32_t piece, char *destination) {
+    Block part = block;
+    part.count = piece;
+    part.destination = destination;
+    part.rows = block.rows + done;
+    part.known = block.known - static_cast<int32_t>(done);
+    part.first = static_cast<int32_t>(done);
+    from_rows ? kernels.rows_to_rows(part) : kernels.tile_to_rows(part);
+  });
+}
+
+// Apart, because its 100 KiB of stack are nothing that a move of plain numbers should need.
+[[gnu::noinline]] void move_quantized_tile(const Kernels &kernels, const Run &run, int64_t first, int64_t count, Block &block) {
   bool from_rows = run.source.layout == THINK_ROWS;
-  Block block = whole_block;
-  if (!from_rows) block.tile = row_address(run.source, run.source_first + first);
   const char *decoded_rows[kTileTokens];
   alignas(64) float decoded[kTileTokens * kMaxChannels];
   if (is_quantized(run.source.dtype)) {
@@ -219,27 +235,20 @@ void move_tile(const Kernels &kernels, const Run &run, int64_t tile, Block &whol
       from_rows = true;
     }
   }
-  if (is_quantized(run.destination.dtype)) {
-    block.count = static_cast<int32_t>(count);
-    block.destination = row_address(run.destination, run.destination_first + first);
-    quantize_tile(kernels, run, block, from_rows, run.keys, staging);
-    return;
-  }
-  if (run.destination.layout == THINK_TILES) {
-    block.count = static_cast<int32_t>(count);
-    block.destination = row_address(run.destination, run.destination_first + first);
-    from_rows ? kernels.rows_to_tile(block) : kernels.tile_to_tile(block);
-    return;
-  }
-  for_each_piece(run.destination, run.destination_first + first, count, [&](int64_t done, int32_t piece, char *destination) {
-    Block part = block;
-    part.count = piece;
-    part.destination = destination;
-    part.rows = block.rows + done;
-    part.known = block.known - static_cast<int32_t>(done);
-    part.first = static_cast<int32_t>(done);
-    from_rows ? kernels.rows_to_rows(part) : kernels.tile_to_rows(part);
-  });
+  if (!is_quantized(run.destination.dtype)) return store_tile(kernels, run, first, count, block, from_rows);
+  block.count = static_cast<int32_t>(count);
+  block.destination = row_address(run.destination, run.destination_first + first);
+  Staging staging;
+  quantize_tile(kernels, run, block, from_rows, run.keys, staging);
+}
+
+void move_tile(const Kernels &kernels, const Run &run, int64_t tile, const Block &whole_block) {
+  const int64_t first = tile * kTileTokens, left = run.count - first, count = left < kTileTokens ? left : kTileTokens;
+  const bool from_rows = run.source.layout == THINK_ROWS;
+  Block block = whole_block;
+  if (!from_rows) block.tile = row_address(run.source, run.source_first + first);
+  if (is_quantized(run.source.dtype) || is_quantized(run.destination.dtype)) return move_quantized_tile(kernels, run, first, count, block);
+  store_tile(kernels, run, first, count, block, from_rows);
 }
 
 void move_tiles(const Kernels &kernels, const Bundle &bundle, int64_t begin, int64_t end, bool stream) {
@@ -254,7 +263,6 @@ void move_tiles(const Kernels &kernels, const Bundle &bundle, int64_t begin, int
     row_addresses(lead.source, lead.source_first + first, count, addresses);
     for (int64_t t = count; t < kTileTokens; ++t) addresses[t] = zero_row;
   };
-  Staging staging;
   Block block{};
   block.stream = stream;
   block.source_dtype = lead.source.dtype;
@@ -282,7 +290,7 @@ void move_tiles(const Kernels &kernels, const Bundle &bundle, int64_t begin, int
       const int32_t from = kTileTokens * h / bundle.heads, to = kTileTokens * (h + 1) / bundle.heads;
       block.next = rows + kTileTokens + from;
       block.next_count = from_rows && !last && (whole > 1 || bundle.heads == 1) ? to - from : 0;
-      move_tile(kernels, bundle.run[h], tile, block, staging);
+      move_tile(kernels, bundle.run[h], tile, block);
     }
   }
 }

@@ -24,7 +24,7 @@ uint32_t key_of(float score) {
 void pool(const Choice &choice, int64_t begin, int64_t end, float *pooled) {
   const int64_t reach = choice.kernel / 2;
   for (int64_t t = begin; t < end; ++t) {
-    const int64_t from = std::max<int64_t>(t - reach, 0), to = std::min(t + reach + 1, end);
+    const int64_t from = std::max(t - reach, begin), to = std::min(t + reach + 1, end);
     if (choice.pooling == THINK_POOL_MEAN) {
       double sum = 0;  // what lies outside counts as zero, so the divisor is the same everywhere
       for (int64_t near = from; near < to; ++near) sum += ranked(choice.score[near]);

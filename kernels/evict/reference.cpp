@@ -22,7 +22,7 @@ int32_t choose(const Choice &choice, int32_t *kept) {
     for (int64_t t = first; t < end && choice.score; ++t) {
       double largest = -INFINITY, sum = 0;
       for (int64_t near = t - reach; near <= t + reach; ++near) {
-        if (near < 0 || near >= end) continue;
+        if (near < first || near >= end) continue;
         const double value = std::isnan(choice.score[near]) ? INFINITY : choice.score[near];
         largest = std::max(largest, value);
         sum += value;

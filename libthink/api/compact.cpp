@@ -66,7 +66,7 @@ think_status think_compact(const think_plan *plan, const think_segment *source, 
         return status;
       }
     }
-    if (const think_status status = check_source_room(source_argument, from.segment, to.segment, shape, arguments.batch)) return status;
+    if (const think_status status = check_source_room(source_argument, from.segment, to.segment, shape, arguments.batch, call.check)) return status;
     if (to.longest == 0) return THINK_OK;
     arguments.source = from.segment;
     arguments.destination = to.segment;

@@ -50,15 +50,16 @@ think_status read_evict_options(const Argument &argument, const think_evict_opti
 
 // Budgets of the caller's, and room for the lists that follow from them.
 think_status check_budgets(const Argument &argument, const Argument &options_argument, const EvictCall &call) {
-  for (int32_t at = 0; at < call.batch.count * call.shape.kv_heads; ++at) {
+  for (int64_t at = 0; at < int64_t{call.batch.count} * call.shape.kv_heads; ++at) {
+    const int32_t sequence = static_cast<int32_t>(at / call.shape.kv_heads), head = static_cast<int32_t>(at % call.shape.kv_heads);
     const int64_t budget = call.budgets ? call.budgets[at] : call.budget;
     if (budget < 0) {
-      return wrong({argument.error, argument.position, Text("budget[%d]", at).text}, "", "expected at least 0, got %lld", static_cast<Long>(budget));
+      return wrong({argument.error, argument.position, Text("budget[%lld]", static_cast<Long>(at)).text}, "", "expected at least 0, got %lld", static_cast<Long>(budget));
     }
-    const int64_t tokens = run_length(call.source, at / call.shape.kv_heads, at % call.shape.kv_heads), rows = tokens < budget ? tokens : budget;
+    const int64_t tokens = run_length(call.source, sequence, head), rows = tokens < budget ? tokens : budget;
     if (rows > call.kept_stride) {
       return wrong(options_argument, "kept_stride", "expected at least %lld rows (sequence %d, head %d), got %lld", static_cast<Long>(rows),
-                   at / call.shape.kv_heads, at % call.shape.kv_heads, static_cast<Long>(call.kept_stride));
+                   sequence, head, static_cast<Long>(call.kept_stride));
     }
   }
   return THINK_OK;
@@ -98,8 +99,8 @@ think_status check_move_side(const Argument &source_argument, const Argument &de
 // The lists say what is read: each one, and whether the rows go forward when they move in place.
 think_status check_lists(const Argument &argument, const Argument &destination_argument, const evict::Move &move) {
   const bool in_place = evict::same_memory(move);
-  for (int32_t at = 0; at < move.batch.count * move.shape.kv_heads; ++at) {
-    const int32_t sequence = at / move.shape.kv_heads, head = at % move.shape.kv_heads;
+  for (int64_t at = 0; at < int64_t{move.batch.count} * move.shape.kv_heads; ++at) {
+    const int32_t sequence = static_cast<int32_t>(at / move.shape.kv_heads), head = static_cast<int32_t>(at % move.shape.kv_heads);
     const int64_t length = run_length(move.destination, sequence, head), tokens = run_length(move.source, sequence, head);
     if (in_place && length > 0 && run_first(move.destination, sequence, head) > run_first(move.source, sequence, head)) {
       return wrong(destination_argument, "first", "expected at most %lld in sequence %d, as rows move in place, got %lld",
@@ -183,6 +184,7 @@ think_status think_evict(const think_plan *plan, const think_tensor *window_quer
     call.source = copy.segment;
     if (const think_status status = check_optional({error, 6, "budget"}, budget)) return status;
     call.budgets = budget;
+    if (!budget && call.budget == 0) return wrong(options_argument, "budget", "expected at least 1 where the argument budget is NULL, got 0");
     if (const think_status status = check_budgets({error, 6, "budget"}, options_argument, call)) return status;
     if (given.method == THINK_EVICT_H2O && !score) return null_pointer(score_argument);
     if (recent_only && score) return wrong(score_argument, "", "expected NULL (sinks and recent rows have no scores), got a pointer");
@@ -225,6 +227,9 @@ think_status think_evict_move(const think_plan *plan, const think_segment *sourc
     const SegmentRule source_rule{true, true, false, false, true, false}, destination_rule{true, true, false, false, true, true};
     if (const think_status status = read_segment(source_argument, source, 0, shape, move.batch, source_rule, run.check, from)) return status;
     if (const think_status status = read_segment(destination_argument, destination, 0, shape, move.batch, destination_rule, run.check, to)) return status;
+    if (run.check && !to.segment.pages && !to.segment.slot) {
+      if (const think_status status = check_slots(batch_argument, move.batch, shape, INT32_MAX, "a slot", true)) return status;
+    }
     for (const int32_t side : {THINK_KEYS, THINK_VALUES}) {
       if (const think_status status = check_move_side(source_argument, destination_argument, from.segment, to.segment, side, to.longest > 0)) return status;
     }

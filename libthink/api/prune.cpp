@@ -155,7 +155,8 @@ think_status think_prune(const think_plan *plan, const void *score_state, const 
     if (target.key_head_offset || target.value_head_offset) {
       if (const think_status status = check_place(destination_argument, target, shape)) return status;
     }
-    if (const think_status status = check_prune_room(destination_argument, from.segment, target, shape, call.options.sinks, call.options.recent, call.batch)) {
+    if (const think_status status = check_prune_room(destination_argument, from.segment, target, shape, call.options.sinks, call.options.recent, call.batch,
+                                                           launched.check)) {
       return status;
     }
     if (const think_status status = check_prune_state(error, shape, score_state, from.segment, call.batch)) return status;

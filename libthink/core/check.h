@@ -65,12 +65,12 @@ think_status read_segment(const Argument &argument, const think_segment *array, 
                           const SegmentRule &rule, bool check, SegmentCopy &copy);
 // What think_segment_place() needs besides: rows of a page or slot, and the element size of the sides whose offsets it writes.
 think_status check_place(const Argument &argument, const think_segment &segment, const Shape &shape);
-// Does the source of think_compact() have the rows that the destination asks for, as far as it tells its room?
+// Does the source of think_compact() have the rows that the destination asks for, as far as it tells its room? `check`: look at pages and head offsets too.
 think_status check_source_room(const Argument &argument, const think_segment &source, const think_segment &destination, const Shape &shape,
-                               const Batch &batch);
+                               const Batch &batch, bool check);
 // Has the destination of think_prune() room for the rows that move?
 think_status check_prune_room(const Argument &argument, const think_segment &source, const think_segment &destination, const Shape &shape, int32_t sinks,
-                              int32_t recent, const Batch &batch);
+                              int32_t recent, const Batch &batch, bool check);
 // Has a basis that is going to be fitted room for the weights of any widths?
 think_status check_weight_room(const Argument &argument, const think_basis &basis, const Shape &shape);
 

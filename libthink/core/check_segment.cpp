@@ -115,7 +115,16 @@ think_status check_reach(const Argument &argument, const SideFields &fields, con
 }
 
 // Contents that are trusted unless the caller asks: page numbers and head offsets.
-think_status check_tables(const Argument &argument, const think_segment &segment, const Shape &shape, const Batch &batch) {
+think_status check_pages(const Argument &argument, const think_segment &segment, int32_t sequence, int64_t first, int64_t rows) {
+  if (!segment.pages || rows <= 0) return THINK_OK;
+  for (int64_t page = first / segment.page_tokens; page * segment.page_tokens < first + rows; ++page) {
+    const int64_t at = sequence * segment.pages_stride + page;
+    if (segment.pages[at] < 0) return wrong(argument, Text("pages[%lld]", static_cast<Long>(at)).text, "expected at least 0, got %d", segment.pages[at]);
+  }
+  return THINK_OK;
+}
+
+think_status check_head_offsets(const Argument &argument, const think_segment &segment, const Shape &shape, const Batch &batch) {
   for (int32_t sequence = 0; sequence < batch.count; ++sequence) {
     const int32_t slot = slot_of(segment, batch, sequence);
     for (int32_t head = 0; head < shape.kv_heads; ++head) {
@@ -130,13 +139,17 @@ think_status check_tables(const Argument &argument, const think_segment &segment
                        "expected a multiple of %lld, at least 0, got %lld", static_cast<Long>(unit), static_cast<Long>(offsets[at]));
         }
       }
-      if (!segment.pages || !segment.lengths) continue;
-      const int64_t first = run_first(segment, sequence, head), end = first + run_length(segment, sequence, head);
-      for (int64_t page = first / segment.page_tokens; page * segment.page_tokens < end; ++page) {
-        const int64_t at = sequence * segment.pages_stride + page;
-        if (segment.pages[at] < 0) {
-          return wrong(argument, Text("pages[%lld]", static_cast<Long>(at)).text, "expected at least 0, got %d", segment.pages[at]);
-        }
+    }
+  }
+  return THINK_OK;
+}
+
+think_status check_tables(const Argument &argument, const think_segment &segment, const Shape &shape, const Batch &batch) {
+  if (const think_status status = check_head_offsets(argument, segment, shape, batch)) return status;
+  for (int32_t sequence = 0; sequence < batch.count; ++sequence) {
+    for (int32_t head = 0; head < shape.kv_heads && segment.lengths; ++head) {
+      if (const think_status status = check_pages(argument, segment, sequence, run_first(segment, sequence, head), run_length(segment, sequence, head))) {
+        return status;
       }
     }
   }
@@ -307,8 +320,11 @@ think_status check_place(const Argument &argument, const think_segment &segment,
 }
 
 think_status check_source_room(const Argument &argument, const think_segment &source, const think_segment &destination, const Shape &shape,
-                               const Batch &batch) {
+                               const Batch &batch, bool check) {
   if (shape.on_device) return THINK_OK;
+  if (check) {
+    if (const think_status status = check_head_offsets(argument, source, shape, batch)) return status;
+  }
   const int64_t room = room_of(source);
   const int32_t heads = source.lengths_stride[1] || destination.lengths_stride[1] ? shape.kv_heads : 1;
   const bool tiles = in_tiles(source);
@@ -323,13 +339,15 @@ think_status check_source_room(const Argument &argument, const think_segment &so
         return wrong(argument, source.pages ? "pages_stride" : "page_tokens", "expected room for %lld rows behind row %lld of sequence %d, got %lld rows",
                      static_cast<Long>(length), static_cast<Long>(first), sequence, static_cast<Long>(room));
       }
+      if (!check) continue;
+      if (const think_status status = check_pages(argument, source, sequence, first, length)) return status;
     }
   }
   return THINK_OK;
 }
 
 think_status check_prune_room(const Argument &argument, const think_segment &source, const think_segment &destination, const Shape &shape, int32_t sinks,
-                              int32_t recent, const Batch &batch) {
+                              int32_t recent, const Batch &batch, bool check) {
   if (shape.on_device) return THINK_OK;
   const int64_t room = room_of(destination);
   const bool tiles = in_tiles(destination);
@@ -349,6 +367,8 @@ think_status check_prune_room(const Argument &argument, const think_segment &sou
                    "expected room for %lld rows behind row %lld of sequence %d, got %lld rows", static_cast<Long>(rows), static_cast<Long>(first), sequence,
                    static_cast<Long>(room));
     }
+    if (!check) continue;
+    if (const think_status status = check_pages(argument, destination, sequence, first, rows)) return status;
   }
   return THINK_OK;
 }

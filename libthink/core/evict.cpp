@@ -36,9 +36,9 @@ void evict_rows(const EvictCall &call, int64_t longest, void *workspace) {
   Scratch scratch{};
   if (workspace) carve(carver, shape, call.batch.count, longest, scratch);
   const moments::MassArguments mass{shape, call.window_query, call.source, call.batch};
-  const int32_t heads = call.batch.count * shape.kv_heads;
-  for (int32_t from = 0; from < heads; from += moments::kMassWave) {
-    const int32_t count = std::min(moments::kMassWave, heads - from);
+  const int64_t heads = int64_t{call.batch.count} * shape.kv_heads;
+  for (int64_t from = 0; from < heads; from += moments::kMassWave) {
+    const int32_t count = static_cast<int32_t>(std::min<int64_t>(moments::kMassWave, heads - from));
     if (call.measure) moments::attention_mass(call.isa, mass, from, count, scratch.mass, longest, scratch.stage, call.parallel);
     parallel_for(call.parallel, count, [&](int64_t i) {
       const int64_t at = from + i;

@@ -96,6 +96,13 @@ std::vector<Case> option_cases() {
   return cases;
 }
 
+void negative_pages(think_segment &segment) {
+  static const int32_t pages[8] = {-1, -1, -1, -1, -1, -1, -1, -1};
+  segment.pages = pages;
+  segment.pages_stride = 4;
+  segment.page_tokens = 32;
+}
+
 std::vector<Case> relation_cases() {
   std::vector<Case> cases = {
       number("think_score_window", "slots", 0),
@@ -268,6 +275,31 @@ std::vector<Case> relation_cases() {
        "fewer rows than asked for",
        [](World &w, Values &) { w.source->page_tokens = 32; },
        {"source->page_tokens", "64", "32"}},
+      {"think_compact",
+       "source",
+       "page negative",
+       [](World &w, Values &) {
+         negative_pages(*w.source);
+         w.launch->flags = THINK_LAUNCH_CHECK;
+       },
+       {"source->pages[", "-1"}},
+      {"think_compact",
+       "source",
+       "head offset negative",
+       [](World &w, Values &) {
+         static int64_t offsets[16] = {-16, -16, -16, -16, -16, -16, -16, -16, -16, -16, -16, -16, -16, -16, -16, -16};
+         w.source->key_head_offset = offsets;
+         w.launch->flags = THINK_LAUNCH_CHECK;
+       },
+       {"source->key_head_offset[", "-16"}},
+      {"think_prune",
+       "destination",
+       "page negative",
+       [](World &w, Values &) {
+         negative_pages(*w.destination);
+         w.launch->flags = THINK_LAUNCH_CHECK;
+       },
+       {"destination->pages[", "-1"}},
       {"think_prune", "source", "no keys", [](World &w, Values &) { w.source->key = nullptr; }, {"source->key", "NULL"}},
       {"think_prune", "source", "no values", [](World &w, Values &) { w.source->value = nullptr; }, {"source->value", "NULL"}},
       {"think_prune", "destination", "no keys", [](World &w, Values &) { w.destination->key = nullptr; }, {"destination->key", "NULL"}},
