@@ -173,7 +173,7 @@ __global__ void __launch_bounds__(kPrepareThreads) attend_prepare(const __grid_c
   sync_block();
 
   const int64_t place = int64_t{unit_index(g, unit)} * g.bases + which;
-  const F16 *weight = reinterpret_cast<const F16 *>(static_cast<const char *>(basis.weight) + block);
+  const F16 *weight = block < 0 ? nullptr : reinterpret_cast<const F16 *>(static_cast<const char *>(basis.weight) + block);
   uint32_t *folded = p.folded + place * steps_of(channels) * 64;
   for (int32_t pair = thread_index(); pair < steps * kStep / 2; pair += kPrepareThreads) {
     float sum[2][kColumns] = {};
