@@ -4,6 +4,7 @@
 #include <pthread.h>
 #include <sys/stat.h>
 
+#include <atomic>
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
@@ -21,8 +22,29 @@ constexpr int kNoDevice = 100;  // CUDA_ERROR_NO_DEVICE
 
 // All contexts of the process share one backend and one driver, which stay loaded as every CUDA program keeps them.
 std::mutex search_lock;
+std::atomic<pthread_t> searcher{};  // who holds it
 const Backend *loaded = nullptr;
 void *driver = nullptr;
+
+// A fork waits for a search in another thread, so that the child finds the lock open. The driver itself forks when it has to load its kernel module: then
+// the thread that forks is the one that searches. Registered before anybody can search: a child may be forked in the middle of the first one.
+bool forks_in_a_search() { return ::pthread_equal(searcher.load(std::memory_order_relaxed), ::pthread_self()); }
+void before_fork() {
+  if (!forks_in_a_search()) search_lock.lock();
+}
+void after_fork() {
+  if (!forks_in_a_search()) search_lock.unlock();
+}
+const int registered = ::pthread_atfork(before_fork, after_fork, after_fork);
+
+class Searching {
+ public:
+  Searching() : hold_(search_lock) { searcher.store(::pthread_self(), std::memory_order_relaxed); }
+  ~Searching() { searcher.store({}, std::memory_order_relaxed); }
+
+ private:
+  std::lock_guard<std::mutex> hold_;
+};
 
 using Path = char[4096];
 
@@ -108,10 +130,8 @@ Search ask_driver(const Backend &backend) {
 }  // namespace
 
 Search find_backend() {
-  // A fork waits for a search in another thread, so that the child finds the lock open.
-  static const int registered = ::pthread_atfork([] { search_lock.lock(); }, [] { search_lock.unlock(); }, [] { search_lock.unlock(); });
   if (registered != 0) return missing(registered, "no memory for a fork handler");
-  const std::lock_guard<std::mutex> hold(search_lock);
+  const Searching searching;
   if (loaded) return ask_driver(*loaded);
   Path path;
   if (!library_path(path)) return missing(0, "the folder of libthink or %s is longer than a path may be", kPathVariable);

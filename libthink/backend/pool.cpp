@@ -17,7 +17,6 @@ constexpr int32_t kMostCores = 1024;
 
 // Starting and joining workers is serialised for all contexts, so that fork() can wait for it.
 std::mutex life_cycle;
-bool fork_handlers = false;
 std::atomic<uint32_t> fork_generation{0};
 
 void before_fork() { life_cycle.lock(); }
@@ -26,6 +25,8 @@ void after_fork_in_child() {
   fork_generation.fetch_add(1, std::memory_order_relaxed);
   life_cycle.unlock();
 }
+// As the library is loaded: a child may be forked while another thread starts the first workers.
+const int fork_handlers = pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
 
 inline void relax() {
 #if defined(__x86_64__)
@@ -67,10 +68,7 @@ void Pool::release() {
 }
 
 bool Pool::start() {
-  if (!fork_handlers) {
-    if (pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child) != 0) return false;
-    fork_handlers = true;
-  }
+  if (fork_handlers != 0) return false;
   busy_.store(false);
   stop_.store(false);
   epoch_.store(0);

@@ -153,6 +153,16 @@ TEST(Reason, AForkDuringASearchIsHarmless) {
   EXPECT_EXIT(fork_while_searching(), testing::ExitedWithCode(0), "");
 }
 
+TEST(Reason, ADriverMayForkWhileItStarts) {
+  EXPECT_NO_DEVICE(
+      {
+        alarm(20);
+        use_driver("driver_that_forks");
+        use_backend(library("backend"));
+      },
+      "no CUDA device: the NVIDIA driver finds none");
+}
+
 TEST(Reason, NotALibrary) {
   EXPECT_NO_DEVICE(use_backend("/proc/self/status"), "could not be loaded: .*; status 2");
   EXPECT_NO_DEVICE(use_backend(library("other_library")), "stand_in_other_library.so is not a backend of libthink: it has no think_cuda_backend; status 2");

@@ -9,6 +9,11 @@
 #define STAND_IN_DEVICES 0
 #endif
 
+#ifdef STAND_IN_FORKS
+#include <sys/wait.h>
+#include <unistd.h>
+#endif
+
 #define EXPORT __attribute__((visibility("default")))
 
 #ifndef STAND_IN_EMPTY
@@ -20,6 +25,13 @@ EXPORT int cuDriverGetVersion(int *version) {
 EXPORT int stand_in_starts = -1;
 EXPORT int cuInit(unsigned flags) {
   (void)flags;
+#ifdef STAND_IN_FORKS /* as the real one does to load its kernel module */
+  {
+    const pid_t child = fork();
+    if (child == 0) _exit(0);
+    waitpid(child, 0, 0);
+  }
+#endif
   if (stand_in_starts == 0) return 100;
   if (stand_in_starts > 0) --stand_in_starts;
   return STAND_IN_START;
