@@ -1,9 +1,9 @@
 # One translation unit per stage and instruction set: kernels/<stage>/cpu_<isa>.cpp. The flags are per file, so nothing else is built for a newer
-# processor than the baseline. Kernels are optimised in every build type but Debug.
-set(THINK_KERNEL_FLAGS -fno-math-errno -fno-trapping-math)
-if(NOT CMAKE_BUILD_TYPE STREQUAL "Debug")
-  list(APPEND THINK_KERNEL_FLAGS -O3)
+# processor than the baseline. Kernels are optimised in every build type but Debug and the sanitizers'.
+if(NOT CMAKE_BUILD_TYPE STREQUAL "Debug" AND NOT THINK_SANITIZE)
+  set(THINK_OPTIMIZED -O3)
 endif()
+set(THINK_KERNEL_FLAGS -fno-math-errno -fno-trapping-math ${THINK_OPTIMIZED})
 
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64)$")
   set(THINK_ISAS portable avx2 avx512 avx512bf16)
