@@ -243,8 +243,20 @@ void fetch_basis(const Call &call, const think_basis *basis, int32_t channels, i
   prefetch_far(of_head.weight, of_head.dropped * of_head.weight_stride);
 }
 
-// The run of a segment as a pair of streams, and the one that this thread will most likely read after it.
-void streams(const Call &call, const Group &group, int32_t segment, Stream (&key)[2], Stream (&value)[2]) {
+// The run that a thread will most likely read after this one.
+struct Next {
+  const think_segment *segment = nullptr;  // NULL = there is none
+  int32_t slot = 0, head = 0;
+};
+
+void fetch_bases(const Call &call, const Next &next) {
+  if (!next.segment) return;
+  fetch_basis(call, next.segment->key_basis, call.a.shape.key_channels, next.slot, next.head);
+  fetch_basis(call, next.segment->value_basis, call.a.shape.value_channels, next.slot, next.head);
+}
+
+// The run of a segment as a pair of streams, and the next one.
+Next streams(const Call &call, const Group &group, int32_t segment, Stream (&key)[2], Stream (&value)[2]) {
   const Arguments &a = call.a;
   key[0] = {side_view(a.segments[segment], Side::keys, a.shape, a.batch, group.sequence, group.head), group.run[segment]};
   value[0] = {side_view(a.segments[segment], Side::values, a.shape, a.batch, group.sequence, group.head), group.run[segment]};
@@ -255,18 +267,17 @@ void streams(const Call &call, const Group &group, int32_t segment, Stream (&key
       next = 0;
       if (++head == a.shape.kv_heads) {
         head = 0;
-        if (++sequence == a.batch.count) return;
+        if (++sequence == a.batch.count) return {};
       }
     }
     const Run run = {run_first(a.segments[next], sequence, head), run_length(a.segments[next], sequence, head)};
     if (run.length > 0) {
       key[1] = {side_view(a.segments[next], Side::keys, a.shape, a.batch, sequence, head), run};
       value[1] = {side_view(a.segments[next], Side::values, a.shape, a.batch, sequence, head), run};
-      fetch_basis(call, a.segments[next].key_basis, a.shape.key_channels, key[1].view.slot, head);
-      fetch_basis(call, a.segments[next].value_basis, a.shape.value_channels, value[1].view.slot, head);
-      return;
+      return {&a.segments[next], key[1].view.slot, head};
     }
   }
+  return {};
 }
 
 // ---- a group that is one item ---------------------------------------------------------------------------------------------------------------------
@@ -302,7 +313,7 @@ void attend_whole(const Call &call, const Group &group, Worker &w) {
     if (group.run[s].length == 0) continue;
     if (open >= 0 && !same_value_basis(call, group.sequence, open, s)) flush();
     open = s;
-    streams(call, group, s, key, value);
+    fetch_bases(call, streams(call, group, s, key, value));
     attend_tokens(call, group, s, key, value, 0, group.run[s].length, w);
   }
   if (open >= 0) flush();
@@ -360,13 +371,15 @@ void reduce(const Call &call, const Group &group, const float *partials) {
 void attend_items(const Call &call, const Group &group, int64_t position, int64_t low, int64_t high, float *partials, int32_t *counter, Worker &w) {
   int32_t item = 0, done = 0;
   Stream key[2], value[2];
+  Next next;
   for (int32_t s = 0; s < call.a.segment_count; ++s) {
     int32_t prepared = -1;
     for (int64_t begin = 0; begin < group.run[s].length; begin += group.item_tokens, ++item) {
       const int64_t end = std::min(begin + group.item_tokens, group.run[s].length);
       if (position >= low && position < high) {
-        if (prepared != s) streams(call, group, s, key, value);
+        if (prepared != s) next = streams(call, group, s, key, value);
         prepared = s;
+        if (end == group.run[s].length) fetch_bases(call, next);
         clear(call, group, w);
         attend_tokens(call, group, s, key, value, begin, end, w);
         store_partial(call, group, w, partials + item * partial_floats(call.a.shape, group.columns));

@@ -105,12 +105,6 @@ THINK_DEVICE LanePlace lane_place(int32_t steps, int32_t row, int32_t half) {
   return {row * place.chunks, 16 * place.chunks, half, row >> place.shift & place.mask};
 }
 
-THINK_DEVICE const char *shuffle_pointer(const char *pointer, int32_t lane) {
-  const uint64_t bits = reinterpret_cast<uint64_t>(pointer);
-  const uint32_t low = shuffle(static_cast<uint32_t>(bits), lane), high = shuffle(static_cast<uint32_t>(bits >> 32), lane);
-  return reinterpret_cast<const char *>(static_cast<uint64_t>(high) << 32 | low);
-}
-
 // `rows` rows from `first` on; what is missing of rows and channels becomes zero. Rows off the 16 bytes go through registers.
 THINK_DEVICE void fetch_rows(Shared<Words4> to, const device::View &view, int32_t first, int32_t rows) {
   const int32_t lane = lane_index(), steps = steps_of(view.channels), chunks = steps * 2;
@@ -120,7 +114,7 @@ THINK_DEVICE void fetch_rows(Shared<Words4> to, const device::View &view, int32_
   const int32_t rows_on = 32 / chunks, chunks_on = 32 - rows_on * chunks;
 #pragma unroll 1
   for (int32_t i = 0; i < chunks; ++i) {
-    const char *from = shuffle_pointer(own, row) + chunk * 16;
+    const char *from = device::shuffle_pointer(own, row) + chunk * 16;
     const int32_t numbers = row < rows ? view.channels - chunk * 8 : 0;
     const Shared<Words4> at = to + place(row, chunk);
     if (numbers <= 0 || (reinterpret_cast<uint64_t>(from) & 15) == 0) {
@@ -302,36 +296,28 @@ THINK_DEVICE void sum_tile(Sums<kMatrices> &sums, const Keys<kSteps> &keys, cons
   float score[2][4];
 #pragma unroll
   for (int32_t m = 0; m < 2; ++m) score[m][0] = score[m][2] = keys.begin[0], score[m][1] = score[m][3] = keys.begin[1];
+  // load(a, m, k): the rows m * 16 .. of step k as the A operand.
+  const auto add_scores = [&](const auto &load) {
+#pragma unroll
+    for (int32_t k = 0; k < kSteps; ++k) {
+      if (k < keys.steps) {
+        uint32_t query[2];
+        load_query(query, keys, k);
+#pragma unroll
+        for (int32_t m = 0; m < 2; ++m) {
+          uint32_t a[4];
+          load(a, m, k);
+          mma<T>(score[m], a, query);
+        }
+      }
+    }
+  };
   if (keys.layout == THINK_TILES) {
     const int32_t place[2] = {tile_place(matrix / 2 * 8 + row, matrix % 2), tile_place(matrix / 2 * 8 + row, 2 + matrix % 2)};
-#pragma unroll
-    for (int32_t k = 0; k < kSteps; ++k) {
-      if (k < keys.steps) {
-        uint32_t query[2];
-        load_query(query, keys, k);
-#pragma unroll
-        for (int32_t m = 0; m < 2; ++m) {
-          uint32_t a[4];
-          ldmatrix_trans(a, staged_keys + (place[m] + k * kStep * 4));
-          mma<T>(score[m], a, query);
-        }
-      }
-    }
+    add_scores([&](uint32_t(&a)[4], int32_t m, int32_t k) { ldmatrix_trans(a, staged_keys + (place[m] + k * kStep * 4)); });
   } else {
     const LanePlace place = lane_place(keys.steps, matrix % 2 * 8 + row, matrix / 2);
-#pragma unroll
-    for (int32_t k = 0; k < kSteps; ++k) {
-      if (k < keys.steps) {
-        uint32_t query[2];
-        load_query(query, keys, k);
-#pragma unroll
-        for (int32_t m = 0; m < 2; ++m) {
-          uint32_t a[4];
-          ldmatrix(a, staged_keys + place(m, k));
-          mma<T>(score[m], a, query);
-        }
-      }
-    }
+    add_scores([&](uint32_t(&a)[4], int32_t m, int32_t k) { ldmatrix(a, staged_keys + place(m, k)); });
   }
   if (g.residue) {
 #pragma unroll

@@ -12,6 +12,16 @@ using namespace ptx;
 // A length or width, which the host could not check, forced into what memory was made for. Other contents (slots, pages, indices) are trusted.
 THINK_DEVICE int32_t clamp(int32_t value, int32_t most) { return value < 0 ? 0 : value > most ? most : value; }
 
+// What a score counts in a choice.
+THINK_DEVICE float nan_to_infinity(float x) { return x == x ? x : as_float(0x7f800000u); }
+
+// Another lane's pointer.
+THINK_DEVICE const char *shuffle_pointer(const char *pointer, int32_t lane) {
+  const uint64_t bits = reinterpret_cast<uint64_t>(pointer);
+  const uint32_t low = shuffle(static_cast<uint32_t>(bits), lane), high = shuffle(static_cast<uint32_t>(bits >> 32), lane);
+  return reinterpret_cast<const char *>(static_cast<uint64_t>(high) << 32 | low);
+}
+
 THINK_DEVICE int32_t slot_of(const int32_t *slots, int32_t sequence) { return slots ? load_constant(slots + sequence) : sequence; }
 
 // Rows of one sequence inside a tensor: batch row, first token and number of tokens, `most` at most.

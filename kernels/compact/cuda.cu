@@ -139,12 +139,6 @@ THINK_DEVICE int32_t swizzle(int32_t row) { return (row >> 3 & 3) * 2 + (row & 1
 // are eight tokens in a row, 8t .. 8t + 7, of channel g: sixteen bytes of the tile.
 THINK_DEVICE int32_t row_of_matrix(int32_t matrix, int32_t row) { return (row >> 1) * 8 + matrix * 2 + (row & 1); }
 
-THINK_DEVICE const char *shuffle_pointer(const char *pointer, int32_t lane) {
-  const uint64_t bits = reinterpret_cast<uint64_t>(pointer);
-  const uint32_t low = shuffle(static_cast<uint32_t>(bits), lane), high = shuffle(static_cast<uint32_t>(bits >> 32), lane);
-  return reinterpret_cast<const char *>(static_cast<uint64_t>(high) << 32 | low);
-}
-
 // One chunk of a row into shared memory, in 16 bits each. Rows that do not exist, and numbers behind the end of a row, are zero.
 template <class From, class To>
 THINK_DEVICE void stage_chunk(Shared<Words4> to, const char *row, int32_t chunk, int32_t channels, bool exists) {
@@ -244,7 +238,7 @@ THINK_DEVICE void stage_rows(const Stage &stage, const Job &job, int32_t first, 
   // Eight lanes have eight chunks of one row, the warp has four rows.
   for (int32_t unit = lane / 8; unit < kTileTokens * row_chunks / 8; unit += 4) {
     const int32_t row = unit & (kTileTokens - 1), chunk = unit / kTileTokens * 8 + lane % 8;
-    const char *from = shuffle_pointer(own_row, row);
+    const char *from = device::shuffle_pointer(own_row, row);
     if (chunk < chunks) stage_chunk<From, To>(stage.staged + (row * row_chunks + (chunk ^ swizzle(row))), from, chunk, channels, row < rows);
   }
   cp_async_commit();
@@ -295,7 +289,7 @@ THINK_DEVICE void store_rows(const Stage &stage, const Job &job, int32_t first, 
   const int32_t words = kept * static_cast<int32_t>(sizeof(To)) / 4;
   const char *own_row = lane < rows ? device::row_address(job.destination, job.destination_first + first + lane) : nullptr;
   for (int32_t row = 0; row < rows; ++row) {
-    char *to = const_cast<char *>(shuffle_pointer(own_row, row));
+    char *to = const_cast<char *>(device::shuffle_pointer(own_row, row));
     const Shared<uint32_t> from = stage.out + row * pitch;
     if (sizeof(To) == 4 || (reinterpret_cast<uint64_t>(to) & 3) == 0) {
       for (int32_t i = lane; i < words; i += 32) store_global(reinterpret_cast<uint32_t *>(to) + i, load_shared(from + i));

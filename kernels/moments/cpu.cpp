@@ -165,25 +165,20 @@ int64_t mass_workspace(const Shape &shape, int32_t batch, int64_t tokens) {
   return carve_mass(carver, shape, batch, tokens, nullptr);
 }
 
-void attention_mass(int32_t isa, const MassArguments &arguments, int64_t from, int32_t count, float *mass, int64_t stride, void *memory,
+void attention_mass(int32_t isa, const MassArguments &arguments, int64_t from, int32_t count, float *mass, int64_t longest, void *memory,
                     const Parallel &parallel) {
   const Shape &shape = arguments.shape;
   const Kernels &kernel = kernels_of(isa);
   HeadWork wave[kMassWave] = {};
-  int64_t tokens = 0;
-  const int64_t heads = int64_t{arguments.batch.count} * shape.kv_heads;
-  for (int64_t i = 0; i < heads; ++i) {
-    tokens = std::max(tokens, run_length(arguments.source, static_cast<int32_t>(i / shape.kv_heads), static_cast<int32_t>(i % shape.kv_heads)));
-  }
   Carver carver{static_cast<char *>(memory), 0};
-  carve_mass(carver, shape, arguments.batch.count, tokens, wave);
+  carve_mass(carver, shape, arguments.batch.count, longest, wave);
   for (int32_t i = 0; i < count; ++i) {
     HeadWork &head = wave[i];
     describe_rows(arguments, static_cast<int32_t>((from + i) / shape.kv_heads), static_cast<int32_t>((from + i) % shape.kv_heads), head);
     head.side[THINK_KEYS].channels = shape.key_channels;
     head.side[THINK_KEYS].padded = static_cast<int32_t>(padded(shape.key_channels));
     head.moved = {0, head.tokens};
-    head.mass = mass + i * stride;
+    head.mass = mass + i * longest;
   }
   parallel_for(parallel, count, [&](int64_t i) { kernel.prepare(wave[i]); });
   parallel_for(parallel, count * kRuns, [&](int64_t i) { kernel.scan(wave[i / kRuns], static_cast<int32_t>(i % kRuns)); });

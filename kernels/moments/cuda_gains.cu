@@ -59,10 +59,7 @@ uint32_t elimination_bytes() {
 // Channels from the best score to the worst: equal scores in the order of the channels, NaN as +inf.
 THINK_DEVICE void rank(const Elimination &work, const float *score, int32_t channels) {
   const int32_t own = thread_index();
-  const auto value_of = [&](int32_t channel) {
-    const float value = load_constant(score + channel);
-    return value == value ? value : as_float(0x7f800000u);
-  };
+  const auto value_of = [&](int32_t channel) { return device::nan_to_infinity(load_constant(score + channel)); };
   if (own >= channels) return;
   const float value = value_of(own);
   int32_t before = 0;

@@ -41,8 +41,8 @@ struct MassArguments {
 };
 constexpr int32_t kMassWave = 8;  // heads of one call, at most: bounds the workspace, whatever the batch
 int64_t mass_workspace(const Shape &shape, int32_t batch, int64_t tokens);
-// Heads [from, from + count) of [batch][kv_heads]: mass[i * stride + row].
-void attention_mass(int32_t isa, const MassArguments &arguments, int64_t from, int32_t count, float *mass, int64_t stride, void *workspace,
+// Heads [from, from + count) of [batch][kv_heads]: mass[i * longest + row]. No run has more than `longest` rows.
+void attention_mass(int32_t isa, const MassArguments &arguments, int64_t from, int32_t count, float *mass, int64_t longest, void *workspace,
                     const Parallel &parallel);
 
 int64_t gains_workspace(const Shape &shape, int32_t batch);

@@ -231,8 +231,6 @@ __global__ void __launch_bounds__(kThreads) score_complete(UpdateCall call) {
 
 // ---- finish: grid (KV heads or query heads, sequences)
 
-THINK_DEVICE float nan_to_infinity(float x) { return x == x ? x : as_float(0x7f800000u); }
-
 struct FinishCall {
   StateLayout state;
   Batch batch;
@@ -256,7 +254,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks) score_finish(FinishCall cal
   const int32_t channel = channel_of_place<T>(thread_index(), call.channels);
   const float *key_sum = reinterpret_cast<const float *>(state) + static_cast<int64_t>(block_x() / call.scores_per_head) * call.channels;
   const int64_t at = (static_cast<int64_t>(block_y()) * grid_x() + block_x()) * call.channels + channel;
-  store_global(call.score + at, nan_to_infinity(total * load_constant(key_sum + channel)));
+  store_global(call.score + at, device::nan_to_infinity(total * load_constant(key_sum + channel)));
 }
 
 // ---- scores of values: grid (KV heads, sequences)
@@ -282,7 +280,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks) score_values(ValueCall call
   const float total = add_up<T>(planes, cut, sum, call.channels);
   if (thread_index() >= call.channels) return;
   const int64_t at = (static_cast<int64_t>(block_y()) * grid_x() + block_x()) * call.channels + channel_of_place<T>(thread_index(), call.channels);
-  store_global(call.score + at, nan_to_infinity(total));
+  store_global(call.score + at, device::nan_to_infinity(total));
 }
 
 // Calls `body` with an element of the type that `dtype` names.

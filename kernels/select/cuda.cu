@@ -14,8 +14,6 @@ constexpr int32_t kThreads = 256;
 constexpr int32_t kBlocks = 4;  // of a multiprocessor, at least: as many registers as that allows, or ptxas spills for the sake of more
 static_assert(kThreads >= kMaxChannels);
 
-THINK_DEVICE float as_rank(float score) { return score == score ? score : as_float(0x7f800000u); }
-
 // rounded_width() of cpu.cpp.
 THINK_DEVICE int32_t width_of(int32_t kept, int32_t round_to, int32_t channels, bool pairs) {
   int32_t width = kept < 1 ? 1 : kept > channels ? channels : kept;
@@ -53,7 +51,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks) select_channels(SelectCall 
   const auto value_of = [&](int32_t unit) {
     float sum = load_constant(score + unit * stride);
     if (pairs) sum += load_constant(score + unit * stride + partner);
-    return as_rank(sum);
+    return device::nan_to_infinity(sum);
   };
   if (i < units) store_shared(value + i, value_of(i));
   sync_block();

@@ -70,23 +70,23 @@ Measured DeviceBench::measure(const Body &body) {
   return measured;
 }
 
-think_launch DeviceBench::workspace(const Plan &plan, int32_t stage, const think_extent *extent, DeviceArrays &arrays) const {
+think_launch DeviceBench::workspace(const Plan &plan, int32_t stage, const think_extent *extent, Room &room) const {
   think_launch launch = THINK_LAUNCH_INIT;
   ErrorRecord error;
   error.check(think_workspace_size(plan.get(), stage, extent, &launch.workspace_bytes, nullptr, error));
-  launch.workspace = arrays.filled(launch.workspace_bytes);
+  launch.workspace = room.make(launch.workspace_bytes);
   launch.stream = driver_.stream();
   return launch;
 }
 
 // The first `kept` channels of every head, small weights: what is in a basis does not change the time.
-think_basis DeviceBench::make_basis(const Plan &plan, DeviceArrays &arrays, int32_t side, int32_t slots, int32_t heads, int32_t channels,
+think_basis DeviceBench::make_basis(const Plan &plan, Room &room, int32_t side, int32_t slots, int32_t heads, int32_t channels,
                                     int32_t kept) const {
   ErrorRecord error;
   int64_t bytes = 0;
   error.check(think_basis_size(plan.get(), side, slots, &bytes, nullptr, error));
   think_basis basis = THINK_BASIS_INIT, host = THINK_BASIS_INIT;
-  void *memory = arrays.bytes(bytes);
+  void *memory = room.reserve(bytes);
   error.check(think_basis_bind(plan.get(), side, slots, memory, bytes, &basis, error));
   Buffer mirror(bytes, true);
   error.check(think_basis_bind(plan.get(), side, slots, mirror.data(), bytes, &host, error));
@@ -129,7 +129,7 @@ Measured DeviceBench::attend(const AttendCase &wanted) {
     problem.max_tokens = tokens;
     problem.softcap = softcap;
     const Plan plan = make_plan(context_, problem);
-    DeviceArrays arrays(driver_);
+    Room room(&driver_);
     const bool key_pruned = key_kept < channels, value_pruned = value_kept < channels;
     const int64_t rows = static_cast<int64_t>(batch) * kv_heads * tokens, key_bytes = rows * key_kept * 2, value_bytes = rows * value_kept * 2;
     const int64_t cache = aligned(key_bytes) + aligned(value_bytes);
@@ -143,8 +143,8 @@ Measured DeviceBench::attend(const AttendCase &wanted) {
     const auto count_basis = [&](int32_t kept) {
       measured.bytes += static_cast<int64_t>(batch) * kv_heads * (channels - kept) * ((kept + 7) / 8 * 8 * 2 + 4);
     };
-    if (key_pruned) key_basis = make_basis(plan, arrays, THINK_KEYS, batch, kv_heads, channels, key_kept), count_basis(key_kept);
-    if (value_pruned) value_basis = make_basis(plan, arrays, THINK_VALUES, batch, kv_heads, channels, value_kept), count_basis(value_kept);
+    if (key_pruned) key_basis = make_basis(plan, room, THINK_KEYS, batch, kv_heads, channels, key_kept), count_basis(key_kept);
+    if (value_pruned) value_basis = make_basis(plan, room, THINK_VALUES, batch, kv_heads, channels, value_kept), count_basis(value_kept);
     think_segment segment = THINK_SEGMENT_INIT;
     segment.key_layout = key_pruned ? THINK_TILES : THINK_ROWS;
     segment.key_dtype = segment.value_dtype = THINK_BF16;
@@ -153,17 +153,17 @@ Measured DeviceBench::attend(const AttendCase &wanted) {
     segment.key_stride[0] = kv_heads * segment.key_stride[1];
     segment.value_stride[1] = static_cast<int64_t>(tokens) * value_kept * 2;
     segment.value_stride[0] = kv_heads * segment.value_stride[1];
-    segment.lengths = arrays.copy(std::vector<int32_t>(static_cast<size_t>(batch), tokens));
+    segment.lengths = room.copy(std::vector<int32_t>(static_cast<size_t>(batch), tokens));
     segment.key_basis = key_pruned ? &key_basis : nullptr;
     segment.value_basis = value_pruned ? &value_basis : nullptr;
     const int64_t query_bytes = static_cast<int64_t>(batch) * query_heads * channels * 2;
-    const think_tensor query = {sizeof(think_tensor), 0, arrays.bytes(query_bytes), THINK_BF16, 0, {batch, query_heads, 1, channels},
+    const think_tensor query = {sizeof(think_tensor), 0, room.reserve(query_bytes), THINK_BF16, 0, {batch, query_heads, 1, channels},
                                 {static_cast<int64_t>(query_heads) * channels, channels, channels, 1}};
     think_tensor output = query;
-    output.data = arrays.bytes(query_bytes);
+    output.data = room.reserve(query_bytes);
     const std::vector<uint64_t> words = pattern_words(aligned(query_bytes));
     driver_.upload(query.data, words.data(), query_bytes);
-    const think_launch launch = workspace(plan, THINK_STAGE_ATTEND, nullptr, arrays);
+    const think_launch launch = workspace(plan, THINK_STAGE_ATTEND, nullptr, room);
     const int calls = static_cast<int>((kCalls + copies - 1) / copies * copies);
     measured.seconds = median_seconds(calls, [&] {
       for (int call = 0; call < calls; ++call) {
@@ -184,7 +184,7 @@ std::vector<StageTime> DeviceBench::prune(int32_t query_heads, int32_t kv_heads,
   problem.key_channels = channels;
   problem.max_tokens = tokens;
   const Plan plan = make_plan(context_, problem);
-  DeviceArrays arrays(driver_);
+  Room room(&driver_);
   ErrorRecord error;
   const int64_t side = aligned(static_cast<int64_t>(kv_heads) * tokens * channels * 2), cache = 2 * side;
   const int64_t query_bytes = static_cast<int64_t>(query_heads) * tokens * channels * 2;
@@ -193,13 +193,13 @@ std::vector<StageTime> DeviceBench::prune(int32_t query_heads, int32_t kv_heads,
   const int calls = static_cast<int>((kCalls + copies - 1) / copies * copies);
   int64_t state_bytes = 0;
   error.check(think_score_state_size(plan.get(), 1, &state_bytes, error));
-  void *state = arrays.filled(state_bytes);
+  void *state = room.make(state_bytes);
   const size_t numbers = static_cast<size_t>(kv_heads) * static_cast<size_t>(channels);
-  float *score = arrays.copy(std::vector<float>(numbers));
+  float *score = room.copy(std::vector<float>(numbers));
   const think_tensor query = packed_tensor(arena(), THINK_BF16, query_heads, tokens, channels);
   const auto keys_of = [&](int call) { return arena() + call % copies * cache; };
   think_segment rows = dense_segment(nullptr, nullptr, THINK_BF16, THINK_BF16, kv_heads, tokens, channels, channels,
-                                     arrays.copy(std::vector<int32_t>{tokens}));
+                                     room.copy(std::vector<int32_t>{tokens}));
   const auto rows_of = [&](int call) {
     think_segment segment = rows;
     segment.key = keys_of(call);
@@ -220,7 +220,7 @@ std::vector<StageTime> DeviceBench::prune(int32_t query_heads, int32_t kv_heads,
   stage("score", side, [&] {
     think_extent extent = THINK_EXTENT_INIT;
     extent.tokens = tokens;
-    const think_launch launch = workspace(plan, THINK_STAGE_SCORE, &extent, arrays);
+    const think_launch launch = workspace(plan, THINK_STAGE_SCORE, &extent, room);
     return [&, launch](int call) {
       const think_tensor key = packed_tensor(keys_of(call), THINK_BF16, kv_heads, tokens, channels);
       error.check(think_score_reset(plan.get(), state, nullptr, &launch, error));
@@ -230,10 +230,10 @@ std::vector<StageTime> DeviceBench::prune(int32_t query_heads, int32_t kv_heads,
   });
   void *moments = nullptr;
   stage("moments", cache + side, [&] {  // keys twice: the mass of the rows comes before their covariance
-    const think_launch launch = workspace(plan, THINK_STAGE_MOMENTS, nullptr, arrays);
+    const think_launch launch = workspace(plan, THINK_STAGE_MOMENTS, nullptr, room);
     int64_t bytes = 0;
     error.check(think_moments_size(plan.get(), 1, &bytes, error));
-    moments = arrays.filled(bytes);
+    moments = room.make(bytes);
     think_tensor window = THINK_TENSOR_INIT;
     error.check(think_score_window(plan.get(), state, 1, &window, error));
     return [&, launch, window](int call) {
@@ -242,9 +242,9 @@ std::vector<StageTime> DeviceBench::prune(int32_t query_heads, int32_t kv_heads,
       error.check(think_moments(plan.get(), &window, &source, nullptr, nullptr, moments, &launch, error));
     };
   });
-  think_basis basis = make_basis(plan, arrays, THINK_KEYS, 1, kv_heads, channels, channels / 2);
+  think_basis basis = make_basis(plan, room, THINK_KEYS, 1, kv_heads, channels, channels / 2);
   stage("select", 0, [&] {
-    const think_launch launch = workspace(plan, THINK_STAGE_SELECT, nullptr, arrays);
+    const think_launch launch = workspace(plan, THINK_STAGE_SELECT, nullptr, room);
     return [&, launch](int) {
       think_select_options options = THINK_SELECT_OPTIONS_INIT;
       options.kept = channels / 2;
@@ -252,25 +252,25 @@ std::vector<StageTime> DeviceBench::prune(int32_t query_heads, int32_t kv_heads,
     };
   });
   stage("fit", 0, [&] {
-    const think_launch launch = workspace(plan, THINK_STAGE_FIT, nullptr, arrays);
+    const think_launch launch = workspace(plan, THINK_STAGE_FIT, nullptr, room);
     if (!moments) throw Unsupported("no moments to fit");
     return [&, launch](int) { error.check(think_fit(plan.get(), moments, nullptr, nullptr, &basis, &launch, error)); };
   });
   const int32_t moved = tokens / 32 * 32;
-  std::byte *key_tiles = static_cast<std::byte *>(arrays.bytes(side)), *value_rows = static_cast<std::byte *>(arrays.bytes(side));
+  std::byte *key_tiles = static_cast<std::byte *>(room.reserve(side)), *value_rows = static_cast<std::byte *>(room.reserve(side));
   think_segment tiles = THINK_SEGMENT_INIT;
   tiles.key_layout = THINK_TILES;
   tiles.page_tokens = moved;
   tiles.key_dtype = tiles.value_dtype = THINK_BF16;
   tiles.key = key_tiles;
   tiles.value = value_rows;
-  tiles.lengths = arrays.copy(std::vector<int32_t>{moved});
+  tiles.lengths = room.copy(std::vector<int32_t>{moved});
   tiles.key_basis = &basis;
-  tiles.key_head_offset = arrays.copy(std::vector<int64_t>(static_cast<size_t>(kv_heads)));
+  tiles.key_head_offset = room.copy(std::vector<int64_t>(static_cast<size_t>(kv_heads)));
   tiles.value_stride[1] = static_cast<int64_t>(moved) * channels * 2;
   tiles.key_stride[0] = tiles.value_stride[0] = kv_heads * tiles.value_stride[1];
   stage("compact", cache + side / 2 + side, [&] {
-    const think_launch launch = workspace(plan, THINK_STAGE_COMPACT, nullptr, arrays);
+    const think_launch launch = workspace(plan, THINK_STAGE_COMPACT, nullptr, room);
     return [&, launch](int call) {
       const think_segment source = rows_of(call);
       error.check(think_segment_place(plan.get(), &tiles, nullptr, &launch, error));
@@ -278,7 +278,7 @@ std::vector<StageTime> DeviceBench::prune(int32_t query_heads, int32_t kv_heads,
     };
   });
   stage("prune", cache + side + cache + side / 2 + side, [&] {
-    const think_launch launch = workspace(plan, THINK_STAGE_PRUNE, nullptr, arrays);
+    const think_launch launch = workspace(plan, THINK_STAGE_PRUNE, nullptr, room);
     return [&, launch](int call) {
       const think_segment source = rows_of(call);
       error.check(think_prune(plan.get(), state, &source, &tiles, nullptr, nullptr, nullptr, &launch, error));

@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "driver.h"
 #include "library.h"
+#include "room.h"
 
 namespace think::cli {
 
@@ -45,8 +45,8 @@ class DeviceBench {
   double median_seconds(int calls, const Calls &launch_all);
   template <class Body>
   static Measured measure(const Body &body);
-  think_launch workspace(const Plan &plan, int32_t stage, const think_extent *extent, DeviceArrays &arrays) const;
-  think_basis make_basis(const Plan &plan, DeviceArrays &arrays, int32_t side, int32_t slots, int32_t heads, int32_t channels, int32_t kept) const;
+  think_launch workspace(const Plan &plan, int32_t stage, const think_extent *extent, Room &room) const;
+  think_basis make_basis(const Plan &plan, Room &room, int32_t side, int32_t slots, int32_t heads, int32_t channels, int32_t kept) const;
   std::byte *arena() const { return static_cast<std::byte *>(arena_.data()); }
 
   Driver &driver_;

@@ -114,40 +114,4 @@ class DeviceMemory {
   int64_t bytes_ = 0;
 };
 
-// Arrays of one call on the device, freed together.
-class DeviceArrays {
- public:
-  explicit DeviceArrays(const Driver &driver) : driver_(driver) {}
-
-  void *bytes(int64_t count) {
-    blocks_.emplace_back(driver_, count > 0 ? count : 1);
-    return blocks_.back().data();
-  }
-  void *copy(const void *host, int64_t count) {
-    void *memory = bytes(count);
-    if (count > 0) driver_.upload(memory, host, count);
-    return memory;
-  }
-  void *filled(int64_t count, unsigned char value = 0) {
-    void *memory = bytes(count);
-    if (count > 0) driver_.fill(memory, value, count);
-    return memory;
-  }
-  template <class T>
-  T *copy(const std::vector<T> &values) {
-    return static_cast<T *>(copy(values.data(), static_cast<int64_t>(values.size() * sizeof(T))));
-  }
-  template <class T>
-  std::vector<T> fetch(const T *device, size_t count) const {
-    std::vector<T> values(count);
-    if (count) driver_.download(values.data(), device, static_cast<int64_t>(count * sizeof(T)));
-    return values;
-  }
-  const Driver &driver() const { return driver_; }
-
- private:
-  const Driver &driver_;
-  std::vector<DeviceMemory> blocks_;
-};
-
 }  // namespace think::cli

@@ -1,4 +1,4 @@
-// Where the selftest keeps what the library works on: in host memory, or on a device that the host only copies to and from.
+// Where the program keeps what the library works on: in host memory, or on a device that the host only copies to and from.
 #pragma once
 
 #include <cstring>
@@ -10,26 +10,38 @@
 
 namespace think::cli {
 
-// Memory of one of the two kinds. Zeroed.
+// Arrays in memory of one of the two kinds, freed together.
 class Room {
  public:
   explicit Room(const Driver *driver) : driver_(driver) {}
   Room(const Room &) = delete;
 
-  void *make(int64_t bytes) {
+  // Nothing is written: the emulator stops whoever reads it.
+  void *reserve(int64_t bytes) {
     if (bytes < 1) bytes = 1;
-    if (!driver_) return host_.emplace_back(bytes, true).data();
-    void *memory = device_.emplace_back(*driver_, bytes).data();
-    driver_->fill(memory, 0, bytes);
+    return driver_ ? device_.emplace_back(*driver_, bytes).data() : host_.emplace_back(bytes).data();
+  }
+  void *make(int64_t bytes, unsigned char fill = 0) {
+    void *memory = reserve(bytes);
+    if (bytes < 1) return memory;
+    if (driver_) {
+      driver_->fill(memory, fill, bytes);
+    } else {
+      std::memset(memory, fill, static_cast<size_t>(bytes));
+    }
     return memory;
   }
-  void *copy(const void *from, int64_t bytes) {
-    void *memory = make(bytes);
+  void put(void *to, const void *from, int64_t bytes) const {
+    if (bytes == 0) return;
     if (driver_) {
-      driver_->upload(memory, from, bytes);
+      driver_->upload(to, from, bytes);
     } else {
-      std::memcpy(memory, from, static_cast<size_t>(bytes));
+      std::memcpy(to, from, static_cast<size_t>(bytes));
     }
+  }
+  void *copy(const void *from, int64_t bytes) {
+    void *memory = reserve(bytes);
+    put(memory, from, bytes);
     return memory;
   }
   template <class T>
@@ -37,6 +49,7 @@ class Room {
     return static_cast<T *>(copy(values.data(), static_cast<int64_t>(values.size() * sizeof(T))));
   }
   void get(void *to, const void *from, int64_t bytes) const {
+    if (bytes == 0) return;
     if (driver_) {
       driver_->download(to, from, bytes);
     } else {

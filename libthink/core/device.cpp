@@ -50,7 +50,7 @@ think_status check_device_rows(const Argument &argument, const think_tensor &ten
 }
 
 bool has_kernels(const think_plan &plan, int32_t stage) {
-  return !plan.context->cuda || stage <= THINK_STAGE_PRUNE;
+  return !plan.context->cuda || stage != THINK_STAGE_EVICT;
 }
 
 }  // namespace think

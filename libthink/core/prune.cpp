@@ -292,6 +292,18 @@ PruneDecision decide_prune(const Shape &shape, const PruneOptions &options, thin
   return decision;
 }
 
+compact::Arguments prune_move(const PruneCall &call, const int32_t *source_first, const int32_t *destination_first, const int32_t *rows) {
+  compact::Arguments move{call.shape, call.source, call.destination, call.batch};
+  move.source.first = source_first;
+  move.destination.first = destination_first;
+  move.source.lengths = move.destination.lengths = rows;
+  for (think_segment *segment : {&move.source, &move.destination}) {
+    segment->lengths_stride[0] = 1;
+    segment->lengths_stride[1] = 0;
+  }
+  return move;
+}
+
 int64_t prune_workspace(const Shape &shape, int32_t batch, int64_t tokens, int32_t threads) {
   Carver carver{nullptr, 0};
   carve(shape, batch, tokens, threads, carver);
@@ -326,18 +338,7 @@ void prune(const PruneCall &call, void *workspace) {
     scratch.destination_first[index] = static_cast<int32_t>(run_first(call.destination, index, 0));
     scratch.rows[index] = static_cast<int32_t>(decision.range.count);
   }
-  compact::Arguments move{};
-  move.shape = shape;
-  move.source = call.source;
-  move.destination = call.destination;
-  move.batch = call.batch;
-  move.source.first = scratch.source_first;
-  move.destination.first = scratch.destination_first;
-  move.source.lengths = move.destination.lengths = scratch.rows;
-  for (think_segment *segment : {&move.source, &move.destination}) {
-    segment->lengths_stride[0] = 1;
-    segment->lengths_stride[1] = 0;
-  }
+  const compact::Arguments move = prune_move(call, scratch.source_first, scratch.destination_first, scratch.rows);
   if (call.destination.key_head_offset || call.destination.value_head_offset) compact::place(shape, call.destination, call.batch);
   compact::compact(call.isa, move, call.parallel, {0, 1});
 }

@@ -1,6 +1,7 @@
 // think_prune(): what to do with a sequence (a function of its length and the options, the same for the preview), and the stages one after the other.
 #pragma once
 
+#include "kernels/compact/compact.h"
 #include "kernels/prune/prune.h"
 #include "kernels/select/select.h"
 #include "libthink/core/plan.h"
@@ -48,6 +49,8 @@ struct PruneCall {
   PruneOptions options;
   uint8_t *mask;
 };
+// The rows that move, given where they begin and how many they are: one number per sequence.
+compact::Arguments prune_move(const PruneCall &call, const int32_t *source_first, const int32_t *destination_first, const int32_t *rows);
 int64_t prune_workspace(const Shape &shape, int32_t batch, int64_t tokens, int32_t threads);
 void prune(const PruneCall &call, void *workspace);
 

@@ -162,20 +162,10 @@ int32_t prune(const cuda::Backend &backend, const PruneCall &call, int64_t longe
       if (const int32_t error = run_side(prune, side)) return error;
     }
   }
-  compact::Arguments move{};
-  move.shape = shape;
-  move.source = plan.source;
-  move.destination = plan.destination;
+  compact::Arguments move = prune_move(call, plan.source_first, plan.destination_first, plan.rows);
   move.batch = {call.batch.count, nullptr, nullptr, nullptr};
   move.source.slot = plan.source_slot;
   move.destination.slot = plan.destination_slot;
-  move.source.first = plan.source_first;
-  move.destination.first = plan.destination_first;
-  move.source.lengths = move.destination.lengths = plan.rows;
-  for (think_segment *segment : {&move.source, &move.destination}) {
-    segment->lengths_stride[0] = 1;
-    segment->lengths_stride[1] = 0;
-  }
   if (call.destination.key_head_offset || call.destination.value_head_offset) {
     if (const int32_t error = backend.place(shape, move.destination, move.batch, stream)) return error;
   }

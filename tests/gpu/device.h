@@ -4,14 +4,12 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <cstring>
-#include <deque>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "kernels/common/element.h"
-#include "libthink/cli/driver.h"
+#include "libthink/cli/room.h"
 #include "think.h"
 
 namespace think::gpu_test {
@@ -59,7 +57,7 @@ void run_or_skip(const Body &body) {
 // A plan, and memory of its device. `driver` NULL: the CPU, whose results the device's are compared with.
 class Bench {
  public:
-  Bench(const cli::Driver *driver, const think_problem &problem) : driver_(driver) {
+  Bench(const cli::Driver *driver, const think_problem &problem) : driver_(driver), room_(driver) {
     think_context_options options = THINK_CONTEXT_OPTIONS_INIT;
     options.device_type = driver ? THINK_DEVICE_CUDA : THINK_DEVICE_CPU;
     THINK_OK_OR_SKIP(think_context_create, &options, &context_);
@@ -77,43 +75,18 @@ class Bench {
   const cli::Driver &driver() const { return *driver_; }
 
   // `fill`: what nobody has written is 0xff, NaN in every float type, unless told otherwise.
-  void *make(int64_t bytes, unsigned char fill = 0xff) {
-    if (bytes < 1) bytes = 1;
-    if (driver_) {
-      void *memory = device_.emplace_back(*driver_, bytes).data();
-      driver_->fill(memory, fill, bytes);
-      return memory;
-    }
-    host_.emplace_back(static_cast<size_t>(bytes) / 64 + 1);
-    std::memset(static_cast<void *>(host_.back().data()), fill, static_cast<size_t>(bytes));
-    return host_.back().data();
-  }
-  void put(void *to, const void *from, int64_t bytes) {
-    if (driver_) {
-      driver_->upload(to, from, bytes);
-    } else {
-      std::memcpy(to, from, static_cast<size_t>(bytes));
-    }
+  void *make(int64_t bytes, unsigned char fill = 0xff) { return room_.make(bytes, fill); }
+  template <class T>
+  void put(T *to, const std::vector<T> &values) {
+    room_.put(to, values.data(), static_cast<int64_t>(values.size() * sizeof(T)));
   }
   template <class T>
   T *copy(const std::vector<T> &values) {
-    T *memory = static_cast<T *>(make(static_cast<int64_t>(values.size() * sizeof(T))));
-    if (!values.empty()) put(memory, values.data(), static_cast<int64_t>(values.size() * sizeof(T)));
-    return memory;
-  }
-  template <class T>
-  void put(T *to, const std::vector<T> &values) {
-    put(to, values.data(), static_cast<int64_t>(values.size() * sizeof(T)));
+    return room_.copy(values);
   }
   template <class T>
   std::vector<T> fetch(const T *from, size_t count) const {
-    std::vector<T> values(count);
-    if (driver_) {
-      driver_->download(values.data(), from, static_cast<int64_t>(count * sizeof(T)));
-    } else {
-      std::memcpy(values.data(), from, count * sizeof(T));
-    }
-    return values;
+    return room_.fetch(from, count);
   }
 
   // A workspace of exactly the size that the stage asks for.
@@ -121,7 +94,7 @@ class Bench {
     think_launch launch = THINK_LAUNCH_INIT;
     THINK_OK_OR_SKIP(think_workspace_size, plan_, stage, extent, &launch.workspace_bytes, nullptr);
     launch.workspace = make(launch.workspace_bytes, 0);
-    launch.stream = driver_ ? driver_->stream() : nullptr;
+    launch.stream = room_.stream();
     return launch;
   }
   think_basis basis(int32_t side, int32_t slots) {
@@ -133,14 +106,10 @@ class Bench {
   }
 
  private:
-  struct alignas(64) Line {
-    char bytes[64];
-  };
   const cli::Driver *driver_;
   think_context *context_ = nullptr;
   think_plan *plan_ = nullptr;
-  std::deque<cli::DeviceMemory> device_;
-  std::deque<std::vector<Line>> host_;
+  cli::Room room_;
 };
 
 // f16 rows of either sign, channels of different size.

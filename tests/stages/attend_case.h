@@ -97,6 +97,122 @@ struct Case {
   uint64_t seed = 1;
 };
 
+constexpr int32_t kKept[] = {1, 7, 8, 9, 16, 39, 40, 52, 63, 64, 65, 77, 80, 127, 128};
+constexpr int32_t kChannels[] = {64, 80, 96, 128, 256, 8, 40, 72};
+constexpr int32_t kGroups[] = {1, 2, 3, 4, 5, 7, 8, 16};
+constexpr int32_t kLengths[] = {0, 1, 31, 32, 33, 97, 193, 1021, 64};
+
+// How the segments of a test are stored.
+struct Kind {
+  int32_t layout;
+  think_dtype key, value;
+};
+
+SegmentSpec segment_of(const Kind &kind, std::vector<int32_t> lengths) {
+  SegmentSpec s;
+  s.key_layout = kind.layout;
+  s.key_dtype = kind.key;
+  s.value_dtype = kind.value;
+  s.lengths = std::move(lengths);
+  return s;
+}
+
+// Rows of numbers, whatever the case is about: sinks and the recent window of a cache.
+void make_dense(SegmentSpec &s) {
+  s.key_layout = THINK_ROWS;
+  if (is_quantized(s.key_dtype)) s.key_dtype = THINK_F16;
+  if (is_quantized(s.value_dtype)) s.value_dtype = THINK_F16;
+}
+
+// Three widths per call, none wider than a full row.
+std::vector<int32_t> widths(int32_t channels, int which) {
+  std::vector<int32_t> kept;
+  for (int i = 0; i < 3; ++i) kept.push_back(std::min(channels, kKept[(which * 3 + i * 4) % std::size(kKept)]));
+  return kept;
+}
+std::vector<int32_t> value_widths(int32_t channels, int which) {
+  std::vector<int32_t> kept;
+  for (int i = 0; i < 3; ++i) kept.push_back(8 * (1 + (which * 5 + i * 3) % (channels / 8)));
+  return kept;
+}
+
+// The shape of a pruned cache in use: sinks, compact prefix with widths per head, recent window, on pages in any order.
+Case cache_of_a_chat(const Kind &kind) {
+  Case c;
+  c.kv_heads = 3;
+  c.group = 3;
+  c.queries = {1, 1, 1};
+  c.batch_slots = true;
+  c.sink = true;
+  SegmentSpec sinks = segment_of(kind, {4, 4, 2}), compact = segment_of(kind, {1184, 0, 96}), recent = segment_of(kind, {41, 32, 63});
+  make_dense(sinks);
+  make_dense(recent);
+  sinks.interleaved = true;
+  recent.first = {4, 36, 17};
+  recent.interleaved = true;
+  recent.causal = true;
+  compact.key_kept = {39, 17, 52, 40, 24, 64};
+  compact.value_kept = {40, 64, 48};
+  compact.page_tokens = 64;
+  compact.first = {32, 0, 64};
+  c.segments = {sinks, compact, recent};
+  return c;
+}
+
+Case lengths_per_head(const Kind &kind) {
+  Case c;
+  c.kv_heads = 3;
+  c.queries = {1, 2};
+  c.packed = true;
+  SegmentSpec s = segment_of(kind, {700, 0, 65, 31, 1200, 1});
+  s.per_head = true;
+  s.first = {0, 32, 64};
+  s.key_kept = {16, 63, 7};
+  s.own_slots = true;
+  c.segments = {s, segment_of(kind, {5, 33})};
+  return c;
+}
+
+// The third sequence has fewer rows than queries: the first query sees none of them.
+Case many_queries(const Kind &kind, int32_t longest, bool packed, const std::vector<int32_t> &prefix_lengths) {
+  Case c;
+  c.group = longest == 9 ? 16 : 3;
+  c.queries = {longest, 0, 2};
+  c.packed = packed;
+  SegmentSpec prefix = segment_of(kind, prefix_lengths), recent = segment_of(kind, {longest + 13, 5, 1});
+  prefix.key_kept = {40, 52};
+  prefix.value_kept = {32, 64};
+  prefix.page_tokens = 96;
+  recent.causal = true;
+  c.segments = {prefix, recent};
+  c.seed = longest;
+  return c;
+}
+
+// The first two queries see nothing.
+Case queries_that_see_nothing(const Kind &kind) {
+  Case c;
+  c.queries = {3, 1};
+  SegmentSpec empty = segment_of(kind, {0}), recent = segment_of(kind, {2, 0});
+  recent.causal = true;
+  c.segments = {empty, recent};
+  return c;
+}
+
+Case softcap_and_sink(const Kind &kind, float softcap) {
+  Case c;
+  c.softcap = softcap;
+  c.sink = true;
+  c.queries = {2};
+  c.output_dtype = c.query_dtype = THINK_BF16;
+  SegmentSpec s = segment_of(kind, {333}), recent = segment_of(kind, {20});
+  s.key_kept = {40, 9};
+  s.magnitude = 4;
+  recent.causal = true;
+  c.segments = {s, recent};
+  return c;
+}
+
 // ---- memory behind a case -----------------------------------------------------------------------------------------------------------------------------
 
 struct OwnedBasis {

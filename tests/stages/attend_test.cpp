@@ -6,43 +6,9 @@ namespace {
 
 // ---- the sweep --------------------------------------------------------------------------------------------------------------------------------------------
 
-constexpr int32_t kKept[] = {1, 7, 8, 9, 16, 39, 40, 52, 63, 64, 65, 77, 80, 127, 128};
-constexpr int32_t kChannels[] = {64, 80, 96, 128, 256, 8, 40, 72};
-constexpr int32_t kGroups[] = {1, 2, 3, 4, 5, 7, 8, 16};
-constexpr int32_t kLengths[] = {0, 1, 31, 32, 33, 97, 193, 1021, 64};
-
-struct Kind {
-  int32_t layout;
-  think_dtype key, value;
-};
-
 class Attend : public testing::TestWithParam<Kind> {
  protected:
-  SegmentSpec segment(std::vector<int32_t> lengths) const {
-    SegmentSpec s;
-    s.key_layout = GetParam().layout;
-    s.key_dtype = GetParam().key;
-    s.value_dtype = GetParam().value;
-    s.lengths = std::move(lengths);
-    return s;
-  }
-  // Rows of numbers, whatever the case is about: sinks and the recent window of a cache.
-  static void make_dense(SegmentSpec &s) {
-    s.key_layout = THINK_ROWS;
-    if (is_quantized(s.key_dtype)) s.key_dtype = THINK_F16;
-    if (is_quantized(s.value_dtype)) s.value_dtype = THINK_F16;
-  }
-  // Three widths per call, none wider than a full row.
-  static std::vector<int32_t> widths(int32_t channels, int which) {
-    std::vector<int32_t> kept;
-    for (int i = 0; i < 3; ++i) kept.push_back(std::min(channels, kKept[(which * 3 + i * 4) % std::size(kKept)]));
-    return kept;
-  }
-  static std::vector<int32_t> value_widths(int32_t channels, int which) {
-    std::vector<int32_t> kept;
-    for (int i = 0; i < 3; ++i) kept.push_back(8 * (1 + (which * 5 + i * 3) % (channels / 8)));
-    return kept;
-  }
+  static SegmentSpec segment(std::vector<int32_t> lengths) { return segment_of(GetParam(), std::move(lengths)); }
 };
 
 TEST_P(Attend, OneSegmentOfEveryShape) {
@@ -82,28 +48,10 @@ TEST_P(Attend, EveryKeptWidth) {
   }
 }
 
-// The shape of a pruned cache in use: sinks, compact prefix with widths per head, recent window, on pages in any order.
 TEST_P(Attend, CacheOfAChat) {
-  Case c;
-  c.kv_heads = 3;
-  c.group = 3;
-  c.queries = {1, 1, 1};
-  c.batch_slots = true;
-  c.sink = true;
-  SegmentSpec sinks = segment({4, 4, 2}), compact = segment({1184, 0, 96}), recent = segment({41, 32, 63});
-  make_dense(sinks);
-  make_dense(recent);
-  sinks.interleaved = true;
-  recent.first = {4, 36, 17};
-  recent.interleaved = true;
-  recent.causal = true;
-  compact.key_kept = {39, 17, 52, 40, 24, 64};
-  compact.value_kept = {40, 64, 48};
-  compact.page_tokens = 64;
-  compact.first = {32, 0, 64};
-  c.segments = {sinks, compact, recent};
+  Case c = cache_of_a_chat(GetParam());
   check(c, true);
-  c.segments = {recent, compact, sinks};
+  std::swap(c.segments.front(), c.segments.back());
   c.output_dtype = THINK_F16;
   c.query_dtype = THINK_F16;
   check(c);
@@ -123,36 +71,13 @@ TEST_P(Attend, LongSequencesInSlices) {
   check(c, true);
 }
 
-TEST_P(Attend, LengthsPerHead) {
-  Case c;
-  c.kv_heads = 3;
-  c.queries = {1, 2};
-  c.packed = true;
-  SegmentSpec s = segment({700, 0, 65, 31, 1200, 1});
-  s.per_head = true;
-  s.first = {0, 32, 64};
-  s.key_kept = {16, 63, 7};
-  s.own_slots = true;
-  SegmentSpec dense = segment({5, 33});
-  c.segments = {s, dense};
-  check(c, true);
-}
+TEST_P(Attend, LengthsPerHead) { check(lengths_per_head(GetParam()), true); }
 
 TEST_P(Attend, ManyQueries) {
   for (const bool packed : {false, true}) {
     for (const int32_t longest : {3, 9, 40, 150}) {
-      Case c;
-      c.group = longest == 9 ? 16 : 3;
+      Case c = many_queries(GetParam(), longest, packed, {640, 64, 1100});
       c.kv_heads = longest == 150 ? 1 : 2;
-      c.queries = {longest, 0, 2};
-      c.packed = packed;
-      SegmentSpec prefix = segment({640, 64, 1100}), recent = segment({longest + 13, 5, 1});
-      prefix.key_kept = {40, 52};
-      prefix.value_kept = {32, 64};
-      prefix.page_tokens = 96;
-      recent.causal = true;  // the third sequence has fewer rows than queries: the first query sees none of them
-      c.segments = {prefix, recent};
-      c.seed = longest;
       check(c, longest == 9 || longest == 150);
     }
   }
@@ -175,11 +100,7 @@ TEST_P(Attend, LongPrefill) {
 }
 
 TEST_P(Attend, QueriesThatSeeNothing) {
-  Case c;
-  c.queries = {3, 1};
-  SegmentSpec empty = segment({0}), recent = segment({2, 0});
-  recent.causal = true;
-  c.segments = {empty, recent};
+  Case c = queries_that_see_nothing(GetParam());
   for (const bool sink : {false, true}) {
     c.sink = sink;
     check(c, true);
@@ -194,17 +115,7 @@ TEST_P(Attend, QueriesThatSeeNothing) {
 
 TEST_P(Attend, SoftcapAndSink) {
   for (const float softcap : {0.0f, 1.5f, 30.0f}) {
-    Case c;
-    c.softcap = softcap;
-    c.sink = true;
-    c.queries = {2};
-    c.output_dtype = THINK_BF16;
-    c.query_dtype = THINK_BF16;
-    SegmentSpec s = segment({333}), recent = segment({20});
-    s.key_kept = {40, 9};
-    s.magnitude = 4;
-    recent.causal = true;
-    c.segments = {s, recent};
+    Case c = softcap_and_sink(GetParam(), softcap);
     check(c);
     c.output_dtype = THINK_F32;
     c.lse = false;

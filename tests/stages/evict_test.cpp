@@ -309,14 +309,8 @@ TEST(Evict, ShapesAndTypes) {
 TEST(Evict, PagesSlotsRaggedHeadsStridesAndBudgetsPerHead) {
   for (int mask = 0; mask < 16; ++mask) {
     SCOPED_TRACE(mask);
-    Options options;
-    options.lengths = {100, 0, 171, 68, 33};
-    options.pages = mask & 1;
-    options.slots = mask & 2;
-    options.ragged_heads = mask & 4;
-    options.token_major = mask & 8;
+    Options options = test::layout_options<Options>(mask);
     options.causal = mask % 3;
-    options.first = mask % 3 ? 0 : 7;
     Shape shape = test::make_shape(3, 2, 16, 24);
     shape.softcap = mask % 2 ? 3.0f : 0.0f;
     const Problem problem(shape, options, 20 + mask);
@@ -356,13 +350,8 @@ TEST(EvictMove, ToOtherMemoryAndInPlace) {
   for (int mask = 0; mask < 16; ++mask) {
     for (const bool in_place : {false, true}) {
       SCOPED_TRACE(std::to_string(mask) + (in_place ? " in place" : ""));
-      Options options;
-      options.lengths = {100, 0, 1171, 68, 33};
-      options.pages = mask & 1;
-      options.slots = mask & 2;
-      options.ragged_heads = mask & 4;
-      options.token_major = mask & 8;
-      options.first = mask % 3 ? 0 : 7;
+      Options options = test::layout_options<Options>(mask);
+      options.lengths[2] = 1171;
       Problem problem(test::make_shape(2, 1, 16, 24), options, mask);
       Options other = options;
       other.pages = !options.pages;

@@ -45,6 +45,8 @@ using namespace test::fit_case;
 using test::Guarded;
 using test::Threads;
 
+void fit_here(Problem &problem) { problem.fit(); }
+
 TEST(Fit, MatchesPlainElimination) {
   std::mt19937 random(1);
   for (const int32_t channels : {8, 16, 40, 64, 80, 96, 128, 256}) {
@@ -66,32 +68,7 @@ TEST(Fit, MatchesPlainElimination) {
   }
 }
 
-TEST(Fit, SlotsOfTheBatchOnly) {
-  std::mt19937 random(2);
-  Problem problem(test::make_shape(3, 1, 32, 32), THINK_KEYS, 5);
-  for (int32_t s = 0; s < 5; ++s) {
-    for (int32_t h = 0; h < 3; ++h) {
-      problem.fill(s, h, random, 1);
-      problem.choose(s, h, 8 + 5 * h + s, random);
-    }
-  }
-  problem.slot = {4, 1, 2};
-  problem.arguments.batch = {3, nullptr, nullptr, problem.slot.data()};
-  const std::vector<int32_t> kept = problem.kept, index = problem.index;
-  problem.fit();
-  for (const int32_t s : problem.slot) {
-    for (int32_t h = 0; h < 3; ++h) compare(problem, s, h);
-  }
-  EXPECT_EQ(problem.kept, kept);
-  EXPECT_EQ(problem.index, index);
-  for (const int32_t s : {0, 3}) {
-    for (int32_t h = 0; h < 3; ++h) {
-      EXPECT_EQ(problem.weight_offset[s * 3 + h], 12345);
-      const int64_t bytes = fit::weight_head_bytes(32);
-      for (int64_t i = 0; i < bytes; ++i) ASSERT_EQ(problem.weight[(s * 3 + h) * bytes + i], 0x77);
-    }
-  }
-}
+TEST(Fit, SlotsOfTheBatchOnly) { slots_of_the_batch_only(fit_here); }
 
 TEST(Fit, SameBitsForAnyThreads) {
   std::mt19937 random(3);
@@ -111,99 +88,15 @@ TEST(Fit, SameBitsForAnyThreads) {
   }
 }
 
-TEST(Fit, ChannelsWithoutVarianceHaveNoWeights) {
-  std::mt19937 random(4);
-  for (const float ridge : {1e-3f, 0.0f}) {
-    Problem problem(test::make_shape(1, 1, 32, 32), THINK_KEYS, 1);
-    problem.arguments.ridge = ridge;
-    problem.fill(0, 0, random, 50, {0, 3, 20, 31});
-    problem.choose(0, 0, 16, random);
-    int32_t order[32], next = 0;
-    for (const int32_t i : {0, 3}) order[next++] = i;  // kept
-    for (int32_t i = 4; i < 18; ++i) order[next++] = i;
-    for (const int32_t i : {1, 2, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31}) order[next++] = i;
-    std::copy(order, order + 32, problem.index.begin());
-    problem.fit();
-    ASSERT_EQ(problem.weight_offset[0], 0);
-    compare(problem, 0, 0);
-    for (int32_t p = 0; p < 16; ++p) {
-      EXPECT_EQ(problem.stored(0, 0, p, 0), 0);
-      EXPECT_EQ(problem.stored(0, 0, p, 1), 0);
-      for (int32_t i = 0; i < 16 && (order[16 + p] == 20 || order[16 + p] == 31); ++i) EXPECT_EQ(problem.stored(0, 0, p, i), 0);
-    }
-    EXPECT_EQ(problem.offset[31], problem.mean(0, 0)[31]);
-  }
-}
+TEST(Fit, ChannelsWithoutVarianceHaveNoWeights) { channels_without_variance_have_no_weights(fit_here); }
 
-TEST(Fit, SingularCovariances) {
-  std::mt19937 random(5);
-  for (const float ridge : {1e-3f, 1e-6f}) {
-    Problem problem(test::make_shape(1, 1, 64, 64), THINK_KEYS, 1);
-    problem.arguments.ridge = ridge;
-    problem.fill(0, 0, random, 0, {}, 20);  // 20 rows, 40 channels kept
-    problem.choose(0, 0, 40, random);
-    problem.fit();
-    compare(problem, 0, 0, ridge < 1e-4f ? 2e-2 : 2e-3);
-  }
-  // Without a ridge there is no solution: the mean is predicted.
-  Problem problem(test::make_shape(1, 1, 16, 16), THINK_KEYS, 1);
-  problem.arguments.ridge = 0;
-  problem.fill(0, 0, random, 3);
-  float *covariance = problem.covariance(0, 0);
-  for (int32_t j = 0; j < 16; ++j) covariance[1 * 16 + j] = covariance[j];
-  for (int32_t j = 0; j < 16; ++j) covariance[j * 16 + 1] = covariance[j * 16];
-  problem.kept[0] = 8;  // the first eight, among them the two that are equal
-  problem.fit();
-  ASSERT_EQ(problem.weight_offset[0], 0);
-  for (int32_t p = 0; p < 8; ++p) {
-    for (int32_t i = 0; i < 8; ++i) EXPECT_EQ(problem.stored(0, 0, p, i), 0);
-    EXPECT_EQ(problem.offset[8 + p], problem.mean(0, 0)[8 + p]);
-  }
-}
+TEST(Fit, SingularCovariances) { singular_covariances(fit_here); }
 
-TEST(Fit, NoRowsMeasured) {
-  Problem problem(test::make_shape(1, 1, 16, 16), THINK_KEYS, 1);
-  problem.kept[0] = 5;
-  problem.fit();
-  ASSERT_EQ(problem.weight_offset[0], 0);
-  for (int32_t p = 0; p < 11; ++p) {
-    for (int32_t i = 0; i < 8; ++i) EXPECT_EQ(problem.block(0, 0)[p * 8 + i], 0);
-    EXPECT_EQ(problem.offset[5 + p], 0);
-  }
-}
+TEST(Fit, NoRowsMeasured) { no_rows_measured(fit_here); }
 
-TEST(Fit, DamagedMomentsFallBackToThePaper) {
-  for (const float damage : {NAN, INFINITY}) {
-    for (const bool in_mean : {false, true}) {
-      std::mt19937 random(6);
-      Problem problem(test::make_shape(2, 1, 16, 16), THINK_KEYS, 1);
-      for (int32_t h = 0; h < 2; ++h) {
-        problem.fill(0, h, random, 0);
-        problem.choose(0, h, 8, random);
-      }
-      (in_mean ? problem.mean(0, 0)[3] : problem.covariance(0, 0)[37]) = damage;
-      problem.fit();
-      EXPECT_EQ(problem.weight_offset[0], -1);
-      compare(problem, 0, 1);
-    }
-  }
-}
+TEST(Fit, DamagedMomentsFallBackToThePaper) { damaged_moments_fall_back_to_the_paper(fit_here); }
 
-TEST(Fit, LargeWeightsSaturate) {
-  Problem problem(test::make_shape(1, 1, 8, 8), THINK_KEYS, 1);
-  problem.arguments.ridge = 0;
-  float *covariance = problem.covariance(0, 0);
-  for (int32_t i = 0; i < 8; ++i) covariance[i * 9] = i < 4 ? 1 : 1e11f;
-  covariance[0 * 8 + 5] = covariance[5 * 8 + 0] = 2e5f;
-  covariance[1 * 8 + 6] = covariance[6 * 8 + 1] = -3e5f;
-  problem.kept[0] = 4;
-  problem.fit();
-  EXPECT_EQ(problem.stored(0, 0, 1, 0), 65504);
-  EXPECT_EQ(problem.stored(0, 0, 2, 1), -65504);
-  for (int32_t p = 0; p < 4; ++p) {
-    for (int32_t i = 0; i < 4; ++i) EXPECT_TRUE(std::isfinite(problem.stored(0, 0, p, i)));
-  }
-}
+TEST(Fit, LargeWeightsSaturate) { large_weights_saturate(fit_here); }
 
 TEST(Fit, BlocksFitTheirPlaces) {
   for (int32_t channels = 8; channels <= 256; channels += 8) {

@@ -35,6 +35,19 @@ struct Threads {
   Parallel parallel() { return {count, run_on_threads, &count}; }
 };
 
+// Every way of lying in memory, one per bit of `mask` (0 .. 15), with a sequence of no tokens among others.
+template <class Options>
+Options layout_options(int mask) {
+  Options options;
+  options.lengths = {100, 0, 171, 68, 33};
+  options.pages = mask & 1;
+  options.slots = mask & 2;
+  options.ragged_heads = mask & 4;
+  options.token_major = mask & 8;
+  options.first = mask % 3 ? 0 : 7;
+  return options;
+}
+
 // Exactly `bytes` bytes, aligned to 64, filled with ones (NaN in every float type), between guards that must not change.
 class Guarded {
  public:

@@ -1,5 +1,5 @@
-// A prune with the paper's method and attention on what it leaves, through the C ABI, twice: on the CPU, and on a CUDA context whose device is the emulator. Device memory cannot be
-// touched by the host here, so this also shows that the core does not try.
+// A prune with the paper's method and attention on what it leaves, through the C ABI, twice: on the CPU, and on a CUDA context whose device is the
+// emulator. Device memory cannot be touched by the host here, so this also shows that the core does not try.
 #include <dlfcn.h>
 #include <gtest/gtest.h>
 
@@ -11,56 +11,15 @@
 #include <vector>
 
 #include "kernels/common/element.h"
-#include "tests/simt/buffer.h"
+#include "memory_of_either.h"
 #include "think.h"
 
 namespace {
 
+using think::test::MemoryOfEither;
+
 constexpr int32_t kQueryHeads = 6, kHeads = 3, kKeyChannels = 64, kValueChannels = 40, kBatch = 2, kSlots = 3, kTokens = 200, kPageTokens = 64, kPages = 8;
 constexpr int32_t kLengths[kBatch] = {200, 133}, kSlot[kBatch] = {2, 0};
-
-// Memory of one side: plain on the CPU, the emulator's on the device. What a side computes is fetched back to be compared.
-class Memory {
- public:
-  explicit Memory(bool on_device) : on_device_(on_device) {}
-
-  template <class T>
-  T *make(const std::vector<T> &values) {
-    const size_t bytes = values.size() * sizeof(T);
-    blocks_.push_back({});
-    Block &block = blocks_.back();
-    if (on_device_) {
-      block.device = std::make_unique<simt::Buffer<char>>("array", bytes);
-      block.device->upload(std::vector<char>(reinterpret_cast<const char *>(values.data()), reinterpret_cast<const char *>(values.data()) + bytes));
-      return reinterpret_cast<T *>(block.device->device());
-    }
-    block.host.reset(static_cast<char *>(std::aligned_alloc(64, (bytes + 63) / 64 * 64)));
-    std::memcpy(block.host.get(), values.data(), bytes);
-    return reinterpret_cast<T *>(block.host.get());
-  }
-
-  template <class T>
-  std::vector<T> fetch(const T *array, size_t count) const {
-    std::vector<T> values(count);
-    if (on_device_) {
-      simt::machine().memory.read(values.data(), array, count * sizeof(T));
-    } else {
-      std::memcpy(values.data(), array, count * sizeof(T));
-    }
-    return values;
-  }
-
- private:
-  struct Free {
-    void operator()(char *memory) const { std::free(memory); }
-  };
-  struct Block {
-    std::unique_ptr<simt::Buffer<char>> device;
-    std::unique_ptr<char, Free> host;
-  };
-  bool on_device_;
-  std::vector<Block> blocks_;
-};
 
 struct Inputs {
   std::vector<uint16_t> query, key, value;
@@ -116,7 +75,7 @@ void run(think_device device, const Inputs &inputs, const std::vector<float> &sc
   problem.max_tokens = 512;
   think_plan *plan = nullptr;
   OK(think_plan_create(context, &problem, &plan, &error));
-  Memory memory(device == THINK_DEVICE_CUDA);
+  MemoryOfEither memory(device == THINK_DEVICE_CUDA);
 
   int64_t bytes = 0, needed = 0;
   for (const int32_t stage : {THINK_STAGE_SCORE, THINK_STAGE_SELECT, THINK_STAGE_COMPACT, THINK_STAGE_ATTEND}) {

@@ -9,40 +9,6 @@ namespace {
 
 using namespace test;
 
-constexpr int32_t kKept[] = {1, 7, 8, 9, 16, 39, 40, 52, 63, 64, 65, 77, 80, 127, 128};
-
-class DeviceBasis {
- public:
-  DeviceBasis(const think_basis *host, int32_t kv_heads)
-      : kept_("kept", host ? host->kept : nullptr, places(host, kv_heads)),
-        weight_offset_("weight_offset", host ? host->weight_offset : nullptr, places(host, kv_heads)),
-        index_("index", host ? host->index : nullptr, places(host, kv_heads) * channels(host)),
-        offset_("offset", host ? host->offset : nullptr, places(host, kv_heads) * channels(host)),
-        weight_("weight", host ? static_cast<const char *>(host->weight) : nullptr, host ? std::max<int64_t>(1, host->weight_bytes) : 0) {
-    if (!host) return;
-    basis_ = *host;
-    basis_.kept = const_cast<int32_t *>(kept_.device());
-    basis_.index = const_cast<int32_t *>(index_.device());
-    basis_.weight_offset = const_cast<int64_t *>(weight_offset_.device());
-    basis_.offset = const_cast<float *>(offset_.device());
-    basis_.weight = const_cast<char *>(weight_.device());
-    pointer_ = &basis_;
-  }
-  DeviceBasis(const DeviceBasis &) = delete;
-  const think_basis *get() const { return pointer_; }
-
- private:
-  static int64_t places(const think_basis *host, int32_t kv_heads) { return host ? int64_t{host->slots} * kv_heads : 0; }
-  static int64_t channels(const think_basis *host) { return host ? host->channels : 0; }
-  Constant<int32_t> kept_;
-  Constant<int64_t> weight_offset_;
-  Constant<int32_t> index_;
-  Constant<float> offset_;
-  Constant<char> weight_;
-  think_basis basis_ = THINK_BASIS_INIT;
-  const think_basis *pointer_ = nullptr;
-};
-
 struct DeviceSegment {
   think_segment segment;
   simt::Buffer<char> key, value;
@@ -81,7 +47,9 @@ struct DeviceSegment {
 // A case on a fresh device, with a workspace of exactly the size asked for: only the counters are zero, the rest was never written.
 class OnDevice {
  public:
-  OnDevice(const Problem &problem, uint64_t seed, bool invariant = false, int32_t processors = 4) : problem_(problem) {
+  // plan_queries, call_queries: what the plan allows and what the host knows of the call, where that is more than there are.
+  OnDevice(const Problem &problem, uint64_t seed, bool invariant = false, int32_t processors = 4, int32_t plan_queries = 0, int32_t call_queries = 0)
+      : problem_(problem) {
     begin(seed);
     simt::machine().options.multiprocessors = processors;
     EXPECT_EQ(0, cuda::load());
@@ -89,6 +57,7 @@ class OnDevice {
     Shape &shape = arguments_.shape;
     shape.cache_dtype = problem.owned[0]->segment.value_dtype;
     shape.batch_invariant = invariant;
+    if (plan_queries) shape.max_queries = plan_queries;
     EXPECT_EQ(0, cuda::resident(shape, &shape.attend_blocks));
     query_ = std::make_unique<simt::Buffer<char>>("query", problem.query);
     query_->freeze();
@@ -106,7 +75,7 @@ class OnDevice {
     lse_ = std::make_unique<simt::Buffer<float>>("lse", static_cast<size_t>(problem.lse_count));
     arguments_.output.data = output_->device();
     arguments_.lse = problem.spec.lse ? lse_->device() : nullptr;
-    extent_ = {arguments_.batch.count, shape.max_queries, arguments_.segment_count, problem.most_tokens};
+    extent_ = {arguments_.batch.count, call_queries ? call_queries : shape.max_queries, arguments_.segment_count, problem.most_tokens};
     workspace_ = std::make_unique<simt::Buffer<char>>("workspace", static_cast<size_t>(cuda::workspace(shape, extent_)));
     counter_bytes_ = cuda::workspace(shape, {0, 0, 0, 0}) - 64;  // less the end of the line
     workspace_->upload(std::vector<char>(counter_bytes_));
@@ -165,20 +134,9 @@ void check_on_device(const Case &c, int32_t seeds = 1, int32_t processors = 4) {
   }
 }
 
-struct Kind {
-  int32_t layout;
-  think_dtype dtype;
-};
-
 class AttendOnDevice : public testing::TestWithParam<Kind> {
  protected:
-  SegmentSpec segment(std::vector<int32_t> lengths) const {
-    SegmentSpec s;
-    s.key_layout = GetParam().layout;
-    s.key_dtype = s.value_dtype = GetParam().dtype;
-    s.lengths = std::move(lengths);
-    return s;
-  }
+  static SegmentSpec segment(std::vector<int32_t> lengths) { return segment_of(GetParam(), std::move(lengths)); }
 };
 
 TEST_P(AttendOnDevice, EveryKeptWidth) {
@@ -196,10 +154,6 @@ TEST_P(AttendOnDevice, EveryKeptWidth) {
   }
 }
 
-constexpr int32_t kChannels[] = {64, 80, 96, 128, 256, 8, 40, 72};
-constexpr int32_t kGroups[] = {1, 2, 3, 4, 5, 7, 8, 16};
-constexpr int32_t kLengths[] = {0, 1, 31, 32, 33, 97, 193, 1021, 64};
-
 TEST_P(AttendOnDevice, EveryGroupAndHeadSize) {
   int32_t which = 0;
   for (int32_t group : kGroups) {
@@ -215,12 +169,8 @@ TEST_P(AttendOnDevice, EveryGroupAndHeadSize) {
       c.output_dtype = which % 4 == 0 ? THINK_F16 : which % 4 == 1 ? THINK_BF16 : THINK_F32;
       SegmentSpec s = segment({kLengths[which % std::size(kLengths)]});
       s.aligned = which % 2;
-      if (which % 4) {
-        for (int32_t i = 0; i < 3; ++i) s.key_kept.push_back(std::min(channels, kKept[(which * 3 + i * 4) % std::size(kKept)]));
-      }
-      if (which % 3 == 0) {
-        for (int32_t i = 0; i < 3; ++i) s.value_kept.push_back(8 * (1 + (which * 5 + i * 3) % (c.value_channels / 8)));
-      }
+      if (which % 4) s.key_kept = widths(channels, which);
+      if (which % 3 == 0) s.value_kept = value_widths(c.value_channels, which);
       c.segments = {s};
       check_on_device(c);
       if (HasFailure()) return;
@@ -228,27 +178,10 @@ TEST_P(AttendOnDevice, EveryGroupAndHeadSize) {
   }
 }
 
-// The shape of a pruned cache in use: sinks, compact prefix with widths per head, recent window, on pages in any order.
 TEST_P(AttendOnDevice, CacheOfAChat) {
-  Case c;
-  c.kv_heads = 3;
-  c.group = 3;
-  c.queries = {1, 1, 1};
-  c.batch_slots = true;
-  c.sink = true;
-  SegmentSpec sinks = segment({4, 4, 2}), compact = segment({1184, 0, 96}), recent = segment({41, 32, 63});
-  sinks.key_layout = recent.key_layout = THINK_ROWS;
-  sinks.interleaved = true;
-  recent.first = {4, 36, 17};
-  recent.interleaved = true;
-  recent.causal = true;
-  compact.key_kept = {39, 17, 52, 40, 24, 64};
-  compact.value_kept = {40, 64, 48};
-  compact.page_tokens = 64;
-  compact.first = {32, 0, 64};
-  c.segments = {sinks, compact, recent};
+  Case c = cache_of_a_chat(GetParam());
   check_on_device(c, 4);
-  c.segments = {recent, compact, sinks};
+  std::swap(c.segments.front(), c.segments.back());
   c.output_dtype = c.query_dtype = THINK_F16;
   check_on_device(c);
 }
@@ -271,46 +204,16 @@ TEST_P(AttendOnDevice, CutsAnywhere) {
   }
 }
 
-TEST_P(AttendOnDevice, LengthsPerHead) {
-  Case c;
-  c.kv_heads = 3;
-  c.queries = {1, 2};
-  c.packed = true;
-  SegmentSpec s = segment({700, 0, 65, 31, 1200, 1});
-  s.per_head = true;
-  s.first = {0, 32, 64};
-  s.key_kept = {16, 63, 7};
-  s.own_slots = true;
-  SegmentSpec dense = segment({5, 33});
-  c.segments = {s, dense};
-  check_on_device(c, 3);
-}
+TEST_P(AttendOnDevice, LengthsPerHead) { check_on_device(lengths_per_head(GetParam()), 3); }
 
 TEST_P(AttendOnDevice, ManyQueries) {
   for (const bool packed : {false, true}) {
-    for (const int32_t longest : {3, 9, 40}) {
-      Case c;
-      c.group = longest == 9 ? 16 : 3;
-      c.queries = {longest, 0, 2};
-      c.packed = packed;
-      SegmentSpec prefix = segment({200, 64, 301}), recent = segment({longest + 13, 5, 1});
-      prefix.key_kept = {40, 52};
-      prefix.value_kept = {32, 64};
-      prefix.page_tokens = 96;
-      recent.causal = true;  // the third sequence has fewer rows than queries: the first query sees none of them
-      c.segments = {prefix, recent};
-      c.seed = longest;
-      check_on_device(c, longest == 3 ? 3 : 1);
-    }
+    for (const int32_t longest : {3, 9, 40}) check_on_device(many_queries(GetParam(), longest, packed, {200, 64, 301}), longest == 3 ? 3 : 1);
   }
 }
 
 TEST_P(AttendOnDevice, QueriesThatSeeNothing) {
-  Case c;
-  c.queries = {3, 1};
-  SegmentSpec empty = segment({0}), recent = segment({2, 0});
-  recent.causal = true;
-  c.segments = {empty, recent};
+  Case c = queries_that_see_nothing(GetParam());
   for (const bool sink : {false, true}) {
     c.sink = sink;
     check_on_device(c);
@@ -323,19 +226,7 @@ TEST_P(AttendOnDevice, QueriesThatSeeNothing) {
 }
 
 TEST_P(AttendOnDevice, SoftcapAndSink) {
-  for (const float softcap : {0.0f, 1.5f, 30.0f}) {
-    Case c;
-    c.softcap = softcap;
-    c.sink = true;
-    c.queries = {2};
-    c.output_dtype = c.query_dtype = THINK_BF16;
-    SegmentSpec s = segment({333}), recent = segment({20});
-    s.key_kept = {40, 9};
-    s.magnitude = 4;
-    recent.causal = true;
-    c.segments = {s, recent};
-    check_on_device(c);
-  }
+  for (const float softcap : {0.0f, 1.5f, 30.0f}) check_on_device(softcap_and_sink(GetParam(), softcap));
 }
 
 // With batch_invariant a sequence has the same bits alone and among others, on small and large devices.
@@ -370,6 +261,23 @@ TEST_P(AttendOnDevice, BatchInvariance) {
   EXPECT_TRUE(std::equal(together.output.begin(), together.output.begin() + row * 4, single.output.begin()));
   EXPECT_TRUE(std::equal(together.lse.begin(), together.lse.begin() + 4, single.lse.begin()));
   EXPECT_NE(together.lse[4], single.lse[4]);
+}
+
+// Nor does it matter how many queries the host must expect of the others: bf16 queries are rounded in another way where columns are left for the residue.
+TEST_P(AttendOnDevice, RoundingFollowsFromThePlan) {
+  Case c;
+  c.group = 4;
+  SegmentSpec compact = segment({700});
+  compact.key_kept = {40, 52};
+  c.segments = {compact};
+  const Problem problem(c);
+  const auto run = [&](int32_t call_queries) {
+    OnDevice device(problem, 1, true, 4, 2, call_queries);
+    return device.run();
+  };
+  const Result alone = run(1);
+  expect_close(problem, alone, "alone");
+  expect_same_bits(alone, run(2), "among others");
 }
 
 // A captured launch is replayed with other lengths: the same arguments, other contents.
@@ -407,7 +315,7 @@ TEST_P(AttendOnDevice, MovesWhatTheModelSays) {
       c.kv_heads = 2;
       c.group = 4;
       c.key_channels = c.value_channels = 128;
-      c.query_dtype = c.output_dtype = GetParam().dtype;
+      c.query_dtype = c.output_dtype = GetParam().key;
       c.sink = true;
       SegmentSpec s = segment({tokens});
       s.aligned = true;
@@ -443,7 +351,7 @@ TEST_P(AttendOnDevice, MovesWhatTheModelSays) {
       const double tables = static_cast<double>(parts) * device.warps() * 12 * 32 * 8;
       const double model = cache + basis + folded + partial + partial_out + small + queries_folded * 2 + tables;
       const double moved = static_cast<double>(total.global_read_bytes + total.global_write_bytes);
-      report_traffic("attend, " + std::string(GetParam().layout == THINK_TILES ? "tiles, " : "rows, ") + (GetParam().dtype == THINK_F16 ? "f16" : "bf16") +
+      report_traffic("attend, " + std::string(GetParam().layout == THINK_TILES ? "tiles, " : "rows, ") + (GetParam().key == THINK_F16 ? "f16" : "bf16") +
                          (values ? ", values pruned, " : ", ") + std::to_string(tokens) + " tokens",
                      total, model - partial_out, partial_out);
       if (std::getenv("THINK_TEST_REPORT")) std::printf("moved %.4f of the model, %lld blocks\n", moved / model, static_cast<long long>(blocks));
@@ -457,9 +365,9 @@ TEST_P(AttendOnDevice, MovesWhatTheModelSays) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Kinds, AttendOnDevice,
-                         testing::Values(Kind{THINK_ROWS, THINK_F16}, Kind{THINK_TILES, THINK_F16}, Kind{THINK_ROWS, THINK_BF16}, Kind{THINK_TILES, THINK_BF16}),
+                         testing::Values(Kind{THINK_ROWS, THINK_F16, THINK_F16}, Kind{THINK_TILES, THINK_F16, THINK_F16}, Kind{THINK_ROWS, THINK_BF16, THINK_BF16}, Kind{THINK_TILES, THINK_BF16, THINK_BF16}),
                          [](const auto &info) {
-                           return std::string(info.param.layout == THINK_TILES ? "Tiles" : "Rows") + (info.param.dtype == THINK_F16 ? "F16" : "BF16");
+                           return std::string(info.param.layout == THINK_TILES ? "Tiles" : "Rows") + (info.param.key == THINK_F16 ? "F16" : "BF16");
                          });
 
 }  // namespace

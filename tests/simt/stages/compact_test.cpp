@@ -9,27 +9,6 @@ namespace {
 
 using namespace test;
 
-// A basis whose arrays lie on the device.
-class DeviceBasis {
- public:
-  DeviceBasis(const think_basis *host, int32_t kv_heads)
-      : kept_("kept", host ? host->kept : nullptr, host ? int64_t{host->slots} * kv_heads : 0),
-        index_("index", host ? host->index : nullptr, host ? int64_t{host->slots} * kv_heads * host->channels : 0) {
-    if (!host) return;
-    basis_ = *host;
-    basis_.kept = const_cast<int32_t *>(kept_.device());
-    basis_.index = const_cast<int32_t *>(index_.device());
-    pointer_ = &basis_;
-  }
-  DeviceBasis(const DeviceBasis &) = delete;
-  const think_basis *get() const { return pointer_; }
-
- private:
-  Constant<int32_t> kept_, index_;
-  think_basis basis_ = THINK_BASIS_INIT;
-  const think_basis *pointer_ = nullptr;
-};
-
 // A segment of the host with everything behind it on the device. `source`: what was never written may not be read, and nothing may be written.
 class DeviceSegment {
  public:

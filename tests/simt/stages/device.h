@@ -89,4 +89,37 @@ class DeviceBatch {
   Constant<int32_t> lengths_, row_start_, slot_;
 };
 
+// A basis with its arrays on the device; NULL stays NULL.
+class DeviceBasis {
+ public:
+  DeviceBasis(const think_basis *host, int32_t kv_heads)
+      : kept_("kept", host ? host->kept : nullptr, places(host, kv_heads)),
+        weight_offset_("weight_offset", host ? host->weight_offset : nullptr, places(host, kv_heads)),
+        index_("index", host ? host->index : nullptr, places(host, kv_heads) * channels(host)),
+        offset_("offset", host ? host->offset : nullptr, places(host, kv_heads) * channels(host)),
+        weight_("weight", host ? static_cast<const char *>(host->weight) : nullptr, host ? std::max<int64_t>(1, host->weight_bytes) : 0) {
+    if (!host) return;
+    basis_ = *host;
+    basis_.kept = const_cast<int32_t *>(kept_.device());
+    basis_.index = const_cast<int32_t *>(index_.device());
+    basis_.weight_offset = const_cast<int64_t *>(weight_offset_.device());
+    basis_.offset = const_cast<float *>(offset_.device());
+    basis_.weight = const_cast<char *>(weight_.device());
+    pointer_ = &basis_;
+  }
+  DeviceBasis(const DeviceBasis &) = delete;
+  const think_basis *get() const { return pointer_; }
+
+ private:
+  static int64_t places(const think_basis *host, int32_t kv_heads) { return host ? int64_t{host->slots} * kv_heads : 0; }
+  static int64_t channels(const think_basis *host) { return host ? host->channels : 0; }
+  Constant<int32_t> kept_;
+  Constant<int64_t> weight_offset_;
+  Constant<int32_t> index_;
+  Constant<float> offset_;
+  Constant<char> weight_;
+  think_basis basis_ = THINK_BASIS_INIT;
+  const think_basis *pointer_ = nullptr;
+};
+
 }  // namespace think::test

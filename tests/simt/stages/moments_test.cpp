@@ -104,13 +104,7 @@ TEST(MomentsOnDevice, ShapesAndTypes) {
 TEST(MomentsOnDevice, PagesSlotsRaggedHeadsAndStrides) {
   for (int mask = 0; mask < 16; ++mask) {
     SCOPED_TRACE(mask);
-    Options options;
-    options.lengths = {100, 0, 171, 68, 33};
-    options.pages = mask & 1;
-    options.slots = mask & 2;
-    options.ragged_heads = mask & 4;
-    options.token_major = mask & 8;
-    options.first = mask % 3 ? 0 : 7;
+    Options options = test::layout_options<Options>(mask);
     options.key_dtype = kDtypes[mask % 3];
     options.value_dtype = kDtypes[(mask + 1) % 3];
     check(make_shape(3, 2, 16, 24), options, 20 + mask);

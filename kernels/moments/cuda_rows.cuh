@@ -1,0 +1,161 @@
+// What a launch of the moments stage knows of its heads, and how rows come into shared memory.
+#pragma once
+
+#include "../common/device.cuh"
+#include "cuda.h"
+
+namespace think::moments::cuda {
+namespace {
+
+using namespace ptx;
+
+constexpr int32_t kThreads = 256;
+constexpr int32_t kBlocks = 2;        // of a multiprocessor, at least
+constexpr int32_t kTile = 64;         // rows and queries of a tile of logits; channels of a tile of a covariance
+constexpr int32_t kDepth = 64;        // channels of the queries that are in shared memory at a time
+constexpr int32_t kPitch = 64 + 4;    // floats of a line: 4 mod 32 lets eight lanes store to eight lines without meeting in a bank
+constexpr int32_t kStepRows = 32;     // rows that a covariance takes at a time
+constexpr int32_t kSplits = 16;       // parts of a covariance, at most
+constexpr int32_t kSplitRows = 512;   // rows of such a part, at least
+constexpr float kLowest = -1e30f;     // below any logit, and finite, so that differences of it are numbers
+constexpr float kLog2E = 1.4426950408889634f;
+
+THINK_HOST_DEVICE constexpr int32_t up(int32_t value, int32_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+THINK_HOST_DEVICE constexpr int32_t tiles_of(int32_t count) { return (count + kTile - 1) / kTile; }
+// By the rows alone: the same for a sequence in whatever batch.
+THINK_HOST_DEVICE constexpr int32_t split_rows(int32_t rows) {
+  const int32_t share = up((rows + kSplits - 1) / kSplits, kStepRows);
+  return share > kSplitRows ? share : kSplitRows;
+}
+THINK_HOST_DEVICE constexpr int32_t pairs_of(int32_t channels) { return tiles_of(channels) * (tiles_of(channels) + 1) / 2; }
+THINK_HOST_DEVICE constexpr int32_t key_pitch(int32_t channels) { return up(channels, 32) + 4; }
+
+// The state of a head, as view() lays it out.
+struct StateLayout {
+  char *base;
+  int64_t slot_bytes, head_floats;
+  int32_t key_covariance, query_moment, value_mean, value_covariance, rows;  // floats from the head's first, the mean of the keys
+};
+
+struct MomentsCall {
+  device::Side key, value;
+  device::Run run;
+  think_tensor query;
+  const int32_t *query_slot, *slot;
+  StateLayout state;
+  int32_t first_sequence;  // of this wave
+  int32_t query_bytes;     // of an element
+  int32_t kv_heads, group, key_channels, value_channels;
+  float scale, softcap, share;
+  int32_t sinks, recent;
+  bool causal, values;
+
+  // Workspace of a wave, [sequence][head] of:
+  Float2 *partial_columns;  // [tile of all rows][columns]: largest logit, sum of exponentials
+  Float2 *all_columns;      // [columns]: largest logit, inverse of the sum
+  float *mass;              // [moved rows]
+  double *tile_mass;        // [tile of moved rows]
+  float *sums;              // [tile of moved rows][2][key channels + value channels]: sum of x, sum of mass * x
+  double *weights;          // [2]: the weight of a row is the first + its mass times the second
+  float *partial;           // [split][key channels ^ 2 + value channels ^ 2]
+  int32_t tiles, moved_tiles, columns, splits;  // at most: what the arrays were made for
+};
+
+// One sequence and KV head.
+struct Head {
+  int32_t sequence, head;
+  int64_t scratch;  // of the wave's arrays
+  int32_t first, tokens;
+  int32_t moved, moved_first;  // rows that a prune would move, from `first`
+  int32_t query_rows, columns;
+};
+
+THINK_DEVICE Head head_of(const MomentsCall &call) {
+  Head head;
+  head.sequence = call.first_sequence + block_z();
+  head.head = block_y();
+  head.scratch = static_cast<int64_t>(block_z()) * call.kv_heads + head.head;
+  head.first = device::first_of(call.run, head.sequence, head.head);
+  head.tokens = device::length_of(call.run, head.sequence, head.head);
+  const PruneRange range = device::prune_range(head.tokens, call.sinks, call.recent);
+  head.moved_first = static_cast<int32_t>(range.first);
+  head.moved = static_cast<int32_t>(range.count);
+  const int32_t rows = static_cast<int32_t>(call.query.extent[2]);
+  head.query_rows = rows < head.tokens ? rows : head.tokens;
+  head.columns = head.query_rows * call.group;
+  return head;
+}
+
+THINK_DEVICE float *state_of(const MomentsCall &call, const Head &head) {
+  char *slot = call.state.base + device::slot_of(call.slot, head.sequence) * call.state.slot_bytes;
+  return reinterpret_cast<float *>(slot) + head.head * call.state.head_floats;
+}
+
+// ---- eight numbers of a row, and rows in shared memory
+
+template <class T>
+THINK_DEVICE void load_eight(float (&x)[8], const char *at) {
+  constexpr int32_t kWords = 8 * static_cast<int32_t>(sizeof(T)) / 16;
+  if (reinterpret_cast<uintptr_t>(at) % 16 == 0) {
+#pragma unroll
+    for (int32_t i = 0; i < kWords; ++i) {
+      const Words4 chunk = load_constant(reinterpret_cast<const Words4 *>(at) + i);
+      const uint32_t words[4] = {chunk.x, chunk.y, chunk.z, chunk.w};
+#pragma unroll
+      for (int32_t j = 0; j < 4; ++j) {
+        if constexpr (sizeof(T) == 4) {
+          x[4 * i + j] = as_float(words[j]);
+        } else {
+          const Float2 two = unpack<T>(words[j]);
+          x[2 * j] = two.x, x[2 * j + 1] = two.y;
+        }
+      }
+    }
+  } else {
+#pragma unroll
+    for (int32_t i = 0; i < 8; ++i) x[i] = to_float(load_constant(reinterpret_cast<const T *>(at) + i));
+  }
+}
+
+// The type is the same for a whole launch, so nothing diverges; a kernel for each pair of types would be nine of each.
+THINK_DEVICE void load_eight(float (&x)[8], const char *at, think_dtype dtype) {
+  if (dtype == THINK_F32) {
+    load_eight<float>(x, at);
+  } else if (dtype == THINK_F16) {
+    load_eight<F16>(x, at);
+  } else {
+    load_eight<BF16>(x, at);
+  }
+}
+
+// `rows` lines (a multiple of 8) of `chunks` times eight numbers. A quarter of a warp stores the same chunk of eight lines, and the whole warp reads
+// four chunks of each: whole sectors, and no bank twice.
+template <class Fetch>
+THINK_DEVICE void stage(Shared<float> lines, int32_t pitch, int32_t rows, int32_t chunks, const Fetch &fetch) {
+  for (int32_t unit = thread_index(); unit < rows * chunks; unit += kThreads) {
+    const int32_t group = unit / 8, row = group / chunks * 8 + unit % 8, chunk = group % chunks;
+    float x[8] = {};
+    fetch(x, row, chunk);
+    const Shared<float> to = lines + (row * pitch + chunk * 8);
+    store_shared(to.as<Float4>(), Float4{x[0], x[1], x[2], x[3]});
+    store_shared((to + 4).as<Float4>(), Float4{x[4], x[5], x[6], x[7]});
+  }
+}
+
+// Rows [row, row + count) of the head, zeros behind them.
+THINK_DEVICE void stage_rows(Shared<float> lines, int32_t pitch, const device::Side &side, const device::View &view, int32_t channels, int32_t row,
+                             int32_t count) {
+  stage(lines, pitch, kTile, channels / 8, [&](float(&x)[8], int32_t line, int32_t chunk) {
+    if (line < count) load_eight(x, device::row_address(view, row + line) + chunk * 8 * side.element_bytes, side.dtype);
+  });
+}
+
+// Where the eight channels from 8 * chunk on of a column's query lie. Columns are in the order of the query rows: member = column mod group.
+THINK_DEVICE const char *query_address(const MomentsCall &call, const Head &head, int32_t slot, int32_t column, int32_t channel) {
+  const int32_t bytes = call.query_bytes, row = column / call.group, member = column - row * call.group;
+  const int64_t token = call.query.extent[2] - head.query_rows + row;
+  return device::element(call.query, slot, static_cast<int64_t>(head.head) * call.group + member, token, bytes) + channel * bytes;
+}
+
+}  // namespace
+}  // namespace think::moments::cuda
