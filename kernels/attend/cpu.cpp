@@ -89,7 +89,7 @@ struct Worker {
   // What `query` was folded for.
   const think_basis *folded_basis;
   int32_t folded_slot, folded_layout, folded_split;
-  bool folded = false;
+  bool folded = false, started = false;
   int32_t sequence, head, first_column;  // of the group that this was
   Place place;                           // where the last slice ended
 };
@@ -255,6 +255,18 @@ void fetch_bases(const Call &call, const Next &next) {
   fetch_basis(call, next.segment->value_basis, call.a.shape.value_channels, next.slot, next.head);
 }
 
+// The first rows that a thread reads, and their bases: no run before them asked for these. All at once, while the first of them are on their way.
+void fetch_start(const Call &call, const Next &now, const Stream &key, const Stream &value, int64_t begin) {
+  fetch_bases(call, now);
+  const int64_t end = std::min(begin + kStepTokens, key.run.length);
+  for (const Stream *stream : {&key, &value}) {
+    const bool tiles = stream->view.layout == THINK_TILES;
+    for (int64_t token = begin; token < end; token += tiles ? kTileTokens : 1) {
+      prefetch_far(address(*stream, token), tiles ? stream->view.tile_bytes : stream->view.tile_bytes / kTileTokens);
+    }
+  }
+}
+
 // The run of a segment as a pair of streams, and the next one.
 Next streams(const Call &call, const Group &group, int32_t segment, Stream (&key)[2], Stream (&value)[2]) {
   const Arguments &a = call.a;
@@ -379,6 +391,8 @@ void attend_items(const Call &call, const Group &group, int64_t position, int64_
       if (position >= low && position < high) {
         if (prepared != s) next = streams(call, group, s, key, value);
         prepared = s;
+        if (!w.started) fetch_start(call, {&call.a.segments[s], key[0].view.slot, group.head}, key[0], value[0], begin);
+        w.started = true;
         if (end == group.run[s].length) fetch_bases(call, next);
         clear(call, group, w);
         attend_tokens(call, group, s, key, value, begin, end, w);
