@@ -74,8 +74,8 @@ struct Call {
 
 // A group in the list of all of them, with what the groups before it take: work, floats of partial results, counters.
 struct Place {
-  int32_t sequence = 0, head = 0, block = 0;
-  int64_t position = 0, partials = 0, counter = 0;
+  int32_t sequence = 0, head = 0;
+  int64_t block = 0, position = 0, partials = 0, counter = 0;
 };
 
 // What one thread works with from slice to slice, all on its stack.
@@ -90,12 +90,13 @@ struct Worker {
   const think_basis *folded_basis;
   int32_t folded_slot, folded_layout, folded_split;
   bool folded = false, started = false;
-  int32_t sequence, head, first_column;  // of the group that this was
+  int32_t sequence, head;
+  int64_t first_column;  // of the group that this was
   Place place;                           // where the last slice ended
 };
 
 int32_t query_head_of(const Call &call, const Group &group, int32_t column) {
-  return group.head * call.a.shape.group + (group.first_column + column) % call.a.shape.group;
+  return group.head * call.a.shape.group + static_cast<int32_t>((group.first_column + column) % call.a.shape.group);
 }
 int64_t query_of(const Call &call, const Group &group, int32_t column) { return (group.first_column + column) / call.a.shape.group; }
 
@@ -415,7 +416,7 @@ template <class Body>
 void walk_groups(const Arguments &a, Place &place, const Body &body) {
   Group group;
   for (; place.sequence < a.batch.count; ++place.sequence, place.head = 0) {
-    const int32_t blocks = blocks_of(a.shape, rows_of(a.query, a.batch, place.sequence).count);
+    const int64_t blocks = blocks_of(a.shape, rows_of(a.query, a.batch, place.sequence).count);
     for (; place.head < a.shape.kv_heads; ++place.head, place.block = 0) {
       for (; place.block < blocks; ++place.block) {
         make_group(a, place.sequence, place.head, place.block, group);
