@@ -175,31 +175,27 @@ void measure(const Bench &bench, const Shape &shape, think_dtype dtype, int64_t 
     layers.push_back(std::make_unique<Layers>(bench, shape, dtype, tokens, variant, 1 << 20, 0));
     in_cache.emplace_back(bench, shape, dtype, variant, parallel.threads);
   }
-  // Seconds of a call, and seconds per byte of the probe and of the kernel in cache.
-  std::vector<std::vector<double>> times(variants.size()), probes(variants.size()), cached(variants.size()), bounds(variants.size());
-  // Up to three times as many rounds while the machine is restless; all of them count.
-  const auto any_restless = [&] {
+  std::vector<Passes> passes(variants.size());
+  std::vector<std::vector<double>> cached(variants.size());  // seconds per byte of the kernel in cache
+  double before = 0;
+  for (int32_t rounds = bench.options.rounds, round = -1; round < rounds; ++round) {
     for (size_t v = 0; v < variants.size(); ++v) {
-      if (restless(times[v]) || restless(probes[v])) return true;
+      const double time = layers[v]->pass(bench.isa, parallel), after = probe_seconds_per_byte(bench.arena, parallel), in_cache_rate = in_cache[v].rate();
+      if (round >= 0) {  // the first round only warms up
+        passes[v].add(time, before, after);
+        cached[v].push_back(1 / in_cache_rate);
+      }
+      before = after;
     }
-    return false;
-  };
-  int32_t rounds = bench.options.rounds;
-  for (int32_t round = -1; round < rounds; ++round) {
-    for (size_t v = 0; v < variants.size(); ++v) {
-      const double time = layers[v]->pass(bench.isa, parallel), probe = probe_seconds(bench.arena, bench.arena.bytes(), parallel);
-      const double in_cache_rate = in_cache[v].rate();
-      if (round < 0) continue;  // the first round only warms up
-      times[v].push_back(time);
-      probes[v].push_back(probe / static_cast<double>(bench.arena.bytes()));
-      cached[v].push_back(1 / in_cache_rate);
-      bounds[v].push_back(std::max(probes[v].back(), cached[v].back()));
-    }
-    if (round + 1 == rounds && rounds < 3 * bench.options.rounds && any_restless()) rounds += bench.options.rounds;
+    const bool restless = std::any_of(passes.begin(), passes.end(), [&](const Passes &of) { return round + 1 == rounds && of.restless(); });
+    if (restless && rounds < 3 * bench.options.rounds) rounds += bench.options.rounds;
   }
   for (size_t v = 0; v < variants.size(); ++v) {
     const double bytes = layers[v]->bytes();
-    const double speedup = median_ratio(times[0], times[v]), byte_ratio = layers[0]->bytes() / bytes;
+    const Passes &own = passes[v], &dense = passes[0];
+    const auto cached_seconds = [&](size_t pass) { return cached[v][pass]; };
+    const auto fraction_of_bound = [&](size_t pass) { return bytes * std::max(own.probes()[pass], cached[v][pass]) / own.times()[pass]; };
+    const double byte_ratio = layers[0]->bytes() / bytes, speedup = own.median_of([&](size_t pass) { return dense.times()[pass] / own.times()[pass]; });
     rows.push_back({{"shape", shape_name(shape)},
                     {"dtype", dtype_name(dtype)},
                     {"threads", parallel.threads},
@@ -209,15 +205,15 @@ void measure(const Bench &bench, const Shape &shape, think_dtype dtype, int64_t 
                     {"widths", variants[v].widths},
                     {"layers", layers[v]->count()},
                     {"bytes", static_cast<int64_t>(bytes)},
-                    {"ms", median(times[v]) * 1e3},
-                    {"ms_min", minimum(times[v]) * 1e3},
-                    {"gb_per_s", bytes / median(times[v]) / 1e9},
-                    {"probe_gb_per_s", 1e-9 / median(probes[v])},
-                    {"l2_gb_per_s", 1e-9 / median(cached[v])},
-                    {"fraction_of_probe", bytes * median_ratio(probes[v], times[v])},
-                    {"fraction_of_probe_best", bytes * minimum(probes[v]) / minimum(times[v])},
-                    {"fraction_of_l2_rate", bytes * median_ratio(cached[v], times[v])},
-                    {"fraction_of_bound", bytes * median_ratio(bounds[v], times[v])},
+                    {"ms", own.seconds() * 1e3},
+                    {"ms_min", minimum(own.times()) * 1e3},
+                    {"gb_per_s", bytes / own.seconds() / 1e9},
+                    {"probe_gb_per_s", 1e-9 / own.probe()},
+                    {"l2_gb_per_s", 1e-9 / own.median_of(cached_seconds)},
+                    {"fraction_of_probe", bytes * own.probe_over_time()},
+                    {"fraction_of_probe_best", bytes * own.best_probe_over_time()},
+                    {"fraction_of_l2_rate", own.median_of([&](size_t pass) { return bytes * cached[v][pass] / own.times()[pass]; })},
+                    {"fraction_of_bound", own.median_of(fraction_of_bound)},
                     {"speedup_over_dense", speedup},
                     {"byte_ratio", byte_ratio},
                     {"formats", std::string(dtype_name(variants[v].key ? variants[v].key : dtype)) + "/" + dtype_name(variants[v].value ? variants[v].value : dtype)},

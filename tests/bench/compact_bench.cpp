@@ -71,9 +71,8 @@ void measure(const Bench &bench, const Arena &target, const Shape &shape, const 
   destination.value_basis = which.value_kept < channels ? &basis[1] : nullptr;
 
   const double bytes = static_cast<double>(heads * tokens * channels * from * sides + key_bytes + value_bytes);
-  std::vector<double> times, probes;
-  for (int32_t round = -1; round < bench.options.rounds; ++round) {
-    const double time = seconds_of([&] {
+  const auto pass = [&] {
+    return seconds_of([&] {
       for (int64_t layer = 0; layer < layers; ++layer) {
         char *in = bench.arena.data() + layer * source_bytes, *out = target.data() + layer * (key_bytes + value_bytes);
         source.key = which.key_kept ? in : nullptr;
@@ -83,11 +82,8 @@ void measure(const Bench &bench, const Arena &target, const Shape &shape, const 
         compact::compact(bench.isa, {shape, source, destination, {1, nullptr, nullptr, nullptr}}, parallel, {0, 1});
       }
     }) / static_cast<double>(layers);
-    const double probe = probe_seconds(bench.arena, bench.arena.bytes(), parallel) / static_cast<double>(bench.arena.bytes());
-    if (round < 0) continue;
-    times.push_back(time);
-    probes.push_back(probe);
-  }
+  };
+  const Passes passes = measure_passes(bench.options.rounds, pass, [&] { return probe_seconds_per_byte(bench.arena, parallel); });
   rows.push_back({{"shape", shape_name(shape)},
                   {"case", which.name},
                   {"dtypes", std::string(dtype_name(which.from)) + " to " + dtype_name(which.to)},
@@ -95,12 +91,12 @@ void measure(const Bench &bench, const Arena &target, const Shape &shape, const 
                   {"tokens", tokens},
                   {"key_kept", which.key_kept},
                   {"value_kept", which.value_kept},
-                  {"ms", median(times) * 1e3},
-                  {"ms_min", minimum(times) * 1e3},
-                  {"gb_per_s", bytes / median(times) / 1e9},
-                  {"probe_gb_per_s", 1 / median(probes) / 1e9},
-                  {"fraction_of_probe", bytes * median_ratio(probes, times)},
-                  {"fraction_of_probe_best", bytes * minimum(probes) / minimum(times)}});
+                  {"ms", passes.seconds() * 1e3},
+                  {"ms_min", minimum(passes.times()) * 1e3},
+                  {"gb_per_s", bytes / passes.seconds() / 1e9},
+                  {"probe_gb_per_s", 1 / passes.probe() / 1e9},
+                  {"fraction_of_probe", bytes * passes.probe_over_time()},
+                  {"fraction_of_probe_best", bytes * passes.best_probe_over_time()}});
 }
 
 }  // namespace
@@ -108,7 +104,7 @@ void measure(const Bench &bench, const Arena &target, const Shape &shape, const 
 Json compact_bench(const Bench &bench) {
   Json rows = Json::array();
   const Arena target(bench.options.footprint);
-  const Shape large = make_shape(8, 4, 128, 8192, THINK_F16), small = make_shape(3, 3, 64, 8192, THINK_F16);
+  const Shape large = make_shape(8, 4, 128, 32768, THINK_F16), small = make_shape(3, 3, 64, 32768, THINK_F16);
   const std::vector<Case> cases = {
       {"keys 64, values copied", THINK_F16, THINK_F16, 64, 128, false}, {"keys 64", THINK_F16, THINK_F16, 64, 0, false},
       {"keys 77", THINK_BF16, THINK_BF16, 77, 0, false},                {"keys 128", THINK_F16, THINK_F16, 128, 0, false},
@@ -122,7 +118,7 @@ Json compact_bench(const Bench &bench) {
   };
   for (int32_t count : bench.options.threads) {
     const Threads threads(count);
-    for (int32_t tokens : bench.options.quick ? std::vector<int32_t>{4096} : std::vector<int32_t>{1024, 8192}) {
+    for (int32_t tokens : bench.options.quick ? std::vector<int32_t>{4096} : std::vector<int32_t>{1024, 8192, 32768}) {
       bench.progress("compact, " + std::to_string(tokens) + " tokens, " + std::to_string(count) + " threads");
       for (const Case &which : cases) measure(bench, target, large, which, tokens, threads, rows);
       measure(bench, target, small, {"keys 32, values copied", THINK_F16, THINK_F16, 32, 64, false}, tokens, threads, rows);

@@ -72,17 +72,59 @@ inline double median(std::vector<double> x) {
 }
 inline double minimum(const std::vector<double> &x) { return *std::min_element(x.begin(), x.end()); }
 
-// The machine changed while this was measured: the middle half of the times is wider than a tenth.
-inline bool restless(std::vector<double> x) {
-  std::sort(x.begin(), x.end());
-  return x[x.size() * 3 / 4] > 1.1 * x[x.size() / 4];
-}
+// The timed passes of one row. Each stands between two probes, in seconds per byte; where these differ by more than a tenth, the memory changed its speed
+// during the pass, and the pass counts only if that was so in most of them.
+class Passes {
+ public:
+  void add(double seconds, double probe_before, double probe_after) {
+    times_.push_back(seconds);
+    probes_.push_back((probe_before + probe_after) / 2);
+    steady_.push_back(std::max(probe_before, probe_after) <= 1.1 * std::min(probe_before, probe_after));
+  }
 
-// Median of the quotients of two series that were measured side by side: what drifts over time falls out.
-inline double median_ratio(const std::vector<double> &numerator, const std::vector<double> &denominator) {
-  std::vector<double> ratio;
-  for (size_t i = 0; i < numerator.size(); ++i) ratio.push_back(numerator[i] / denominator[i]);
-  return median(ratio);
+  const std::vector<double> &times() const { return times_; }
+  const std::vector<double> &probes() const { return probes_; }
+  bool counts(size_t pass) const { return steady_[pass] || 2 * std::count(steady_.begin(), steady_.end(), true) <= static_cast<int64_t>(steady_.size()); }
+  // Not to be trusted after so few rounds: most passes saw a change, or the middle half of the times is wider than a tenth.
+  bool restless() const {
+    if (2 * std::count(steady_.begin(), steady_.end(), true) <= static_cast<int64_t>(steady_.size())) return true;
+    std::vector<double> x = times_;
+    std::sort(x.begin(), x.end());
+    return x[x.size() * 3 / 4] > 1.1 * x[x.size() / 4];
+  }
+
+  // Medians over the passes that count. Of a quotient, both sides belong to the same pass: what drifts over time falls out.
+  template <class Figure>
+  double median_of(const Figure &figure) const {
+    std::vector<double> figures;
+    for (size_t pass = 0; pass < times_.size(); ++pass) {
+      if (counts(pass)) figures.push_back(figure(pass));
+    }
+    return median(figures);
+  }
+  double seconds() const { return median_of([&](size_t pass) { return times_[pass]; }); }
+  double probe() const { return median_of([&](size_t pass) { return probes_[pass]; }); }
+  double probe_over_time() const { return median_of([&](size_t pass) { return probes_[pass] / times_[pass]; }); }
+  double best_probe_over_time() const { return minimum(probes_) / minimum(times_); }
+
+ private:
+  std::vector<double> times_, probes_;  // probes in seconds per byte
+  std::vector<char> steady_;
+};
+
+// Passes and probes in turns, the first round thrown away; up to three times as many where the machine is restless.
+template <class Pass, class Probe>
+Passes measure_passes(int32_t wanted, const Pass &pass, const Probe &probe) {
+  Passes passes;
+  pass();
+  double before = probe();
+  for (int32_t rounds = wanted, round = 0; round < rounds; ++round) {
+    const double seconds = pass(), after = probe();
+    passes.add(seconds, before, after);
+    before = after;
+    if (round + 1 == rounds && rounds < 3 * wanted && passes.restless()) rounds += wanted;
+  }
+  return passes;
 }
 
 // Sum over `threads` threads of the bytes per second at which each repeats body(thread) on its own data; the median of `attempts`.

@@ -117,12 +117,12 @@ Arena::Arena(int64_t bytes) : bytes_((bytes + kBlock - 1) / kBlock * kBlock) {
 
 Arena::~Arena() { std::free(data_); }
 
-double probe_seconds(const Arena &arena, int64_t bytes, const Parallel &parallel) {
+double probe_seconds_per_byte(const Arena &arena, const Parallel &parallel) {
   const Read read = best_read();
-  const int64_t blocks = bytes / kBlock;
+  const int64_t blocks = arena.bytes() / kBlock;
   return seconds_of([&] {
     parallel_for(parallel, blocks, [&](int64_t block) { sink.fetch_xor(read(arena.data() + block * kBlock, kBlock), std::memory_order_relaxed); });
-  }) * static_cast<double>(bytes) / static_cast<double>(blocks * kBlock);
+  }) / static_cast<double>(blocks * kBlock);
 }
 
 double cached_probe_rate(const Arena &arena, int64_t bytes, int32_t threads) {

@@ -23,8 +23,8 @@ class Arena {
   int64_t bytes_;
 };
 
-// Seconds to read the first `bytes` of the arena once with all threads of `parallel`.
-double probe_seconds(const Arena &arena, int64_t bytes, const Parallel &parallel);
+// Reads the arena once with all threads of `parallel`.
+double probe_seconds_per_byte(const Arena &arena, const Parallel &parallel);
 
 // Bytes per second of `threads` threads that each read `bytes` (in their own cache) again and again.
 double cached_probe_rate(const Arena &arena, int64_t bytes, int32_t threads);

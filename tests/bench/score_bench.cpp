@@ -7,12 +7,13 @@ namespace think::bench {
 
 namespace {
 
-void measure(const Bench &bench, const Shape &shape, think_dtype dtype, int64_t tokens, bool interleaved, const Threads &threads, Json &rows) {
+void measure(const Bench &bench, Shape shape, think_dtype dtype, int64_t tokens, bool interleaved, const Threads &threads, Json &rows) {
   const Parallel &parallel = threads.parallel();
+  shape.query_dtype = dtype;  // queries and keys come from the same matrix products
   const int64_t heads = shape.kv_heads, channels = shape.key_channels;
   const int64_t layer_bytes = heads * tokens * channels * dtype_bytes(dtype), layers = bench.arena.bytes() / layer_bytes;
-  Memory query(int64_t{4} * shape.query_heads * shape.window * channels), state(score::state_bytes(shape)), workspace(score::update_workspace(shape, 1, tokens));
-  score::Update update{shape, make_tensor(query.data(), THINK_F32, shape.query_heads, tokens, channels),
+  Memory query(dtype_bytes(dtype) * shape.query_heads * shape.window * channels), state(score::state_bytes(shape)), workspace(score::update_workspace(shape, 1, tokens));
+  score::Update update{shape, make_tensor(query.data(), dtype, shape.query_heads, tokens, channels),
                        make_tensor(nullptr, dtype, heads, tokens, channels), {1, nullptr, nullptr, nullptr}, state.data()};
   // Only the last rows of the queries are read: all tokens share the memory of a window.
   update.query.stride[1] = shape.window * channels;
@@ -27,27 +28,23 @@ void measure(const Bench &bench, const Shape &shape, think_dtype dtype, int64_t 
     update.key.data = key;
     score::update(bench.isa, update, workspace.data(), with, {0, 1});
   };
-  std::vector<double> times, probes;
-  for (int32_t round = -1; round < bench.options.rounds; ++round) {
-    const double time = seconds_of([&] {
+  const auto pass = [&] {
+    return seconds_of([&] {
       for (int64_t i = 0; i < layers; ++i) layer(bench.arena.data() + i * layer_bytes, parallel);
     }) / static_cast<double>(layers);
-    const double probe = probe_seconds(bench.arena, bench.arena.bytes(), parallel) / static_cast<double>(bench.arena.bytes());
-    if (round < 0) continue;
-    times.push_back(time);
-    probes.push_back(probe);
-  }
+  };
+  const Passes passes = measure_passes(bench.options.rounds, pass, [&] { return probe_seconds_per_byte(bench.arena, parallel); });
   rows.push_back({{"shape", shape_name(shape)},
                   {"dtype", dtype_name(dtype)},
                   {"threads", parallel.threads},
                   {"tokens", tokens},
                   {"strides", interleaved ? "token, head" : "head, token"},
-                  {"ms", median(times) * 1e3},
-                  {"ms_min", minimum(times) * 1e3},
-                  {"gb_per_s", bytes / median(times) / 1e9},
-                  {"probe_gb_per_s", 1 / median(probes) / 1e9},
-                  {"fraction_of_probe", bytes * median_ratio(probes, times)},
-                  {"fraction_of_probe_best", bytes * minimum(probes) / minimum(times)}});
+                  {"ms", passes.seconds() * 1e3},
+                  {"ms_min", minimum(passes.times()) * 1e3},
+                  {"gb_per_s", bytes / passes.seconds() / 1e9},
+                  {"probe_gb_per_s", 1 / passes.probe() / 1e9},
+                  {"fraction_of_probe", bytes * passes.probe_over_time()},
+                  {"fraction_of_probe_best", bytes * passes.best_probe_over_time()}});
 }
 
 }  // namespace
