@@ -12,13 +12,12 @@
 namespace think::attend {
 namespace {
 
-constexpr int kColumns = 4;  // of one pass: their sums take 24 of 32 registers
+constexpr int kColumns = 4;  // whose weights are made at once
 constexpr int kDigits = 3;
 constexpr int kGroup = 4;    // rows whose codes lie side by side in a 32-bit word
 
-// The digits of four rows of a column are four words: low, middle, high, nothing.
-template <int C>
-using Digits = int32_t[C][kMaxChannels];
+// Digits of weights, by column. Those of four rows are four words: low, middle, high, nothing.
+using Digits = int32_t[kMaxChannels];
 
 // ---- codes of four rows, lane by lane ------------------------------------------------------------------------------------------------------------
 
@@ -88,26 +87,16 @@ inline __m128 reduce(const Vec (&x)[kColumns], const Operation &operation) {
 
 // ---- the loop ------------------------------------------------------------------------------------------------------------------------------------
 
-template <int C, int V>
-using Sums = __m512i[C][kDigits][V];
-
 // The digits come from memory with the multiplication: loaded first, they would take as many instructions again, which compilers do not see.
 inline void add_products(__m512i &sum, __m512i codes, const int32_t &digits) {
   asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(codes), "m"(digits));
 }
 
-template <class Code, int C, int V>
-inline void add_rows(const uint8_t *rows, int row_bytes, int count, const Order &order, const char *ahead, const Digits<C> &digits, Sums<C, V> &sum) {
-  const auto add = [&](int row, const __m512i(&codes)[V]) {
-#pragma GCC unroll 4
-    for (int c = 0; c < C; ++c) {
-#pragma GCC unroll 3
-      for (int d = 0; d < kDigits; ++d) {
-#pragma GCC unroll 2
-        for (int v = 0; v < V; ++v) add_products(sum[c][d][v], codes[v], digits[c][row + d]);
-      }
-    }
-  };
+// Calls finish(column, vector of lanes, sums) with the sums over `count` rows, in units of what a weight of 1 counts. All sums live in registers from the first row to the
+// last; Part: the last group has fewer than four rows.
+template <class Code, int C, int V, bool Part, class Finish>
+[[gnu::noinline]] void add_rows(const uint8_t *rows, int row_bytes, int count, const Order &order, const char *ahead, const Digits *digits, const Finish &finish) {
+  __m512i sum[C][kDigits][V];
 #pragma GCC unroll 4
   for (int c = 0; c < C; ++c) {
 #pragma GCC unroll 3
@@ -117,26 +106,42 @@ inline void add_rows(const uint8_t *rows, int row_bytes, int count, const Order 
     }
   }
   const int group_bytes = kGroup * row_bytes;
-  __m512i codes[V];
-  int row = 0;
-  for (; row + kGroup <= count; row += kGroup, rows += group_bytes) {
-    load_rows<Code, V, false>(rows, group_bytes, order, codes);
+#pragma GCC unroll 1
+  for (int row = 0; row < count; row += kGroup, rows += group_bytes) {
+    __m512i codes[V];
+    load_rows<Code, V, Part>(rows, (count - row) * row_bytes, order, codes);
     if (ahead) {
-      for (int byte = 0; byte < group_bytes; byte += 64) prefetch_far_behind(_mm512_castsi512_ps(codes[V - 1]), ahead + byte);
+      prefetch_far_behind(_mm512_castsi512_ps(codes[V - 1]), ahead);
+      if (group_bytes > 64) prefetch_far_behind(_mm512_castsi512_ps(codes[V - 1]), ahead + 64);
       ahead += group_bytes;
     }
-    add(row, codes);
+#pragma GCC unroll 4
+    for (int c = 0; c < C; ++c) {
+#pragma GCC unroll 3
+      for (int d = 0; d < kDigits; ++d) {
+#pragma GCC unroll 2
+        for (int v = 0; v < V; ++v) add_products(sum[c][d][v], codes[v], digits[c][row + d]);
+      }
+    }
   }
-  if (row == count) return;
-  load_rows<Code, V, true>(rows, (count - row) * row_bytes, order, codes);
-  add(row, codes);
+#pragma GCC unroll 4
+  for (int c = 0; c < C; ++c) {
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) {
+      const __m512i high = _mm512_add_epi32(_mm512_slli_epi32(sum[c][2][v], 8), sum[c][1][v]);
+      finish(c, v, fma(_mm512_cvtepi32_ps(high), broadcast(256.0f), _mm512_cvtepi32_ps(sum[c][0][v])));
+    }
+  }
 }
 
-// A sum of products in units of a weight of 1.
-template <int V>
-inline Vec total_of(const __m512i (&digit)[kDigits][V], int v) {
-  const __m512i high = _mm512_add_epi32(_mm512_slli_epi32(digit[2][v], 8), digit[1][v]);
-  return fma(_mm512_cvtepi32_ps(high), broadcast(256.0f), _mm512_cvtepi32_ps(digit[0][v]));
+// Two columns at a time: the sums of more would take most of the registers, and the compiler then keeps them in memory.
+template <class Code, int C, int V, bool Part, class Finish>
+inline void add_rows_of_columns(const uint8_t *rows, int row_bytes, int count, const Order &order, const char *ahead, const Digits *digits, const Finish &finish) {
+  constexpr int now = C < 2 ? C : 2;
+  add_rows<Code, now, V, Part>(rows, row_bytes, count, order, ahead, digits, finish);
+  if constexpr (C > 2) {
+    add_rows<Code, C - 2, V, Part>(rows, row_bytes, count, order, nullptr, digits + 2, [&](int c, int v, Vec sum) { finish(c + 2, v, sum); });
+  }
 }
 
 // ---- scores --------------------------------------------------------------------------------------------------------------------------------------
@@ -144,7 +149,7 @@ inline Vec total_of(const __m512i (&digit)[kDigits][V], int v) {
 template <class Code, int C>
 inline void score_columns(const ScoreArguments &a, int32_t column, const char *ahead, const float *scale, const float *start) {
   alignas(64) float scaled[C][kMaxChannels];
-  alignas(64) Digits<C> digits;
+  alignas(64) Digits digits[C];
   Vec most[kColumns] = {}, total[kColumns] = {};
 #pragma GCC unroll 4
   for (int c = 0; c < C; ++c) {
@@ -166,15 +171,14 @@ inline void score_columns(const ScoreArguments &a, int32_t column, const char *a
   for (int c = 0; c < C; ++c) {
     for (int32_t i = 0; i < a.channels; i += kLanes) store_digits(digits[c] + i, load(scaled[c] + i), broadcast(inverse[c]));
   }
-  Sums<C, 2> sum;
-  add_rows<Code, C, 2>(reinterpret_cast<const uint8_t *>(a.key), row_bytes_of(Code::dtype), a.channels, kOrders<Code>[3], ahead, digits, sum);
-#pragma GCC unroll 4
-  for (int c = 0; c < C; ++c) {
-    const Vec begin = broadcast(a.constant[column + c] + constant[c]);
-#pragma GCC unroll 2
-    for (int v = 0; v < 2; ++v) {
-      store(a.score + (column + c) * a.score_stride + v * kLanes, fma(total_of(sum[c], v), broadcast(step[c]), begin));
-    }
+  const auto finish = [&](int c, int v, Vec sum) {
+    store(a.score + (column + c) * a.score_stride + v * kLanes, fma(sum, broadcast(step[c]), broadcast(a.constant[column + c] + constant[c])));
+  };
+  const auto *rows = reinterpret_cast<const uint8_t *>(a.key);
+  if (a.channels % kGroup) {
+    add_rows_of_columns<Code, C, 2, true>(rows, row_bytes_of(Code::dtype), a.channels, kOrders<Code>[3], ahead, digits, finish);
+  } else {
+    add_rows_of_columns<Code, C, 2, false>(rows, row_bytes_of(Code::dtype), a.channels, kOrders<Code>[3], ahead, digits, finish);
   }
 }
 
@@ -198,7 +202,7 @@ void score_codes(const ScoreArguments &a) {
 // What a group of channels makes of the probabilities of C columns.
 template <int C>
 struct Weights {
-  alignas(64) Digits<C> digits;
+  alignas(64) Digits digits[C];
   alignas(16) float constant[kColumns];
   float step;
 };
@@ -231,20 +235,15 @@ inline void fold_weights(const char *scales, const char *zeros, int tokens, cons
 }
 
 template <class Code, int C, int V>
-inline void add_block(const uint8_t *rows, int32_t width, const char *ahead, const Weights<C> &weights, float *out, int64_t out_stride) {
-  Sums<C, V> sum;
-  add_rows<Code, C, V>(rows, width * dtype_bits(Code::dtype) / 8, kTileTokens, kOrders<Code>[width / 8 - 1], ahead, weights.digits, sum);
-#pragma GCC unroll 4
-  for (int c = 0; c < C; ++c) {
-#pragma GCC unroll 2
-    for (int v = 0; v < V; ++v) {
-      const int32_t left = width - v * kLanes;
-      const auto lanes = static_cast<__mmask16>(left >= kLanes ? 0xffff : (1 << left) - 1);
-      float *to = out + c * out_stride + v * kLanes;
-      const Vec more = fma(total_of(sum[c], v), broadcast(weights.step), broadcast(weights.constant[c]));
-      _mm512_mask_storeu_ps(to, lanes, add(_mm512_maskz_loadu_ps(lanes, to), more));
-    }
-  }
+[[gnu::noinline]] void add_block(const uint8_t *rows, int32_t width, const char *ahead, const Weights<C> &weights, float *out, int64_t out_stride) {
+  const auto finish = [&](int c, int v, Vec total) {
+    const int32_t left = width - v * kLanes;
+    const auto lanes = static_cast<__mmask16>(left >= kLanes ? 0xffff : (1 << left) - 1);
+    float *to = out + c * out_stride + v * kLanes;
+    const Vec more = fma(total, broadcast(weights.step), broadcast(weights.constant[c]));
+    _mm512_mask_storeu_ps(to, lanes, add(_mm512_maskz_loadu_ps(lanes, to), more));
+  };
+  add_rows_of_columns<Code, C, V, false>(rows, width * dtype_bits(Code::dtype) / 8, kTileTokens, kOrders<Code>[width / 8 - 1], ahead, weights.digits, finish);
 }
 
 template <class Code, int C>

@@ -37,7 +37,7 @@ std::vector<Isa> host_isas() {
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) isas.push_back({THINK_ISA_AVX2, "avx2"});
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
     isas.push_back({THINK_ISA_AVX512, "avx512"});
-    if (__builtin_cpu_supports("avx512bf16")) isas.push_back({THINK_ISA_AVX512BF16, "avx512bf16"});
+    if (__builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi")) isas.push_back({THINK_ISA_AVX512BF16, "avx512bf16"});
   }
 #elif defined(__aarch64__)
   isas.push_back({THINK_ISA_NEON, "neon"});
