@@ -1,7 +1,7 @@
 // Attention over tiles of codes by integer dot products (VNNI), for processors that multiply 64 bytes where they multiply 16 floats.
 //
-// Scores of keys and sums of values are the same loop: sum[lane] += weight[row] * code[row][lane], where a row is a channel of keys and its lanes are tokens, or
-// a row is a token of values and its lanes are channels. Scales are folded into the weights (the query, or the probabilities), which then become integers of
+// Scores of keys and sums of values are the same loop: sum[lane] += weight[row] * code[row][lane], where a row is a channel of keys and its lanes are tokens,
+// or a row is a token of values and its lanes are channels. Scales are folded into the weights (the query, or the probabilities), which then become integers of
 // 23 bits, as exact as the f32 sums that they stand for: three signed digits of 8 bits, each with sums of its own. Zeros go into one constant per column.
 #pragma once
 
@@ -92,10 +92,11 @@ inline void add_products(__m512i &sum, __m512i codes, const int32_t &digits) {
   asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(codes), "m"(digits));
 }
 
-// Calls finish(column, vector of lanes, sums) with the sums over `count` rows, in units of what a weight of 1 counts. All sums live in registers from the first row to the
-// last; Part: the last group has fewer than four rows.
+// Calls finish(column, vector of lanes, sums) with the sums over `count` rows, in units of what a weight of 1 counts. All sums live in registers from the first
+// row to the last; Part: the last group has fewer than four rows.
 template <class Code, int C, int V, bool Part, class Finish>
-[[gnu::noinline]] void add_rows(const uint8_t *rows, int row_bytes, int count, const Order &order, const char *ahead, const Digits *digits, const Finish &finish) {
+[[gnu::noinline]] void add_rows(const uint8_t *rows, int row_bytes, int count, const Order &order, const char *ahead, const Digits *digits,
+                                const Finish &finish) {
   __m512i sum[C][kDigits][V];
 #pragma GCC unroll 4
   for (int c = 0; c < C; ++c) {
@@ -136,7 +137,8 @@ template <class Code, int C, int V, bool Part, class Finish>
 
 // Two columns at a time: the sums of more would take most of the registers, and the compiler then keeps them in memory.
 template <class Code, int C, int V, bool Part, class Finish>
-inline void add_rows_of_columns(const uint8_t *rows, int row_bytes, int count, const Order &order, const char *ahead, const Digits *digits, const Finish &finish) {
+inline void add_rows_of_columns(const uint8_t *rows, int row_bytes, int count, const Order &order, const char *ahead, const Digits *digits,
+                                const Finish &finish) {
   constexpr int now = C < 2 ? C : 2;
   add_rows<Code, now, V, Part>(rows, row_bytes, count, order, ahead, digits, finish);
   if constexpr (C > 2) {
@@ -266,7 +268,8 @@ inline void add_value_columns(const ValueArguments &a, int32_t column, const cha
     const auto *rows = reinterpret_cast<const uint8_t *>(a.value + done);
     float *out = a.sum + column * a.sum_stride + first;
     const char *next = ahead ? ahead + done : nullptr;
-    width <= kLanes ? add_block<Code, C, 1>(rows, width, next, weights, out, a.sum_stride) : add_block<Code, C, 2>(rows, width, next, weights, out, a.sum_stride);
+    const auto add = width <= kLanes ? add_block<Code, C, 1> : add_block<Code, C, 2>;
+    add(rows, width, next, weights, out, a.sum_stride);
     done += int64_t{width} * kTileTokens * dtype_bits(Code::dtype) / 8;
   }
 }
