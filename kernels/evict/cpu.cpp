@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "../common/element.h"
+#include "../common/rank.h"
 #include "evict.h"
 #include "think/evict.h"
 
@@ -13,11 +14,9 @@ namespace {
 constexpr int kDigitBits = 11, kDigits = 1 << kDigitBits;
 constexpr int64_t kMoveRows = 512;  // of a task
 
-float ranked(float score) { return std::isnan(score) ? INFINITY : score; }
-
 // Whole numbers in the order of the scores; -0 equals 0.
 uint32_t key_of(float score) {
-  const uint32_t bits = float_bits(ranked(score) + 0.0f);
+  const uint32_t bits = float_bits(as_rank(score) + 0.0f);
   return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
 
@@ -27,11 +26,11 @@ void pool(const Choice &choice, int64_t begin, int64_t end, float *pooled) {
     const int64_t from = std::max(t - reach, begin), to = std::min(t + reach + 1, end);
     if (choice.pooling == THINK_POOL_MEAN) {
       double sum = 0;  // what lies outside counts as zero, so the divisor is the same everywhere
-      for (int64_t near = from; near < to; ++near) sum += ranked(choice.score[near]);
-      pooled[t] = ranked(static_cast<float>(sum / choice.kernel));
+      for (int64_t near = from; near < to; ++near) sum += as_rank(choice.score[near]);
+      pooled[t] = as_rank(static_cast<float>(sum / choice.kernel));
     } else {
-      float largest = ranked(choice.score[from]);
-      for (int64_t near = from + 1; near < to; ++near) largest = std::max(largest, ranked(choice.score[near]));
+      float largest = as_rank(choice.score[from]);
+      for (int64_t near = from + 1; near < to; ++near) largest = std::max(largest, as_rank(choice.score[near]));
       pooled[t] = largest;
     }
   }

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "../common/rank.h"
 #include "select.h"
 
 namespace think::select {
@@ -45,18 +46,6 @@ void fill_worth(const Budgets &budgets, const float *gains, int32_t sequence, do
         *block++ = least;
       }
     }
-  }
-}
-
-float as_rank(float score) { return std::isnan(score) ? std::numeric_limits<float>::infinity() : score; }
-
-// place[i] = how many of the `count` come before i.
-void rank(const float *value, int32_t count, int32_t *place) {
-  for (int32_t i = 0; i < count; ++i) {
-    int32_t before = 0;
-    for (int32_t j = 0; j < i; ++j) before += value[j] >= value[i];
-    for (int32_t j = i + 1; j < count; ++j) before += value[j] > value[i];
-    place[i] = before;
   }
 }
 

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "libthink/core/check.h"
+#include "libthink/core/defaults.h"
 #include "libthink/core/device.h"
 #include "libthink/core/layout.h"
 #include "libthink/core/workspace.h"
@@ -37,7 +38,7 @@ think_status think_fit(const think_plan *plan, const void *moments, const think_
     }
     if (copy.reserved2 != 0) return wrong(options_argument, "reserved2", "expected 0, got %s", NumberText(copy.reserved2).text);
     arguments.side = copy.side;
-    arguments.ridge = copy.ridge == 0 ? 1e-3f : copy.ridge == -1 ? 0 : copy.ridge;
+    arguments.ridge = share_option(copy.ridge, kDefaultRidge);
     if (const think_status status = read_basis(basis_argument, basis, shape, copy.side, true, arguments.basis)) return status;
     if (const think_status status = check_weight_room(basis_argument, arguments.basis, shape)) return status;
     Launch call;

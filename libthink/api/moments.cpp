@@ -1,6 +1,7 @@
 #include "kernels/moments/moments.h"
 
 #include "libthink/core/check.h"
+#include "libthink/core/defaults.h"
 #include "libthink/core/device.h"
 #include "libthink/core/workspace.h"
 
@@ -20,9 +21,9 @@ think_status read_moments_options(const Argument &argument, const think_moments_
   const bool share_fits = copy.attention_share == -1 || (copy.attention_share >= 0 && copy.attention_share <= 1);
   if (!share_fits) return wrong(argument, "attention_share", "expected -1 or 0 .. 1, got %s", NumberText(copy.attention_share).text);
   if (copy.reserved != 0) return wrong(argument, "reserved", "expected 0, got %s", NumberText(copy.reserved).text);
-  arguments.sinks = copy.sinks == 0 ? 4 : copy.sinks == -1 ? 0 : copy.sinks;
-  arguments.recent = copy.recent == 0 ? 32 : copy.recent == -1 ? 0 : copy.recent;
-  arguments.attention_share = copy.attention_share == 0 ? 0.9f : copy.attention_share == -1 ? 0 : copy.attention_share;
+  arguments.sinks = count_option(copy.sinks, kDefaultSinks);
+  arguments.recent = count_option(copy.recent, kDefaultRecent);
+  arguments.attention_share = share_option(copy.attention_share, kDefaultAttentionShare);
   return THINK_OK;
 }
 

@@ -53,7 +53,16 @@ think_status check_prune_stride(const Argument &argument, const Shape &shape, co
       // What the rows that move take, for all rows of the page.
       const int64_t needed = is_quantized(dtype) ? side.bytes / (decision.range.count / kTileTokens) * (target.page_tokens / kTileTokens)
                                                  : rows_bytes(shape, which, target.page_tokens, side.total, 1, dtype);
-      if (!placed || stride == 0 || stride >= needed) return THINK_OK;
+      if (!placed || stride == 0) return THINK_OK;
+      const bool keys = which == THINK_KEYS;
+      const int64_t row = (keys ? target.key_layout : target.value_layout) == THINK_ROWS ? (keys ? target.key_stride : target.value_stride)[2] : 0;
+      int64_t spread = 0;  // rows further apart than their channels need: that is how heads are placed then
+      if (__builtin_mul_overflow(int64_t{shape.kv_heads} * target.page_tokens, row, &spread)) spread = INT64_MAX;
+      if (stride >= needed && stride < spread) {
+        return wrong(argument, field, "expected at least %lld bytes for %d heads of %d rows with a stride of %lld, got %lld", static_cast<long long>(spread),
+                     shape.kv_heads, target.page_tokens, static_cast<long long>(row), static_cast<long long>(stride));
+      }
+      if (stride >= needed) return THINK_OK;
       return wrong(argument, field, "expected at least %lld bytes for the %lld channels that the heads of sequence %d keep together, got %lld",
                    static_cast<long long>(needed), static_cast<long long>(side.total), sequence, static_cast<long long>(stride));
     };

@@ -6,6 +6,8 @@
 
 #include <mutex>
 
+#include "libthink/backend/cuda_loader.h"
+
 namespace think {
 namespace {
 
@@ -19,13 +21,20 @@ constexpr int32_t kMostCores = 1024;
 std::mutex life_cycle;
 std::atomic<uint32_t> fork_generation{0};
 
-void before_fork() { life_cycle.lock(); }
-void after_fork_in_parent() { life_cycle.unlock(); }
+// One handler for both locks, always in this order: a driver that forks in a search holds the first one already.
+void before_fork() {
+  cuda::before_fork();
+  life_cycle.lock();
+}
+void after_fork_in_parent() {
+  life_cycle.unlock();
+  cuda::after_fork();
+}
 void after_fork_in_child() {
   fork_generation.fetch_add(1, std::memory_order_relaxed);
-  life_cycle.unlock();
+  after_fork_in_parent();
 }
-// As the library is loaded: a child may be forked while another thread starts the first workers.
+// As the library is loaded: a child may be forked in the middle of the first search, or while another thread starts the first workers.
 const int fork_handlers = pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
 
 inline void relax() {

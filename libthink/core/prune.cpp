@@ -10,6 +10,7 @@
 #include "kernels/moments/moments.h"
 #include "kernels/score/score.h"
 #include "kernels/select/select.h"
+#include "libthink/core/defaults.h"
 #include "libthink/core/layout.h"
 #include "libthink/core/structs.h"
 
@@ -19,8 +20,6 @@ namespace {
 constexpr int32_t kBudgetStep = 8;  // adaptive widths come in blocks of so many, with one block as the floor
 
 // 0 = the default, -1 = none.
-int32_t count_option(int32_t value, int32_t otherwise) { return value == 0 ? otherwise : value == -1 ? 0 : value; }
-float share_option(float value, float otherwise) { return value == 0 ? otherwise : value == -1 ? 0 : value; }
 
 think_status check_kept(const Argument &argument, const char *field, int32_t kept, int32_t channels, bool adaptive) {
   if (kept < 1 || kept > channels) return wrong(argument, field, "expected -1 .. %d, got %d", channels, kept);
@@ -228,14 +227,14 @@ think_status read_prune_options(const Argument &argument, const think_prune_opti
   if (const think_status status = check_kept(argument, "value_kept", options.value_kept, shape.value_channels, options.adaptive)) return status;
   if (copy.sinks < -1) return wrong(argument, "sinks", "expected at least -1, got %d", copy.sinks);
   if (copy.recent < -1) return wrong(argument, "recent", "expected at least -1, got %d", copy.recent);
-  options.sinks = count_option(copy.sinks, 4);
-  options.recent = count_option(copy.recent, 32);
+  options.sinks = count_option(copy.sinks, kDefaultSinks);
+  options.recent = count_option(copy.recent, kDefaultRecent);
   const bool share_fits = copy.attention_share == -1 || (copy.attention_share >= 0 && copy.attention_share <= 1);
   if (!share_fits) return wrong(argument, "attention_share", "expected -1 or 0 .. 1, got %s", NumberText(copy.attention_share).text);
-  options.attention_share = share_option(copy.attention_share, 0.9f);
+  options.attention_share = share_option(copy.attention_share, kDefaultAttentionShare);
   const bool ridge_fits = copy.ridge == -1 || (copy.ridge >= 0 && std::isfinite(copy.ridge));
   if (!ridge_fits) return wrong(argument, "ridge", "expected -1 or a finite number of at least 0, got %s", NumberText(copy.ridge).text);
-  options.ridge = share_option(copy.ridge, 1e-3f);
+  options.ridge = share_option(copy.ridge, kDefaultRidge);
   const bool limit_fits = copy.dense_limit == -1 || (copy.dense_limit >= 0 && std::isfinite(copy.dense_limit));
   if (!limit_fits) return wrong(argument, "dense_limit", "expected -1 or a finite number of at least 0, got %s", NumberText(copy.dense_limit).text);
   options.dense_limit = copy.dense_limit == -1 ? -1 : copy.dense_limit == 0 ? 0.9 : static_cast<double>(copy.dense_limit);
