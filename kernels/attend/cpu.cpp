@@ -108,7 +108,7 @@ struct Worker {
   bool folded = false, started = false;
   int32_t sequence, head;
   int64_t first_column;  // of the group that this was
-  Place place;                           // where the last slice ended
+  Place place;           // where the last slice ended
 };
 
 int32_t query_head_of(const Call &call, const Group &group, int32_t column) {
@@ -310,6 +310,14 @@ Next streams(const Call &call, const Group &group, int32_t segment, Stream (&key
   return {};
 }
 
+// streams(), and where the thread has read nothing yet, what it reads first.
+Next begin_run(const Call &call, const Group &group, int32_t segment, int64_t begin, Stream (&key)[2], Stream (&value)[2], Worker &w) {
+  const Next next = streams(call, group, segment, key, value);
+  if (!w.started) fetch_start(call, {&call.a.segments[segment], key[0].view.slot, group.head}, key[0], value[0], begin);
+  w.started = true;
+  return next;
+}
+
 // ---- a group that is one item ---------------------------------------------------------------------------------------------------------------------
 
 void attend_whole(const Call &call, const Group &group, Worker &w) {
@@ -343,7 +351,7 @@ void attend_whole(const Call &call, const Group &group, Worker &w) {
     if (group.run[s].length == 0) continue;
     if (open >= 0 && !same_value_basis(call, group.sequence, open, s)) flush();
     open = s;
-    fetch_bases(call, streams(call, group, s, key, value));
+    fetch_bases(call, begin_run(call, group, s, 0, key, value, w));
     attend_tokens(call, group, s, key, value, 0, group.run[s].length, w);
   }
   if (open >= 0) flush();
@@ -407,10 +415,8 @@ void attend_items(const Call &call, const Group &group, int64_t position, int64_
     for (int64_t begin = 0; begin < group.run[s].length; begin += group.item_tokens, ++item) {
       const int64_t end = std::min(begin + group.item_tokens, group.run[s].length);
       if (position >= low && position < high) {
-        if (prepared != s) next = streams(call, group, s, key, value);
+        if (prepared != s) next = begin_run(call, group, s, begin, key, value, w);
         prepared = s;
-        if (!w.started) fetch_start(call, {&call.a.segments[s], key[0].view.slot, group.head}, key[0], value[0], begin);
-        w.started = true;
         if (end == group.run[s].length) fetch_bases(call, next);
         clear(call, group, w);
         attend_tokens(call, group, s, key, value, begin, end, w);

@@ -8,7 +8,7 @@
 namespace think {
 
 // What cannot be compared is kept: a healthy-looking choice would hide it.
-static inline float as_rank(float score) { return std::isnan(score) ? std::numeric_limits<float>::infinity() : score; }
+static inline float nan_to_infinity(float score) { return std::isnan(score) ? std::numeric_limits<float>::infinity() : score; }
 
 // place[i] = how many of the `count` come before i. No NaN among them.
 static inline void rank(const float *value, int32_t count, int32_t *place) {

@@ -120,7 +120,7 @@ void describe(const Arguments &arguments, int32_t sequence, int32_t kv_head, Hea
 void best_first(const float *score, int32_t channels, int32_t *order) {
   float value[kMaxChannels];
   int32_t place[kMaxChannels];
-  for (int32_t i = 0; i < channels; ++i) value[i] = as_rank(score[i]);
+  for (int32_t i = 0; i < channels; ++i) value[i] = nan_to_infinity(score[i]);
   rank(value, channels, place);
   for (int32_t i = 0; i < channels; ++i) order[place[i]] = i;
 }

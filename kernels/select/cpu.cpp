@@ -53,14 +53,14 @@ void choose(const float *score, int32_t channels, int32_t kept, Pairs pairs, boo
   float value[kMaxChannels];
   int32_t place[kMaxChannels];
   if (pairs == Pairs::none) {
-    for (int32_t i = 0; i < channels; ++i) value[i] = as_rank(score[i]);
+    for (int32_t i = 0; i < channels; ++i) value[i] = nan_to_infinity(score[i]);
     rank(value, channels, place);
     for (int32_t i = 0; i < channels; ++i) chosen[i] = place[i] < kept;
     return;
   }
   const int32_t half = channels / 2;
   const int32_t stride = pairs == Pairs::halves ? 1 : 2, partner = pairs == Pairs::halves ? half : 1;
-  for (int32_t i = 0; i < half; ++i) value[i] = as_rank(score[i * stride] + score[i * stride + partner]);
+  for (int32_t i = 0; i < half; ++i) value[i] = nan_to_infinity(score[i * stride] + score[i * stride + partner]);
   rank(value, half, place);
   for (int32_t i = 0; i < half; ++i) chosen[i * stride] = chosen[i * stride + partner] = place[i] < kept / 2;
 }

@@ -11,6 +11,7 @@
 #include <cstring>
 #include <mutex>
 
+#include "libthink/backend/fork.h"
 #include "think/version.h"
 
 namespace think::cuda {
@@ -129,6 +130,7 @@ void after_fork() {
 }
 
 Search find_backend() {
+  if (const int error = fork_error()) return missing(error, "no memory for a fork handler");
   const Searching searching;
   if (loaded) return ask_driver(*loaded);
   Path path;

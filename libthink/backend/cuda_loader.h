@@ -17,7 +17,7 @@ struct Search {
 // What is found stays loaded and is found at once afterwards; what was missing is looked for again.
 Search find_backend();
 
-// Around every fork: waits for a search in another thread, so that the child finds its lock open.
+// Around every fork (fork.h).
 void before_fork();
 void after_fork();
 

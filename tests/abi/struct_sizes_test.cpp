@@ -82,28 +82,9 @@ TEST(StructSizes, AnOlderAnswerIsFilledAsFarAsItGoes) {
   for (int i = 0; i < 7; ++i) EXPECT_EQ(i < 3 ? i + 1 : 0, caller.values[i]) << i;
 }
 
-#define EXPECT_FIRST_SIZE(type) EXPECT_EQ(first_size(#type), think::kFirstSize<type>) << #type
-
 TEST(StructSizes, TheLibraryKnowsTheFirstSizes) {
-  EXPECT_FIRST_SIZE(think_error);
-  EXPECT_FIRST_SIZE(think_tensor);
-  EXPECT_FIRST_SIZE(think_batch);
-  EXPECT_FIRST_SIZE(think_context_options);
-  EXPECT_FIRST_SIZE(think_problem);
-  EXPECT_FIRST_SIZE(think_launch);
-  EXPECT_FIRST_SIZE(think_extent);
-  EXPECT_FIRST_SIZE(think_basis);
-  EXPECT_FIRST_SIZE(think_segment);
-  EXPECT_FIRST_SIZE(think_format);
-  EXPECT_FIRST_SIZE(think_layout_info);
-  EXPECT_FIRST_SIZE(think_score_options);
-  EXPECT_FIRST_SIZE(think_moments_options);
-  EXPECT_FIRST_SIZE(think_budget_options);
-  EXPECT_FIRST_SIZE(think_select_options);
-  EXPECT_FIRST_SIZE(think_fit_options);
-  EXPECT_FIRST_SIZE(think_evict_options);
-  EXPECT_FIRST_SIZE(think_prune_options);
-  EXPECT_FIRST_SIZE(think_prune_result);
+#define EXPECT_FIRST_SIZE(type, bytes) EXPECT_EQ(uint32_t{bytes}, think::kFirstSize<type>) << #type;
+  THINK_FIRST_SIZES(EXPECT_FIRST_SIZE)
 }
 
 }  // namespace

@@ -14,9 +14,9 @@
 #include <thread>
 #include <vector>
 
+#include "instruction_sets.h"
 #include "kernels/attend/attend.h"
 #include "kernels/common/element.h"
-#include "instruction_sets.h"
 #include "think/attend.h"
 
 namespace think::attend {
@@ -182,7 +182,7 @@ Case many_queries(const Kind &kind, int32_t longest, bool packed, const std::vec
   return c;
 }
 
-// The first two queries see nothing.
+// The first query of one sequence and the only one of the other see nothing.
 Case queries_that_see_nothing(const Kind &kind) {
   Case c;
   c.queries = {3, 1};
