@@ -29,6 +29,21 @@ inline float larger_or_nan(float a, float b) { return b != b ? b : std::max(a, b
 
 THINK_KERNELS_OF
 
+// An instruction set may have better kernels for codes alone.
+Kernels kernels_with_codes(int32_t isa) {
+  Kernels kernels = kernels_of(isa);
+#if THINK_HAVE_AVX512BF16
+  if (isa == THINK_ISA_AVX512BF16) {
+    for (int32_t code = 0; code < 2; ++code) {
+      kernels.score[THINK_TILES][element_index(THINK_U8) + code] = codes_avx512bf16.score[code];
+      kernels.value[element_index(THINK_U8) + code] = codes_avx512bf16.value[code];
+    }
+    kernels.codes_by_column = true;
+  }
+#endif
+  return kernels;
+}
+
 // A basis of one slot and KV head; `index` NULL = all channels.
 struct HeadBasis {
   const int32_t *index;
@@ -88,7 +103,8 @@ struct Worker {
   int32_t visible[kBlockColumns];
   // What `query` was folded for.
   const think_basis *folded_basis;
-  int32_t folded_slot, folded_layout, folded_split;
+  int32_t folded_slot, folded_split;
+  bool folded_by_column;
   bool folded = false, started = false;
   int32_t sequence, head;
   int64_t first_column;  // of the group that this was
@@ -104,11 +120,12 @@ int64_t query_of(const Call &call, const Group &group, int32_t column) { return 
 void fold(const Call &call, const Group &group, const think_segment &segment, const SideView &key, Worker &w) {
   const Shape &shape = call.a.shape;
   const int32_t split = key.layout == THINK_ROWS ? call.kernels.split[element_index(key.dtype)] : 0;
-  if (w.folded && w.folded_basis == segment.key_basis && w.folded_slot == key.slot && w.folded_layout == key.layout && w.folded_split == split) return;
+  const bool by_column = key.layout == THINK_ROWS || (is_quantized(key.dtype) && call.kernels.codes_by_column);
+  if (w.folded && w.folded_basis == segment.key_basis && w.folded_slot == key.slot && w.folded_by_column == by_column && w.folded_split == split) return;
   w.folded = true;
   w.folded_basis = segment.key_basis;
   w.folded_slot = key.slot;
-  w.folded_layout = key.layout;
+  w.folded_by_column = by_column;
   w.folded_split = split;
 
   const HeadBasis basis = head_basis(segment.key_basis, shape.key_channels, shape.kv_heads, key.slot, group.head);
@@ -134,7 +151,7 @@ void fold(const Call &call, const Group &group, const think_segment &segment, co
       call.kernels.value[element_index(THINK_F16)](
           {basis.weight, basis.weight_stride, nullptr, basis.dropped, round_up(basis.kept, 8), 1, dropped, 0, kept, 0});
     }
-    if (key.layout == THINK_TILES) {
+    if (!by_column) {
       const int32_t block = c / call.kernels.columns * call.kernels.columns, width = std::min(call.kernels.columns, group.columns - block);
       float *out = w.query + static_cast<int64_t>(block) * basis.kept + (c - block);
       for (int32_t i = 0; i < basis.kept; ++i) out[static_cast<int64_t>(i) * width] = folded[i];
@@ -463,7 +480,8 @@ void run_slice(const Call &call, int64_t total, Slice slice, Worker &worker) {
 
 void attend(int32_t isa, const Arguments &arguments, void *workspace, const Parallel &parallel, Slice slice) {
   const int64_t counters = counter_bytes(arguments.shape);
-  const Call call{arguments, kernels_of(isa), static_cast<int32_t *>(workspace), reinterpret_cast<float *>(static_cast<char *>(workspace) + counters)};
+  const Kernels kernels = kernels_with_codes(isa);
+  const Call call{arguments, kernels, static_cast<int32_t *>(workspace), reinterpret_cast<float *>(static_cast<char *>(workspace) + counters)};
   int64_t total = 0;
   Place first;
   walk_groups(arguments, first, [&](const Group &group) {

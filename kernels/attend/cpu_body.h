@@ -3,14 +3,15 @@
 #pragma once
 
 #include "../common/codes.h"
+#include "columns.h"
 #include "kernels.h"
 #include "lanes.h"
 
 namespace think::attend {
 namespace {
 
-constexpr int kLine = 64;                               // bytes that one prefetch brings
-constexpr int kColumns = kLanes == 16 ? 8 : 4;          // columns of a query block, and of one pass over a row
+constexpr int kLine = 64;                                 // bytes that one prefetch brings
+constexpr int kColumns = kLanes == 16 ? 8 : 4;            // columns of a query block, and of one pass over a row
 constexpr int kAccumulators = kRegisters == 32 ? 16 : 8;  // the rest of the registers holds rows and broadcasts
 
 inline Pair zero_pair() { return {zero(), zero()}; }
@@ -21,29 +22,6 @@ inline void store_two(float *p, Pair v) {
 }
 inline Pair fma(Pair a, Vec b, Pair c) { return {think::fma(a.first, b, c.first), think::fma(a.second, b, c.second)}; }
 inline Pair add(Pair a, Pair b) { return {think::add(a.first, b.first), think::add(a.second, b.second)}; }
-
-// Calls body(integral constant) for the value of a small number, so that loops over columns have a fixed length.
-template <int Value>
-struct Constant {
-  static constexpr int value = Value;
-};
-template <class Body>
-inline void with_columns(int columns, const Body &body) {
-  switch (columns) {
-    case 1: return body(Constant<1>());
-    case 2: return body(Constant<2>());
-    case 3: return body(Constant<3>());
-    case 4: return body(Constant<4>());
-  }
-  if constexpr (kColumns == 8) {
-    switch (columns) {
-      case 5: return body(Constant<5>());
-      case 6: return body(Constant<6>());
-      case 7: return body(Constant<7>());
-      case 8: return body(Constant<8>());
-    }
-  }
-}
 
 // ---- scores of tiles: vertical sums, one vector of tokens per row and a broadcast of the query --------------------------------------------------
 
@@ -120,7 +98,7 @@ void score_tiles(const ScoreArguments &a) {
   const char *ahead = a.ahead;
   for (int32_t column = 0; column < a.columns; column += kColumns) {
     const int32_t width = a.columns - column < kColumns ? a.columns - column : kColumns;
-    with_columns(width, [&](auto c) {
+    with_columns<kColumns>(width, [&](auto c) {
       score_tile<Element, decltype(c)::value>(a.key, ahead, a.channels,
                                               a.query + static_cast<int64_t>(column) * a.channels, a.constant + column,
                                               a.score + column * a.score_stride, a.score_stride);
@@ -287,7 +265,7 @@ void add_values(const ValueArguments &a) {
   const char *ahead = a.ahead;
   for (int32_t column = 0; column < a.columns; column += kColumns) {
     const int32_t width = a.columns - column < kColumns ? a.columns - column : kColumns;
-    with_columns(width, [&](auto c) { add_value_columns<Element, decltype(c)::value>(a, column, ahead); });
+    with_columns<kColumns>(width, [&](auto c) { add_value_columns<Element, decltype(c)::value>(a, column, ahead); });
     ahead = nullptr;
   }
 }
@@ -397,7 +375,8 @@ constexpr Kernels kernel_table() {
           {add_values<F32>, add_values<F16>, add_values<BF16>, add_code_values<U8>, add_code_values<U4>},
           update_softmax,
           {widen_row<F32>, widen_row<F16>, widen_row<BF16>},
-          {narrow_row<F32>, narrow_row<F16>, narrow_row<BF16>}};
+          {narrow_row<F32>, narrow_row<F16>, narrow_row<BF16>},
+          false};
 }
 
 }  // namespace

@@ -24,7 +24,8 @@ struct ScoreArguments {
   int32_t tokens;         // at most 32 with THINK_TILES, where all 32 scores are written
   int32_t channels;       // stored per row
   int32_t columns;
-  const float *query;     // blocks of Kernels::columns columns; inside: THINK_TILES [channel][column], THINK_ROWS [column][padded(channels)]
+  // THINK_ROWS, and codes where Kernels::codes_by_column: [column][padded(channels)]; else blocks of Kernels::columns columns, inside [channel][column].
+  const float *query;
   const float *constant;  // [columns]: start value of the score
   float *score;           // [columns][score_stride]
   int64_t score_stride;
@@ -56,6 +57,12 @@ struct SoftmaxArguments {
   int32_t channels;
 };
 
+// What a unit with integer dot products gives for tiles of codes, U8 and U4; queries [column][padded(channels)].
+struct CodeKernels {
+  void (*score[2])(const ScoreArguments &);
+  void (*value[2])(const ValueArguments &);  // weights are at most 1
+};
+
 struct Kernels {
   int32_t columns;                                   // of a query block
   // By element: if not 0, queries for THINK_ROWS lie in blocks of this many channels, the even ones first, then the odd ones.
@@ -66,11 +73,13 @@ struct Kernels {
   // out = row * factor, n floats
   void (*widen[3])(const void *row, int64_t n, float factor, float *out);
   void (*narrow[3])(const float *row, int64_t n, float factor, void *out);
+  bool codes_by_column;                              // how queries for tiles of codes lie
 };
 
 // Position of an element type in the tables.
 static inline int32_t element_index(think_dtype dtype) { return dtype == THINK_F32 ? 0 : dtype == THINK_F16 ? 1 : dtype == THINK_BF16 ? 2 : dtype == THINK_U8 ? 3 : 4; }
 
 extern const Kernels kernels_portable, kernels_avx2, kernels_avx512, kernels_neon;
+extern const CodeKernels codes_avx512bf16;
 
 }  // namespace think::attend

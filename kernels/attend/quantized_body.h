@@ -55,7 +55,7 @@ void score_codes(const ScoreArguments &a) {
   }
   for (int32_t column = 0; column < a.columns; column += kColumns) {
     const int32_t width = a.columns - column < kColumns ? a.columns - column : kColumns;
-    with_columns(width, [&](auto c) {
+    with_columns<kColumns>(width, [&](auto c) {
       constexpr int C = decltype(c)::value;
       float constant[C] = {};
       fold_scales<C>(a.query + static_cast<int64_t>(column) * a.channels, a.channels, scale, start, a.constant + column, scaled, constant);
@@ -178,7 +178,7 @@ void add_code_values(const ValueArguments &a) {
   const char *ahead = a.ahead;
   for (int32_t column = 0; column < a.columns; column += kColumns) {
     const int32_t width = a.columns - column < kColumns ? a.columns - column : kColumns;
-    with_columns(width, [&](auto c) { add_value_tile<Code, decltype(c)::value>(a, column, ahead); });
+    with_columns<kColumns>(width, [&](auto c) { add_value_tile<Code, decltype(c)::value>(a, column, ahead); });
     ahead = nullptr;
   }
 }

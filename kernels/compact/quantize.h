@@ -94,7 +94,7 @@ void encode_keys(const Encode &e) {
   find_ranges<Element>(e.rows, e.row_stride, e.count, e.channels, e.to, ranges, 0);
   for (int32_t c = 0; c < e.channels; ++c) {
     find_codes<Element>(e.tile + c * kTileTokens * number, kTileTokens, ranges.start[c], ranges.inverse[c], e.to, codes[c]);
-    if (e.count < kTileTokens) __builtin_memset(codes[c] + e.count, 0, static_cast<size_t>(kTileTokens - e.count));
+    for (int32_t t = e.count; t < kTileTokens; ++t) codes[c][t] = 0;
   }
   const int32_t row_bytes = row_bytes_of(e.to);
   for (int32_t c = 0; c < e.channels; ++c) pack_row(codes[c], kTileTokens, e.to, e.destination + c * row_bytes);

@@ -28,7 +28,8 @@ uint32_t isa_available() {
   if (avx512) mask |= 1u << THINK_ISA_AVX512;
 #endif
 #if defined(THINK_HAVE_AVX512BF16)
-  if (avx512 && __builtin_cpu_supports("avx512bf16")) mask |= 1u << THINK_ISA_AVX512BF16;
+  const bool dot_products = __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi");
+  if (avx512 && dot_products) mask |= 1u << THINK_ISA_AVX512BF16;
 #endif
 #elif defined(__aarch64__) && defined(THINK_HAVE_NEON)
   mask |= 1u << THINK_ISA_NEON;  // part of every AArch64 processor

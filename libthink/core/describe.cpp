@@ -82,11 +82,11 @@ void put_problem(JsonWriter &json, const Shape &shape) {
   json.close();
 }
 
-// The unit that a stage runs: none has BF16 dot products of its own, which round where the other units do not.
-int32_t kernel_isa(int32_t isa) { return isa == THINK_ISA_AVX512BF16 ? THINK_ISA_AVX512 : isa; }
+// The unit that a stage runs: only attend has dot products, of integers, for quantized tiles. BF16 ones would round where the other units do not.
+int32_t kernel_isa(int32_t stage, int32_t isa) { return isa == THINK_ISA_AVX512BF16 && stage != THINK_STAGE_ATTEND ? THINK_ISA_AVX512 : isa; }
 
-const char *kernel_reason(const think_plan &plan) {
-  if (kernel_isa(plan.isa) != plan.isa) return "the next lower instruction set: this stage has no avx512bf16 kernel";
+const char *kernel_reason(int32_t stage, const think_plan &plan) {
+  if (kernel_isa(stage, plan.isa) != plan.isa) return "the next lower instruction set: this stage has no avx512bf16 kernel";
   return plan.context->isa.forced ? "forced by THINK_CPU_ISA" : "the best instruction set of this build and host";
 }
 
@@ -111,8 +111,8 @@ void put_stages(JsonWriter &json, const think_plan &plan) {
       json.text("kernel", "baseline");
       json.text("why", "one kernel for all instruction sets");
     } else {
-      json.text("kernel", isa_name(kernel_isa(plan.isa)));
-      json.text("why", kernel_reason(plan));
+      json.text("kernel", isa_name(kernel_isa(stage, plan.isa)));
+      json.text("why", kernel_reason(stage, plan));
     }
     if (has_kernels(plan, stage)) json.integer("workspace_bytes", workspace_bytes(plan, stage, extent));
     json.close();

@@ -18,7 +18,7 @@ inline std::vector<int32_t> instruction_sets() {
       __builtin_cpu_supports("avx512vl")) {
     isas.push_back(THINK_ISA_AVX512);
 #if THINK_HAVE_AVX512BF16
-    if (__builtin_cpu_supports("avx512bf16")) isas.push_back(THINK_ISA_AVX512BF16);
+    if (__builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi")) isas.push_back(THINK_ISA_AVX512BF16);
 #endif
   }
 #endif
