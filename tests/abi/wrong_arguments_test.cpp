@@ -245,7 +245,8 @@ TEST_P(WrongArguments, SlicesTogetherAreTheCall) {
   }
 }
 
-// A new function cannot be forgotten here: every one that can fail is in the table, with as many parameters as it has.
+// A new function cannot be forgotten here: every one that can fail is in the table, with as many parameters as it has. Those of the managed cache change a
+// handle that no copy of memory restores: tests/cache/arguments_test.cpp has a table of its own.
 template <class Result, class... Parameters>
 constexpr int parameters_of_fallible(Result (*)(Parameters...)) {
   if constexpr (sizeof...(Parameters) > 0) {
@@ -258,7 +259,7 @@ constexpr int parameters_of_fallible(Result (*)(Parameters...)) {
 TEST(Table, HoldsEveryFallibleFunction) {
   size_t count = 0;
 #define THINK_FUNCTION(name, since)                                                             \
-  if (constexpr int parameters = parameters_of_fallible(&name); parameters > 0) {               \
+  if (constexpr int parameters = parameters_of_fallible(&name); parameters > 0 && std::strncmp(#name, "think_cache_", 12) != 0) { \
     EXPECT_EQ(static_cast<size_t>(parameters), function(#name).parameters.size() + 1) << #name; \
     ++count;                                                                                    \
   }
