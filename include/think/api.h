@@ -8,7 +8,7 @@
 #define THINK_API_H
 
 #include "dlpack.h"
-#include "prune.h"
+#include "cache.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -115,6 +115,23 @@ typedef struct think_api {
   void (*evict_options_init)(think_evict_options *options, uint32_t struct_size);
   think_status (*evict)(const think_plan *plan, const think_tensor *window_query, const think_segment *source, const think_batch *batch, const think_evict_options *options, const int32_t *budget, float *score, int32_t *kept, int32_t *lengths, const think_launch *launch, think_error *error);
   think_status (*evict_move)(const think_plan *plan, const think_segment *source, const think_segment *destination, const think_batch *batch, const int32_t *kept, int64_t kept_stride, float *score, int64_t score_stride, const think_launch *launch, think_error *error);
+
+  /* think/cache.h, since 0.11 */
+  void (*cache_options_init)(think_cache_options *options, uint32_t struct_size);
+  void (*cache_info_init)(think_cache_info *info, uint32_t struct_size);
+  think_status (*cache_create)(const think_plan *plan, const think_cache_options *options, think_cache **cache, think_error *error);
+  void (*cache_destroy)(think_cache *cache);
+  think_status (*cache_workspace_size)(const think_cache *cache, int64_t *bytes, int64_t *alignment, think_error *error);
+  think_status (*cache_step)(think_cache *cache, const int32_t *sequences, const int32_t *new_tokens, int32_t count, const think_launch *launch, think_error *error);
+  think_status (*cache_append)(think_cache *cache, int32_t layer, const think_tensor *query, const think_tensor *key, const think_tensor *value, const think_launch *launch, think_error *error);
+  think_status (*cache_attend)(const think_cache *cache, int32_t layer, const think_tensor *query, const float *sink_logit, const think_tensor *output, float *lse, const think_launch *launch, think_error *error);
+  think_status (*cache_prune)(think_cache *cache, const int32_t *sequences, int32_t count, const think_launch *launch, think_error *error);
+  think_status (*cache_usage)(const think_cache *cache, int32_t sequence, think_cache_info *info, think_error *error);
+  think_status (*cache_segments)(const think_cache *cache, int32_t layer, think_segment *segments, int32_t capacity, int32_t *count, think_error *error);
+  think_status (*cache_trim)(think_cache *cache, int32_t sequence, int64_t tokens, think_error *error);
+  think_status (*cache_fork)(think_cache *cache, int32_t source, int32_t destination, think_error *error);
+  think_status (*cache_drop)(think_cache *cache, int32_t sequence, think_error *error);
+  think_status (*cache_reset)(think_cache *cache, think_error *error);
 } think_api;
 
 /** Does the library's table have this entry? THINK_API_HAS(table, merge) */

@@ -25,7 +25,9 @@ namespace think_test {
   X(think_fit_options, 24) \
   X(think_evict_options, 48) \
   X(think_prune_options, 48) \
-  X(think_prune_result, 80)
+  X(think_prune_result, 80) \
+  X(think_cache_options, 56) \
+  X(think_cache_info, 96)
 
 // 0 = it is missing above.
 inline uint32_t first_size(const char *name) {

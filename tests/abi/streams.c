@@ -49,5 +49,9 @@ int main(void) {
   REFUSES(think_evict(NULL, &tensor, &segment, &batch, &eviction, NULL, NULL, &kept, &kept, &launch, &error));
   REFUSES(think_evict_move(NULL, &segment, &segment, &batch, &kept, 1, NULL, 0, &launch, &error));
   REFUSES(think_merge(NULL, &tensor, numbers, 1, &tensor, &number, &launch, &error));
+  REFUSES(think_cache_step(NULL, &kept, &kept, 1, &launch, &error));
+  REFUSES(think_cache_append(NULL, 0, &tensor, &tensor, &tensor, &launch, &error));
+  REFUSES(think_cache_attend(NULL, 0, &tensor, NULL, &tensor, &number, &launch, &error));
+  REFUSES(think_cache_prune(NULL, &kept, 1, &launch, &error));
   return failures != 0;
 }

@@ -238,6 +238,8 @@ TEST(Initialisers, AreTheMacros) {
   check_initialiser(think_evict_options_init, think_evict_options(THINK_EVICT_OPTIONS_INIT));
   check_initialiser(think_prune_options_init, think_prune_options(THINK_PRUNE_OPTIONS_INIT));
   check_initialiser(think_prune_result_init, think_prune_result(THINK_PRUNE_RESULT_INIT));
+  check_initialiser(think_cache_options_init, think_cache_options(THINK_CACHE_OPTIONS_INIT));
+  check_initialiser(think_cache_info_init, think_cache_info(THINK_CACHE_INFO_INIT));
 }
 
 }  // namespace

@@ -1,0 +1,401 @@
+#include "libthink/cache/cache.h"
+
+#include <algorithm>
+#include <iterator>
+
+#include "kernels/score/score.h"
+#include "libthink/core/check.h"
+#include "libthink/core/format.h"
+
+using namespace think;
+using Long = long long;  // what %lld takes
+
+namespace {
+
+constexpr int32_t kMostLayers = 65536;
+
+think_status out_of_memory(think_error *error, const think_cache &cache) {
+  return fail(error, THINK_E_MEMORY, 0, "the context's allocator gave no memory, or the cache would have more than its limit (%lld bytes; it has %lld)",
+              static_cast<Long>(cache.memory.limit), static_cast<Long>(cache.memory.bytes));
+}
+
+think_status read_cache_options(const Argument &argument, const think_cache_options *in, const Shape &shape, cache::Options &options) {
+  static const think_cache_options defaults = THINK_CACHE_OPTIONS_INIT;
+  think_cache_options copy;
+  if (const think_status status = read_options(argument, in, copy, defaults, THINK_CACHE_NO_SCORES | THINK_CACHE_KEEP_SCORES)) return status;
+  if (copy.layers < 0 || copy.layers > kMostLayers) return wrong(argument, "layers", "expected 0 .. %d, got %d", kMostLayers, copy.layers);
+  if (copy.sequences < 0) return wrong(argument, "sequences", "expected at least 0, got %d", copy.sequences);
+  if (copy.fold != THINK_FOLD_NEVER && copy.fold != THINK_FOLD_BLOCK) return wrong(argument, "fold", "expected 0 (never) or 1 (block), got %d", copy.fold);
+  if (copy.refit < 0) return wrong(argument, "refit", "expected at least 0, got %d", copy.refit);
+  if (copy.refit > 0 && copy.fold == THINK_FOLD_NEVER) return wrong(argument, "refit", "expected 0 together with THINK_FOLD_NEVER, got %d", copy.refit);
+  if ((copy.flags & THINK_CACHE_NO_SCORES) && ((copy.flags & THINK_CACHE_KEEP_SCORES) || copy.refit > 0)) {
+    return wrong(argument, "flags", "THINK_CACHE_NO_SCORES together with THINK_CACHE_KEEP_SCORES or refit (%d)", copy.refit);
+  }
+  const int64_t most_rows = int64_t{INT32_MAX} / 2;
+  if (copy.reserve_tokens < 0 || copy.reserve_tokens > most_rows) {
+    return wrong(argument, "reserve_tokens", "expected 0 .. %lld, got %lld", static_cast<Long>(most_rows), static_cast<Long>(copy.reserve_tokens));
+  }
+  if (copy.limit_bytes < 0) return wrong(argument, "limit_bytes", "expected at least 0, got %lld", static_cast<Long>(copy.limit_bytes));
+  const Text prune_name("%s->prune", argument.name), format_name("%s->format", argument.name);
+  if (const think_status status = read_prune_options({argument.error, argument.position, prune_name.text}, copy.prune, shape, options.prune)) return status;
+  if (const think_status status = read_format({argument.error, argument.position, format_name.text}, copy.format, shape, options.format)) return status;
+  options.layers = copy.layers ? copy.layers : 1;
+  options.sequences = copy.sequences ? copy.sequences : shape.max_batch;
+  options.fold = copy.fold;
+  options.refit = copy.refit;
+  options.flags = copy.flags;
+  options.reserve_tokens = copy.reserve_tokens;
+  options.limit_bytes = copy.limit_bytes;
+  return THINK_OK;
+}
+
+think_status check_sequence(const Argument &argument, const char *field, const think_cache &cache, int32_t sequence) {
+  if (sequence >= 0 && sequence < cache.sequences.size) return THINK_OK;
+  return wrong(argument, field, "expected 0 .. %d, got %d", cache.sequences.size - 1, sequence);
+}
+
+think_status check_sequences(const Argument &argument, const think_cache &cache, const int32_t *sequences, int32_t count) {
+  if (const think_status status = check_array(argument, sequences)) return status;
+  for (int32_t index = 0; index < count; ++index) {
+    const Text name("[%d]", index);
+    if (const think_status status = check_sequence(argument, name.text, cache, sequences[index])) return status;
+    for (int32_t other = 0; other < index; ++other) {
+      if (sequences[other] == sequences[index]) return wrong(argument, name.text, "expected each sequence once, got %d again", sequences[index]);
+    }
+  }
+  return THINK_OK;
+}
+
+think_status check_count(const Argument &argument, int32_t count, int32_t most, const char *most_name) {
+  if (count >= 1 && count <= most) return THINK_OK;
+  return wrong(argument, "", "expected 1 .. %d (%s), got %d", most, most_name, count);
+}
+
+think_status check_no_step(think_error *error, const think_cache &cache, const char *function) {
+  if (cache.step.missing == 0) return THINK_OK;
+  return fail(error, THINK_E_STATE, 1, "%s: expected every layer of the step to be appended before, %d of %d are missing", function, cache.step.missing,
+              cache.layers);
+}
+
+think_status check_layer(const Argument &argument, const think_cache &cache, int32_t layer) {
+  if (layer >= 0 && layer < cache.layers) return THINK_OK;
+  return wrong(argument, "", "expected 0 .. %d, got %d", cache.layers - 1, layer);
+}
+
+think_status check_appended(const Argument &argument, const think_cache &cache, int32_t layer) {
+  if (const think_status status = check_layer(argument, cache, layer)) return status;
+  if (cache.step.count == 0) return fail(argument.error, THINK_E_STATE, 1, "cache: no step, or sequences were changed after it: call think_cache_step() first");
+  if (cache.step.appended[layer]) return THINK_OK;
+  return fail(argument.error, THINK_E_STATE, argument.position, "layer: layer %d has not been appended in this step", layer);
+}
+
+// Do the tensors have the rows of the step, and all of them in the same way?
+think_status check_step_rows(const Argument &argument, const think_cache &cache, const think_tensor &tensor, const think_tensor &first, const char *first_name) {
+  const cache::Step &step = cache.step;
+  if (cache::is_packed(cache, tensor) != cache::is_packed(cache, first)) {
+    return wrong(argument, "extent[0]", "expected %s as %s, got %lld", cache::is_packed(cache, first) ? "1 (packed)" : "a row for each sequence", first_name,
+                 static_cast<Long>(tensor.extent[0]));
+  }
+  const bool packed = cache::is_packed(cache, tensor);
+  if (!packed && tensor.extent[0] < step.count) {
+    return wrong(argument, "extent[0]", "expected at least %d (sequences of the step) or 1 (packed), got %lld", step.count,
+                 static_cast<Long>(tensor.extent[0]));
+  }
+  const int64_t rows = packed ? step.total : step.longest;
+  if (tensor.extent[2] < rows) {
+    return wrong(argument, "extent[2]", "expected at least %lld (new tokens of the step%s), got %lld", static_cast<Long>(rows),
+                 packed ? ", packed" : ", at most per sequence", static_cast<Long>(tensor.extent[2]));
+  }
+  return THINK_OK;
+}
+
+// A segment takes a token stride of 0 for rows without gaps.
+think_status check_token_stride(const Argument &argument, const think_tensor &tensor) {
+  if (tensor.stride[2] != 0 || tensor.extent[2] <= 1) return THINK_OK;
+  return wrong(argument, "stride[2]", "expected another than 0, got 0");
+}
+
+// The new rows of a layer.
+think_status read_append(think_error *error, const think_cache &cache, const think_tensor *query, const think_tensor *key, const think_tensor *value,
+                         cache::Append &rows) {
+  const Shape &shape = cache.plan->shape;
+  const Argument query_argument{error, 3, "query"}, key_argument{error, 4, "key"}, value_argument{error, 5, "value"};
+  const int32_t *sequences = cache.step.tables.data + cache.step.sequence;
+  const bool scores = std::any_of(sequences, sequences + cache.step.count, [&](int32_t sequence) { return cache.sequences[sequence].score != nullptr; });
+  rows.scores = scores;
+  if (scores && !query) return wrong(query_argument, "", "expected a pointer, as sequences of the step keep scores, got NULL");
+  if (query) {
+    if (const think_status status = read_tensor(query_argument, query, {shape.query_heads, shape.key_channels, shape.query_dtype}, rows.query)) return status;
+  }
+  if (const think_status status = read_tensor(key_argument, key, {shape.kv_heads, shape.key_channels, 0}, rows.key)) return status;
+  if (const think_status status = read_tensor(value_argument, value, {shape.kv_heads, shape.value_channels, 0}, rows.value)) return status;
+  if (query) {
+    if (const think_status status = check_step_rows(query_argument, cache, rows.query, rows.query, "query")) return status;
+  }
+  if (const think_status status = check_step_rows(key_argument, cache, rows.key, query ? rows.query : rows.key, "query")) return status;
+  if (const think_status status = check_step_rows(value_argument, cache, rows.value, rows.key, "key")) return status;
+  if (const think_status status = check_token_stride(key_argument, rows.key)) return status;
+  return check_token_stride(value_argument, rows.value);
+}
+
+think_status check_scores(think_error *error, const think_cache &cache, const int32_t *sequences, int32_t count) {
+  for (int32_t index = 0; index < count; ++index) {
+    const cache::Sequence &sequence = cache.sequences[sequences[index]];
+    if (sequence.run_count == THINK_CACHE_MAX_RUNS) {
+      return fail(error, THINK_E_STATE, 2, "sequences[%d]: sequence %d has been pruned %d times, the most that a cache can hold", index, sequences[index],
+                  THINK_CACHE_MAX_RUNS);
+    }
+    if (sequence.score || cache::tokens_of(sequence) == 0) continue;
+    return fail(error, THINK_E_STATE, 2, "sequences[%d]: sequence %d keeps no scores%s", index, sequences[index],
+                sequence.run_count > 0 ? ": it was pruned before (see THINK_CACHE_KEEP_SCORES)" : " (THINK_CACHE_NO_SCORES)");
+  }
+  return THINK_OK;
+}
+
+}  // namespace
+
+extern "C" {
+
+void think_cache_options_init(think_cache_options *options, uint32_t struct_size) {
+  const think_cache_options initial = THINK_CACHE_OPTIONS_INIT;
+  init_struct(options, struct_size, initial);
+}
+
+void think_cache_info_init(think_cache_info *info, uint32_t struct_size) {
+  const think_cache_info initial = THINK_CACHE_INFO_INIT;
+  init_struct(info, struct_size, initial);
+}
+
+think_status think_cache_create(const think_plan *plan, const think_cache_options *options, think_cache **cache, think_error *error) {
+  return fence(error, [&]() -> think_status {
+    if (!plan) return null_pointer({error, 1, "plan"});
+    cache::Options settings{};
+    if (const think_status status = read_cache_options({error, 2, "options"}, options, plan->shape, settings)) return status;
+    if (const think_status status = check_array({error, 3, "cache"}, cache)) return status;
+    if (plan->shape.on_device) return unsupported({error, 1, "plan"}, "", "this version has managed caches on the CPU only, got a CUDA plan");
+    think_cache *made = cache::make(*plan, settings);
+    if (!made) return fail(error, THINK_E_MEMORY, 0, "the context's allocator gave no memory for a cache, or limit_bytes is too small for it");
+    *cache = made;
+    return THINK_OK;
+  });
+}
+
+void think_cache_destroy(think_cache *cache) {
+  if (cache) cache::destroy(*cache);
+}
+
+think_status think_cache_workspace_size(const think_cache *cache, int64_t *bytes, int64_t *alignment, think_error *error) {
+  return fence(error, [&]() -> think_status {
+    if (!cache) return null_pointer({error, 1, "cache"});
+    if (const think_status status = check_array({error, 2, "bytes"}, bytes)) return status;
+    if (const think_status status = check_optional({error, 3, "alignment"}, alignment)) return status;
+    *bytes = cache::workspace(*cache);
+    if (alignment) *alignment = kWorkspaceAlignment;
+    return THINK_OK;
+  });
+}
+
+think_status think_cache_step(think_cache *cache, const int32_t *sequences, const int32_t *new_tokens, int32_t count, const think_launch *launch,
+                              think_error *error) {
+  return fence(error, [&]() -> think_status {
+    if (!cache) return null_pointer({error, 1, "cache"});
+    const Shape &shape = cache->plan->shape;
+    const Argument sequences_argument{error, 2, "sequences", ""}, tokens_argument{error, 3, "new_tokens", ""};
+    if (const think_status status = check_array(sequences_argument, sequences)) return status;
+    if (const think_status status = check_array(tokens_argument, new_tokens)) return status;
+    const int32_t most = std::min(shape.max_batch, cache->sequences.size);
+    if (const think_status status = check_count({error, 4, "count"}, count, most, "max_batch of the plan, sequences of the cache")) return status;
+    if (const think_status status = check_sequences(sequences_argument, *cache, sequences, count)) return status;
+    bool refits = false;
+    int64_t longest = 0;
+    for (int32_t index = 0; index < count; ++index) {
+      const cache::Sequence &sequence = cache->sequences[sequences[index]];
+      const int64_t room = shape.max_tokens - cache::tokens_of(sequence);
+      if (new_tokens[index] < 0 || new_tokens[index] > room) {
+        return wrong(tokens_argument, Text("[%d]", index).text, "expected 0 .. %lld (max_tokens of the plan, less those of sequence %d), got %d",
+                     static_cast<Long>(room), sequences[index], new_tokens[index]);
+      }
+      refits |= plan_fold(*cache, sequence).refit.rows > 0;
+      longest = std::max<int64_t>(longest, sequence.dense_rows);
+    }
+    Launch call;
+    if (const think_status status = read_launch({error, 5, "launch"}, launch, shape, false, call)) return status;
+    if (const think_status status = check_no_step(error, *cache, "think_cache_step")) return status;
+    if (refits) {
+      if (const think_status status = check_workspace(call, prune_workspace(shape, 1, longest, cache->plan->parallel.threads))) return status;
+    }
+    return cache::begin_step(*cache, sequences, new_tokens, count, call.workspace) ? THINK_OK : out_of_memory(error, *cache);
+  });
+}
+
+think_status think_cache_append(think_cache *cache, int32_t layer, const think_tensor *query, const think_tensor *key, const think_tensor *value,
+                                const think_launch *launch, think_error *error) {
+  return fence(error, [&]() -> think_status {
+    if (!cache) return null_pointer({error, 1, "cache"});
+    const Shape &shape = cache->plan->shape;
+    if (const think_status status = check_layer({error, 2, "layer"}, *cache, layer)) return status;
+    if (cache->step.count == 0) return fail(error, THINK_E_STATE, 1, "cache: no step, or sequences were changed after it: call think_cache_step() first");
+    if (cache->step.appended[layer]) return fail(error, THINK_E_STATE, 2, "layer: layer %d has been appended in this step", layer);
+    cache::Append rows{};
+    if (const think_status status = read_append(error, *cache, query, key, value, rows)) return status;
+    Launch call;
+    if (const think_status status = read_launch({error, 6, "launch"}, launch, shape, false, call)) return status;
+    if (rows.scores) {
+      const int64_t piece = std::min<int64_t>(cache::kScorePiece, cache->step.longest);
+      if (const think_status status = check_workspace(call, score::update_workspace(shape, 1, piece))) return status;
+    }
+    cache::append(*cache, layer, rows, call.workspace);
+    return THINK_OK;
+  });
+}
+
+think_status think_cache_attend(const think_cache *cache, int32_t layer, const think_tensor *query, const float *sink_logit, const think_tensor *output,
+                                float *lse, const think_launch *launch, think_error *error) {
+  return fence(error, [&]() -> think_status {
+    if (!cache) return null_pointer({error, 1, "cache"});
+    const Shape &shape = cache->plan->shape;
+    const Argument query_argument{error, 3, "query"};
+    if (const think_status status = check_appended({error, 2, "layer"}, *cache, layer)) return status;
+    think_tensor rows;
+    if (const think_status status = read_tensor(query_argument, query, {shape.query_heads, shape.key_channels, shape.query_dtype}, rows)) return status;
+    if (const think_status status = check_step_rows(query_argument, *cache, rows, rows, "query")) return status;
+    if (cache->step.longest > shape.max_queries) {
+      return wrong(query_argument, "", "expected at most %d new tokens of a sequence (max_queries of the plan), the step has %d", shape.max_queries,
+                   cache->step.longest);
+    }
+    const Batch batch = cache::step_batch(*cache, rows);
+    think_batch all = THINK_BATCH_INIT;
+    all.count = batch.count;
+    all.lengths = batch.lengths;
+    all.row_start = batch.row_start;
+    think_segment segments[THINK_MAX_SEGMENTS];
+    const int32_t count = cache::step_segments(*cache, layer, segments);
+    const think_status status = think_attend(cache->plan, query, &all, segments, count, sink_logit, output, lse, launch, error);
+    if (status == THINK_OK || !error || error->struct_size < kFirstSize<think_error>) return status;
+    // Arguments have other places here.
+    constexpr int32_t places[] = {0, 1, 3, 1, 1, 1, 4, 5, 6, 7};
+    if (error->argument > 0 && error->argument < static_cast<int32_t>(std::size(places))) error->argument = places[error->argument];
+    return status;
+  });
+}
+
+think_status think_cache_prune(think_cache *cache, const int32_t *sequences, int32_t count, const think_launch *launch, think_error *error) {
+  return fence(error, [&]() -> think_status {
+    if (!cache) return null_pointer({error, 1, "cache"});
+    const Shape &shape = cache->plan->shape;
+    const Argument argument{error, 2, "sequences", ""};
+    if (const think_status status = check_array(argument, sequences)) return status;
+    if (const think_status status = check_count({error, 3, "count"}, count, cache->sequences.size, "sequences of the cache")) return status;
+    if (const think_status status = check_sequences(argument, *cache, sequences, count)) return status;
+    Launch call;
+    if (const think_status status = read_launch({error, 4, "launch"}, launch, shape, false, call)) return status;
+    if (const think_status status = check_no_step(error, *cache, "think_cache_prune")) return status;
+    if (const think_status status = check_scores(error, *cache, sequences, count)) return status;
+    int64_t longest = 0;
+    for (int32_t index = 0; index < count; ++index) longest = std::max<int64_t>(longest, cache->sequences[sequences[index]].dense_rows);
+    if (const think_status status = check_workspace(call, prune_workspace(shape, 1, longest, cache->plan->parallel.threads))) return status;
+    return cache::prune_all(*cache, sequences, count, call.workspace) ? THINK_OK : out_of_memory(error, *cache);
+  });
+}
+
+think_status think_cache_usage(const think_cache *cache, int32_t sequence, think_cache_info *info, think_error *error) {
+  return fence(error, [&]() -> think_status {
+    if (!cache) return null_pointer({error, 1, "cache"});
+    if (sequence < -1 || sequence >= cache->sequences.size) {
+      return wrong({error, 2, "sequence"}, "", "expected -1 (the whole cache) .. %d, got %d", cache->sequences.size - 1, sequence);
+    }
+    if (const think_status status = check_output({error, 3, "info"}, info)) return status;
+    write_output(info, cache::usage(*cache, sequence));
+    return THINK_OK;
+  });
+}
+
+think_status think_cache_segments(const think_cache *cache, int32_t layer, think_segment *segments, int32_t capacity, int32_t *count, think_error *error) {
+  return fence(error, [&]() -> think_status {
+    if (!cache) return null_pointer({error, 1, "cache"});
+    if (const think_status status = check_layer({error, 2, "layer"}, *cache, layer)) return status;
+    const Argument argument{error, 3, "segments"};
+    if (const think_status status = check_output(argument, segments)) return status;
+    if (capacity < 1) return wrong({error, 4, "capacity"}, "", "expected at least 1, got %d", capacity);
+    if (const think_status status = check_array({error, 5, "count"}, count)) return status;
+    if (const think_status status = check_appended({error, 2, "layer"}, *cache, layer)) return status;
+    if (capacity < cache->step.segment_count) {
+      return wrong({error, 4, "capacity"}, "", "expected at least %d, as many as there are segments now, got %d", cache->step.segment_count, capacity);
+    }
+    think_segment found[THINK_MAX_SEGMENTS];
+    *count = cache::step_segments(*cache, layer, found);
+    const uint32_t step = segments->struct_size;
+    for (int32_t index = 0; index < *count; ++index) {
+      think_segment *target = reinterpret_cast<think_segment *>(reinterpret_cast<char *>(segments) + size_t{step} * static_cast<size_t>(index));
+      std::memset(reinterpret_cast<char *>(target), 0, step);
+      target->struct_size = step;
+      write_output(target, found[index]);
+    }
+    return THINK_OK;
+  });
+}
+
+think_status think_cache_trim(think_cache *cache, int32_t sequence, int64_t tokens, think_error *error) {
+  return fence(error, [&]() -> think_status {
+    if (!cache) return null_pointer({error, 1, "cache"});
+    if (const think_status status = check_sequence({error, 2, "sequence"}, "", *cache, sequence)) return status;
+    const cache::Sequence &held = cache->sequences[sequence];
+    const Argument argument{error, 3, "tokens"};
+    if (tokens < 0 || tokens > cache::tokens_of(held)) {
+      return wrong(argument, "", "expected 0 .. %lld (those that the sequence holds), got %lld", static_cast<Long>(cache::tokens_of(held)), static_cast<Long>(tokens));
+    }
+    if (const think_status status = check_no_step(error, *cache, "think_cache_trim")) return status;
+    const int64_t compact = cache::compact_rows(held), fewest = compact > 0 ? compact + cache->prune.sinks : 0;
+    if (tokens > 0 && tokens < fewest) {
+      return fail(error, THINK_E_STATE, 3, "tokens: the first %lld tokens of sequence %d are compact rows and sinks, which cannot be rolled back, got %lld",
+                  static_cast<Long>(fewest), sequence, static_cast<Long>(tokens));
+    }
+    cache::end_step(*cache);
+    if (tokens == 0) {
+      cache::drop(*cache, sequence);
+    } else {
+      cache::trim(*cache, sequence, static_cast<int32_t>(tokens - compact));
+    }
+    cache::settle(*cache);
+    return THINK_OK;
+  });
+}
+
+think_status think_cache_fork(think_cache *cache, int32_t source, int32_t destination, think_error *error) {
+  return fence(error, [&]() -> think_status {
+    if (!cache) return null_pointer({error, 1, "cache"});
+    if (const think_status status = check_sequence({error, 2, "source"}, "", *cache, source)) return status;
+    if (const think_status status = check_sequence({error, 3, "destination"}, "", *cache, destination)) return status;
+    if (source == destination) return wrong({error, 3, "destination"}, "", "expected another sequence than source, got %d", destination);
+    if (const think_status status = check_no_step(error, *cache, "think_cache_fork")) return status;
+    if (const int64_t tokens = cache::tokens_of(cache->sequences[destination])) {
+      return fail(error, THINK_E_STATE, 3, "destination: expected a sequence without tokens, sequence %d holds %lld", destination, static_cast<Long>(tokens));
+    }
+    if (!cache::fork(*cache, source, destination)) return out_of_memory(error, *cache);
+    cache::end_step(*cache);
+    return THINK_OK;
+  });
+}
+
+think_status think_cache_drop(think_cache *cache, int32_t sequence, think_error *error) {
+  return fence(error, [&]() -> think_status {
+    if (!cache) return null_pointer({error, 1, "cache"});
+    if (const think_status status = check_sequence({error, 2, "sequence"}, "", *cache, sequence)) return status;
+    cache::abort_step(*cache);
+    cache::drop(*cache, sequence);
+    cache::settle(*cache);
+    return THINK_OK;
+  });
+}
+
+think_status think_cache_reset(think_cache *cache, think_error *error) {
+  return fence(error, [&]() -> think_status {
+    if (!cache) return null_pointer({error, 1, "cache"});
+    cache::abort_step(*cache);
+    for (int32_t sequence = 0; sequence < cache->sequences.size; ++sequence) cache::drop(*cache, sequence);
+    cache::settle(*cache);
+    return THINK_OK;
+  });
+}
+
+}  // extern "C"

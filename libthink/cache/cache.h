@@ -1,0 +1,141 @@
+// The cache behind the opaque handle: sequences, their pages, and the step that is going on. Functions here trust their arguments; those that return false
+// had no memory, and have then changed no sequence.
+#pragma once
+
+#include "kernels/common/workspace.h"
+#include "libthink/cache/pool.h"
+#include "libthink/core/prune.h"
+#include "think/cache.h"
+
+namespace think::cache {
+
+// Kinds of pages: compact ones by the sides that have a basis (quantized rows may have none), and dense ones.
+constexpr int32_t kKeyBasis = 1, kValueBasis = 2, kDense = 4, kKinds = 5;
+constexpr int32_t kPageTokens = kTileTokens;
+constexpr int64_t kScorePiece = 2048;  // tokens of one update of a score state
+
+struct Run {
+  int32_t kind, slot;
+  int32_t rows;   // whole tiles
+  int32_t folds;  // since the prune that began it
+  Array<int32_t> pages;
+};
+
+struct Sequence {
+  int32_t dense_rows;  // sinks, then what is recent
+  Array<int32_t> pages;
+  Run runs[THINK_CACHE_MAX_RUNS];
+  int32_t run_count;
+  char *score;  // [layers]; NULL = not kept
+};
+
+// A segment of the step, all its sequences: places in `tables`.
+struct StepSegment {
+  int32_t kind;
+  int64_t first, lengths, slots, pages;  // first: dense rows before the step
+  int64_t stride;
+};
+
+struct Step {
+  int32_t count;  // 0 = none, or sequences have changed since
+  int32_t missing;  // layers that are not appended
+  int64_t total;    // new tokens
+  int32_t longest;
+  int32_t segment_count;
+  StepSegment segments[THINK_MAX_SEGMENTS];  // the dense one is the last
+  int64_t sequence, new_tokens, row_start;   // places in `tables`
+  Array<int32_t> tables;
+  Array<uint8_t> appended;  // [layers]
+};
+
+}  // namespace think::cache
+
+struct think_cache {
+  const think_plan *plan;
+  think::cache::Memory memory;
+  int32_t layers, fold, refit;
+  uint32_t flags;
+  think::PruneOptions prune;
+  think_format format;
+  think::cache::Pool pools[think::cache::kKinds];
+  think::cache::Array<think::cache::Sequence> sequences;
+  think::cache::Step step;
+};
+
+namespace think::cache {
+
+struct Options {
+  int32_t layers, sequences, fold, refit;
+  uint32_t flags;
+  int64_t reserve_tokens, limit_bytes;
+  PruneOptions prune;
+  think_format format;
+};
+
+// ---- life.cpp ----
+think_cache *make(const think_plan &plan, const Options &options);  // NULL: no memory
+void destroy(think_cache &cache);
+
+int64_t compact_rows(const Sequence &sequence);
+static inline int64_t tokens_of(const Sequence &sequence) { return compact_rows(sequence) + sequence.dense_rows; }
+static inline bool keeps_scores(const think_cache &cache) { return !(cache.flags & THINK_CACHE_NO_SCORES); }
+static inline int32_t page_count(int64_t rows) { return static_cast<int32_t>((rows + kPageTokens - 1) / kPageTokens); }
+int64_t workspace(const think_cache &cache);  // of any call
+think_cache_info usage(const think_cache &cache, int32_t sequence);
+
+bool add_score(think_cache &cache, Sequence &sequence);
+void drop_score(think_cache &cache, Sequence &sequence);
+bool fork(think_cache &cache, int32_t source, int32_t destination);
+void trim(think_cache &cache, int32_t sequence, int32_t dense_rows);
+void drop(think_cache &cache, int32_t sequence);
+void settle(think_cache &cache);  // free pages go back to the allocator
+
+// The page that holds a dense row becomes this sequence's own; room for one more page has been reserved if others use it.
+bool shared(const think_cache &cache, const Sequence &sequence, int64_t row);
+void own(think_cache &cache, Sequence &sequence, int64_t row);
+
+// One sequence of one layer as segments. `slot` and the arrays must outlive them.
+think_segment dense_segment(const think_cache &cache, int32_t layer, const int32_t *pages, int64_t stride, const int32_t *first, const int32_t *lengths);
+think_segment compact_segment(const think_cache &cache, int32_t layer, int32_t kind, const int32_t *pages, int64_t stride, const int32_t *first,
+                              const int32_t *lengths, const int32_t *slot);
+
+// ---- prune.cpp: dense rows become compact ----
+struct Needs {  // of pools
+  int64_t pages[kKinds], slots[kKinds];
+};
+bool reserve(think_cache &cache, const Needs &needs);
+
+// What a prune of this sequence would do, leaving `recent` rows. Nothing is worth it: rows 0.
+struct Move {
+  int32_t rows, kind;
+  PruneOptions options;
+};
+Move plan_prune(const think_cache &cache, const Sequence &sequence, int32_t recent);
+bool prepare_prune(think_cache &cache, Sequence &sequence, const Move &move, Needs &needs);  // room in its lists, and what it needs of the pools
+void prune(think_cache &cache, Sequence &sequence, const Move &move, void *workspace);
+
+bool prune_all(think_cache &cache, const int32_t *sequences, int32_t count, void *workspace);
+
+// Blocks that a step folds with the last basis, or a prune where the time for another basis has come.
+struct Fold {
+  int32_t tiles;
+  Move refit;  // rows 0 = no
+};
+Fold plan_fold(const think_cache &cache, const Sequence &sequence);
+bool prepare_fold(think_cache &cache, Sequence &sequence, const Fold &fold, Needs &needs);
+void fold(think_cache &cache, Sequence &sequence, const Fold &fold, void *workspace);
+
+// ---- step.cpp ----
+bool begin_step(think_cache &cache, const int32_t *sequences, const int32_t *new_tokens, int32_t count, void *workspace);
+void end_step(think_cache &cache);    // what its segments say is no longer so
+void abort_step(think_cache &cache);  // and if layers are missing, the new tokens of its sequences are taken back
+struct Append {
+  think_tensor query, key, value;
+  bool scores;  // sequences of the step keep them, so there is a query
+};
+void append(think_cache &cache, int32_t layer, const Append &rows, void *workspace);
+Batch step_batch(const think_cache &cache, const think_tensor &tensor);
+int32_t step_segments(const think_cache &cache, int32_t layer, think_segment *segments);
+static inline bool is_packed(const think_cache &cache, const think_tensor &tensor) { return tensor.extent[0] == 1 && cache.step.count > 1; }
+
+}  // namespace think::cache

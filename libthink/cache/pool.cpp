@@ -1,0 +1,206 @@
+#include "libthink/cache/pool.h"
+
+#include "libthink/core/layout.h"
+
+namespace think::cache {
+namespace {
+
+constexpr int32_t kSlack = 8;  // pages, or a quarter of them, that may be free before memory goes back
+
+void copy_array(const void *from, void *to, int64_t bytes) { std::memcpy(to, from, static_cast<size_t>(bytes)); }
+
+// The arrays of a basis lie one behind the other, all slots of each: with another number of slots each has another place.
+void copy_slots(const Shape &shape, int32_t side, const think_basis &from, const think_basis &to, int32_t slots) {
+  const BasisLayout layout = basis_layout(shape, side);
+  copy_array(from.weight, to.weight, layout.weight * slots);
+  copy_array(from.weight_offset, to.weight_offset, layout.weight_offset * slots);
+  copy_array(from.index, to.index, layout.index * slots);
+  copy_array(from.offset, to.offset, layout.offset * slots);
+  copy_array(from.kept, to.kept, layout.kept * slots);
+}
+
+// Head offsets come last: they need 8 bytes only, and a basis is a multiple of 64.
+void bind(const Shape &shape, const Pool &pool, char *memory, int32_t slots, Slab &slab) {
+  char *at = memory;
+  const auto side = [&](bool has, int32_t which, think_basis &basis) {
+    if (!has) return;
+    bind_basis(shape, which, slots, at, basis);
+    at += basis_bytes(shape, which) * slots;
+  };
+  side(pool.key_basis, THINK_KEYS, slab.key_basis);
+  side(pool.value_basis, THINK_VALUES, slab.value_basis);
+  const auto offsets = [&](bool has, int64_t *&array) {
+    if (!has) return;
+    array = reinterpret_cast<int64_t *>(at);
+    at += int64_t{slots} * shape.kv_heads * static_cast<int64_t>(sizeof(int64_t));
+  };
+  offsets(pool.key_basis, slab.key_head_offset);
+  offsets(pool.value_basis, slab.value_head_offset);
+  slab.bases = memory;
+  slab.slots = slots;
+}
+
+bool resize_pages(Memory &memory, const Pool &pool, Slab &slab, int32_t capacity, int32_t copied) {
+  char *pages = static_cast<char *>(take(memory, capacity * pool.page_bytes));
+  if (!pages) return false;
+  if (copied > 0) copy_array(slab.pages, pages, copied * pool.page_bytes);
+  give(memory, slab.pages, slab.capacity * pool.page_bytes);
+  slab.pages = pages;
+  slab.capacity = capacity;
+  return true;
+}
+
+bool resize_slots(Memory &memory, const Shape &shape, const Pool &pool, Slab &slab, int32_t slots, int32_t copied) {
+  char *bases = static_cast<char *>(take(memory, slots * pool.slot_bytes));
+  if (!bases) return false;
+  const Slab before = slab;
+  bind(shape, pool, bases, slots, slab);
+  const int64_t offsets = int64_t{copied} * shape.kv_heads * static_cast<int64_t>(sizeof(int64_t));
+  if (copied > 0 && pool.key_basis) {
+    copy_slots(shape, THINK_KEYS, before.key_basis, slab.key_basis, copied);
+    copy_array(before.key_head_offset, slab.key_head_offset, offsets);
+  }
+  if (copied > 0 && pool.value_basis) {
+    copy_slots(shape, THINK_VALUES, before.value_basis, slab.value_basis, copied);
+    copy_array(before.value_head_offset, slab.value_head_offset, offsets);
+  }
+  give(memory, before.bases, before.slots * pool.slot_bytes);
+  return true;
+}
+
+bool extend_counts(Memory &memory, Array<int32_t> &users, int32_t size) {
+  if (!reserve(memory, users, size)) return false;
+  while (users.size < size) users.push(0);
+  return true;
+}
+
+bool grow_pages(Memory &memory, Pool &pool, int32_t capacity) {
+  if (!extend_counts(memory, pool.page_users, capacity)) return false;
+  for (int32_t layer = 0; layer < pool.slabs.size; ++layer) {
+    Slab &slab = pool.slabs[layer];
+    if (slab.capacity < capacity && !resize_pages(memory, pool, slab, capacity, pool.capacity)) return false;
+  }
+  pool.capacity = capacity;
+  return true;
+}
+
+bool grow_slots(Memory &memory, const Shape &shape, Pool &pool, int32_t slots) {
+  if (!extend_counts(memory, pool.slot_users, slots)) return false;
+  for (int32_t layer = 0; layer < pool.slabs.size; ++layer) {
+    Slab &slab = pool.slabs[layer];
+    if (slab.slots < slots && !resize_slots(memory, shape, pool, slab, slots, pool.slot_capacity)) return false;
+  }
+  pool.slot_capacity = slots;
+  return true;
+}
+
+}  // namespace
+
+bool open_pool(Memory &memory, Pool &pool, int32_t layers) {
+  if (!reserve(memory, pool.slabs, layers)) return false;
+  for (int32_t layer = 0; layer < layers; ++layer) pool.slabs.push({});
+  return pool.floor == 0 || grow_pages(memory, pool, pool.floor);
+}
+
+void close_pool(Memory &memory, Pool &pool) {
+  for (int32_t layer = 0; layer < pool.slabs.size; ++layer) {
+    const Slab &slab = pool.slabs[layer];
+    give(memory, slab.pages, slab.capacity * pool.page_bytes);
+    give(memory, slab.bases, slab.slots * pool.slot_bytes);
+  }
+  release(memory, pool.slabs);
+  release(memory, pool.page_users);
+  release(memory, pool.slot_users);
+}
+
+bool reserve_pages(Memory &memory, Pool &pool, int64_t more) {
+  const int64_t needed = pool.used + more;
+  if (needed <= pool.capacity) return true;
+  if (needed > INT32_MAX) return false;
+  // An eighth more than there is, so that growing costs each page a few copies only; where that is too much, what is needed.
+  const int64_t ample = std::min<int64_t>(INT32_MAX, pool.capacity + pool.capacity / 8);
+  if (ample > needed && grow_pages(memory, pool, static_cast<int32_t>(ample))) return true;
+  return grow_pages(memory, pool, static_cast<int32_t>(needed));
+}
+
+bool reserve_slots(Memory &memory, const Shape &shape, Pool &pool, int64_t more) {
+  const int64_t needed = pool.slots_used + more;
+  if (pool.slot_bytes == 0 || needed <= pool.slot_capacity) return true;
+  if (needed > INT32_MAX) return false;
+  const int64_t ample = pool.slot_capacity + pool.slot_capacity / 4;
+  if (ample > needed && grow_slots(memory, shape, pool, static_cast<int32_t>(ample))) return true;
+  return grow_slots(memory, shape, pool, static_cast<int32_t>(needed));
+}
+
+int32_t take_page(Pool &pool) {
+  int32_t page = pool.hint;
+  while (pool.page_users[page] != 0) ++page;
+  pool.page_users[page] = 1;
+  pool.hint = page + 1;
+  ++pool.used;
+  return page;
+}
+
+int32_t take_slot(Pool &pool) {
+  if (pool.slot_bytes == 0) return 0;
+  int32_t slot = 0;
+  while (pool.slot_users[slot] != 0) ++slot;
+  pool.slot_users[slot] = 1;
+  ++pool.slots_used;
+  return slot;
+}
+
+void drop_page(Pool &pool, int32_t page) {
+  if (--pool.page_users[page] > 0) return;
+  --pool.used;
+  pool.hint = std::min(pool.hint, page);
+}
+
+void drop_slot(Pool &pool, int32_t slot) {
+  if (pool.slot_bytes > 0 && --pool.slot_users[slot] == 0) --pool.slots_used;
+}
+
+void copy_page(const Pool &pool, int32_t from, int32_t to) {
+  for (int32_t layer = 0; layer < pool.slabs.size; ++layer) {
+    char *pages = pool.slabs[layer].pages;
+    copy_array(pages + from * pool.page_bytes, pages + to * pool.page_bytes, pool.page_bytes);
+  }
+}
+
+bool sparse(const Pool &pool) {
+  const int64_t wanted = std::max(pool.used, pool.floor);
+  return pool.capacity > wanted + std::max<int64_t>(kSlack, wanted / 4) || (pool.used == 0 && pool.capacity > pool.floor);
+}
+
+void shrink(Memory &memory, Pool &pool) {
+  const int32_t capacity = std::max(pool.used, pool.floor);
+  for (int32_t layer = 0; layer < pool.slabs.size; ++layer) {
+    Slab &slab = pool.slabs[layer];
+    if (capacity == 0) {
+      give(memory, slab.pages, slab.capacity * pool.page_bytes);
+      slab.pages = nullptr;
+      slab.capacity = 0;
+    } else if (slab.capacity > capacity) {
+      resize_pages(memory, pool, slab, capacity, pool.used);  // no memory for a smaller block: the larger one stays
+    }
+    if (pool.slots_used == 0) {
+      give(memory, slab.bases, slab.slots * pool.slot_bytes);
+      slab.bases = nullptr;
+      slab.slots = 0;
+    }
+  }
+  pool.capacity = capacity;
+  pool.page_users.size = capacity;
+  if (pool.slots_used == 0) pool.slot_capacity = pool.slot_users.size = 0;
+}
+
+int64_t spare_bytes(const Pool &pool) {
+  int64_t bytes = 0;
+  for (int32_t layer = 0; layer < pool.slabs.size; ++layer) {
+    const Slab &slab = pool.slabs[layer];
+    bytes += (slab.capacity - pool.used) * pool.page_bytes + (slab.slots - pool.slots_used) * pool.slot_bytes;
+  }
+  return bytes;
+}
+
+}  // namespace think::cache

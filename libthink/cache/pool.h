@@ -1,0 +1,64 @@
+// Pages of one kind and the bases that give them a meaning. A page number stands for one page in every layer, a slot for one basis (of each pruned side)
+// in every layer: the layers of a cache always hold the same tokens. Both are counted, as forks share them.
+#pragma once
+
+#include "libthink/cache/memory.h"
+#include "libthink/core/plan.h"
+
+namespace think::cache {
+
+// Memory of one layer. A growth that failed half way leaves some layers with more room than others: `capacity` of the pool is what all of them have.
+struct Slab {
+  char *pages;
+  int32_t capacity;  // pages
+  char *bases;
+  int32_t slots;
+  think_basis key_basis, value_basis;             // where the kind has them
+  int64_t *key_head_offset, *value_head_offset;   // the same
+};
+
+struct Pool {
+  bool key_basis, value_basis;
+  int64_t value_begin, page_bytes;  // of a page: values lie behind keys
+  int64_t slot_bytes;               // of one layer
+  int32_t floor;                    // pages that are always kept
+  int32_t capacity, used, hint;     // pages; none below the hint is free
+  int32_t slot_capacity, slots_used;
+  Array<int32_t> page_users, slot_users;
+  Array<Slab> slabs;  // [layers]
+};
+
+bool open_pool(Memory &memory, Pool &pool, int32_t layers);
+void close_pool(Memory &memory, Pool &pool);
+
+// Room for so many more. False: no memory; the pool may have grown, nothing else has happened.
+bool reserve_pages(Memory &memory, Pool &pool, int64_t more);
+bool reserve_slots(Memory &memory, const Shape &shape, Pool &pool, int64_t more);
+
+// Where room has been reserved.
+int32_t take_page(Pool &pool);
+int32_t take_slot(Pool &pool);
+void drop_page(Pool &pool, int32_t page);
+void drop_slot(Pool &pool, int32_t slot);
+void copy_page(const Pool &pool, int32_t from, int32_t to);  // in all layers
+
+// Is so much free that memory should go back? Then used pages move to the front, moved(from, to) tells of each, and shrink() gives back what it can.
+bool sparse(const Pool &pool);
+template <class Moved>
+void gather(Pool &pool, const Moved &moved) {
+  int32_t to = 0;
+  for (int32_t from = pool.capacity - 1; from >= pool.used; --from) {
+    if (pool.page_users[from] == 0) continue;
+    while (pool.page_users[to] != 0) ++to;
+    copy_page(pool, from, to);
+    pool.page_users[to] = pool.page_users[from];
+    pool.page_users[from] = 0;
+    moved(from, to);
+  }
+  pool.hint = pool.used;
+}
+void shrink(Memory &memory, Pool &pool);
+
+int64_t spare_bytes(const Pool &pool);
+
+}  // namespace think::cache

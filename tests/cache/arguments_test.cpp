@@ -1,0 +1,218 @@
+// Every function of the cache with arguments that are wrong in one place: the status, the position, what the message names, and that nothing has changed.
+#include <functional>
+#include <set>
+#include <tuple>
+#include <type_traits>
+
+#include "engine.h"
+#include "think/dlpack.h"
+
+namespace cache_test {
+namespace {
+
+using Rows = Engine::Rows;
+
+// A cache in the middle of a step: layer 1 is appended, layer 0 is not.
+class Arguments : public testing::Test {
+ protected:
+  Arguments() : site_(settings_), engine_(settings_, site_) {
+    engine_.step({0}, {200});
+    engine_.prune({0});
+    engine_.step({1}, {3});
+  }
+  void open_step() {
+    ASSERT_EQ(THINK_OK, engine_.begin({0, 1}, {2, 3}));
+    engine_.append(1);
+  }
+  void refused(const char *function, think_status code, int32_t position, const char *text, const std::function<think_status(think_error *)> &call) {
+    SCOPED_TRACE(std::string(function) + ", argument " + std::to_string(position) + ", " + text);
+    tested_.insert(function);
+    const think_cache_info before = engine_.usage();
+    think_error error = THINK_ERROR_INIT;
+    EXPECT_EQ(code, call(&error));
+    EXPECT_EQ(code, error.code);
+    EXPECT_EQ(position, error.argument) << error.message;
+    EXPECT_NE(nullptr, std::strstr(error.message, text)) << error.message;
+    EXPECT_EQ(code, call(nullptr)) << "without a record";
+    const think_cache_info after = engine_.usage();
+    EXPECT_EQ(0, std::memcmp(&before, &after, sizeof before));
+  }
+
+  Settings settings_;
+  Site site_;
+  Engine engine_;
+  std::set<std::string> tested_;
+};
+
+template <class Result, class... Parameters>
+constexpr bool fallible(Result (*)(Parameters...)) {
+  if constexpr (sizeof...(Parameters) > 0) {
+    return std::is_same_v<std::tuple_element_t<sizeof...(Parameters) - 1, std::tuple<Parameters...>>, think_error *>;
+  }
+  return false;
+}
+
+TEST_F(Arguments, EveryFunctionNamesWhatIsWrong) {
+  think_cache *cache = engine_.cache(), *made = nullptr;
+  const think_launch *launch = engine_.launch();
+  const think_status wrong = THINK_E_ARGUMENT;
+  const auto create = [&](const char *text, think_status code, const std::function<void(think_cache_options &)> &spoil) {
+    refused("think_cache_create", code, 2, text, [&](think_error *error) {
+      think_cache_options options = THINK_CACHE_OPTIONS_INIT;
+      spoil(options);
+      return think_cache_create(site_.plan, &options, &made, error);
+    });
+  };
+  refused("think_cache_create", wrong, 1, "plan", [&](think_error *error) { return think_cache_create(nullptr, nullptr, &made, error); });
+  refused("think_cache_create", wrong, 3, "cache", [&](think_error *error) { return think_cache_create(site_.plan, nullptr, nullptr, error); });
+  create("options->struct_size", wrong, [](think_cache_options &options) { options.struct_size = 55; });
+  create("options->flags", wrong, [](think_cache_options &options) { options.flags = 4; });
+  create("options->flags", wrong, [](think_cache_options &options) { options.flags = THINK_CACHE_NO_SCORES | THINK_CACHE_KEEP_SCORES; });
+  create("options->layers", wrong, [](think_cache_options &options) { options.layers = -1; });
+  create("options->sequences", wrong, [](think_cache_options &options) { options.sequences = -2; });
+  create("options->fold", wrong, [](think_cache_options &options) { options.fold = 2; });
+  create("options->refit", wrong, [](think_cache_options &options) { options.refit = 3; });
+  create("options->reserve_tokens", wrong, [](think_cache_options &options) { options.reserve_tokens = -1; });
+  create("options->limit_bytes", wrong, [](think_cache_options &options) { options.limit_bytes = -1; });
+  think_prune_options prune = THINK_PRUNE_OPTIONS_INIT;
+  prune.key_kept = 33;
+  create("options->prune->key_kept", wrong, [&](think_cache_options &options) { options.prune = &prune; });
+  think_format format = THINK_FORMAT_INIT;
+  format.key_dtype = THINK_U4, format.key_layout = THINK_ROWS;
+  create("options->format->key_layout", wrong, [&](think_cache_options &options) { options.format = &format; });
+  EXPECT_EQ(nullptr, made);
+
+  int64_t bytes = 5;
+  refused("think_cache_workspace_size", wrong, 1, "cache", [&](think_error *error) { return think_cache_workspace_size(nullptr, &bytes, nullptr, error); });
+  refused("think_cache_workspace_size", wrong, 2, "bytes", [&](think_error *error) { return think_cache_workspace_size(cache, nullptr, nullptr, error); });
+
+  const auto step = [&](int32_t position, const char *text, think_cache *of, const int32_t *sequences, const int32_t *tokens, int32_t count) {
+    refused("think_cache_step", wrong, position, text, [=](think_error *error) { return think_cache_step(of, sequences, tokens, count, launch, error); });
+  };
+  const int32_t two[] = {0, 1}, same[] = {1, 1}, far[] = {0, 6}, ones[] = {1, 1}, negative[] = {1, -1}, many[] = {441, 1};
+  step(1, "cache", nullptr, two, ones, 2);
+  step(2, "sequences", cache, nullptr, ones, 2);
+  step(3, "new_tokens", cache, two, nullptr, 2);
+  step(4, "count", cache, two, ones, 0);
+  step(4, "count", cache, two, ones, 5);
+  step(2, "sequences[1]", cache, same, ones, 2);
+  step(2, "sequences[1]", cache, far, ones, 2);
+  step(3, "new_tokens[1]", cache, two, negative, 2);
+  step(3, "new_tokens[0]", cache, two, many, 2);
+
+  const auto pruned = [&](int32_t position, const char *text, think_cache *of, const int32_t *sequences, int32_t count, const think_launch *with, think_status code) {
+    refused("think_cache_prune", code, position, text, [=](think_error *error) { return think_cache_prune(of, sequences, count, with, error); });
+  };
+  pruned(1, "cache", nullptr, two, 1, launch, wrong);
+  pruned(2, "sequences", cache, nullptr, 1, launch, wrong);
+  pruned(2, "sequences[1]", cache, same, 2, launch, wrong);
+  pruned(3, "count", cache, two, 7, launch, wrong);
+  pruned(2, "sequence 0", cache, two, 2, launch, THINK_E_STATE);
+  pruned(4, "workspace", cache, two + 1, 1, nullptr, THINK_E_WORKSPACE);
+
+  think_cache_info info = THINK_CACHE_INFO_INIT;
+  refused("think_cache_usage", wrong, 1, "cache", [&](think_error *error) { return think_cache_usage(nullptr, 0, &info, error); });
+  refused("think_cache_usage", wrong, 2, "sequence", [&](think_error *error) { return think_cache_usage(cache, 6, &info, error); });
+  refused("think_cache_usage", wrong, 3, "info", [&](think_error *error) { return think_cache_usage(cache, 0, nullptr, error); });
+  info.struct_size = 95;
+  refused("think_cache_usage", wrong, 3, "info->struct_size", [&](think_error *error) { return think_cache_usage(cache, 0, &info, error); });
+
+  refused("think_cache_trim", wrong, 1, "cache", [&](think_error *error) { return think_cache_trim(nullptr, 0, 1, error); });
+  refused("think_cache_trim", wrong, 2, "sequence", [&](think_error *error) { return think_cache_trim(cache, -1, 1, error); });
+  refused("think_cache_trim", wrong, 3, "tokens", [&](think_error *error) { return think_cache_trim(cache, 1, 4, error); });
+  refused("think_cache_fork", wrong, 1, "cache", [&](think_error *error) { return think_cache_fork(nullptr, 0, 1, error); });
+  refused("think_cache_fork", wrong, 2, "source", [&](think_error *error) { return think_cache_fork(cache, 6, 1, error); });
+  refused("think_cache_fork", wrong, 3, "destination", [&](think_error *error) { return think_cache_fork(cache, 0, 6, error); });
+  refused("think_cache_fork", wrong, 3, "destination", [&](think_error *error) { return think_cache_fork(cache, 0, 0, error); });
+  refused("think_cache_drop", wrong, 1, "cache", [&](think_error *error) { return think_cache_drop(nullptr, 0, error); });
+  refused("think_cache_drop", wrong, 2, "sequence", [&](think_error *error) { return think_cache_drop(cache, 6, error); });
+  refused("think_cache_reset", wrong, 1, "cache", [&](think_error *error) { return think_cache_reset(nullptr, error); });
+
+  open_step();
+  think_segment segments[THINK_MAX_SEGMENTS];
+  think_segment_init(segments, sizeof segments[0]);
+  int32_t count = 0;
+  refused("think_cache_segments", wrong, 1, "cache", [&](think_error *error) { return think_cache_segments(nullptr, 1, segments, 4, &count, error); });
+  refused("think_cache_segments", wrong, 2, "layer", [&](think_error *error) { return think_cache_segments(cache, 2, segments, 4, &count, error); });
+  refused("think_cache_segments", wrong, 3, "segments", [&](think_error *error) { return think_cache_segments(cache, 1, nullptr, 4, &count, error); });
+  refused("think_cache_segments", wrong, 4, "capacity", [&](think_error *error) { return think_cache_segments(cache, 1, segments, 0, &count, error); });
+  refused("think_cache_segments", wrong, 5, "count", [&](think_error *error) { return think_cache_segments(cache, 1, segments, 4, nullptr, error); });
+
+  const flow::Tensor query = engine_.query_rows(0, Rows::rectangular), packed_query = engine_.query_rows(0, Rows::packed);
+  const flow::Tensor key = engine_.fresh(0, Rows::rectangular, 1, 2, 32, THINK_F32), packed_key = engine_.fresh(0, Rows::packed, 1, 2, 32, THINK_F32);
+  flow::Tensor output(THINK_F32, 2, 4, 3, 32);
+  think_tensor narrow = *key.view(), flat = *key.view();
+  narrow.extent[2] = 2;
+  flat.stride[2] = 0;
+  const auto append = [&](int32_t position, const char *text, think_cache *of, int32_t layer, const think_tensor *q, const think_tensor *k, const think_tensor *v,
+                          const think_launch *with, think_status code) {
+    refused("think_cache_append", code, position, text, [=](think_error *error) { return think_cache_append(of, layer, q, k, v, with, error); });
+  };
+  append(1, "cache", nullptr, 0, query.view(), key.view(), key.view(), launch, wrong);
+  append(2, "layer", cache, 2, query.view(), key.view(), key.view(), launch, wrong);
+  append(3, "query", cache, 0, nullptr, key.view(), key.view(), launch, wrong);
+  append(4, "key", cache, 0, query.view(), nullptr, key.view(), launch, wrong);
+  append(5, "value", cache, 0, query.view(), key.view(), nullptr, launch, wrong);
+  append(4, "key->extent[1]", cache, 0, query.view(), query.view(), key.view(), launch, wrong);
+  append(4, "key->extent[2]", cache, 0, query.view(), &narrow, key.view(), launch, wrong);
+  append(4, "key->extent[0]", cache, 0, query.view(), packed_key.view(), key.view(), launch, wrong);
+  append(5, "value->stride[2]", cache, 0, query.view(), key.view(), &flat, launch, wrong);
+  append(6, "workspace", cache, 0, query.view(), key.view(), key.view(), nullptr, THINK_E_WORKSPACE);
+  append(2, "layer 1", cache, 1, query.view(), key.view(), key.view(), launch, THINK_E_STATE);
+
+  const auto attend = [&](int32_t position, const char *text, const think_cache *of, int32_t layer, const think_tensor *q, const float *sink, const think_tensor *out,
+                          float *lse, const think_launch *with, think_status code) {
+    refused("think_cache_attend", code, position, text, [=](think_error *error) { return think_cache_attend(of, layer, q, sink, out, lse, with, error); });
+  };
+  float *const askew = reinterpret_cast<float *>(output.memory().data() + 1);
+  attend(1, "cache", nullptr, 1, query.view(), nullptr, output.view(), nullptr, launch, wrong);
+  attend(2, "layer", cache, -1, query.view(), nullptr, output.view(), nullptr, launch, wrong);
+  attend(2, "layer 0", cache, 0, query.view(), nullptr, output.view(), nullptr, launch, THINK_E_STATE);
+  attend(3, "query", cache, 1, nullptr, nullptr, output.view(), nullptr, launch, wrong);
+  attend(4, "sink_logit", cache, 1, query.view(), askew, output.view(), nullptr, launch, wrong);
+  attend(5, "output", cache, 1, query.view(), nullptr, nullptr, nullptr, launch, wrong);
+  attend(5, "output->extent[0]", cache, 1, packed_query.view(), nullptr, output.view(), nullptr, launch, wrong);
+  attend(6, "lse", cache, 1, query.view(), nullptr, output.view(), askew, launch, wrong);
+  attend(7, "workspace", cache, 1, query.view(), nullptr, output.view(), nullptr, nullptr, THINK_E_WORKSPACE);
+  for (size_t i = 0; i < static_cast<size_t>(output.memory().bytes()); ++i) ASSERT_EQ(flow::kPoison, output.memory().data()[i]) << "the output was written";
+
+#define THINK_FUNCTION(name, since) \
+  if (std::string(#name).rfind("think_cache_", 0) == 0 && fallible(&name)) EXPECT_EQ(1u, tested_.count(#name)) << #name << " is not tested here";
+#include "libthink/abi/functions.def"
+#undef THINK_FUNCTION
+}
+
+TEST_F(Arguments, StructsOfOtherVersions) {
+  think_cache_options options;
+  std::memset(&options, 0xff, sizeof options);
+  think_cache_options_init(&options, sizeof options);
+  const think_cache_options initial = THINK_CACHE_OPTIONS_INIT;
+  EXPECT_EQ(0, std::memcmp(&options, &initial, sizeof options));
+  struct {
+    think_cache_options known;
+    char future[24];
+  } longer = {};
+  longer.known = initial;
+  longer.known.struct_size = sizeof longer;
+  think_cache *cache = nullptr;
+  THINK_CALL(think_cache_create, site_.plan, &longer.known, &cache);
+  think_cache_destroy(cache);
+  longer.future[23] = 1;
+  think_error error = THINK_ERROR_INIT;
+  EXPECT_EQ(THINK_E_UNSUPPORTED, think_cache_create(site_.plan, &longer.known, &cache, &error));
+  struct {
+    think_cache_info known;
+    unsigned char future[24];
+  } answer;
+  std::memset(&answer, 0x5a, sizeof answer);
+  think_cache_info_init(&answer.known, sizeof answer.known);
+  answer.known.struct_size = sizeof answer;
+  THINK_CALL(think_cache_usage, engine_.cache(), 0, &answer.known);
+  EXPECT_EQ(sizeof answer, answer.known.struct_size);
+  EXPECT_EQ(200, answer.known.tokens);
+  for (const unsigned char byte : answer.future) EXPECT_EQ(0x5a, byte);
+  think_cache_destroy(nullptr);
+}
+
+}  // namespace
+}  // namespace cache_test
