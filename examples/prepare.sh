@@ -15,12 +15,27 @@ prepare_packages() {
   need_packages g++ cmake ninja-build pkg-config libeigen3-dev libopenblas-dev libcli11-dev nlohmann-json3-dev python3 ca-certificates "${pip[@]}" >&2
 }
 
+# Shows how far a build is: one line that changes on a terminal, a line for each fifth elsewhere. The whole output goes to FILE.
+#   COMMAND 2>&1 | show_build FILE
+show_build() {
+  local terminal=0
+  [ ! -t 2 ] || terminal=1
+  tee -a "$1" | awk -v terminal=$terminal '
+    match($0, /^\[[0-9]+\/[0-9]+\]/) {
+      split(substr($0, 2, RLENGTH - 2), step, "/")
+      if (terminal) printf "\r\033[K  %d of %d", step[1], step[2]
+      else if (int(5 * step[1] / step[2]) > shown) { shown = int(5 * step[1] / step[2]); printf "  %d of %d\n", step[1], step[2] }
+      fflush()
+    }
+    END { if (terminal) printf "\r\033[K" }' >&2
+}
+
 build_generate() {
   local folder=$1 log=$1/build.log
   mkdir -p "$folder"
   echo "building in $folder" >&2
-  if ! { cd "$repository" && cmake --preset release -B "$folder" -DTHINK_TESTS=OFF -DTHINK_BENCH=OFF -DTHINK_CLI=OFF -DTHINK_EXAMPLES=ON &&
-    cmake --build "$folder" --target generate -j "$(nproc)"; } >"$log" 2>&1; then
+  if ! { cd "$repository" && cmake --preset release -B "$folder" -DTHINK_TESTS=OFF -DTHINK_BENCH=OFF -DTHINK_CLI=OFF -DTHINK_EXAMPLES=ON >"$log" 2>&1 &&
+    cmake --build "$folder" --target generate -j "$(nproc)" 2>&1 | show_build "$log"; }; then
     tail -n 30 "$log" >&2
     return 1
   fi
