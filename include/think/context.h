@@ -17,7 +17,8 @@ typedef struct think_context think_context;
 /** One task of a parallel loop: called once for every index. */
 typedef void (*think_task)(void *arg, int64_t index);
 
-/** Run task(arg, 0) .. task(arg, count - 1) on the host's own threads, in any order, and return when all are done. One after the other is fine. */
+/** Run task(arg, 0) .. task(arg, count - 1) on the host's own threads, in any order, and return when all are done. One after the other is fine. A thread
+ *  that runs tasks, as every thread that calls the library, has a stack of at least 256 KiB. */
 typedef void (*think_parallel_for)(void *user, int64_t count, think_task task, void *arg);
 
 /** Allocate `bytes` (> 0) at a multiple of `alignment` (a power of two); NULL when there is no memory. */

@@ -60,7 +60,8 @@ typedef struct think_launch {
 
 #define THINK_LAUNCH_INIT {(uint32_t)sizeof(think_launch), 0, NULL, 0, NULL, 0, 0}
 
-/** Check the contents of index, length and page arrays before they are used, which are trusted otherwise. For debugging, on the CPU only. */
+/** Check the contents of index, length and page arrays before they are used, which are trusted otherwise. For debugging, on the CPU only. It cannot see how
+ *  many slots a score state or moments hold, how many pages a cache has, nor how far head offsets may go: slots are then any, pages and offsets at least 0. */
 #define THINK_LAUNCH_CHECK 1u
 
 /**

@@ -74,8 +74,8 @@ struct Call {
 
 // A group in the list of all of them, with what the groups before it take: work, floats of partial results, counters.
 struct Place {
-  int32_t sequence = 0, head = 0, block = 0;
-  int64_t position = 0, partials = 0, counter = 0;
+  int32_t sequence = 0, head = 0;
+  int64_t block = 0, position = 0, partials = 0, counter = 0;
 };
 
 // What one thread works with from slice to slice, all on its stack.
@@ -89,13 +89,14 @@ struct Worker {
   // What `query` was folded for.
   const think_basis *folded_basis;
   int32_t folded_slot, folded_layout, folded_split;
-  bool folded = false;
-  int32_t sequence, head, first_column;  // of the group that this was
-  Place place;                           // where the last slice ended
+  bool folded = false, started = false;
+  int32_t sequence, head;
+  int64_t first_column;  // of the group that this was
+  Place place;           // where the last slice ended
 };
 
 int32_t query_head_of(const Call &call, const Group &group, int32_t column) {
-  return group.head * call.a.shape.group + (group.first_column + column) % call.a.shape.group;
+  return group.head * call.a.shape.group + static_cast<int32_t>((group.first_column + column) % call.a.shape.group);
 }
 int64_t query_of(const Call &call, const Group &group, int32_t column) { return (group.first_column + column) / call.a.shape.group; }
 
@@ -255,6 +256,18 @@ void fetch_bases(const Call &call, const Next &next) {
   fetch_basis(call, next.segment->value_basis, call.a.shape.value_channels, next.slot, next.head);
 }
 
+// The first rows that a thread reads, and their bases: no run before them asked for these. All at once, while the first of them are on their way.
+void fetch_start(const Call &call, const Next &now, const Stream &key, const Stream &value, int64_t begin) {
+  fetch_bases(call, now);
+  const int64_t end = std::min(begin + kStepTokens, key.run.length);
+  for (const Stream *stream : {&key, &value}) {
+    const bool tiles = stream->view.layout == THINK_TILES;
+    for (int64_t token = begin; token < end; token += tiles ? kTileTokens : 1) {
+      prefetch_far(address(*stream, token), tiles ? stream->view.tile_bytes : stream->view.tile_bytes / kTileTokens);
+    }
+  }
+}
+
 // The run of a segment as a pair of streams, and the next one.
 Next streams(const Call &call, const Group &group, int32_t segment, Stream (&key)[2], Stream (&value)[2]) {
   const Arguments &a = call.a;
@@ -278,6 +291,14 @@ Next streams(const Call &call, const Group &group, int32_t segment, Stream (&key
     }
   }
   return {};
+}
+
+// streams(), and where the thread has read nothing yet, what it reads first.
+Next begin_run(const Call &call, const Group &group, int32_t segment, int64_t begin, Stream (&key)[2], Stream (&value)[2], Worker &w) {
+  const Next next = streams(call, group, segment, key, value);
+  if (!w.started) fetch_start(call, {&call.a.segments[segment], key[0].view.slot, group.head}, key[0], value[0], begin);
+  w.started = true;
+  return next;
 }
 
 // ---- a group that is one item ---------------------------------------------------------------------------------------------------------------------
@@ -313,7 +334,7 @@ void attend_whole(const Call &call, const Group &group, Worker &w) {
     if (group.run[s].length == 0) continue;
     if (open >= 0 && !same_value_basis(call, group.sequence, open, s)) flush();
     open = s;
-    fetch_bases(call, streams(call, group, s, key, value));
+    fetch_bases(call, begin_run(call, group, s, 0, key, value, w));
     attend_tokens(call, group, s, key, value, 0, group.run[s].length, w);
   }
   if (open >= 0) flush();
@@ -377,7 +398,7 @@ void attend_items(const Call &call, const Group &group, int64_t position, int64_
     for (int64_t begin = 0; begin < group.run[s].length; begin += group.item_tokens, ++item) {
       const int64_t end = std::min(begin + group.item_tokens, group.run[s].length);
       if (position >= low && position < high) {
-        if (prepared != s) next = streams(call, group, s, key, value);
+        if (prepared != s) next = begin_run(call, group, s, begin, key, value, w);
         prepared = s;
         if (end == group.run[s].length) fetch_bases(call, next);
         clear(call, group, w);
@@ -401,7 +422,7 @@ template <class Body>
 void walk_groups(const Arguments &a, Place &place, const Body &body) {
   Group group;
   for (; place.sequence < a.batch.count; ++place.sequence, place.head = 0) {
-    const int32_t blocks = blocks_of(a.shape, rows_of(a.query, a.batch, place.sequence).count);
+    const int64_t blocks = blocks_of(a.shape, rows_of(a.query, a.batch, place.sequence).count);
     for (; place.head < a.shape.kv_heads; ++place.head, place.block = 0) {
       for (; place.block < blocks; ++place.block) {
         make_group(a, place.sequence, place.head, place.block, group);

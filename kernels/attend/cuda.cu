@@ -81,7 +81,7 @@ int32_t with_kernel(think_dtype dtype, int32_t channels, const Body &body) {
   return dtype == THINK_F16 ? of_type(F16{}) : of_type(BF16{});
 }
 
-int32_t groups_of(const Shape &shape, int64_t queries) { return static_cast<int32_t>((queries * shape.group + kColumns - 1) / kColumns); }
+int64_t groups_of(const Shape &shape, int64_t queries) { return (queries * shape.group + kColumns - 1) / kColumns; }
 
 // Counters for every call of the plan: a block's cut unit, or every unit.
 int64_t counters_of(const Shape &shape) {
@@ -173,7 +173,7 @@ int32_t attend(const Arguments &a, const Extent &extent, void *workspace, void *
   Geometry g = {};
   g.kv_heads = shape.kv_heads, g.group = shape.group;
   g.key_channels = shape.key_channels, g.value_channels = shape.value_channels;
-  g.column_groups = groups_of(shape, extent.queries);
+  g.column_groups = static_cast<int32_t>(groups_of(shape, extent.queries));
   g.segments = a.segment_count;
   g.units = a.batch.count * shape.kv_heads * g.column_groups;
   g.most_queries = extent.queries;

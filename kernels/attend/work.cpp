@@ -4,12 +4,12 @@
 
 namespace think::attend {
 
-int32_t blocks_of(const Shape &shape, int64_t queries) {
+int64_t blocks_of(const Shape &shape, int64_t queries) {
   const int64_t width = block_columns(shape);
-  return static_cast<int32_t>((queries * shape.group + width - 1) / width);
+  return (queries * shape.group + width - 1) / width;
 }
 
-void make_group(const Arguments &a, int32_t sequence, int32_t head, int32_t block, Group &group) {
+void make_group(const Arguments &a, int32_t sequence, int32_t head, int64_t block, Group &group) {
   const Shape &shape = a.shape;
   const int32_t width = block_columns(shape);
   group.sequence = sequence;
@@ -53,7 +53,7 @@ void make_group(const Arguments &a, int32_t sequence, int32_t head, int32_t bloc
 }
 
 int64_t counter_bytes(const Shape &shape) {
-  const int64_t blocks = std::min(blocks_of(shape, shape.max_queries), kWholeBlocks);
+  const int64_t blocks = std::min<int64_t>(blocks_of(shape, shape.max_queries), kWholeBlocks);
   Carver carver{nullptr, 0};
   take<int32_t>(carver, shape.max_batch * static_cast<int64_t>(shape.kv_heads) * blocks);
   return carver.offset;
@@ -61,7 +61,7 @@ int64_t counter_bytes(const Shape &shape) {
 
 int64_t workspace(const Shape &shape, const Extent &extent) {
   // More queries mean longer items, so the largest call is not the one with most queries: take the largest of all.
-  const int32_t most = std::min(blocks_of(shape, extent.queries), kWholeBlocks - 1), width = block_columns(shape);
+  const int32_t most = static_cast<int32_t>(std::min<int64_t>(blocks_of(shape, extent.queries), kWholeBlocks - 1)), width = block_columns(shape);
   int64_t floats = 0;
   for (int32_t blocks = 1; blocks <= most; ++blocks) {
     const int32_t columns = static_cast<int32_t>(blocks == 1 ? std::min<int64_t>(width, static_cast<int64_t>(extent.queries) * shape.group) : width);

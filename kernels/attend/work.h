@@ -31,8 +31,9 @@ struct Run {
 // A block of columns of one sequence and KV head. Column c is query c / group of query head c % group.
 struct Group {
   int32_t sequence, head;
-  int32_t blocks;         // of this sequence and head
-  int32_t first_column, columns;
+  int32_t columns;
+  int64_t first_column;
+  int64_t blocks;         // of this sequence and head
   int64_t queries;        // of the sequence
   bool whole;             // one item does everything; otherwise an item is one run of at most item_tokens tokens of one segment
   int64_t item_tokens;
@@ -46,8 +47,8 @@ struct Group {
 constexpr int64_t kItemWeight = 8192;
 
 // Number of column blocks of a sequence and KV head.
-int32_t blocks_of(const Shape &shape, int64_t queries);
-void make_group(const Arguments &arguments, int32_t sequence, int32_t head, int32_t block, Group &group);
+int64_t blocks_of(const Shape &shape, int64_t queries);
+void make_group(const Arguments &arguments, int32_t sequence, int32_t head, int64_t block, Group &group);
 static inline int64_t run_items(const Group &group, int32_t segment) { return (group.run[segment].length + group.item_tokens - 1) / group.item_tokens; }
 
 // A partial result: maximum and mass of each column, then the sums of the value channels of each column.

@@ -12,7 +12,7 @@ using namespace ptx;
 // A length or width, which the host could not check, forced into what memory was made for. Other contents (slots, pages, indices) are trusted.
 THINK_DEVICE int32_t clamp(int32_t value, int32_t most) { return value < 0 ? 0 : value > most ? most : value; }
 
-// What a score counts in a choice.
+// As in rank.h.
 THINK_DEVICE float nan_to_infinity(float x) { return x == x ? x : as_float(0x7f800000u); }
 
 // Another lane's pointer.

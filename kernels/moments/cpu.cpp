@@ -1,5 +1,6 @@
 // The moments stage on the CPU: lays out the workspace, cuts the work, and calls the loops of the chosen instruction set.
 #include "../common/dispatch.h"
+#include "../common/rank.h"
 #include "cpu.h"
 
 #include <algorithm>
@@ -115,16 +116,13 @@ void describe(const Arguments &arguments, int32_t sequence, int32_t kv_head, Hea
   head.measured = out.rows;
 }
 
-// Channels from the best score to the worst: equal scores in the order of the channels, NaN as +inf.
-void rank(const float *score, int32_t channels, int32_t *order) {
+// Channels from the best score to the worst.
+void best_first(const float *score, int32_t channels, int32_t *order) {
   float value[kMaxChannels];
-  for (int32_t i = 0; i < channels; ++i) value[i] = std::isnan(score[i]) ? INFINITY : score[i];
-  for (int32_t i = 0; i < channels; ++i) {
-    int32_t before = 0;
-    for (int32_t j = 0; j < i; ++j) before += value[j] >= value[i];
-    for (int32_t j = i + 1; j < channels; ++j) before += value[j] > value[i];
-    order[before] = i;
-  }
+  int32_t place[kMaxChannels];
+  for (int32_t i = 0; i < channels; ++i) value[i] = nan_to_infinity(score[i]);
+  rank(value, channels, place);
+  for (int32_t i = 0; i < channels; ++i) order[place[i]] = i;
 }
 
 }  // namespace
@@ -204,7 +202,7 @@ void gains(int32_t isa, const Shape &shape, const void *moments, const Batch &ba
       const View from_moments = view(shape, const_cast<void *>(moments), slot_of(batch, static_cast<int32_t>(head / shape.kv_heads)),
                                      static_cast<int32_t>(head % shape.kv_heads));
       const bool keys = side == THINK_KEYS;
-      if (keys) rank(score + head * channels, channels, wave[i].order);
+      if (keys) best_first(score + head * channels, channels, wave[i].order);
       kernel.eliminate(channels, keys ? from_moments.query_moment : nullptr,
                        keys ? from_moments.key_covariance : from_moments.value_covariance, wave[i].numbers, wave[i].place, wave[i].order,
                        gains + head * channels);

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "../common/rank.h"
 #include "select.h"
 
 namespace think::select {
@@ -48,30 +49,18 @@ void fill_worth(const Budgets &budgets, const float *gains, int32_t sequence, do
   }
 }
 
-float as_rank(float score) { return std::isnan(score) ? std::numeric_limits<float>::infinity() : score; }
-
-// place[i] = how many of the `count` come before i.
-void rank(const float *value, int32_t count, int32_t *place) {
-  for (int32_t i = 0; i < count; ++i) {
-    int32_t before = 0;
-    for (int32_t j = 0; j < i; ++j) before += value[j] >= value[i];
-    for (int32_t j = i + 1; j < count; ++j) before += value[j] > value[i];
-    place[i] = before;
-  }
-}
-
 void choose(const float *score, int32_t channels, int32_t kept, Pairs pairs, bool *chosen) {
   float value[kMaxChannels];
   int32_t place[kMaxChannels];
   if (pairs == Pairs::none) {
-    for (int32_t i = 0; i < channels; ++i) value[i] = as_rank(score[i]);
+    for (int32_t i = 0; i < channels; ++i) value[i] = nan_to_infinity(score[i]);
     rank(value, channels, place);
     for (int32_t i = 0; i < channels; ++i) chosen[i] = place[i] < kept;
     return;
   }
   const int32_t half = channels / 2;
   const int32_t stride = pairs == Pairs::halves ? 1 : 2, partner = pairs == Pairs::halves ? half : 1;
-  for (int32_t i = 0; i < half; ++i) value[i] = as_rank(score[i * stride] + score[i * stride + partner]);
+  for (int32_t i = 0; i < half; ++i) value[i] = nan_to_infinity(score[i * stride] + score[i * stride + partner]);
   rank(value, half, place);
   for (int32_t i = 0; i < half; ++i) chosen[i * stride] = chosen[i * stride + partner] = place[i] < kept / 2;
 }

@@ -1,4 +1,4 @@
-#include "libthink/core/cache.h"
+#include "libthink/cache/cache.h"
 
 #include <algorithm>
 #include <iterator>

@@ -3,6 +3,7 @@
 #include "libthink/core/check.h"
 #include "libthink/core/device.h"
 #include "libthink/core/evict.h"
+#include "libthink/core/shared_options.h"
 #include "libthink/core/workspace.h"
 
 using namespace think;
@@ -11,7 +12,7 @@ namespace {
 
 using Long = long long;
 
-constexpr int32_t kMostPooled = 255, kUsualPooled = 7, kUsualSinks = 4;
+constexpr int32_t kMostPooled = 255, kUsualPooled = 7;
 
 // Options with their defaults filled in: 0 = default, -1 = none.
 think_status read_evict_options(const Argument &argument, const think_evict_options *in, const Shape &shape, EvictCall &call, think_evict_options &copy) {
@@ -21,8 +22,10 @@ think_status read_evict_options(const Argument &argument, const think_evict_opti
   }
   const bool pools = copy.method == THINK_EVICT_SNAPKV, recent_only = copy.method == THINK_EVICT_RECENT;
   if (copy.budget < 0) return wrong(argument, "budget", "expected at least 0, got %d", copy.budget);
-  if (copy.sinks < -1) return wrong(argument, "sinks", "expected at least -1, got %d", copy.sinks);
-  if (copy.recent < -1) return wrong(argument, "recent", "expected at least -1, got %d", copy.recent);
+  const int32_t usual_recent = copy.method == THINK_EVICT_TOVA ? 0 : shape.window;
+  int32_t sinks, recent;
+  if (const think_status status = read_count(argument, "sinks", copy.sinks, recent_only ? kDefaultSinks : 0, sinks)) return status;
+  if (const think_status status = read_count(argument, "recent", copy.recent, usual_recent, recent)) return status;
   if (recent_only && copy.recent != 0) return wrong(argument, "recent", "expected 0 (what the sinks leave), got %d", copy.recent);
   const int32_t most_pooling = pools ? THINK_POOL_MEAN : 0;
   if (copy.pooling < 0 || copy.pooling > most_pooling) return wrong(argument, "pooling", "expected 0 .. %d, got %d", most_pooling, copy.pooling);
@@ -36,9 +39,8 @@ think_status read_evict_options(const Argument &argument, const think_evict_opti
   if (copy.score_stride < 0 || copy.score_stride > INT32_MAX) {
     return wrong(argument, "score_stride", "expected 0 .. %d, got %lld", INT32_MAX, static_cast<Long>(copy.score_stride));
   }
-  const int32_t usual_sinks = recent_only ? kUsualSinks : 0, usual_recent = copy.method == THINK_EVICT_TOVA ? 0 : shape.window;
-  call.sinks = copy.sinks == 0 ? usual_sinks : copy.sinks == -1 ? 0 : copy.sinks;
-  call.recent = recent_only ? INT32_MAX : copy.recent == 0 ? usual_recent : copy.recent == -1 ? 0 : copy.recent;
+  call.sinks = sinks;
+  call.recent = recent_only ? INT32_MAX : recent;
   call.pooling = copy.pooling;
   call.kernel = !pools || copy.kernel == -1 ? 1 : copy.kernel == 0 ? kUsualPooled : copy.kernel;
   call.budget = copy.budget;

@@ -1,10 +1,9 @@
 #include "kernels/fit/fit.h"
 
-#include <cmath>
-
 #include "libthink/core/check.h"
 #include "libthink/core/device.h"
 #include "libthink/core/layout.h"
+#include "libthink/core/shared_options.h"
 #include "libthink/core/workspace.h"
 
 using namespace think;
@@ -32,12 +31,9 @@ think_status think_fit(const think_plan *plan, const void *moments, const think_
     if (const think_status status = read_options(options_argument, options, copy, defaults)) return status;
     if (const think_status status = check_side(options_argument, "side", copy.side)) return status;
     if (copy.reserved != 0) return wrong(options_argument, "reserved", "expected 0, got %d", copy.reserved);
-    if (!std::isfinite(copy.ridge) || (copy.ridge < 0 && copy.ridge != -1)) {
-      return wrong(options_argument, "ridge", "expected -1 or a finite number of at least 0, got %s", NumberText(copy.ridge).text);
-    }
+    if (const think_status status = read_ridge(options_argument, copy.ridge, arguments.ridge)) return status;
     if (copy.reserved2 != 0) return wrong(options_argument, "reserved2", "expected 0, got %s", NumberText(copy.reserved2).text);
     arguments.side = copy.side;
-    arguments.ridge = copy.ridge == 0 ? 1e-3f : copy.ridge == -1 ? 0 : copy.ridge;
     if (const think_status status = read_basis(basis_argument, basis, shape, copy.side, true, arguments.basis)) return status;
     if (const think_status status = check_weight_room(basis_argument, arguments.basis, shape)) return status;
     Launch call;

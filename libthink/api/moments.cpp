@@ -2,6 +2,7 @@
 
 #include "libthink/core/check.h"
 #include "libthink/core/device.h"
+#include "libthink/core/shared_options.h"
 #include "libthink/core/workspace.h"
 
 using namespace think;
@@ -15,14 +16,10 @@ think_status read_moments_options(const Argument &argument, const think_moments_
   const think_moments_options defaults = THINK_MOMENTS_OPTIONS_INIT;
   think_moments_options copy;
   if (const think_status status = read_options(argument, in, copy, defaults)) return status;
-  if (copy.sinks < -1) return wrong(argument, "sinks", "expected at least -1, got %d", copy.sinks);
-  if (copy.recent < -1) return wrong(argument, "recent", "expected at least -1, got %d", copy.recent);
-  const bool share_fits = copy.attention_share == -1 || (copy.attention_share >= 0 && copy.attention_share <= 1);
-  if (!share_fits) return wrong(argument, "attention_share", "expected -1 or 0 .. 1, got %s", NumberText(copy.attention_share).text);
+  if (const think_status status = read_count(argument, "sinks", copy.sinks, kDefaultSinks, arguments.sinks)) return status;
+  if (const think_status status = read_count(argument, "recent", copy.recent, kDefaultRecent, arguments.recent)) return status;
+  if (const think_status status = read_attention_share(argument, copy.attention_share, arguments.attention_share)) return status;
   if (copy.reserved != 0) return wrong(argument, "reserved", "expected 0, got %s", NumberText(copy.reserved).text);
-  arguments.sinks = copy.sinks == 0 ? 4 : copy.sinks == -1 ? 0 : copy.sinks;
-  arguments.recent = copy.recent == 0 ? 32 : copy.recent == -1 ? 0 : copy.recent;
-  arguments.attention_share = copy.attention_share == 0 ? 0.9f : copy.attention_share == -1 ? 0 : copy.attention_share;
   return THINK_OK;
 }
 

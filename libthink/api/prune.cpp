@@ -1,5 +1,7 @@
 #include "libthink/core/prune.h"
 
+#include <algorithm>
+
 #include "kernels/score/score.h"
 #include "libthink/core/check.h"
 #include "libthink/core/device.h"
@@ -50,9 +52,14 @@ think_status check_prune_stride(const Argument &argument, const Shape &shape, co
     const PruneDecision decision = decide_prune(shape, options, target.key_dtype, target.value_dtype, run_length(source, sequence, 0));
     if (decision.range.count == 0) continue;
     const auto check = [&](const char *field, bool placed, int64_t stride, const SideDecision &side, int32_t which, think_dtype dtype) -> think_status {
-      // What the rows that move take, for all rows of the page.
-      const int64_t needed = is_quantized(dtype) ? side.bytes / (decision.range.count / kTileTokens) * (target.page_tokens / kTileTokens)
-                                                 : rows_bytes(shape, which, target.page_tokens, side.total, 1, dtype);
+      // What the rows that move take, for all rows of the page; as placed, which is further apart where the rows are.
+      int64_t needed = is_quantized(dtype) ? side.bytes / (decision.range.count / kTileTokens) * (target.page_tokens / kTileTokens)
+                                           : rows_bytes(shape, which, target.page_tokens, side.total, 1, dtype);
+      const bool keys = which == THINK_KEYS;
+      const int64_t row = (keys ? target.key_layout : target.value_layout) == THINK_ROWS ? (keys ? target.key_stride : target.value_stride)[2] : 0;
+      int64_t spread;
+      if (__builtin_mul_overflow(int64_t{shape.kv_heads} * target.page_tokens, row, &spread)) spread = INT64_MAX;
+      needed = std::max(needed, spread);
       if (!placed || stride == 0 || stride >= needed) return THINK_OK;
       return wrong(argument, field, "expected at least %lld bytes for the %lld channels that the heads of sequence %d keep together, got %lld",
                    static_cast<long long>(needed), static_cast<long long>(side.total), sequence, static_cast<long long>(stride));

@@ -11,6 +11,7 @@
 #include <cstring>
 #include <mutex>
 
+#include "libthink/backend/fork.h"
 #include "think/version.h"
 
 namespace think::cuda {
@@ -26,16 +27,8 @@ std::atomic<pthread_t> searcher{};  // who holds it
 const Backend *loaded = nullptr;
 void *driver = nullptr;
 
-// A fork waits for a search in another thread, so that the child finds the lock open. The driver itself forks when it has to load its kernel module: then
-// the thread that forks is the one that searches. Registered before anybody can search: a child may be forked in the middle of the first one.
+// The driver itself forks when it has to load its kernel module: then the thread that forks is the one that searches.
 bool forks_in_a_search() { return ::pthread_equal(searcher.load(std::memory_order_relaxed), ::pthread_self()); }
-void before_fork() {
-  if (!forks_in_a_search()) search_lock.lock();
-}
-void after_fork() {
-  if (!forks_in_a_search()) search_lock.unlock();
-}
-const int registered = ::pthread_atfork(before_fork, after_fork, after_fork);
 
 class Searching {
  public:
@@ -129,8 +122,15 @@ Search ask_driver(const Backend &backend) {
 
 }  // namespace
 
+void before_fork() {
+  if (!forks_in_a_search()) search_lock.lock();
+}
+void after_fork() {
+  if (!forks_in_a_search()) search_lock.unlock();
+}
+
 Search find_backend() {
-  if (registered != 0) return missing(registered, "no memory for a fork handler");
+  if (const int error = fork_error()) return missing(error, "no memory for a fork handler");
   const Searching searching;
   if (loaded) return ask_driver(*loaded);
   Path path;

@@ -17,4 +17,8 @@ struct Search {
 // What is found stays loaded and is found at once afterwards; what was missing is looked for again.
 Search find_backend();
 
+// Around every fork (fork.h).
+void before_fork();
+void after_fork();
+
 }  // namespace think::cuda

@@ -6,6 +6,8 @@
 
 #include <mutex>
 
+#include "libthink/backend/fork.h"
+
 namespace think {
 namespace {
 
@@ -18,15 +20,6 @@ constexpr int32_t kMostCores = 1024;
 // Starting and joining workers is serialised for all contexts, so that fork() can wait for it.
 std::mutex life_cycle;
 std::atomic<uint32_t> fork_generation{0};
-
-void before_fork() { life_cycle.lock(); }
-void after_fork_in_parent() { life_cycle.unlock(); }
-void after_fork_in_child() {
-  fork_generation.fetch_add(1, std::memory_order_relaxed);
-  life_cycle.unlock();
-}
-// As the library is loaded: a child may be forked while another thread starts the first workers.
-const int fork_handlers = pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
 
 inline void relax() {
 #if defined(__x86_64__)
@@ -43,6 +36,13 @@ int32_t usable_cores() {
   CPU_ZERO(&set);
   long cores = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : sysconf(_SC_NPROCESSORS_ONLN);
   return cores < 1 ? 1 : cores > kMostCores ? kMostCores : static_cast<int32_t>(cores);
+}
+
+void Pool::before_fork() { life_cycle.lock(); }
+
+void Pool::after_fork(bool in_child) {
+  if (in_child) fork_generation.fetch_add(1, std::memory_order_relaxed);
+  life_cycle.unlock();
 }
 
 void Pool::configure(pthread_t *handles, int32_t workers) {
@@ -68,7 +68,7 @@ void Pool::release() {
 }
 
 bool Pool::start() {
-  if (fork_handlers != 0) return false;
+  if (fork_error() != 0) return false;
   busy_.store(false);
   stop_.store(false);
   epoch_.store(0);

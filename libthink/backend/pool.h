@@ -24,6 +24,10 @@ class Pool {
   // task(arg, 0 .. count - 1); the caller works too. Runs alone when another call has the workers, or in a forked child.
   void run(int64_t count, think_task task, void *arg);
 
+  // Around every fork, for all pools (fork.h).
+  static void before_fork();
+  static void after_fork(bool in_child);
+
  private:
   bool start();
   void stop(int32_t started);

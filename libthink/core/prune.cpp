@@ -11,16 +11,13 @@
 #include "kernels/score/score.h"
 #include "kernels/select/select.h"
 #include "libthink/core/layout.h"
+#include "libthink/core/shared_options.h"
 #include "libthink/core/structs.h"
 
 namespace think {
 namespace {
 
 constexpr int32_t kBudgetStep = 8;  // adaptive widths come in blocks of so many, with one block as the floor
-
-// 0 = the default, -1 = none.
-int32_t count_option(int32_t value, int32_t otherwise) { return value == 0 ? otherwise : value == -1 ? 0 : value; }
-float share_option(float value, float otherwise) { return value == 0 ? otherwise : value == -1 ? 0 : value; }
 
 think_status check_kept(const Argument &argument, const char *field, int32_t kept, int32_t channels, bool adaptive) {
   if (kept < 1 || kept > channels) return wrong(argument, field, "expected -1 .. %d, got %d", channels, kept);
@@ -226,16 +223,10 @@ think_status read_prune_options(const Argument &argument, const think_prune_opti
   if (copy.key_kept == 0 && options.adaptive) options.key_kept = std::max(options.key_kept, kBudgetStep);
   if (const think_status status = check_kept(argument, "key_kept", options.key_kept, shape.key_channels, options.adaptive)) return status;
   if (const think_status status = check_kept(argument, "value_kept", options.value_kept, shape.value_channels, options.adaptive)) return status;
-  if (copy.sinks < -1) return wrong(argument, "sinks", "expected at least -1, got %d", copy.sinks);
-  if (copy.recent < -1) return wrong(argument, "recent", "expected at least -1, got %d", copy.recent);
-  options.sinks = count_option(copy.sinks, 4);
-  options.recent = count_option(copy.recent, 32);
-  const bool share_fits = copy.attention_share == -1 || (copy.attention_share >= 0 && copy.attention_share <= 1);
-  if (!share_fits) return wrong(argument, "attention_share", "expected -1 or 0 .. 1, got %s", NumberText(copy.attention_share).text);
-  options.attention_share = share_option(copy.attention_share, 0.9f);
-  const bool ridge_fits = copy.ridge == -1 || (copy.ridge >= 0 && std::isfinite(copy.ridge));
-  if (!ridge_fits) return wrong(argument, "ridge", "expected -1 or a finite number of at least 0, got %s", NumberText(copy.ridge).text);
-  options.ridge = share_option(copy.ridge, 1e-3f);
+  if (const think_status status = read_count(argument, "sinks", copy.sinks, kDefaultSinks, options.sinks)) return status;
+  if (const think_status status = read_count(argument, "recent", copy.recent, kDefaultRecent, options.recent)) return status;
+  if (const think_status status = read_attention_share(argument, copy.attention_share, options.attention_share)) return status;
+  if (const think_status status = read_ridge(argument, copy.ridge, options.ridge)) return status;
   const bool limit_fits = copy.dense_limit == -1 || (copy.dense_limit >= 0 && std::isfinite(copy.dense_limit));
   if (!limit_fits) return wrong(argument, "dense_limit", "expected -1 or a finite number of at least 0, got %s", NumberText(copy.dense_limit).text);
   options.dense_limit = copy.dense_limit == -1 ? -1 : copy.dense_limit == 0 ? 0.9 : static_cast<double>(copy.dense_limit);

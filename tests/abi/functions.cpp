@@ -410,6 +410,54 @@ std::vector<Function> make_run_functions() {
   };
 }
 
+// Those that leave the cache as it is. think_cache_segments() fills an array: it is in tests/cache/arguments_test.cpp too.
+std::vector<Function> make_cache_functions() {
+  const Parameter cache = {"cache", Kind::handle}, layer = {"layer", Kind::number};
+  const auto option = [](auto member) {
+    return [=](const std::vector<Value> &values) -> void * {
+      return const_cast<void *>(static_cast<const void *>(as<think_cache_options>(values[1]).*member));
+    };
+  };
+  return {
+      {"think_cache_create",
+       {plan, input("options", cache_options_type, true), array("cache", 8)},
+       invoke<think_cache_create>,
+       [](World &w) {
+         return Values{at(w.plan), at(w.cache_options), at(w.new_cache)};
+       },
+       [](World &w) { return Ranges{range(w.new_cache, 1)}; },
+       {{"options->prune", 1, &prune_options_type, option(&think_cache_options::prune)},
+        {"options->format", 1, &format_type, option(&think_cache_options::format)}}},
+      {"think_cache_workspace_size",
+       {cache, array("bytes", 8), array("alignment", 8, true)},
+       invoke<think_cache_workspace_size>,
+       [](World &w) {
+         return Values{at(w.cache), at(w.number), at(w.second_number)};
+       },
+       [](World &w) {
+         return Ranges{range(w.number, 1), range(w.second_number, 1)};
+       }},
+      {"think_cache_usage",
+       {cache, {"sequence", Kind::number}, answer("info", cache_info_type)},
+       invoke<think_cache_usage>,
+       [](World &w) {
+         return Values{at(w.cache), of(-1), at(w.cache_info)};
+       },
+       [](World &w) { return Ranges{filled_part(w.cache_info)}; }},
+      {"think_cache_attend",
+       {cache, layer, input("query", tensor_type), array("sink_logit", 4, true), input("output", tensor_type), array("lse", 4, true), launch},
+       invoke<think_cache_attend>,
+       [](World &w) {
+         return Values{at(w.cache), of(0), at(w.new_query), at(w.sink_logit), at(w.output), at(w.lse), at(w.launch)};
+       },
+       [](World &w) {
+         return Ranges{range(static_cast<float *>(w.output->data), kRows * World::kValueChannels), range(w.lse, kRows)};
+       },
+       {},
+       true},
+  };
+}
+
 }  // namespace
 
 void PrintTo(const Function &function, std::ostream *out) { *out << function.name; }
@@ -426,6 +474,7 @@ const std::vector<Function> &functions() {
   static const std::vector<Function> all = [] {
     std::vector<Function> list = make_set_up_functions();
     for (Function &function : make_run_functions()) list.push_back(std::move(function));
+    for (Function &function : make_cache_functions()) list.push_back(std::move(function));
     return list;
   }();
   return all;
@@ -467,6 +516,10 @@ think_status run(World &world, const Function &function, const std::vector<Value
   if (status == THINK_OK && function.invoke == &invoke<think_plan_create>) {
     think_plan_destroy(*world.new_plan);
     *world.new_plan = nullptr;
+  }
+  if (status == THINK_OK && function.invoke == &invoke<think_cache_create>) {
+    think_cache_destroy(*world.new_cache);
+    *world.new_cache = nullptr;
   }
   return status;
 }

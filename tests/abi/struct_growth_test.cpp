@@ -3,6 +3,7 @@
 
 #include <cstring>
 
+#include "first_sizes.h"
 #include "tests/abi/world.h"
 
 namespace think_test {
@@ -22,8 +23,9 @@ constexpr uint32_t kGrowth = 24;  // of a struct of the future, in bytes
 TEST_P(StructGrowth, TooSmallIsRefused) {
   const Function &target = GetParam();
   for (const Place &place : places(target)) {
-    for (uint32_t size : {0u, 1u, 4u, 7u, place.type->size - 8, place.type->size - 1}) {
-      if (size >= place.type->size) continue;  // think_score_options has only 8 bytes
+    const uint32_t first = first_size(place.type->name);
+    ASSERT_GE(first, 8u) << place.type->name << " is missing in first_sizes.h";
+    for (uint32_t size : {0u, 1u, 4u, 7u, first - 8, first - 1}) {
       const auto spoil = [&](std::vector<Value> &values) { set_size(place.locate(values), size); };
       EXPECT_EQ("", refused(world(), target, spoil, THINK_E_ARGUMENT, place.parameter + 1,
                             {place.fields + "struct_size", std::to_string(place.type->size), "got " + std::to_string(size)}));
@@ -236,6 +238,8 @@ TEST(Initialisers, AreTheMacros) {
   check_initialiser(think_evict_options_init, think_evict_options(THINK_EVICT_OPTIONS_INIT));
   check_initialiser(think_prune_options_init, think_prune_options(THINK_PRUNE_OPTIONS_INIT));
   check_initialiser(think_prune_result_init, think_prune_result(THINK_PRUNE_RESULT_INIT));
+  check_initialiser(think_cache_options_init, think_cache_options(THINK_CACHE_OPTIONS_INIT));
+  check_initialiser(think_cache_info_init, think_cache_info(THINK_CACHE_INFO_INIT));
 }
 
 }  // namespace

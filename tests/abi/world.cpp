@@ -37,6 +37,8 @@ const StructType evict_options_type = {"think_evict_options", sizeof(think_evict
 const StructType prune_options_type = {
     "think_prune_options", sizeof(think_prune_options), alignof(think_prune_options), {RESERVED(think_prune_options, reserved)}};
 const StructType prune_result_type = {"think_prune_result", sizeof(think_prune_result), alignof(think_prune_result), {}};
+const StructType cache_options_type = {"think_cache_options", sizeof(think_cache_options), alignof(think_cache_options), {}};
+const StructType cache_info_type = {"think_cache_info", sizeof(think_cache_info), alignof(think_cache_info), {}};
 
 #undef RESERVED
 
@@ -107,6 +109,7 @@ World::World() : arena_(static_cast<char *>(std::aligned_alloc(4096, kArenaBytes
   std::memset(arena_, 0, kArenaBytes);
   lay_out();
   lay_out_segments();
+  lay_out_cache();
   golden_ = memory();
   for (const char *step :
        {"think_score_reset", "think_score_update", "think_score_finish", "think_score_window", "think_evict", "think_evict_move", "think_moments", "think_gains",
@@ -117,6 +120,7 @@ World::World() : arena_(static_cast<char *>(std::aligned_alloc(4096, kArenaBytes
 }
 
 World::~World() {
+  think_cache_destroy(cache);
   think_plan_destroy(plan);
   think_context_destroy(context);
   std::free(arena_);
@@ -265,6 +269,27 @@ void World::lay_out() {
   DLTensorMirror *mirror = take<DLTensorMirror>();
   *mirror = {query->data, THINK_DEVICE_CPU, 0, 4, 2, 32, 1, query->extent, query->stride, 0};
   dlpack = mirror;
+}
+
+void World::lay_out_cache() {
+  new_cache = take<think_cache *>();
+  cache_options = filled(take<think_cache_options>(), think_cache_options(THINK_CACHE_OPTIONS_INIT));
+  cache_options->prune = prune_options;
+  cache_options->format = format;
+  cache_info = filled(take<think_cache_info>(), think_cache_info(THINK_CACHE_INFO_INIT));
+  think_tensor value = *key;
+  value.data = source->value;
+  value.extent[3] = value.stride[2] = kValueChannels;
+  value.stride[0] = kKvHeads * kRoom * kValueChannels;
+  value.stride[1] = kRoom * kValueChannels;
+  const int32_t sequences[kBatch] = {1, 0}, tokens[kBatch] = {kQueries, kQueries};
+  think_error error = THINK_ERROR_INIT;
+  if (think_cache_create(plan, cache_options, &cache, &error) != THINK_OK ||
+      think_cache_step(cache, sequences, tokens, kBatch, launch, &error) != THINK_OK ||
+      think_cache_append(cache, 0, new_query, key, &value, launch, &error) != THINK_OK) {
+    std::fprintf(stderr, "the tests' world has no cache: %s\n", error.message);
+    std::abort();
+  }
 }
 
 void World::lay_out_segments() {

@@ -36,7 +36,7 @@ struct StructType {
 
 extern const StructType tensor_type, batch_type, context_options_type, problem_type, launch_type, extent_type, basis_type, segment_type,
     format_type, layout_info_type, score_options_type, moments_options_type, budget_options_type, select_options_type, fit_options_type,
-    evict_options_type, prune_options_type, prune_result_type;
+    evict_options_type, prune_options_type, prune_result_type, cache_options_type, cache_info_type;
 
 enum class Kind {
   handle,     // context or plan
@@ -153,6 +153,10 @@ class World {
   think_prune_options *prune_options;
   think_prune_result *prune_result;
   void *dlpack;  // a DLTensor of the query
+  think_cache *cache = nullptr;  // in a step, appended; calls that change it have a table of their own (tests/cache/arguments_test.cpp)
+  think_cache **new_cache;
+  think_cache_options *cache_options;
+  think_cache_info *cache_info;
   think_device *device;
   int64_t page_key_bytes = 0, page_value_bytes = 0;
   size_t state_bytes() const { return state_bytes_; }
@@ -162,6 +166,7 @@ class World {
   void lay_out();
   void run_flow();
   void lay_out_segments();
+  void lay_out_cache();
   void call(const char *name);  // a function with its right arguments; aborts when it fails
   char *arena_;
   size_t used_ = 0, state_bytes_ = 0, moments_bytes_ = 0;

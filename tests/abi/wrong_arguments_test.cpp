@@ -4,6 +4,7 @@
 
 #include <cstdio>
 #include <cstring>
+#include <string_view>
 #include <tuple>
 #include <type_traits>
 
@@ -245,8 +246,16 @@ TEST_P(WrongArguments, SlicesTogetherAreTheCall) {
   }
 }
 
-// A new function cannot be forgotten here: every one that can fail is in the table, with as many parameters as it has. Those of the managed cache change a
-// handle that no copy of memory restores: tests/cache/arguments_test.cpp has a table of its own.
+// A call that changes a cache changes memory that no copy of the arena restores: tests/cache/arguments_test.cpp has a table of its own, as complete as this.
+// So has think_cache_segments(), which fills an array.
+constexpr bool in_table_of_caches(std::string_view name) {
+  for (std::string_view call : {"step", "append", "prune", "segments", "trim", "fork", "drop", "reset"}) {
+    if (name.starts_with("think_cache_") && name.substr(12) == call) return true;
+  }
+  return false;
+}
+
+// A new function cannot be forgotten here: every one that can fail is in the table, with as many parameters as it has.
 template <class Result, class... Parameters>
 constexpr int parameters_of_fallible(Result (*)(Parameters...)) {
   if constexpr (sizeof...(Parameters) > 0) {
@@ -259,7 +268,7 @@ constexpr int parameters_of_fallible(Result (*)(Parameters...)) {
 TEST(Table, HoldsEveryFallibleFunction) {
   size_t count = 0;
 #define THINK_FUNCTION(name, since)                                                             \
-  if (constexpr int parameters = parameters_of_fallible(&name); parameters > 0 && std::strncmp(#name, "think_cache_", 12) != 0) { \
+  if (constexpr int parameters = parameters_of_fallible(&name); parameters > 0 && !in_table_of_caches(#name)) { \
     EXPECT_EQ(static_cast<size_t>(parameters), function(#name).parameters.size() + 1) << #name; \
     ++count;                                                                                    \
   }

@@ -96,5 +96,7 @@ std::vector<Case> set_up_cases();
 std::vector<Case> problem_cases();
 // What think_evict() and think_evict_move() refuse besides.
 std::vector<Case> evict_cases();
+// Caches, as far as the table of functions has them.
+std::vector<Case> cache_cases();
 
 }  // namespace think_test

@@ -452,6 +452,7 @@ std::vector<Case> all_cases() {
   add(cases, problem_cases());
   add(cases, option_cases());
   add(cases, evict_cases());
+  add(cases, cache_cases());
   add(cases, relation_cases());
   add(cases, dlpack_cases());
   return cases;

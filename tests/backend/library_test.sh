@@ -12,9 +12,10 @@ for name in $needed; do
     *) fail "needs $name" ;;
   esac
 done
-echo "$dynamic" | grep -q 'SONAME.*\[libthink_cuda.so.1\]' || fail "SONAME is not libthink_cuda.so.1"
-echo "$dynamic" | grep -q 'FLAGS_1.*NODELETE' || fail "not linked with -z nodelete"
-echo "$dynamic" | grep -qE 'TEXTREL|\(RPATH\)|\(RUNPATH\)' && fail "text relocations or a library path"
+# No pipes: grep -q leaves early, and pipefail then takes the echo's broken pipe for an answer.
+grep -q 'SONAME.*\[libthink_cuda.so.1\]' <<<"$dynamic" || fail "SONAME is not libthink_cuda.so.1"
+grep -q 'FLAGS_1.*NODELETE' <<<"$dynamic" || fail "not linked with -z nodelete"
+grep -qE 'TEXTREL|\(RPATH\)|\(RUNPATH\)' <<<"$dynamic" && fail "text relocations or a library path"
 exported=$(nm -D --defined-only --with-symbol-versions "$library" | awk '$2 != "A" { print $2, $3 }')
 [ "$exported" = 'T think_cuda_backend@@THINK_CUDA_PRIVATE' ] || fail "exports: $exported"
 readelf -SW "$library" | grep '\.nv_fatbin' >/dev/null || fail "contains no kernels"

@@ -177,7 +177,15 @@ void measure(const Bench &bench, const Shape &shape, think_dtype dtype, int64_t 
   }
   // Seconds of a call, and seconds per byte of the probe and of the kernel in cache.
   std::vector<std::vector<double>> times(variants.size()), probes(variants.size()), cached(variants.size()), bounds(variants.size());
-  for (int32_t round = -1; round < bench.options.rounds; ++round) {
+  // Up to three times as many rounds while the machine is restless; all of them count.
+  const auto any_restless = [&] {
+    for (size_t v = 0; v < variants.size(); ++v) {
+      if (restless(times[v]) || restless(probes[v])) return true;
+    }
+    return false;
+  };
+  int32_t rounds = bench.options.rounds;
+  for (int32_t round = -1; round < rounds; ++round) {
     for (size_t v = 0; v < variants.size(); ++v) {
       const double time = layers[v]->pass(bench.isa, parallel), probe = probe_seconds(bench.arena, bench.arena.bytes(), parallel);
       const double in_cache_rate = in_cache[v].rate();
@@ -187,6 +195,7 @@ void measure(const Bench &bench, const Shape &shape, think_dtype dtype, int64_t 
       cached[v].push_back(1 / in_cache_rate);
       bounds[v].push_back(std::max(probes[v].back(), cached[v].back()));
     }
+    if (round + 1 == rounds && rounds < 3 * bench.options.rounds && any_restless()) rounds += bench.options.rounds;
   }
   for (size_t v = 0; v < variants.size(); ++v) {
     const double bytes = layers[v]->bytes();

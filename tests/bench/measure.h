@@ -72,6 +72,12 @@ inline double median(std::vector<double> x) {
 }
 inline double minimum(const std::vector<double> &x) { return *std::min_element(x.begin(), x.end()); }
 
+// The machine changed while this was measured: the middle half of the times is wider than a tenth.
+inline bool restless(std::vector<double> x) {
+  std::sort(x.begin(), x.end());
+  return x[x.size() * 3 / 4] > 1.1 * x[x.size() / 4];
+}
+
 // Median of the quotients of two series that were measured side by side: what drifts over time falls out.
 inline double median_ratio(const std::vector<double> &numerator, const std::vector<double> &denominator) {
   std::vector<double> ratio;

@@ -168,6 +168,22 @@ TEST(Guard, PruneStaysInsideItsSlots) {
   EXPECT_EQ(call.prune(error), THINK_OK) << error.message;
 }
 
+// Rows further apart than their channels need: heads are then a page of such rows apart.
+TEST(Guard, PruneCountsTheStrideOfRows) {
+  Prune call({1024, 1024});
+  call.score();
+  call.target.key_layout = THINK_ROWS;
+  call.target.key_stride[2] = kChannels * 4;
+  call.target.key_stride[0] = 2 * 1024 * 4 * 4;
+  think_error error = THINK_ERROR_INIT;
+  EXPECT_EQ(call.prune(error), THINK_E_ARGUMENT);
+  EXPECT_NE(std::string(error.message).find("destination->key_stride[0]"), std::string::npos) << error.message;
+  for (float value : call.store) ASSERT_EQ(value, -1.0f);
+  call.target.key_stride[0] = 2 * 1024 * kChannels * 4;
+  EXPECT_EQ(call.prune(error), THINK_OK) << error.message;
+  EXPECT_EQ(call.offset[1], 1024 * kChannels * 4);
+}
+
 TEST(Guard, TilesNeedWholeTilesOfRoom) {
   Prune call({1024, 1024});
   call.score();

@@ -1,5 +1,6 @@
 // Which instruction set a context uses: the best of the host, or a lower one that the environment names.
 #include "cache.h"
+#include "tests/stages/instruction_sets.h"
 
 namespace flow {
 namespace {
@@ -20,6 +21,14 @@ TEST(Isa, TheBestIsTheDefault) {
     return;
   }
   EXPECT_EQ(isas.back().id, Plan(any_problem()).isa());
+}
+
+// As the compiler's own detection says; everything else here believes the library.
+TEST(Isa, AllThatThisHostCan) {
+  int64_t mask = 0, expected = 0;
+  THINK_CALL(think_query, nullptr, THINK_QUERY_ISA_AVAILABLE, &mask);
+  for (const int32_t isa : think::test::instruction_sets()) expected |= int64_t{1} << isa;
+  EXPECT_EQ(expected, mask);
 }
 
 // Set by tests/cross, which knows what the emulated processor can do.

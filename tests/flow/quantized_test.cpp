@@ -1,4 +1,6 @@
 // Quantized segments through the public ABI: attention over them is dense attention over the numbers that they stand for, and those come back from think_compact().
+#include <pthread.h>
+
 #include "compare.h"
 
 namespace flow {
@@ -146,6 +148,25 @@ TEST(Quantized, EqualsDenseAttentionOnWhatTheCodesStandFor) {
       }
     }
   }
+}
+
+// The stack that context.h asks of every thread, for the stages that need most of it.
+TEST(Quantized, AStackOf256KibIsEnough) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "sanitizers make the frames of functions larger";
+#endif
+  pthread_attr_t attributes;
+  ASSERT_EQ(0, pthread_attr_init(&attributes));
+  ASSERT_EQ(0, pthread_attr_setstacksize(&attributes, 256 << 10));
+  const auto work = [](void *) -> void * {
+    const think_problem problem = make_problem(256, 1, THINK_F16, 2);
+    for (const Isa &isa : available_isas()) run(problem, isa.name, {{77, 256}, {128, 256}}, THINK_U4, THINK_U8, 0);
+    return nullptr;
+  };
+  pthread_t thread;
+  ASSERT_EQ(0, pthread_create(&thread, &attributes, work, nullptr));
+  EXPECT_EQ(0, pthread_join(thread, nullptr));
+  pthread_attr_destroy(&attributes);
 }
 
 // Bytes of a page are enough for every way of sharing the channels, and exact where heads are alike.

@@ -14,6 +14,7 @@
 #include <thread>
 #include <vector>
 
+#include "instruction_sets.h"
 #include "kernels/attend/attend.h"
 #include "kernels/common/element.h"
 #include "think/attend.h"
@@ -32,16 +33,8 @@ struct Isa {
 };
 
 std::vector<Isa> host_isas() {
-  std::vector<Isa> isas{{THINK_ISA_PORTABLE, "portable"}};
-#if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) isas.push_back({THINK_ISA_AVX2, "avx2"});
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-    isas.push_back({THINK_ISA_AVX512, "avx512"});
-    if (__builtin_cpu_supports("avx512bf16")) isas.push_back({THINK_ISA_AVX512BF16, "avx512bf16"});
-  }
-#elif defined(__aarch64__)
-  isas.push_back({THINK_ISA_NEON, "neon"});
-#endif
+  std::vector<Isa> isas;
+  for (const int32_t isa : test::instruction_sets()) isas.push_back({isa, test::isa_name(isa)});
   return isas;
 }
 
@@ -189,7 +182,7 @@ Case many_queries(const Kind &kind, int32_t longest, bool packed, const std::vec
   return c;
 }
 
-// The first two queries see nothing.
+// The first query of one sequence and the only one of the other see nothing.
 Case queries_that_see_nothing(const Kind &kind) {
   Case c;
   c.queries = {3, 1};

@@ -1,5 +1,6 @@
 // The attend stage against its double-precision reference: one body over instruction sets, element types and layouts. THINK_TEST_FULL=1 crosses all shapes.
 #include "attend_case.h"
+#include "kernels/attend/work.h"
 
 namespace think::attend {
 namespace {
@@ -227,6 +228,23 @@ TEST(AttendWorkspace, GrowsWithEveryField) {
       if (field == 2) ++large.segments;
       if (field == 3) large.tokens += 1 + random.below(1000);
       EXPECT_LE(workspace(shape, small), workspace(shape, large));
+    }
+  }
+}
+
+// "No limit" for the queries of a plan: what a small call needs stays what it is.
+TEST(AttendWorkspace, AnyNumberOfQueriesMayBeAllowed) {
+  for (const int32_t group : {1, 64, 128}) {
+    for (const int32_t channels : {8, 128, 256}) {
+      Shape shape{};
+      shape.query_heads = group, shape.kv_heads = 1, shape.group = group;
+      shape.key_channels = shape.value_channels = channels;
+      shape.max_batch = 8, shape.max_queries = INT32_MAX, shape.max_tokens = 1 << 20;
+      const int64_t counters = counter_bytes(shape), one = workspace(shape, {1, 1, 1, 1024}), most = workspace(shape, {8, INT32_MAX, 1, 1 << 20});
+      EXPECT_EQ(counters, 8 * kWholeBlocks * static_cast<int64_t>(sizeof(int32_t)));
+      EXPECT_GT(one, counters);
+      EXPECT_GE(most, workspace(shape, {8, 4096, 1, 1 << 20}));
+      EXPECT_EQ(blocks_of(shape, INT32_MAX), (int64_t{INT32_MAX} * group + block_columns(shape) - 1) / block_columns(shape));
     }
   }
 }

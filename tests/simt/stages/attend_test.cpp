@@ -365,7 +365,8 @@ TEST_P(AttendOnDevice, MovesWhatTheModelSays) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Kinds, AttendOnDevice,
-                         testing::Values(Kind{THINK_ROWS, THINK_F16, THINK_F16}, Kind{THINK_TILES, THINK_F16, THINK_F16}, Kind{THINK_ROWS, THINK_BF16, THINK_BF16}, Kind{THINK_TILES, THINK_BF16, THINK_BF16}),
+                         testing::Values(Kind{THINK_ROWS, THINK_F16, THINK_F16}, Kind{THINK_TILES, THINK_F16, THINK_F16},
+                                         Kind{THINK_ROWS, THINK_BF16, THINK_BF16}, Kind{THINK_TILES, THINK_BF16, THINK_BF16}),
                          [](const auto &info) {
                            return std::string(info.param.layout == THINK_TILES ? "Tiles" : "Rows") + (info.param.key == THINK_F16 ? "F16" : "BF16");
                          });

@@ -3,7 +3,7 @@
 
 #include "kernels/compact/compact.h"
 #include "kernels/score/score.h"
-#include "libthink/core/cache.h"
+#include "libthink/cache/cache.h"
 
 namespace think::cache {
 namespace {

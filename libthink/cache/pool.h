@@ -2,7 +2,7 @@
 // in every layer: the layers of a cache always hold the same tokens. Both are counted, as forks share them.
 #pragma once
 
-#include "libthink/core/cache_memory.h"
+#include "libthink/cache/memory.h"
 #include "libthink/core/plan.h"
 
 namespace think::cache {

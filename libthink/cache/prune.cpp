@@ -3,7 +3,7 @@
 
 #include "kernels/common/quantized.h"
 #include "kernels/score/score.h"
-#include "libthink/core/cache.h"
+#include "libthink/cache/cache.h"
 #include "libthink/core/workspace.h"
 
 namespace think::cache {

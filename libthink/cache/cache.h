@@ -3,7 +3,7 @@
 #pragma once
 
 #include "kernels/common/workspace.h"
-#include "libthink/core/cache_pool.h"
+#include "libthink/cache/pool.h"
 #include "libthink/core/prune.h"
 #include "think/cache.h"
 
@@ -72,7 +72,7 @@ struct Options {
   think_format format;
 };
 
-// ---- cache.cpp: life ----
+// ---- life.cpp ----
 think_cache *make(const think_plan &plan, const Options &options);  // NULL: no memory
 void destroy(think_cache &cache);
 
@@ -99,7 +99,7 @@ think_segment dense_segment(const think_cache &cache, int32_t layer, const int32
 think_segment compact_segment(const think_cache &cache, int32_t layer, int32_t kind, const int32_t *pages, int64_t stride, const int32_t *first,
                               const int32_t *lengths, const int32_t *slot);
 
-// ---- cache_prune.cpp: dense rows become compact ----
+// ---- prune.cpp: dense rows become compact ----
 struct Needs {  // of pools
   int64_t pages[kKinds], slots[kKinds];
 };
@@ -125,7 +125,7 @@ Fold plan_fold(const think_cache &cache, const Sequence &sequence);
 bool prepare_fold(think_cache &cache, Sequence &sequence, const Fold &fold, Needs &needs);
 void fold(think_cache &cache, Sequence &sequence, const Fold &fold, void *workspace);
 
-// ---- cache_step.cpp ----
+// ---- step.cpp ----
 bool begin_step(think_cache &cache, const int32_t *sequences, const int32_t *new_tokens, int32_t count, void *workspace);
 void end_step(think_cache &cache);    // what its segments say is no longer so
 void abort_step(think_cache &cache);  // and if layers are missing, the new tokens of its sequences are taken back

@@ -1,4 +1,4 @@
-#include "libthink/core/cache_pool.h"
+#include "libthink/cache/pool.h"
 
 #include "libthink/core/layout.h"
 
