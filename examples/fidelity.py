@@ -19,6 +19,8 @@ REQUIRED = (
     ("regressed + adaptive at 16, against ThinK at 32", "keys:adaptive:16", "keys:think:32", 0, 1.05),
     ("values regressed + adaptive, against the paper's values at 44", "values:adaptive:44", "values:think:44", 0, 0.30),
 )
+INT4 = "keys:adaptive:64:int4+values:adaptive:64:int4"
+SIX = "keys:adaptive:24:int4+values:adaptive:44:int4"
 NAMES = {"moby": "Moby Dick", "speech1862": "a speech of 1862", "speech1961": "a speech of 1961"}
 TITLES = {"think": "ThinK", "regressed": "ThinK's mask, regressed", "adaptive": "regressed + adaptive"}
 
@@ -26,6 +28,46 @@ TITLES = {"think": "ThinK", "regressed": "ThinK's mask, regressed", "adaptive": 
 def mean(values):
     values = list(values)
     return sum(values) / len(values)
+
+
+def stack_title(stack):
+    """In words: a stack is parts joined by +, see examples/generate/stack.h."""
+    words, method = [], ""
+    for part in stack.split("+"):
+        fields = part.split(":")
+        if fields[0] == "evict":
+            words.append(f"{'SnapKV' if fields[1] == 'snapkv' else fields[1]} {fields[2]}")
+            continue
+        if fields[2] != "64":
+            method = TITLES[fields[1]]
+        words.append(f"{fields[0]} {fields[2]} {fields[3] if len(fields) > 3 else '16 bits'}")
+    return (f"{method}: " if method else "") + ", ".join(words)
+
+
+def stack_table(folder, long_folder, problems):
+    """Figures of stacks, which the oracle does not have, and what is required of two of them."""
+    def load(folder):
+        names = sorted(name for name in os.listdir(folder) if name.endswith(".json"))
+        return [s["rows"] for name in names for s in json.load(open(os.path.join(folder, name)))["segments"]]
+
+    segments, longer = load(folder), load(long_folder)
+    held = lambda rows, stack: mean(row[stack]["usage"]["kv_bytes_dense"] / row[stack]["usage"]["kv_bytes_held"] for row in rows)
+    value = lambda stack, key: mean(row[stack][key] for row in segments)
+    lines = ["| stack | KL | dNLL | top-1 | smaller than dense, 1,536 tokens | 4,096 tokens |", "|---|---|---|---|---|---|"]
+    for stack in segments[0]:
+        lines.append(f"| {stack_title(stack)} | {value(stack, 'kl'):.4f} | {value(stack, 'delta_nll'):+.4f} | {value(stack, 'top1'):.3f} | {held(segments, stack):.2f}x | {held(longer, stack):.2f}x |")
+    lines += ["", "| required of stacks | found | required | met |", "|---|---|---|---|"]
+    for what, found, lowest, highest in (
+        ("int4 keys and values, KL", value(INT4, "kl"), 0, 0.004),
+        ("24 int4 keys, 44 int4 values, KL", value(SIX, "kl"), 0, 0.022),
+        ("the same, times smaller than dense at 4,096 tokens", held(longer, SIX), 5.2, 16),
+    ):
+        good = lowest <= found <= highest
+        if not good:
+            problems.append(f"{what}: {found:.4f}, required {lowest} .. {highest}")
+        limit = f"at least {lowest}" if lowest > 0 else f"at most {highest}"
+        lines.append(f"| {what} | {found:.4f} | {limit} | {'yes' if good else '**no**'} |")
+    return [f"## Stacks on prose: mean over {len(segments)} segments, f16 cache", "", *lines]
 
 
 class Figures:
@@ -126,6 +168,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--oracle", required=True)
     parser.add_argument("--results", required=True, help="folder of CACHE-TEXT.json")
+    parser.add_argument("--stacks", help="the same for stacks, f16 only")
+    parser.add_argument("--long", help="the same at a longer prompt, for their bytes")
     parser.add_argument("--table", help="write this file")
     options = parser.parse_args()
     with open(options.oracle) as file:
@@ -144,7 +188,7 @@ def main():
             "",
             "ThinK: dropped channels count as zero, rows 0 to 1503 are moved (the paper keeps no sinks). Regressed: 4 sinks stay dense, rows 4 to 1475 are moved.",
             "Both programs move the same rows. Value widths are multiples of 8: ThinK's 44 is stored, and compared, as 48; adaptive 44 shares 128 of 132.",
-            "Bytes are as allocated: compact rows, padding, bases, and 32 to 96 dense rows of the window. At 1,536 tokens the bases weigh more than later.",
+            "Bytes are as held by the managed cache: whole pages of compact and of dense rows, and bases. At 1,536 tokens the bases weigh more than later.",
             "",
             f"## Prose: mean over {figures.count('f32', PROSE)} segments ({', '.join(NAMES[text] for text in figures.texts('f32', PROSE))})",
             "",
@@ -156,6 +200,15 @@ def main():
         ]
         if figures.texts("f32", PROGRAM):
             text += ["", f"## Program text: mean over {figures.count('f32', PROGRAM)} segments (a JavaScript library)", "", *table(figures, PROGRAM)]
+        if options.stacks:
+            text += [
+                "",
+                *stack_table(options.stacks, options.long, problems),
+                "",
+                "Same prose, same protocol. int8 and int4 are asymmetric: keys per channel and 32 tokens, values per token and 32 channels, with f16 scales and zeros.",
+                "Sinks, window and everything later stay in 16 bits. Bytes are as held by the managed cache: whole pages, bases, scales, sinks and window. The oracle has",
+                "no such rows: these are the library's figures alone. SnapKV: half of the prompt's tokens for each KV head; the dense cache it is compared with has all.",
+            ]
         print("\n".join(text[text.index("", 12) + 1 :]))
         if options.table:
             with open(options.table, "w") as out:

@@ -2,7 +2,8 @@
 # Sets up, builds and runs the tests. Closes with one line: N passed, N failed, N skipped.
 #   tests/run.sh         tier 1: release build and one sanitizer build, every stage on every instruction set at hand, ABI gate, flow, examples' smoke,
 #                        CUDA kernels in the emulator and compiled for sm_80 and sm_90
-#   tests/run.sh --all   also the other sanitizers, the full sweeps, all CUDA architectures, the cross builds under qemu and the fidelity table
+#   tests/run.sh --all   also the other sanitizers, the full sweeps, all CUDA architectures, the cross builds under qemu,
+#                        a long generation and the fidelity table
 #   tests/run.sh --help
 # Logs and build trees: out/ in the repository. Idempotent; as root it installs missing Debian packages, otherwise it names them.
 set -uo pipefail
@@ -12,7 +13,7 @@ all=0
 for argument in "$@"; do
   case $argument in
     --all) all=1 ;;
-    -h | --help) sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) echo "run.sh: unknown argument '$argument' (see --help)" >&2; exit 2 ;;
   esac
 done
@@ -110,6 +111,7 @@ if [ "$all" = 1 ]; then
   step "AArch64 under qemu" bash tests/cross/aarch64.sh
   step "AVX2 and baseline under qemu" bash tests/cross/avx2.sh out/release
   step "fuzzing, a minute each" bash tests/fuzz/run.sh
+  step "long generation" bash tests/engine/long.sh out/release
   step "fidelity on the real model" bash examples/fidelity.sh
 fi
 

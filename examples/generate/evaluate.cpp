@@ -49,25 +49,6 @@ Predictions::Difference Predictions::compare(const std::vector<float> &other, st
   return mean;
 }
 
-EvaluationRow parse_row(const std::string &name, int64_t channels) {
-  const size_t first = name.find(':'), second = name.find(':', first == std::string::npos ? first : first + 1);
-  const std::string usage = "row '" + name + "': SIDE:METHOD:KEPT expected, SIDE = keys or values, METHOD = think, regressed or adaptive, KEPT = 1 .. " + std::to_string(channels);
-  if (second == std::string::npos) throw std::runtime_error(usage);
-  const std::string side = name.substr(0, first), method = name.substr(first + 1, second - first - 1), kept = name.substr(second + 1);
-  if ((side != "keys" && side != "values") || (method != "think" && method != "regressed" && method != "adaptive")) throw std::runtime_error(usage);
-  if (kept.empty() || kept.size() > 4 || kept.find_first_not_of("0123456789") != std::string::npos || std::stoll(kept) < 1 || std::stoll(kept) > channels) throw std::runtime_error(usage);
-
-  EvaluationRow row;
-  row.name = name;
-  row.options.mode = method == "think" ? THINK_MODE_CHANNELS : THINK_MODE_REGRESSED;
-  row.options.budget = method == "adaptive" ? THINK_BUDGET_ADAPTIVE : THINK_BUDGET_UNIFORM;
-  row.options.key_kept = side == "keys" ? std::stoi(kept) : -1;
-  row.options.value_kept = side == "values" ? std::stoi(kept) : -1;
-  row.options.sinks = method == "think" ? -1 : 4; // the paper keeps no sinks
-  row.options.dense_limit = -1;                   // the question here is what pruning costs, not whether it pays
-  return row;
-}
-
 std::string token_digest(std::span<const int32_t> tokens) {
   uint64_t hash = 0xcbf29ce484222325u;
   for (const int32_t token : tokens)
@@ -77,11 +58,11 @@ std::string token_digest(std::span<const int32_t> tokens) {
   return text;
 }
 
-std::vector<SegmentResult> evaluate(Model &model, Attention &attention, std::span<const int32_t> tokens, const EvaluationOptions &options, const std::vector<EvaluationRow> &rows,
+std::vector<SegmentResult> evaluate(Model &model, Attention &attention, std::span<const int32_t> tokens, const EvaluationOptions &options, const std::vector<Stack> &stacks,
                                     ThreadPool &pool, const std::function<void(int64_t, int64_t)> &progress) {
   const int64_t length = options.prefill + options.scored, spare = static_cast<int64_t>(tokens.size()) - length;
   if (spare < 0) throw std::runtime_error("the text has " + std::to_string(tokens.size()) + " tokens, " + std::to_string(length) + " are needed");
-  const int64_t total = options.segments * (static_cast<int64_t>(rows.size()) + 1);
+  const int64_t total = options.segments * (static_cast<int64_t>(stacks.size()) + 1);
   std::vector<SegmentResult> results;
   std::vector<float> logits;
   int64_t done = 0;
@@ -92,10 +73,11 @@ std::vector<SegmentResult> evaluate(Model &model, Attention &attention, std::spa
     const auto follow = segment.subspan(static_cast<size_t>(options.prefill)), next = follow.subspan(1);
     result.digest = token_digest(segment);
 
-    Cache prefilled(attention);
+    CacheSettings stays_dense;
+    stays_dense.prunes = false;
+    Cache prefilled(attention, stays_dense);
     model.forward(segment.first(static_cast<size_t>(options.prefill)), prefilled, Logits::none, logits);
-    Cache dense = prefilled.clone();
-    dense.stop_scoring();
+    Cache dense = prefilled.copy(stays_dense);
     model.forward(follow, dense, Logits::all, logits);
     const int64_t vocabulary = model.config().vocabulary;
     for (size_t t = 0; t < next.size(); ++t) {
@@ -105,9 +87,9 @@ std::vector<SegmentResult> evaluate(Model &model, Attention &attention, std::spa
     const Predictions predictions(std::move(logits), vocabulary, pool);
     logits = {};
     progress(++done, total);
-    for (const EvaluationRow &row : rows) {
-      Cache pruned = prefilled.clone();
-      if (!pruned.prune(row.options)) throw std::runtime_error("a prefill of " + std::to_string(options.prefill) + " tokens is too short to prune");
+    for (const Stack &stack : stacks) {
+      Cache pruned = stack.apply(prefilled);
+      if (!pruned.prune() && !stack.eviction) throw std::runtime_error(stack.name + ": nothing is pruned of a prefill of " + std::to_string(options.prefill) + " tokens");
       result.usage.push_back(pruned.usage());
       model.forward(follow, pruned, Logits::all, logits);
       result.rows.push_back(predictions.compare(logits, next, pool));

@@ -3,6 +3,7 @@
 
 #include "cache.h"
 #include "model.h"
+#include "stack.h"
 
 #include <functional>
 #include <span>
@@ -31,19 +32,11 @@ private:
   int64_t vocabulary_;
 };
 
-struct EvaluationRow {
-  std::string name; // SIDE:METHOD:KEPT, for example keys:adaptive:32
-  think_prune_options options = THINK_PRUNE_OPTIONS_INIT;
-};
-
-// Sides keys, values; methods think (the paper: zeros, no sinks), regressed (uniform widths, 4 sinks), adaptive (regressed with adaptive widths).
-EvaluationRow parse_row(const std::string &name, int64_t channels);
-
 struct SegmentResult {
   int64_t start = 0;
   std::string digest;  // FNV-1a of the tokens, so that figures of different programs are compared on the same ones
   double dense_nll = 0;
-  std::vector<Predictions::Difference> rows; // one per EvaluationRow
+  std::vector<Predictions::Difference> rows; // one per stack
   std::vector<Cache::Usage> usage;           // after the prefill
 };
 
@@ -54,7 +47,7 @@ struct EvaluationOptions {
 std::string token_digest(std::span<const int32_t> tokens);
 
 // progress(done, total) counts passes over scored tokens.
-std::vector<SegmentResult> evaluate(Model &model, Attention &attention, std::span<const int32_t> tokens, const EvaluationOptions &options, const std::vector<EvaluationRow> &rows,
+std::vector<SegmentResult> evaluate(Model &model, Attention &attention, std::span<const int32_t> tokens, const EvaluationOptions &options, const std::vector<Stack> &stacks,
                                     ThreadPool &pool, const std::function<void(int64_t, int64_t)> &progress);
 
 } // namespace generate

@@ -26,11 +26,12 @@ using nlohmann::json;
 
 struct Arguments {
   std::string model, prompt_file, question, next_question, mode = "regressed", budget = "adaptive", cache = "f16";
+  std::string evict = "none", evict_pooling = "max", key_format, value_format, fold = "never";
   std::string evaluate, rows, tokenize, raw_logits, check_vectors;
   double ratio = 0.5, value_ratio = 0;
   int64_t tokens = 64;
   int threads = 0;
-  bool as_json = false, describe = false;
+  bool as_json = false, describe = false, never_ends = false;
   EvaluationOptions evaluation;
 };
 
@@ -53,19 +54,38 @@ void show(const std::string &text) {
   if (isatty(STDERR_FILENO)) std::fprintf(stderr, "\r\033[K%s", text.c_str());
 }
 
-think_prune_options prune_options(const Arguments &arguments, int64_t channels) {
-  think_prune_options options = THINK_PRUNE_OPTIONS_INIT;
+think_dtype cache_type(const Arguments &arguments) { return arguments.cache == "f32" ? THINK_F32 : THINK_F16; }
+
+Stack stack_of(const Arguments &arguments, int64_t channels) {
+  Stack stack;
+  stack.name = "as asked";
+  think_prune_options &options = stack.cache.prune;
   options.mode = arguments.mode == "channels" ? THINK_MODE_CHANNELS : THINK_MODE_REGRESSED;
   options.budget = arguments.budget == "uniform" ? THINK_BUDGET_UNIFORM : THINK_BUDGET_ADAPTIVE;
   const auto kept = [&](double ratio) { return ratio > 0 ? think_kept_channels(static_cast<int32_t>(channels), ratio) : -1; };
   options.key_kept = kept(arguments.ratio);
   options.value_kept = kept(arguments.value_ratio);
-  return options;
+  stack.cache.format.key_dtype = parse_format(arguments.key_format);
+  stack.cache.format.value_dtype = parse_format(arguments.value_format);
+  stack.cache.fold = arguments.fold == "block" ? THINK_FOLD_BLOCK : THINK_FOLD_NEVER;
+  if (arguments.evict != "none") stack.eviction = parse_eviction(arguments.evict);
+  if (arguments.evict_pooling == "mean") {
+    if (!stack.eviction || stack.eviction->method != THINK_EVICT_SNAPKV) throw std::runtime_error("--evict-pooling mean: only snapkv pools");
+    stack.eviction->pooling = THINK_POOL_MEAN;
+  }
+  complete(stack);
+  return stack;
+}
+
+std::vector<Stack> stacks_of(const Arguments &arguments, int64_t channels) {
+  std::vector<Stack> stacks;
+  for (const std::string &name : CLI::detail::split(arguments.rows, ',')) stacks.push_back(parse_stack(name, channels));
+  return stacks;
 }
 
 json usage_json(const Cache::Usage &usage) {
-  return {{"tokens", usage.tokens},       {"tokens_compact", usage.compact_tokens}, {"tokens_dense", usage.dense_tokens}, {"kv_bytes_dense", usage.dense_bytes},
-          {"kv_bytes_held", usage.bytes}, {"key_channels", usage.key_channels},     {"value_channels", usage.value_channels}};
+  return {{"tokens", usage.tokens},           {"tokens_compact", usage.compact_tokens}, {"tokens_dense", usage.dense_tokens},     {"tokens_evicted", usage.evicted_tokens},
+          {"kv_bytes_dense", usage.dense_bytes}, {"kv_bytes_held", usage.bytes},        {"key_channels", usage.key_channels},     {"value_channels", usage.value_channels}};
 }
 
 double rate(const Answer &answer) { return answer.seconds > 0 ? static_cast<double>(answer.tokens.size()) / answer.seconds : 0; }
@@ -73,21 +93,22 @@ double rate(const Answer &answer) { return answer.seconds > 0 ? static_cast<doub
 // ---- generate -----------------------------------------------------------------------------------------------------------------------------------
 
 json conversation_json(const Arguments &arguments, const Conversation &c, const Tokenizer &tokenizer, int64_t threads) {
-  json out = usage_json(c.usage);
+  const Comparison &pruned = c.comparison;
+  json out = usage_json(pruned.usage);
   out.erase("tokens");
   out.update({{"tokens_prefill", c.prompt_tokens},
               {"tokens_generated", c.compact.tokens.size()},
               {"tokens_generated_dense", c.dense.tokens.size()},
-              {"kv_bytes_saved", c.usage.dense_bytes - c.usage.bytes},
+              {"kv_bytes_saved", pruned.usage.dense_bytes - pruned.usage.bytes},
               {"pruned", c.pruned},
               {"attention_ms_dense", c.dense.attention_ms},
-              {"attention_ms_pruned", c.attention_ms_pruned},
+              {"attention_ms_pruned", pruned.attention_ms},
               {"tokens_per_second_dense", rate(c.dense)},
               {"tokens_per_second_pruned", rate(c.compact)},
-              {"kl", c.difference.kl},
-              {"delta_nll", c.difference.delta_nll},
-              {"top1", c.difference.top1},
-              {"tokens_compared", c.compared},
+              {"kl", pruned.difference.kl},
+              {"delta_nll", pruned.difference.delta_nll},
+              {"top1", pruned.difference.top1},
+              {"tokens_compared", pruned.compared},
               {"prefill_seconds", c.prefill_seconds},
               {"prefill_attention_seconds", c.prefill_attention_seconds},
               {"prune_seconds", c.prune_seconds},
@@ -98,6 +119,10 @@ json conversation_json(const Arguments &arguments, const Conversation &c, const 
               {"ratio", arguments.ratio},
               {"value_ratio", arguments.value_ratio},
               {"cache", arguments.cache},
+              {"evict", arguments.evict},
+              {"key_format", arguments.key_format},
+              {"value_format", arguments.value_format},
+              {"fold", arguments.fold},
               {"threads", threads}});
   if (!arguments.next_question.empty()) out["next"] = {{"answer", tokenizer.decode(c.next.tokens)}, {"tokens_generated", c.next.tokens.size()}, {"usage", usage_json(c.end_usage)}};
   return out;
@@ -119,6 +144,8 @@ void print_conversation(const Arguments &arguments, const Conversation &c, const
   const auto answer = [&](const char *title, const Answer &a) {
     std::printf("\n--- %s%s\n%s\n", title, a.ended ? "" : " (cut)", tokenizer.decode(a.tokens).c_str());
   };
+  const Comparison &pruned = c.comparison;
+  const Cache::Usage &usage = pruned.usage;
   std::printf("question: %s\n", arguments.question.c_str());
   answer("answer over the dense cache", c.dense);
   answer("answer over the pruned cache", c.compact);
@@ -128,24 +155,52 @@ void print_conversation(const Arguments &arguments, const Conversation &c, const
   }
   std::printf("\n");
   if (!c.pruned) line("pruned", "no: the prompt is too short");
-  line("tokens in the cache after prefill", std::to_string(c.usage.tokens) + " (" + std::to_string(c.usage.compact_tokens) + " compact, " + std::to_string(c.usage.dense_tokens) + " dense)");
-  line("cache, dense", mebibytes(c.usage.dense_bytes) + " " + arguments.cache);
-  line("cache, held", mebibytes(c.usage.bytes) + ", as allocated, with bases and padding");
-  line("saved", mebibytes(c.usage.dense_bytes - c.usage.bytes) + " (" +
-                    fixed(100.0 * static_cast<double>(c.usage.dense_bytes - c.usage.bytes) / static_cast<double>(c.usage.dense_bytes), 1) + " %)");
+  line("tokens in the cache after prefill", std::to_string(usage.compact_tokens + usage.dense_tokens) + " (" + std::to_string(usage.compact_tokens) + " compact, " + std::to_string(usage.dense_tokens) + " dense)" +
+                                                (usage.evicted_tokens > 0 ? ", " + std::to_string(usage.evicted_tokens) + " evicted from every head" : ""));
+  line("cache, dense", mebibytes(usage.dense_bytes) + " " + arguments.cache);
+  line("cache, held", mebibytes(usage.bytes) + ", whole pages and bases");
+  line("saved", mebibytes(usage.dense_bytes - usage.bytes) + " (" +
+                    fixed(100.0 * static_cast<double>(usage.dense_bytes - usage.bytes) / static_cast<double>(usage.dense_bytes), 1) + " %)");
   line("attention per token, dense", fixed(c.dense.attention_ms, 3) + " ms");
-  line("attention per token, pruned", fixed(c.attention_ms_pruned, 3) + " ms");
+  line("attention per token, pruned", fixed(pruned.attention_ms, 3) + " ms");
   line("tokens per second, dense", fixed(rate(c.dense), 1));
   line("tokens per second, pruned", fixed(rate(c.compact), 1));
-  line("KL(dense || pruned)", fixed(c.difference.kl, 4) + " nats per token, mean over the " + std::to_string(c.compared) + " tokens of the dense answer");
-  line("change of -log p of these tokens", fixed(c.difference.delta_nll, 4) + " nats per token");
-  line("same most likely token", fixed(100 * c.difference.top1, 1) + " %");
+  line("KL(dense || pruned)", fixed(pruned.difference.kl, 4) + " nats per token, mean over the " + std::to_string(pruned.compared) + " tokens of the dense answer");
+  line("change of -log p of these tokens", fixed(pruned.difference.delta_nll, 4) + " nats per token");
+  line("same most likely token", fixed(100 * pruned.difference.top1, 1) + " %");
   line("prefill", fixed(c.prefill_seconds, 2) + " s, prune " + fixed(c.prune_seconds, 2) + " s");
+}
+
+void print_table(const Arguments &arguments, const Table &table, int64_t threads) {
+  if (arguments.as_json) {
+    json rows = json::array();
+    for (const Comparison &row : table.rows) {
+      json out = usage_json(row.usage);
+      out.update({{"name", row.name},
+                  {"kl", row.difference.kl},
+                  {"delta_nll", row.difference.delta_nll},
+                  {"top1", row.difference.top1},
+                  {"tokens_compared", row.compared},
+                  {"attention_ms", row.attention_ms},
+                  {"end", usage_json(row.end_usage)}});
+      rows.push_back(out);
+    }
+    const json out = {{"tokens_prefill", table.prompt_tokens}, {"tokens_generated", table.dense.tokens.size()}, {"cache", arguments.cache}, {"threads", threads}, {"rows", rows}};
+    std::printf("%s\n", out.dump(1).c_str());
+    return;
+  }
+  size_t width = 0;
+  for (const Comparison &row : table.rows) width = std::max(width, row.name.size());
+  std::printf("%lld tokens in the prompt; the %zu tokens of the dense answer, fed to every cache in turn\n\n%-*s %10s %8s %8s %9s %7s %13s\n", static_cast<long long>(table.prompt_tokens),
+              table.dense.tokens.size(), static_cast<int>(width), "cache", "held", "smaller", "KL", "dNLL", "top-1", "attention");
+  for (const Comparison &row : table.rows)
+    std::printf("%-*s %10s %7.2fx %8.4f %+9.4f %7.3f %10.3f ms\n", static_cast<int>(width), row.name.c_str(), mebibytes(row.usage.bytes).c_str(),
+                static_cast<double>(row.usage.dense_bytes) / static_cast<double>(row.usage.bytes), row.difference.kl, row.difference.delta_nll, row.difference.top1, row.attention_ms);
 }
 
 void run_conversation(const Arguments &arguments, const GgufFile &file, ThreadPool &pool, const Tokenizer &tokenizer) {
   Model model(file, pool);
-  Attention attention(model.cache_shape(), arguments.cache == "f32" ? THINK_F32 : THINK_F16, pool);
+  Attention attention(model.cache_shape(), cache_type(arguments), pool);
   if (arguments.describe) {
     std::printf("%s\n", attention.describe().c_str());
     return;
@@ -155,7 +210,13 @@ void run_conversation(const Arguments &arguments, const GgufFile &file, ThreadPo
   options.question = arguments.question;
   options.next_question = arguments.next_question;
   options.tokens = arguments.tokens;
-  options.prune = prune_options(arguments, model.config().head_channels);
+  options.never_ends = arguments.never_ends;
+  if (!arguments.rows.empty()) {
+    const std::vector<Stack> stacks = stacks_of(arguments, model.config().head_channels);
+    print_table(arguments, compare_stacks(model, attention, tokenizer, pool, options, stacks, show), pool.threads());
+    return;
+  }
+  options.stack = stack_of(arguments, model.config().head_channels);
   const Conversation result = converse(model, attention, tokenizer, pool, options, show);
   if (arguments.as_json) std::printf("%s\n", conversation_json(arguments, result, tokenizer, pool.threads()).dump(1, ' ', false, json::error_handler_t::replace).c_str());
   else print_conversation(arguments, result, tokenizer);
@@ -165,9 +226,8 @@ void run_conversation(const Arguments &arguments, const GgufFile &file, ThreadPo
 
 void run_evaluation(const Arguments &arguments, const GgufFile &file, ThreadPool &pool, const Tokenizer &tokenizer) {
   Model model(file, pool);
-  Attention attention(model.cache_shape(), arguments.cache == "f32" ? THINK_F32 : THINK_F16, pool);
-  std::vector<EvaluationRow> rows;
-  for (const std::string &name : CLI::detail::split(arguments.rows, ',')) rows.push_back(parse_row(name, model.config().head_channels));
+  Attention attention(model.cache_shape(), cache_type(arguments), pool);
+  const std::vector<Stack> rows = stacks_of(arguments, model.config().head_channels);
   const std::vector<int32_t> tokens = tokenizer.encode(read_text(arguments.evaluate));
   const auto results = evaluate(model, attention, tokens, arguments.evaluation, rows, pool, [](int64_t done, int64_t total) {
     show(done == total ? "" : "pass " + std::to_string(done) + " of " + std::to_string(total));
@@ -204,8 +264,9 @@ void run_evaluation(const Arguments &arguments, const GgufFile &file, ThreadPool
 std::vector<float> dense_logits(const GgufFile &file, ThreadPool &pool, const std::vector<int32_t> &tokens) {
   Model model(file, pool);
   Attention attention(model.cache_shape(), THINK_F32, pool);
-  Cache cache(attention);
-  cache.stop_scoring();
+  CacheSettings settings;
+  settings.prunes = false;
+  Cache cache(attention, settings);
   std::vector<float> logits;
   model.forward(tokens, cache, Logits::all, logits);
   return logits;
@@ -275,12 +336,17 @@ int main(int argc, char **argv) {
   app.add_option("--budget", arguments.budget, "widths of heads: adaptive or uniform")->check(CLI::IsMember({"adaptive", "uniform"}))->capture_default_str();
   app.add_option("--ratio", arguments.ratio, "share of the key channels to drop; 0 = none")->check(CLI::Range(0.0, 0.99))->capture_default_str();
   app.add_option("--value-ratio", arguments.value_ratio, "share of the value channels to drop; 0 = none")->check(CLI::Range(0.0, 0.99))->capture_default_str();
+  app.add_option("--evict", arguments.evict, "METHOD:BUDGET, rows that go first: snapkv, h2o, window, tova, recent; budget in rows of each head, or a share as 50%")->capture_default_str();
+  app.add_option("--evict-pooling", arguments.evict_pooling, "of snapkv: max or mean")->check(CLI::IsMember({"max", "mean"}))->capture_default_str();
+  app.add_option("--key-format", arguments.key_format, "of compact keys: f16, f32, int8, int4; default: that of the cache")->check(CLI::IsMember({"f16", "f32", "int8", "int4"}));
+  app.add_option("--value-format", arguments.value_format, "the same for values")->check(CLI::IsMember({"f16", "f32", "int8", "int4"}));
+  app.add_option("--fold", arguments.fold, "rows that come after the prune stay dense (never) or are folded, 32 at a time (block)")->check(CLI::IsMember({"never", "block"}))->capture_default_str();
+  app.add_flag("--never-ends", arguments.never_ends, "answers go on to --tokens");
   app.add_option("--cache", arguments.cache, "type of the cache: f16 or f32")->check(CLI::IsMember({"f16", "f32"}))->capture_default_str();
   app.add_option("--threads", arguments.threads, "threads; 0 = one per core")->check(CLI::Range(0, 256))->capture_default_str();
   app.add_flag("--json", arguments.as_json, "figures as one JSON object on stdout (keys: README.md)");
   app.add_option("--evaluate", arguments.evaluate, "measure KL, change of log-likelihood and top-1 on this text instead")->check(CLI::ExistingFile)->type_name("TEXT")->group("Evaluation");
-  app.add_option("--rows", arguments.rows, "what to measure, SIDE:METHOD:KEPT separated by commas; SIDE keys, values; METHOD think, regressed, adaptive")
-      ->default_str("keys:think:32,keys:regressed:32,keys:adaptive:32")
+  app.add_option("--rows", arguments.rows, "what to compare, separated by commas; with --question a table instead of answers. SIDE:METHOD:KEPT[:FORMAT], evict:METHOD:BUDGET and fold:block, joined by +; SIDE keys, values; METHOD think, regressed, adaptive")
       ->group("Evaluation");
   app.add_option("--segments", arguments.evaluation.segments, "windows of the text")->check(CLI::Range(1, 1000))->capture_default_str()->group("Evaluation");
   app.add_option("--prefill", arguments.evaluation.prefill, "tokens before the prune")->check(CLI::Range(64, 1 << 20))->capture_default_str()->group("Evaluation");
@@ -291,7 +357,9 @@ int main(int argc, char **argv) {
   app.add_flag("--describe", arguments.describe, "print libthink's plan for this model as JSON")->group("Checks");
   app.footer("Example:\n  generate --prompt-file README.md --question \"What is this about?\" --next-question \"Who would use it?\"");
   CLI11_PARSE(app, argc, argv);
-  if (arguments.rows.empty()) arguments.rows = "keys:think:32,keys:regressed:32,keys:adaptive:32";
+  if (!arguments.evaluate.empty() && arguments.rows.empty()) arguments.rows = "keys:think:32,keys:regressed:32,keys:adaptive:32";
+  for (std::string *format : {&arguments.key_format, &arguments.value_format})
+    if (format->empty()) *format = arguments.cache;
   const bool asks = arguments.evaluate.empty() && arguments.tokenize.empty() && arguments.check_vectors.empty() && arguments.raw_logits.empty() && !arguments.describe;
   if (asks && arguments.question.empty()) {
     std::cerr << "generate: --question is required (see --help)\n";

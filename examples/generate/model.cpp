@@ -148,8 +148,10 @@ void Model::forward(std::span<const int32_t> tokens, Cache &cache, Logits which,
     if (token < 0 || token >= config_.vocabulary) throw std::runtime_error("token " + std::to_string(token) + " is outside the vocabulary");
   const int64_t wanted = which == Logits::none ? 0 : which == Logits::last ? 1 : count;
   logits.resize(static_cast<size_t>(wanted * config_.vocabulary));
-  for (int64_t first = 0; first < count; first += kChunk) {
-    const int64_t size = std::min(kChunk, count - first);
+  // Chunks of equal size: the last one holds all the queries that scores and eviction look through.
+  const int64_t chunks = (count + kChunk - 1) / kChunk, chunk = (count + chunks - 1) / chunks;
+  for (int64_t first = 0; first < count; first += chunk) {
+    const int64_t size = std::min(chunk, count - first);
     forward_chunk(tokens.subspan(static_cast<size_t>(first), static_cast<size_t>(size)), cache);
     const int64_t rows = which == Logits::all ? size : which == Logits::last && first + size == count ? 1 : 0;
     if (rows == 0) continue;
@@ -176,6 +178,7 @@ void Model::forward_chunk(std::span<const int32_t> tokens, Cache &cache) {
   const auto add = [&] {
     for (int64_t i = 0; i < n * c.hidden; ++i) state_[static_cast<size_t>(i)] += projected_[static_cast<size_t>(i)];
   };
+  cache.step(n);
   for (int64_t i = 0; i < n; ++i) std::copy_n(embedding_.data() + tokens[static_cast<size_t>(i)] * c.hidden, c.hidden, state_.data() + i * c.hidden);
   for (int64_t l = 0; l < c.layers; ++l) {
     const Layer &layer = layers_[static_cast<size_t>(l)];
@@ -183,7 +186,7 @@ void Model::forward_chunk(std::span<const int32_t> tokens, Cache &cache) {
     multiply(layer.query_key_value, normed_.data(), n, c.hidden, fused, query_key_value_.data());
     rotate(query_key_value_.data(), n, position);
     float *query = query_key_value_.data();
-    cache.attend(l, {query, fused}, {query + query_columns, fused}, {query + query_columns + kv_columns, fused}, n, attention_.data());
+    cache.attend(l, {query, fused}, {query + query_columns, fused}, {query + query_columns + kv_columns, fused}, attention_.data());
     multiply(layer.output, attention_.data(), n, query_columns, c.hidden, projected_.data());
     add();
 
@@ -197,7 +200,6 @@ void Model::forward_chunk(std::span<const int32_t> tokens, Cache &cache) {
     multiply(layer.down, activated_.data(), n, c.feed_forward, c.hidden, projected_.data());
     add();
   }
-  cache.advance(n);
 }
 
 } // namespace generate

@@ -49,6 +49,48 @@ else
   fail "ratio 0"
 fi
 
+# Every way of shrinking goes with every other: cases that differ in kind, on a short prompt. And the same through options.
+head -c 3000 "$repository/include/think/prune.h" >"$scratch/short"
+rows= count=0
+for eviction in '' snapkv:400 h2o:50% tova:300 recent:256; do
+  for channels in keys:think:39:int8+values:think:64:int4 keys:adaptive:24:int4+values:adaptive:44 keys:regressed:32+values:regressed:40:int4+fold:block; do
+    rows+=${rows:+,}${eviction:+evict:$eviction+}$channels count=$((count + 1))
+  done
+done
+if "$generate" --model "$model" --prompt-file "$scratch/short" --question "What is this?" --tokens 3 --rows "$rows" --json >"$scratch/table.json"; then
+  python3 - "$scratch/table.json" $count <<'PY' || fail "the figures of stacks"
+import json, math, sys
+table = json.load(open(sys.argv[1]))
+def expect(condition, row, what):
+    if not condition: sys.exit(f"{what}: {row}")
+dense, *rows = table["rows"]
+expect(len(rows) == int(sys.argv[2]), table, "all stacks were measured")
+for row in rows:
+    evicts = row["name"].startswith("evict")
+    left = {"evict:snapkv:400": 400, "evict:tova:300": 300, "evict:recent:256": 256, "evict:h2o:50%": (row["tokens"] + 1) // 2}.get(row["name"].split("+")[0], row["tokens"])
+    expect(row["tokens"] == table["tokens_prefill"] and row["tokens_evicted"] == row["tokens"] - left, row, "so many rows are left")
+    expect(row["tokens_compact"] > 0 and row["tokens_compact"] + row["tokens_dense"] == left, row, "they are compact or dense")
+    expect(row["kv_bytes_held"] < 0.95 * dense["kv_bytes_held"], row, "it is smaller")
+    expect(math.isfinite(row["kl"]) and row["kl"] < (5 if evicts else 1) and row["attention_ms"] > 0, row, "it predicts")
+PY
+else
+  fail "stacks"
+fi
+if "$generate" --model "$model" --prompt-file "$scratch/short" --question "What is this?" --next-question "Who uses it?" --tokens 40 --never-ends --evict snapkv:50% --evict-pooling mean --ratio 0.4 \
+  --key-format int8 --value-format int4 --fold block --json >"$scratch/options.json"; then
+  python3 - "$scratch/options.json" <<'PY' || fail "the figures of a conversation with every option"
+import json, sys
+a = json.load(open(sys.argv[1]))
+end = a["next"]["usage"]
+good = a["pruned"] and a["tokens_evicted"] == a["tokens_prefill"] // 2 and a["tokens_compact"] + a["tokens_dense"] + a["tokens_evicted"] == a["tokens_prefill"]
+good = good and a["kv_bytes_held"] < 0.35 * a["kv_bytes_dense"] and end["tokens_compact"] >= a["tokens_compact"] + 64 and a["next"]["answer"]
+sys.exit(0 if good else str(a))
+PY
+else
+  fail "a conversation with every option"
+fi
+bash "$repository/tests/engine/long.sh" "$build" 96 || fail "a long generation, in short"
+
 # What must be refused, with a message and without a crash.
 refuse() {
   local what=$1 message=$2; shift 2
@@ -66,6 +108,12 @@ refuse "wrong magic" "not a GGUF" --model "$scratch/magic.gguf" --question x
 refuse "impossible counts" "truncated" --model "$scratch/huge.gguf" --question x
 refuse "a missing model" "cannot open" --model "$scratch/none.gguf" --question x
 refuse "an unknown row" "SIDE:METHOD:KEPT" --model "$model" --evaluate "$scratch/prompt" --rows keys:best:32
+refuse "two methods" "one method" --model "$model" --evaluate "$scratch/prompt" --rows keys:think:32+values:adaptive:44
+refuse "an eviction without a budget" "METHOD:BUDGET" --model "$model" --question x --evict snapkv
+refuse "an unknown eviction" "METHOD:BUDGET" --model "$model" --question x --evict best:9
+refuse "pooling of nothing" "only snapkv" --model "$model" --question x --evict tova:64 --evict-pooling mean
+refuse "folds of nothing" "folded as the prompt" --model "$model" --question x --ratio 0 --fold block
+refuse "an unknown format" "int8" --model "$model" --question x --key-format int3
 refuse "a short text" "are needed" --model "$model" --evaluate "$scratch/answer.json"
 refuse "no question" "required" --model "$model"
 
