@@ -68,6 +68,9 @@ typedef struct think_launch {
  * The size of a call, for think_workspace_size(). On a CUDA plan lengths are not read by the host, which takes them for as large as they can be: `queries`
  * and the new tokens of the score are then the rows of the tensors (packed rows: all of them together), up to max_queries, and `tokens` the room that the
  * segments tell (pages_stride * page_tokens, or page_tokens), up to max_tokens. Ask for as much.
+ *
+ * think_attend() on packed rows there works in proportion to all rows together and the batch, not to batch * queries: say in `rows` how many the query
+ * tensor has. Without it the size is that of a batch in which every sequence has `queries` rows, which serves as well but may be many times as large.
  */
 typedef struct think_extent {
   uint32_t struct_size; /* sizeof(think_extent) */
@@ -77,9 +80,11 @@ typedef struct think_extent {
   int32_t segments;     /* segments of think_attend(): 0 = 4 */
   int32_t reserved;     /* 0 */
   int64_t tokens;       /* cached tokens of one sequence, at most: 0 = the plan's max_tokens */
+  int64_t rows;         /* new queries of all sequences together, where they are packed (row_start): 0 = batch * queries; at most max_batch * max_queries
+                           of the plan. @since 0.11 */
 } think_extent;
 
-#define THINK_EXTENT_INIT {(uint32_t)sizeof(think_extent), 0, 0, 0, 0, 0, 0}
+#define THINK_EXTENT_INIT {(uint32_t)sizeof(think_extent), 0, 0, 0, 0, 0, 0, 0}
 
 /** Stages, for think_workspace_size(). */
 #define THINK_STAGE_SCORE 1   /* think_score_reset, _update, _finish, think_value_score; tokens of the extent = new tokens of a call */

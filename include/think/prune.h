@@ -75,8 +75,8 @@ THINK_API think_status think_prune_preview(const think_plan *plan, const think_f
  *
  * On a CUDA device the host reads no array, so three things differ. Which rows move and which side stays dense is decided there, by the rules of
  * think_prune_preview(). What only lengths can tell is not checked and is the caller's to keep: that the state has seen all tokens, and that the rows fit into
- * the destination and into key_stride[0] and value_stride[0]. THINK_MODE_CHANNELS with pruned values is THINK_E_UNSUPPORTED, as it needs attention. A side
- * that stays dense may have had its weights and offsets overwritten; nothing refers to them.
+ * the destination and into key_stride[0] and value_stride[0]. A side that stays dense may have had its weights and offsets overwritten; nothing refers to
+ * them. THINK_MODE_CHANNELS with pruned values scores them by attention, so f32 rows are THINK_E_UNSUPPORTED there, as in think_attend().
  *
  * @param score_state  of the score stage, after the last chunk
  * @param source       all rows, dense (THINK_ROWS, no basis); lengths = T. THINK_SEGMENT_CAUSAL is implied

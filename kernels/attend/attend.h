@@ -21,6 +21,7 @@ struct Arguments {
 struct Extent {
   int32_t batch, queries, segments;
   int64_t tokens;
+  int64_t rows = 0;  // queries of all sequences together, where they are packed; 0 = batch * queries. The CPU does not need it
 };
 int64_t workspace(const Shape &shape, const Extent &extent);
 // Cut into slices: exactly one call per slice with the same arguments. No slice waits; whoever completes a KV head reduces it. Counters of the workspace

@@ -83,10 +83,11 @@ int32_t with_kernel(think_dtype dtype, int32_t channels, const Body &body) {
 
 int64_t groups_of(const Shape &shape, int64_t queries) { return (queries * shape.group + kColumns - 1) / kColumns; }
 
-// Counters for every call of the plan: a block's cut unit, or every unit.
-int64_t counters_of(const Shape &shape) {
-  if (!shape.batch_invariant) return shape.attend_blocks;
-  return int64_t{shape.max_batch} * shape.kv_heads * groups_of(shape, shape.max_queries);
+// See cuda_plan.cuh. Places of all sequences as long as the longest, and where fewer rows are packed what those need at most.
+int64_t places_of_longest(const Shape &shape, const Extent &extent) { return int64_t{extent.batch} * groups_of(shape, extent.queries); }
+int64_t places_of(const Shape &shape, const Extent &extent) {
+  const int64_t most = places_of_longest(shape, extent), packed = extent.rows * shape.group / kColumns + extent.batch;
+  return extent.rows > 0 && packed < most ? packed : most;
 }
 
 struct Space {
@@ -96,10 +97,10 @@ struct Space {
 };
 
 int64_t carve(const Shape &shape, const Extent &extent, void *memory, Space &space) {
-  const int64_t units = int64_t{extent.batch} * shape.kv_heads * groups_of(shape, extent.queries);
+  const int64_t units = shape.kv_heads * places_of(shape, extent);
   const int64_t places = shape.batch_invariant ? units * (kMaxItems + extent.segments) : int64_t{shape.attend_blocks} * 3 * extent.segments;
   Carver carver = {static_cast<char *>(memory), 0};
-  space.counters = take<uint32_t>(carver, counters_of(shape));
+  space.counters = take<uint32_t>(carver, shape.batch_invariant ? units : shape.attend_blocks);
   space.start = take<int64_t>(carver, units + 1);
   space.constant = take<float>(carver, units * extent.segments * kColumns);
   space.folded = take<uint32_t>(carver, units * extent.segments * steps_of(shape.key_channels) * 64);
@@ -166,7 +167,7 @@ int64_t workspace(const Shape &shape, const Extent &extent) {
   return carve(shape, extent, nullptr, space);
 }
 
-int32_t attend(const Arguments &a, const Extent &extent, void *workspace, void *stream) {
+int32_t attend(const Arguments &a, const Extent &extent, const int32_t *query_slot, void *workspace, void *stream) {
   const Shape &shape = a.shape;
   Space space;
   carve(shape, extent, workspace, space);
@@ -175,7 +176,9 @@ int32_t attend(const Arguments &a, const Extent &extent, void *workspace, void *
   g.key_channels = shape.key_channels, g.value_channels = shape.value_channels;
   g.column_groups = static_cast<int32_t>(groups_of(shape, extent.queries));
   g.segments = a.segment_count;
-  g.units = a.batch.count * shape.kv_heads * g.column_groups;
+  g.places = static_cast<int32_t>(places_of(shape, extent));
+  g.packed_rows = g.places < places_of_longest(shape, extent) ? static_cast<int32_t>(a.query.extent[2]) : 0;
+  g.units = shape.kv_heads * g.places;
   g.most_queries = extent.queries;
   g.invariant = shape.batch_invariant;
   const think_dtype dtype = a.segments[0].value_dtype;
@@ -207,6 +210,7 @@ int32_t attend(const Arguments &a, const Extent &extent, void *workspace, void *
   }
   p.geometry = d.geometry = g;
   p.query = a.query;
+  p.query_slot = query_slot;
   p.batch = o.batch = a.batch;
   p.folded = space.folded, p.constant = space.constant, p.start = space.start, p.counters = space.counters;
   p.counter_count = static_cast<int32_t>(g.invariant ? g.units : shape.attend_blocks);
@@ -219,7 +223,7 @@ int32_t attend(const Arguments &a, const Extent &extent, void *workspace, void *
   o.scale = shape.scale, o.softcap = shape.softcap;
   return with_kernel(dtype, widest(shape), [&](auto decode, auto fold) {
     const Launch first = {.name = "attend_prepare",
-                          .grid = {g.bases * g.column_groups + 1, shape.kv_heads, a.batch.count},
+                          .grid = {g.bases * g.places + 1, shape.kv_heads},
                           .threads = kPrepareThreads,
                           .shared_bytes = prepare_shared_bytes(shape.key_channels),
                           .stream = stream};

@@ -11,7 +11,8 @@ int32_t resident(const Shape &shape, int32_t *blocks);
 
 int64_t workspace(const Shape &shape, const Extent &extent);
 // `extent`: what the host knows of the call; no sequence has more queries, no run more tokens. Segments have one element type of 16 bits.
-int32_t attend(const Arguments &arguments, const Extent &extent, void *workspace, void *stream);
+// query_slot: where the queries of a sequence lie (not its outputs), NULL = its number. Not with packed rows.
+int32_t attend(const Arguments &arguments, const Extent &extent, const int32_t *query_slot, void *workspace, void *stream);
 int32_t merge(const Merge &arguments, void *stream);
 
 }  // namespace think::attend::cuda

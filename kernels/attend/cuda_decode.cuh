@@ -250,7 +250,7 @@ THINK_DEVICE void meet_segment(Keys<kSteps> &keys, const Decode &d, const Unit &
   const int32_t slot = device::slot_of(segment.run.slot, unit.sequence), lane = lane_index();
   keys.steps = steps_of(device::width_of(segment.key, int64_t{slot} * g.kv_heads + unit.head));
   keys.layout = segment.key.layout;
-  const int64_t place = int64_t{unit_index(g, unit)} * g.bases + segment.basis;
+  const int64_t place = int64_t{unit.index} * g.bases + segment.basis;
   const Words2 *folded = reinterpret_cast<const Words2 *>(d.folded + place * steps_of(g.key_channels) * 64) + lane;
 #pragma unroll
   for (int32_t k = 0; k < kSteps; ++k) {

@@ -3,6 +3,9 @@
 // A unit is a sequence, a KV head and a group of 8 columns; column c is query c / group of query head c % group. A unit's tokens are tiles of 32 rows,
 // segment after segment, segments of one value basis (a run) next to each other. Units lie one behind the other on a line whose measure is bytes; each
 // block of the decode kernel has an equal stretch of it, and the tiles that begin there.
+//
+// Units are numbered by KV head, then by place. Places are column groups of sequence after sequence: as many for each as the longest can have, or, where
+// packed rows make that fewer, from row_start[b] * group / 8 + b on. Those never overlap, as rounding up loses less than the + 1 gives; some stay empty.
 #pragma once
 
 #include "../common/device.cuh"
@@ -30,27 +33,52 @@ THINK_HOST_DEVICE int32_t tile_weight(int32_t key_kept, int32_t value_kept) { re
 // Numbers of a call that both kernels need.
 struct Geometry {
   int32_t kv_heads, group, key_channels, value_channels;
-  int32_t column_groups, segments, runs, bases;  // bases: different key bases, "none" among them
-  int32_t units, most_queries;
+  int32_t column_groups, segments, runs, bases;  // column_groups: of the longest sequence; bases: different key bases, "none" among them
+  int32_t units, places, most_queries;
+  int32_t packed_rows;  // where row_start says which places a sequence has: rows of the tensors; else 0
   int32_t residue;    // columns 4 .. 7 hold what rounding took from columns 0 .. 3
   int32_t invariant;  // a unit is cut in the same way whatever else is in the call
 };
 
 struct Unit {
-  int32_t sequence, head, column_group;
+  int32_t index, sequence, head, column_group;
 };
 
-THINK_DEVICE Unit unit_at(const Geometry &g, int32_t index) {
-  const int32_t groups = g.column_groups, head = index / groups;
-  return {head / g.kv_heads, head % g.kv_heads, index % groups};
+THINK_DEVICE int32_t first_place(const Geometry &g, const Batch &batch, int32_t sequence) {
+  return static_cast<int32_t>(int64_t{device::clamp(load_constant(batch.row_start + sequence), g.packed_rows)} * g.group / kColumns) + sequence;
 }
 
-THINK_DEVICE int32_t unit_index(const Geometry &g, const Unit &unit) { return (unit.sequence * g.kv_heads + unit.head) * g.column_groups + unit.column_group; }
+THINK_DEVICE Unit unit_at(const Geometry &g, const Batch &batch, int32_t index) {
+  const int32_t head = index / g.places, place = index - head * g.places;
+  if (!g.packed_rows) return {index, place / g.column_groups, head, place % g.column_groups};
+  int32_t low = 0, high = batch.count;
+#pragma unroll 1
+  while (high - low > 1) {
+    const int32_t middle = (low + high) / 2;
+    if (first_place(g, batch, middle) <= place) {
+      low = middle;
+    } else {
+      high = middle;
+    }
+  }
+  return {index, low, head, place - first_place(g, batch, low)};
+}
 
-// Columns of a unit that stand for a query, 8 at most; 0 or less = the unit is empty.
+THINK_DEVICE Unit next_unit(const Geometry &g, const Batch &batch, const Unit &unit) {
+  Unit next = {unit.index + 1, unit.sequence, unit.head, unit.column_group + 1};
+  if (next.index - unit.head * g.places == g.places) return {next.index, 0, unit.head + 1, 0};
+  if (!g.packed_rows) {
+    if (next.column_group == g.column_groups) ++next.sequence, next.column_group = 0;
+    return next;
+  }
+  if (unit.sequence + 1 < batch.count && first_place(g, batch, unit.sequence + 1) <= next.index - unit.head * g.places) ++next.sequence, next.column_group = 0;
+  return next;
+}
+
+// Columns of a unit that stand for a query, 8 at most; 0 = the unit is empty.
 THINK_DEVICE int32_t columns_of(const Geometry &g, const Unit &unit, int64_t queries) {
   const int64_t left = queries * g.group - int64_t{unit.column_group} * kColumns;
-  return left < 0 ? 0 : left < kColumns ? static_cast<int32_t>(left) : kColumns;
+  return left < 0 || unit.column_group < 0 ? 0 : left < kColumns ? static_cast<int32_t>(left) : kColumns;  // < 0: row_start does not begin with 0
 }
 
 struct KeyBasis {
@@ -68,6 +96,7 @@ struct PrepareSegment {
 struct Prepare {
   Geometry geometry;
   think_tensor query;
+  const int32_t *query_slot;  // NULL = a sequence's own row
   Batch batch;
   PrepareSegment segment[THINK_MAX_SEGMENTS];
   KeyBasis basis[THINK_MAX_SEGMENTS];
@@ -96,9 +125,7 @@ THINK_DEVICE void write_plan(const Prepare &p, SharedCarver carver) {
   const Shared<int64_t> sums = carver.take<int64_t>(kPrepareThreads);
   const int32_t each = (g.units + kPrepareThreads - 1) / kPrepareThreads, first = thread_index() * each;
   const int32_t end = first + each < g.units ? first + each : g.units;
-  const auto weight_of = [&](int32_t index) -> int64_t {
-    const Unit unit = unit_at(g, index);
-    if (columns_of(g, unit, device::rows_of(p.query, p.batch, unit.sequence, g.most_queries).count) <= 0) return 0;
+  const auto weight_of = [&](const Unit &unit) {
     int64_t weight = kUnitWeight;
     for (int32_t s = 0; s < g.segments; ++s) {
       const PrepareSegment &segment = p.segment[s];
@@ -108,17 +135,41 @@ THINK_DEVICE void write_plan(const Prepare &p, SharedCarver carver) {
     }
     return weight;
   };
+  // body(index, weight). A sequence's units of one KV head weigh the same, which is looked up once.
+  const auto for_each_unit = [&](const auto &body) {
+    if (first >= end) return;
+    Unit unit = unit_at(g, p.batch, first);
+    int32_t queries = -1;
+    int64_t weight = 0;
+#pragma unroll 1
+    for (;;) {
+      if (queries < 0) {
+        queries = static_cast<int32_t>(device::rows_of(p.query, p.batch, unit.sequence, g.most_queries).count);
+        weight = queries > 0 ? weight_of(unit) : 0;
+      }
+      body(unit.index, columns_of(g, unit, queries) > 0 ? weight : 0);
+      if (unit.index + 1 == end) return;
+      const Unit next = next_unit(g, p.batch, unit);
+      if (next.sequence != unit.sequence || next.head != unit.head) queries = -1;
+      unit = next;
+    }
+  };
   int64_t sum = 0;
-  for (int32_t i = first; i < end; ++i) sum += weight_of(i);
+  for_each_unit([&](int32_t, int64_t weight) { sum += weight; });
   store_shared(sums + thread_index(), sum);
   sync_block();
   int64_t before = 0;
   for (int32_t i = 0; i < thread_index(); ++i) before += load_shared(sums + i);
-  for (int32_t i = first; i < end; ++i) {
-    store_global(p.start + i, before);
-    if (each > 1) before += weight_of(i);
+  if (each == 1) {
+    if (first < end) store_global(p.start + first, before);
+    before += sum;
+  } else {
+    for_each_unit([&](int32_t index, int64_t weight) {
+      store_global(p.start + index, before);
+      before += weight;
+    });
   }
-  if (thread_index() == kPrepareThreads - 1) store_global(p.start + g.units, each > 1 && first < end ? before : before + sum);
+  if (thread_index() == kPrepareThreads - 1) store_global(p.start + g.units, before);
   for (int32_t i = thread_index(); i < p.counter_count; i += kPrepareThreads) store_global(p.counters + i, 0);
 }
 
@@ -137,16 +188,16 @@ THINK_DEVICE float representable(float x) {
   return x;
 }
 
-// q_eff = q_I + W^T q_P of 8 columns in f32, rounded once. Grid: (key bases x column groups + 1 for the plan, KV heads, sequences).
+// q_eff = q_I + W^T q_P of 8 columns in f32, rounded once. Grid: (key bases x places + 1 for the plan, KV heads).
 template <class T>
 __global__ void __launch_bounds__(kPrepareThreads) attend_prepare(const __grid_constant__ Prepare p) {
   const Geometry &g = p.geometry;
-  if (block_x() == g.bases * g.column_groups) {
-    if (block_y() == 0 && block_z() == 0) write_plan(p, shared_memory());
+  if (block_x() == g.bases * g.places) {
+    if (block_y() == 0) write_plan(p, shared_memory());
     return;
   }
   const int32_t which = block_x() % g.bases;
-  const Unit unit = {block_z(), block_y(), block_x() / g.bases};
+  const Unit unit = unit_at(g, p.batch, block_y() * g.places + block_x() / g.bases);
   const RowRange rows = device::rows_of(p.query, p.batch, unit.sequence, g.most_queries);
   const int32_t columns = columns_of(g, unit, rows.count);
   if (columns <= 0) return;
@@ -161,18 +212,19 @@ __global__ void __launch_bounds__(kPrepareThreads) attend_prepare(const __grid_c
   const Shared<Float4> queries = carver.take<Float4>(static_cast<uint32_t>(steps_of(channels) * kStep * 2));
   const Shared<float> numbers = queries.as<float>();
   const int32_t wanted = block < 0 ? kept : channels;
+  const int64_t query_row = p.query_slot ? load_constant(p.query_slot + unit.sequence) : rows.row;
   for (int32_t i = thread_index(); i < wanted * kColumns; i += kPrepareThreads) {
     const int32_t column = i / wanted, position = i - column * wanted, c = unit.column_group * kColumns + column;
     float value = 0.0f;
     if (column < columns) {
-      const char *row = device::element(p.query, rows.row, unit.head * g.group + c % g.group, rows.first + c / g.group, bytes_of(p.query.dtype));
+      const char *row = device::element(p.query, query_row, unit.head * g.group + c % g.group, rows.first + c / g.group, bytes_of(p.query.dtype));
       value = number_at(row, p.query.dtype, index ? load_constant(index + position) : position);
     }
     store_shared(numbers + position * kColumns + column, value);
   }
   sync_block();
 
-  const int64_t place = int64_t{unit_index(g, unit)} * g.bases + which;
+  const int64_t place = int64_t{unit.index} * g.bases + which;
   const F16 *weight = block < 0 ? nullptr : reinterpret_cast<const F16 *>(static_cast<const char *>(basis.weight) + block);
   uint32_t *folded = p.folded + place * steps_of(channels) * 64;
   for (int32_t pair = thread_index(); pair < steps * kStep / 2; pair += kPrepareThreads) {

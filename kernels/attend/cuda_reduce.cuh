@@ -149,7 +149,7 @@ THINK_DEVICE void store_number(char *row, think_dtype dtype, int32_t i, float va
 
 THINK_DEVICE void reduce_unit(const Decode &d, const Output &o, const Block &block, const Cuts &cuts, int32_t index) {
   const Geometry &g = d.geometry;
-  const Unit unit = unit_at(g, index);
+  const Unit unit = unit_at(g, o.batch, index);
   const int32_t thread = thread_index(), threads = block_threads(), rows_of_maxima = threads / kColumns, channels = g.value_channels;
   const Reduction r = take_reduction(block.behind, channels);
   const Shared<float> all_maxima = r.mass + kColumns;
@@ -234,7 +234,7 @@ THINK_DEVICE void reduce_unit(const Decode &d, const Output &o, const Block &blo
 template <class T, int32_t kSteps, int32_t kMatrices>
 THINK_DEVICE void visit(const Decode &d, const Output &o, const Block &block, Cuts &cuts, int32_t index) {
   const Geometry &g = d.geometry;
-  const Unit unit = unit_at(g, index);
+  const Unit unit = unit_at(g, o.batch, index);
   sync_block();  // the unit before has been read
   if (thread_index() < g.segments) {
     const DecodeSegment &segment = d.segment[thread_index()];

@@ -33,17 +33,6 @@ think_status check_tokens(think_error *error, const think_segment *segments, int
   return THINK_OK;
 }
 
-// Kernels multiply in matrix units: one 16-bit type for all that is cached.
-think_status check_device_segment(const Argument &argument, const think_segment &segment, think_dtype dtype) {
-  const auto check = [&](const char *field, think_dtype own) -> think_status {
-    if (own == THINK_F32) return unsupported(argument, field, "expected f16 or bf16 on a CUDA device, got f32");
-    if (own == dtype) return THINK_OK;
-    return unsupported(argument, field, "expected one type in all segments on a CUDA device (%s), got %s", dtype_name(dtype), dtype_name(own));
-  };
-  if (const think_status status = check("value_dtype", segment.value_dtype)) return status;
-  return check("key_dtype", segment.key_dtype);
-}
-
 think_status check_same_extents(const Argument &argument, const think_tensor &tensor, const think_tensor &other, const char *other_name, int axes) {
   for (int axis = 0; axis < axes; ++axis) {
     if (tensor.extent[axis] != other.extent[axis]) {
@@ -101,7 +90,7 @@ think_status think_attend(const think_plan *plan, const think_tensor *query, con
       }
       if (plan->context->cuda) {
         const think_dtype dtype = s == 0 ? copy.segment.value_dtype : checked[0].value_dtype;
-        if (const think_status status = check_device_segment(argument, copy.segment, dtype)) return status;
+        if (const think_status status = check_device_attention(argument, copy.segment, dtype)) return status;
       }
       tokens += copy.longest;
       checked[s] = copy.segment;
@@ -115,7 +104,8 @@ think_status think_attend(const think_plan *plan, const think_tensor *query, con
     }
     if (const think_status status = check_same_extents(output_argument, arguments.output, arguments.query, "the query's", 3)) return status;
     if (const think_status status = check_optional({error, 8, "lse"}, lse)) return status;
-    const attend::Extent extent{arguments.batch.count, static_cast<int32_t>(queries), segment_count, tokens};
+    attend::Extent extent{arguments.batch.count, static_cast<int32_t>(queries), segment_count, tokens};
+    if (arguments.batch.row_start) extent.rows = arguments.query.extent[2];
     const cuda::Backend *backend = plan->context->cuda;
     const int64_t needed = backend ? backend->attend_workspace(shape, extent) : attend::workspace(shape, extent);
     if (const think_status status = check_workspace(call, needed)) return status;
@@ -125,7 +115,7 @@ think_status think_attend(const think_plan *plan, const think_tensor *query, con
     arguments.sink_logit = sink_logit;
     arguments.lse = lse;
     if (backend) {
-      return run_on_device(*plan, error, [&](const cuda::Backend &) { return backend->attend(arguments, extent, call.workspace, call.stream); });
+      return run_on_device(*plan, error, [&](const cuda::Backend &) { return backend->attend(arguments, extent, nullptr, call.workspace, call.stream); });
     }
     attend::attend(plan->isa, arguments, call.workspace, plan->parallel, call.slice);
     return THINK_OK;

@@ -133,9 +133,6 @@ think_status think_prune(const think_plan *plan, const void *score_state, const 
     if (const think_status status = read_batch(batch_argument, batch, shape, 1, call.batch)) return status;
     if (const think_status status = check_slots(batch_argument, call.batch, plan->shape, INT32_MAX, "a slot", launched.check)) return status;
     if (const think_status status = read_prune_options({error, 6, "options"}, options, shape, call.options)) return status;
-    if (shape.on_device && !call.options.regressed && call.options.value_kept < shape.value_channels) {
-      return unsupported({error, 6, "options"}, "value_kept", "THINK_MODE_CHANNELS scores values by attention, which has no CUDA kernels in this version");
-    }
     SegmentCopy from, to;
     const SegmentRule source_rule{true, true, false, false, true, false}, destination_rule{false, false, false, false, false, true};
     if (const think_status status = read_segment(source_argument, source, 0, shape, call.batch, source_rule, launched.check, from)) return status;
@@ -151,6 +148,9 @@ think_status think_prune(const think_plan *plan, const void *score_state, const 
     const bool values = call.options.value_kept < shape.value_channels;
     if (!from.segment.value && (target.value || values)) return null_pointer(source_argument, "value");
     if (!target.value && (from.segment.value || values)) return null_pointer(destination_argument, "value");
+    if (shape.on_device && values && !call.options.regressed) {  // values are scored by attention
+      if (const think_status status = check_device_attention(source_argument, from.segment, from.segment.value_dtype)) return status;
+    }
     const bool keys = call.options.key_kept < shape.key_channels;
     if (const think_status status = check_target_basis(destination_argument, "key_basis", target.key_basis, THINK_KEYS, shape, call.options, keys)) {
       return status;

@@ -13,7 +13,7 @@
 namespace think::cuda {
 
 // Raised whenever the table, or a struct that it takes, changes in any way.
-constexpr uint32_t kBackendAbi = 2;
+constexpr uint32_t kBackendAbi = 3;
 
 // A device that a context uses. Filled by Backend::open(), handed back to the other functions.
 struct Device {
@@ -68,7 +68,7 @@ struct Backend {
 
   int32_t (*attend_resident)(const Shape &shape, int32_t *blocks);  // Shape::attend_blocks of a new plan
   int64_t (*attend_workspace)(const Shape &shape, const attend::Extent &extent);
-  int32_t (*attend)(const attend::Arguments &arguments, const attend::Extent &extent, void *workspace, void *stream);
+  int32_t (*attend)(const attend::Arguments &arguments, const attend::Extent &extent, const int32_t *query_slot, void *workspace, void *stream);
   int32_t (*merge)(const attend::Merge &arguments, void *stream);
 };
 

@@ -9,6 +9,7 @@ namespace {
 constexpr int64_t kColdBytes = 180 << 20, kPattern = 16 << 20;
 // Calls of one graph: enough that the launch of the graph does not count.
 constexpr int kCalls = 12;
+constexpr int32_t kPageTokens = 256;
 
 int64_t aligned(int64_t bytes) { return (bytes + 255) / 256 * 256; }
 
@@ -119,7 +120,7 @@ Measured DeviceBench::probe() {
 
 Measured DeviceBench::attend(const AttendCase &wanted) {
   return measure([&](Measured &measured) {
-    const auto [query_heads, kv_heads, channels, batch, tokens, key_kept, value_kept, softcap] = wanted;
+    const auto &[query_heads, kv_heads, channels, batch, tokens, key_kept, value_kept, softcap, lengths] = wanted;
     think_problem problem = THINK_PROBLEM_INIT;
     problem.query_dtype = problem.cache_dtype = problem.output_dtype = THINK_BF16;
     problem.query_heads = query_heads;
@@ -131,8 +132,20 @@ Measured DeviceBench::attend(const AttendCase &wanted) {
     const Plan plan = make_plan(context_, problem);
     Room room(&driver_);
     const bool key_pruned = key_kept < channels, value_pruned = value_kept < channels;
-    const int64_t rows = static_cast<int64_t>(batch) * kv_heads * tokens, key_bytes = rows * key_kept * 2, value_bytes = rows * value_kept * 2;
-    const int64_t cache = aligned(key_bytes) + aligned(value_bytes);
+    // Pages of all sequences in turn, as an engine hands them out while they grow together; the room behind the last row of each is not read.
+    const std::vector<int32_t> rows_of = lengths.empty() ? std::vector<int32_t>(static_cast<size_t>(batch), tokens) : lengths;
+    const int32_t page_tokens = lengths.empty() ? tokens : kPageTokens, pages_stride = (tokens + page_tokens - 1) / page_tokens;
+    std::vector<int32_t> pages(static_cast<size_t>(batch) * static_cast<size_t>(pages_stride), -1);
+    int32_t page_count = 0;
+    int64_t rows = 0;
+    for (int32_t page = 0; page < pages_stride; ++page) {
+      for (size_t sequence = 0; sequence < rows_of.size(); ++sequence) {
+        if (page * page_tokens < rows_of[sequence]) pages[sequence * static_cast<size_t>(pages_stride) + static_cast<size_t>(page)] = page_count++;
+      }
+    }
+    for (const int32_t length : rows_of) rows += static_cast<int64_t>(length) * kv_heads;
+    const int64_t room_rows = static_cast<int64_t>(page_count) * page_tokens * kv_heads, key_bytes = rows * key_kept * 2, value_bytes = rows * value_kept * 2;
+    const int64_t key_room = aligned(room_rows * key_kept * 2), cache = key_room + aligned(room_rows * value_kept * 2);
     if (cache > arena_.size()) {
       measured.skipped = "the cache of " + std::to_string(cache >> 20) + " MiB is larger than the arena of " + std::to_string(arena_.size() >> 20);
       return;
@@ -148,12 +161,13 @@ Measured DeviceBench::attend(const AttendCase &wanted) {
     think_segment segment = THINK_SEGMENT_INIT;
     segment.key_layout = key_pruned ? THINK_TILES : THINK_ROWS;
     segment.key_dtype = segment.value_dtype = THINK_BF16;
-    segment.page_tokens = tokens;
-    segment.key_stride[1] = static_cast<int64_t>(tokens) * key_kept * 2;
+    segment.page_tokens = page_tokens;
+    if (!lengths.empty()) segment.pages = room.copy(pages), segment.pages_stride = pages_stride;
+    segment.key_stride[1] = static_cast<int64_t>(page_tokens) * key_kept * 2;
     segment.key_stride[0] = kv_heads * segment.key_stride[1];
-    segment.value_stride[1] = static_cast<int64_t>(tokens) * value_kept * 2;
+    segment.value_stride[1] = static_cast<int64_t>(page_tokens) * value_kept * 2;
     segment.value_stride[0] = kv_heads * segment.value_stride[1];
-    segment.lengths = room.copy(std::vector<int32_t>(static_cast<size_t>(batch), tokens));
+    segment.lengths = room.copy(rows_of);
     segment.key_basis = key_pruned ? &key_basis : nullptr;
     segment.value_basis = value_pruned ? &value_basis : nullptr;
     const int64_t query_bytes = static_cast<int64_t>(batch) * query_heads * channels * 2;
@@ -168,7 +182,7 @@ Measured DeviceBench::attend(const AttendCase &wanted) {
     measured.seconds = median_seconds(calls, [&] {
       for (int call = 0; call < calls; ++call) {
         segment.key = arena() + call % copies * cache;
-        segment.value = arena() + call % copies * cache + aligned(key_bytes);
+        segment.value = arena() + call % copies * cache + key_room;
         ErrorRecord error;
         error.check(think_attend(plan.get(), &query, nullptr, &segment, 1, nullptr, &output, nullptr, &launch, error));
       }

@@ -15,6 +15,7 @@ struct AttendCase {
   int32_t batch, tokens;
   int32_t key_kept, value_kept;  // channels: the cache is dense rows
   float softcap;
+  std::vector<int32_t> lengths = {};  // of each sequence, `tokens` at most, on pages of 256; empty = `tokens` each, contiguous
 };
 
 struct Measured {

@@ -49,6 +49,16 @@ think_status check_device_rows(const Argument &argument, const think_tensor &ten
   return THINK_OK;
 }
 
+think_status check_device_attention(const Argument &argument, const think_segment &segment, think_dtype dtype) {
+  const auto check = [&](const char *field, think_dtype own) -> think_status {
+    if (own == THINK_F32) return unsupported(argument, field, "expected f16 or bf16 for attention on a CUDA device, got f32");
+    if (own == dtype) return THINK_OK;
+    return unsupported(argument, field, "expected one type for attention on a CUDA device (%s), got %s", dtype_name(dtype), dtype_name(own));
+  };
+  if (const think_status status = check("value_dtype", segment.value_dtype)) return status;
+  return check("key_dtype", segment.key_dtype);
+}
+
 bool has_kernels(const think_plan &plan, int32_t stage) {
   return !plan.context->cuda || stage != THINK_STAGE_EVICT;
 }

@@ -22,6 +22,9 @@ think_status check_device_problem(const Argument &argument, const Shape &shape);
 // Rows that kernels read 16 bytes at a time: THINK_E_UNSUPPORTED when base or strides do not allow it.
 think_status check_device_rows(const Argument &argument, const think_tensor &tensor);
 
+// Attention multiplies in matrix units: one 16-bit type, `dtype`, for all that is cached. Else THINK_E_UNSUPPORTED.
+think_status check_device_attention(const Argument &argument, const think_segment &segment, think_dtype dtype);
+
 // body(backend) with the plan's device current; what was current before is so again afterwards.
 template <class Body>
 static inline think_status run_on_device(const think_plan &plan, think_error *error, const Body &body) {

@@ -4,7 +4,6 @@
 #include <cmath>
 #include <cstring>
 
-#include "kernels/attend/attend.h"
 #include "kernels/compact/compact.h"
 #include "kernels/fit/fit.h"
 #include "kernels/moments/moments.h"
@@ -45,17 +44,8 @@ struct Scratch {
   char *stage;       // workspace of whatever stage is running
 };
 
-// The window's queries attend in THINK_MODE_CHANNELS: like the plan, but so many queries at once, and outputs that are only squared and summed.
-Shape window_shape(const Shape &shape) {
-  Shape window = shape;
-  window.max_batch = 1;
-  window.max_queries = shape.window;
-  window.output_dtype = THINK_F32;
-  return window;
-}
-
 int64_t window_attend_workspace(const Shape &shape, int64_t tokens) {
-  return attend::workspace(window_shape(shape), {1, shape.window, 1, tokens});
+  return attend::workspace(window_shape(shape, 1), {1, shape.window, 1, tokens});
 }
 
 Scratch carve(const Shape &shape, int32_t batch, int64_t tokens, int32_t threads, Carver &carver) {
@@ -136,26 +126,11 @@ void measure(const PruneCall &call, const Sequence &sequence, const Scratch &scr
 
 // The paper's score of values: squares of what the window's queries get from each channel.
 void score_values_by_attention(const PruneCall &call, const Sequence &sequence, const Scratch &scratch) {
-  const Shape shape = window_shape(call.shape);
-  attend::Arguments arguments{};
-  arguments.shape = shape;
-  arguments.query = sequence.window;
-  think_tensor &output = arguments.output;
-  output = THINK_TENSOR_INIT;
-  output.data = scratch.attention;
-  output.dtype = THINK_F32;
-  const int64_t channels = shape.value_channels, window = shape.window;
-  const int64_t extent[4] = {1, shape.query_heads, window, channels};
-  const int64_t stride[4] = {shape.query_heads * window * channels, window * channels, channels, 1};
-  std::memcpy(output.extent, extent, sizeof extent);
-  std::memcpy(output.stride, stride, sizeof stride);
-  arguments.batch = kOne;
-  arguments.segments = &sequence.source;
-  arguments.segment_count = 1;
+  const attend::Arguments arguments = window_attention(call.shape, kOne, sequence.window, sequence.source, scratch.attention);
   // The memory has served other stages, attend counts on zeros.
   std::memset(scratch.stage, 0, static_cast<size_t>(window_attend_workspace(call.shape, sequence.tokens)));
   attend::attend(call.isa, arguments, scratch.stage, call.parallel, {0, 1});
-  score::value_score(shape, output, kOne, scratch.value_score);
+  score::value_score(arguments.shape, arguments.output, kOne, scratch.value_score);
 }
 
 // The greedy order of values as a score that ranks like it.
@@ -281,6 +256,34 @@ PruneDecision decide_prune(const Shape &shape, const PruneOptions &options, thin
   decision.key = decide_side(shape, options, THINK_KEYS, key_dtype, rows);
   decision.value = decide_side(shape, options, THINK_VALUES, value_dtype, rows);
   return decision;
+}
+
+// Like the plan, but so many queries at once, and outputs that are only squared and summed.
+Shape window_shape(const Shape &shape, int32_t batch) {
+  Shape window = shape;
+  window.max_batch = batch;
+  window.max_queries = shape.window;
+  window.output_dtype = THINK_F32;
+  return window;
+}
+
+attend::Arguments window_attention(const Shape &shape, const Batch &batch, const think_tensor &queries, const think_segment &source, float *attention) {
+  attend::Arguments arguments{};
+  arguments.shape = window_shape(shape, batch.count);
+  arguments.query = queries;
+  think_tensor &output = arguments.output;
+  output = THINK_TENSOR_INIT;
+  output.data = attention;
+  output.dtype = THINK_F32;
+  const int64_t channels = shape.value_channels, window = shape.window;
+  const int64_t extent[4] = {batch.count, shape.query_heads, window, channels};
+  const int64_t stride[4] = {shape.query_heads * window * channels, window * channels, channels, 1};
+  std::memcpy(output.extent, extent, sizeof extent);
+  std::memcpy(output.stride, stride, sizeof stride);
+  arguments.batch = batch;
+  arguments.segments = &source;
+  arguments.segment_count = 1;
+  return arguments;
 }
 
 compact::Arguments prune_move(const PruneCall &call, const int32_t *source_first, const int32_t *destination_first, const int32_t *rows) {

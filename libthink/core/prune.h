@@ -1,6 +1,7 @@
 // think_prune(): what to do with a sequence (a function of its length and the options, the same for the preview), and the stages one after the other.
 #pragma once
 
+#include "kernels/attend/attend.h"
 #include "kernels/compact/compact.h"
 #include "kernels/prune/prune.h"
 #include "kernels/select/select.h"
@@ -51,6 +52,11 @@ struct PruneCall {
 };
 // The rows that move, given where they begin and how many they are: one number per sequence.
 compact::Arguments prune_move(const PruneCall &call, const int32_t *source_first, const int32_t *destination_first, const int32_t *rows);
+// The attention of the window's queries in THINK_MODE_CHANNELS, whose squares are the scores of values. `queries`: the window of the score state; `attention`:
+// f32 [batch][query_heads][window][value_channels].
+Shape window_shape(const Shape &shape, int32_t batch);
+attend::Arguments window_attention(const Shape &shape, const Batch &batch, const think_tensor &queries, const think_segment &source, float *attention);
+
 int64_t prune_workspace(const Shape &shape, int32_t batch, int64_t tokens, int32_t threads);
 void prune(const PruneCall &call, void *workspace);
 

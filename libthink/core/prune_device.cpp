@@ -17,7 +17,8 @@ struct Scratch {
   char *moments;
   float *score, *gains;
   int32_t *order, *kept;
-  char *stage;  // workspace of whatever stage is running
+  float *attention;  // of the window's queries, where values are scored by it
+  char *stage;       // workspace of whatever stage is running
 };
 
 Scratch carve(const cuda::Backend &backend, const Shape &shape, int32_t batch, int64_t tokens, Carver &carver) {
@@ -30,10 +31,12 @@ Scratch carve(const cuda::Backend &backend, const Shape &shape, int32_t batch, i
   scratch.gains = take<float>(carver, heads * widest);
   scratch.order = take<int32_t>(carver, heads * widest);
   scratch.kept = take<int32_t>(carver, heads);
+  scratch.attention = take<float>(carver, int64_t{wave} * shape.query_heads * shape.window * shape.value_channels);
   int64_t stage = std::max(backend.moments_workspace(shape, wave, tokens), backend.gains_workspace(shape, wave));
   for (const int32_t side : {THINK_KEYS, THINK_VALUES}) {
     stage = std::max(stage, backend.budgets_workspace(prune_budgets(shape, wave, side, int64_t{shape.kv_heads} * channels_of(shape, side))));
   }
+  stage = std::max(stage, backend.attend_workspace(window_shape(shape, wave), {wave, shape.window, 1, tokens}));
   scratch.stage = take<char>(carver, std::max(stage, backend.fit_workspace(shape, wave)));
   return scratch;
 }
@@ -75,6 +78,19 @@ int32_t measure(const DevicePrune &prune) {
   return prune.backend.moments(arguments, prune.of_state.slot, prune.longest, prune.scratch.stage, prune.stream);
 }
 
+// The paper's score of values: squares of what the window's queries get from each channel.
+int32_t score_values_by_attention(const DevicePrune &prune) {
+  const PruneCall &call = prune.call;
+  think_segment source = from_sequence(prune.plan.source, prune.first);
+  source.slot = prune.plan.source_slot + prune.first;
+  source.flags |= THINK_SEGMENT_CAUSAL;
+  const attend::Arguments arguments =
+      window_attention(call.shape, prune.by_sequence, score::window_tensor(call.shape, call.score_state, 1), source, prune.scratch.attention);
+  const attend::Extent extent{prune.by_sequence.count, call.shape.window, 1, prune.longest};
+  if (const int32_t error = prune.backend.attend(arguments, extent, prune.of_state.slot, prune.scratch.stage, prune.stream)) return error;
+  return prune.backend.score_values(arguments.shape, arguments.output, prune.by_sequence, prune.scratch.score, prune.stream);
+}
+
 // Scores and widths -> the kept channels -> their weights.
 int32_t prune_side(const DevicePrune &prune, int32_t side, const think_basis &basis, uint8_t *mask) {
   const cuda::Backend &backend = prune.backend;
@@ -84,12 +100,18 @@ int32_t prune_side(const DevicePrune &prune, int32_t side, const think_basis &ba
   const Scratch &scratch = prune.scratch;
   const bool keys = side == THINK_KEYS;
   const int32_t channels = channels_of(shape, side);
-  int32_t error = keys ? backend.score_finish(shape, call.score_state, prune.of_state, false, scratch.score, prune.stream) : 0;
-  if (!error && (options.adaptive || !keys)) {
+  const bool greedy = !keys && options.regressed;
+  int32_t error = 0;
+  if (keys) {
+    error = backend.score_finish(shape, call.score_state, prune.of_state, false, scratch.score, prune.stream);
+  } else if (!greedy) {
+    error = score_values_by_attention(prune);
+  }
+  if (!error && (options.adaptive || greedy)) {
     error = backend.gains(shape, scratch.moments, prune.by_sequence, side, keys ? scratch.score : nullptr, scratch.gains, scratch.order, scratch.stage,
                           prune.stream);
   }
-  if (!error && !keys) error = backend.prune_rank(prune.by_sequence.count * shape.kv_heads, channels, scratch.order, scratch.score, prune.stream);
+  if (!error && greedy) error = backend.prune_rank(prune.by_sequence.count * shape.kv_heads, channels, scratch.order, scratch.score, prune.stream);
   if (!error && options.adaptive) {
     const select::Budgets budgets = prune_budgets(shape, prune.by_sequence.count, side, prune_total(shape, options, side));
     error = backend.budgets(budgets, scratch.gains, scratch.kept, scratch.stage, prune.stream);

@@ -44,7 +44,7 @@ int64_t largest_budgets(const Shape &shape, int32_t batch, const BytesOf &bytes_
 
 }  // namespace
 
-CallExtent largest_extent(const Shape &shape) { return {shape.max_batch, shape.max_queries, kUsualSegments, shape.max_tokens}; }
+CallExtent largest_extent(const Shape &shape) { return {shape.max_batch, shape.max_queries, kUsualSegments, shape.max_tokens, 0}; }
 
 think_status read_extent(const Argument &argument, const think_extent *in, const Shape &shape, CallExtent &extent) {
   static const think_extent defaults = THINK_EXTENT_INIT;
@@ -55,11 +55,14 @@ think_status read_extent(const Argument &argument, const think_extent *in, const
   if (const think_status status = check_maximum(argument, "segments", copy.segments, THINK_MAX_SEGMENTS, "THINK_MAX_SEGMENTS")) return status;
   if (copy.reserved != 0) return wrong(argument, "reserved", "expected 0, got %d", copy.reserved);
   if (const think_status status = check_maximum(argument, "tokens", copy.tokens, shape.max_tokens, "max_tokens of the plan")) return status;
+  const int64_t most_rows = int64_t{shape.max_batch} * shape.max_queries;
+  if (const think_status status = check_maximum(argument, "rows", copy.rows, most_rows, "max_batch * max_queries of the plan")) return status;
   extent = largest_extent(shape);
   if (copy.batch) extent.batch = copy.batch;
   if (copy.queries) extent.queries = copy.queries;
   if (copy.segments) extent.segments = copy.segments;
   if (copy.tokens) extent.tokens = copy.tokens;
+  extent.rows = copy.rows;
   return THINK_OK;
 }
 
@@ -76,7 +79,7 @@ int64_t workspace_bytes(const think_plan &plan, int32_t stage, const CallExtent 
       case THINK_STAGE_MOMENTS: return std::max(backend->moments_workspace(shape, extent.batch, extent.tokens), backend->gains_workspace(shape, extent.batch));
       case THINK_STAGE_SELECT: return largest_budgets(shape, extent.batch, backend->budgets_workspace);
       case THINK_STAGE_FIT: return backend->fit_workspace(shape, extent.batch);
-      case THINK_STAGE_ATTEND: return backend->attend_workspace(shape, {extent.batch, extent.queries, extent.segments, extent.tokens});
+      case THINK_STAGE_ATTEND: return backend->attend_workspace(shape, {extent.batch, extent.queries, extent.segments, extent.tokens, extent.rows});
       case THINK_STAGE_PRUNE: return prune_workspace(*backend, shape, extent.batch, extent.tokens);
       default: return 0;  // compact needs none
     }

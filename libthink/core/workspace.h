@@ -7,7 +7,7 @@ namespace think {
 
 struct CallExtent {
   int32_t batch, queries, segments;
-  int64_t tokens;
+  int64_t tokens, rows;  // rows: of packed queries, 0 = batch * queries
 };
 
 think_status read_extent(const Argument &argument, const think_extent *in, const Shape &shape, CallExtent &extent);  // NULL = the plan's maxima

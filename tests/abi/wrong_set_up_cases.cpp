@@ -21,6 +21,8 @@ std::vector<Case> set_up_cases() {
       field("think_workspace_size", "extent", &World::extent, &think_extent::tokens, -1, "extent->tokens", {"256"}),
       field("think_workspace_size", "extent", &World::extent, &think_extent::tokens, 257, "extent->tokens", {"256"}),
       field("think_workspace_size", "extent", &World::extent, &think_extent::tokens, INT64_MAX, "extent->tokens", {"256"}),
+      field("think_workspace_size", "extent", &World::extent, &think_extent::rows, -1, "extent->rows", {"max_batch * max_queries"}),
+      field("think_workspace_size", "extent", &World::extent, &think_extent::rows, 7, "extent->rows", {"6"}),
       number("think_basis_bind", "bytes", -1),
       number("think_basis_bind", "bytes", 0),
       {"think_basis_bind",

@@ -225,9 +225,20 @@ TEST_F(DevicePlan, Prune) {
   EXPECT_EQ(this, calls->stream);
   EXPECT_EQ(512, calls->longest);
   prune.mode = THINK_MODE_CHANNELS;
-  expect_refused(THINK_E_UNSUPPORTED, "options->value_kept: THINK_MODE_CHANNELS",
-                 think_prune(plan, state, &rows, &tiles, &batch, &prune, nullptr, &launch, &error));
+  EXPECT_EQ(THINK_OK, think_prune(plan, state, &rows, &tiles, &batch, &prune, nullptr, &launch, &error)) << error.message;
+  EXPECT_EQ(before += 9, calls->runs) << "plan; keys: score, select, dense ones; values: attend, score, select, dense ones; compact";
+  // Attention takes 16-bit rows; what the others ask for takes any.
+  think_segment wide = rows;
+  wide.value_dtype = THINK_F32;
+  expect_refused(THINK_E_UNSUPPORTED, "source->value_dtype: expected f16 or bf16 for attention",
+                 think_prune(plan, state, &wide, &tiles, &batch, &prune, nullptr, &launch, &error));
+  wide.value_dtype = rows.value_dtype == THINK_F16 ? THINK_BF16 : THINK_F16;
+  expect_refused(THINK_E_UNSUPPORTED, "source->key_dtype: expected one type for attention",
+                 think_prune(plan, state, &wide, &tiles, &batch, &prune, nullptr, &launch, &error));
+  wide.value_dtype = wide.key_dtype = THINK_F32;
   prune.value_kept = 0;
+  EXPECT_EQ(THINK_OK, think_prune(plan, state, &wide, &tiles, &batch, &prune, nullptr, &launch, &error)) << error.message;
+  before += 6;
   EXPECT_EQ(THINK_OK, think_prune(plan, state, &rows, &tiles, &batch, &prune, nullptr, &launch, &error)) << error.message;
   EXPECT_EQ(before += 6, calls->runs) << "plan, score, select, dense ones of both sides, compact";
 }
@@ -248,14 +259,29 @@ TEST_F(DevicePlan, Attend) {
   float *lse = take<float>(12), *sinks = take<float>(4);
   expect_run("attend", think_attend(plan, &query, &batch, segments, 2, sinks, &output, lse, &launch, &error));
   EXPECT_EQ(1536, calls->longest) << "tokens are bounded by the room of all segments";
+  // The rows of a packed batch are known, and say how much is needed.
+  think_tensor packed_query = tensor(4, 3), packed_output = tensor(4, 3);
+  packed_query.extent[0] = packed_output.extent[0] = 1;
+  think_batch ragged = batch;
+  ragged.lengths = nullptr;
+  ragged.row_start = take<int32_t>(4);
+  extent.rows = 3;
+  int64_t more = 0;
+  ASSERT_EQ(THINK_OK, think_workspace_size(plan, THINK_STAGE_ATTEND, &extent, &more, nullptr, &error)) << error.message;
+  EXPECT_LT(bytes, more) << "as the stand-in says";
+  expect_refused(THINK_E_WORKSPACE, "workspace_bytes",
+                 think_attend(plan, &packed_query, &ragged, segments, 2, sinks, &packed_output, lse, &launch, &error));
+  launch.workspace_bytes = more;
+  expect_run("attend", think_attend(plan, &packed_query, &ragged, segments, 2, sinks, &packed_output, lse, &launch, &error));
+  launch.workspace_bytes = bytes;
   --launch.workspace_bytes;
   expect_refused(THINK_E_WORKSPACE, "workspace_bytes", think_attend(plan, &query, &batch, segments, 2, sinks, &output, lse, &launch, &error));
   ++launch.workspace_bytes;
   segments[1].value_dtype = THINK_BF16;
-  expect_refused(THINK_E_UNSUPPORTED, "segments[1].value_dtype: expected one type",
+  expect_refused(THINK_E_UNSUPPORTED, "segments[1].value_dtype: expected one type for attention",
                  think_attend(plan, &query, &batch, segments, 2, nullptr, &output, nullptr, &launch, &error));
   segments[0].key_dtype = segments[0].value_dtype = THINK_F32;
-  expect_refused(THINK_E_UNSUPPORTED, "segments[0].value_dtype: expected f16 or bf16",
+  expect_refused(THINK_E_UNSUPPORTED, "segments[0].value_dtype: expected f16 or bf16 for attention",
                  think_attend(plan, &query, &batch, segments, 2, nullptr, &output, nullptr, &launch, &error));
   const think_tensor outputs[2] = {tensor(4, 1), tensor(4, 1)};
   const float *lses[2] = {take<float>(12), take<float>(12)};

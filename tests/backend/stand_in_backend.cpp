@@ -71,8 +71,8 @@ constexpr cuda::Backend table = {
       *blocks = 264;
       return 0;
     },
-    [](const Shape &, const attend::Extent &extent) { return int64_t{64} * extent.batch + extent.tokens; },
-    [](const attend::Arguments &, const attend::Extent &extent, void *, void *stream) { return ran("attend", stream, extent.tokens); },
+    [](const Shape &, const attend::Extent &extent) { return int64_t{64} * extent.batch + extent.tokens + 4096 * extent.rows; },
+    [](const attend::Arguments &, const attend::Extent &extent, const int32_t *, void *, void *stream) { return ran("attend", stream, extent.tokens); },
     [](const attend::Merge &, void *stream) { return ran("merge", stream); },
 };
 

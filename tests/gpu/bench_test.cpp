@@ -30,6 +30,11 @@ TEST(Bench, MeasuresEveryStage) {
   // 39 kept keys in rows of 40 weights, and an offset, for each of the 25 dropped.
   check("attend, 39 keys", bench.attend({4, 2, 64, 2, 64, 39, 64, 0}), kDense * 39 / 64 + kDense + 4 * 25 * (80 + 4));
   check("attend, 32 keys, 48 values", bench.attend({4, 2, 64, 2, 64, 32, 48, 30}), kDense / 2 + kDense * 3 / 4 + 4 * 32 * (64 + 4) + 4 * 16 * (96 + 4));
+  // On pages of 256: what counts is the rows, not the room.
+  constexpr int64_t kMixed = (33 + 200) * 2 * 64 * 2;
+  check("attend, mixed lengths", bench.attend({4, 2, 64, 2, 256, 64, 64, 0, {33, 200}}), 2 * kMixed);
+  check("attend, mixed lengths, 32 keys", bench.attend({4, 2, 64, 2, 256, 32, 64, 0, {33, 200}}), kMixed * 3 / 2 + 4 * 32 * (64 + 4));
+  check("attend, two pages", bench.attend({4, 2, 64, 1, 512, 64, 64, 0, {300}}), 2 * 300 * 2 * 64 * 2);
   const Measured large = bench.attend({4, 2, 64, 2, 4096, 64, 64, 0});
   EXPECT_NE(large.skipped, "") << "a cache that is larger than the arena";
   const int64_t side = kDense / 2;

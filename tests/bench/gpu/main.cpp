@@ -1,7 +1,8 @@
-// The device benchmark: decode attention of five models over batches, lengths and widths, and the prune of a layer, as JSON on standard output.
+// The device benchmark: decode attention of six models over batches, lengths and widths, and the prune of a layer, as JSON on standard output.
 //   gpu_bench [--device N] [--seconds S] [--quick] [--check]
 // Stops taking new cases after S seconds (default 240) and says which it left out. --check only names the device, or says why there is none (exit code 3).
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -22,15 +23,35 @@ constexpr Model kModels[] = {{"Llama-3-8B", 32, 8, 128, 0},
                              {"Llama-2-7B", 32, 32, 128, 0},
                              {"Qwen2.5-7B", 28, 4, 128, 0},
                              {"Qwen2.5-0.5B", 14, 2, 64, 0},
-                             {"Gemma-2-9B", 16, 8, 256, 50}};
+                             {"Gemma-2-9B", 16, 8, 256, 50},
+                             {"Llama-3-70B TP8", 8, 1, 128, 0}};
 
 struct Load {
   int32_t batch, tokens;
+  bool ragged = false;         // from kShortest to `tokens`, all lengths of one order of magnitude as likely as those of another
+  const char *only = nullptr;  // the one model that it is for
 };
-// In the order in which they are given up when time is short: the last ones first.
-constexpr Load kLoads[] = {{32, 8192}, {8, 4096}, {1, 16384}, {1, 4096}, {8, 32768}, {32, 2048}, {128, 2048}, {1, 65536}, {1, 131072}, {128, 8192}, {32, 32768}};
+constexpr int32_t kShortest = 256;
+// In the order in which they are given up when time is short: the last ones first. peers.py has the same.
+constexpr Load kLoads[] = {{32, 8192},  {8, 4096},  {64, 8192, false, "Llama-3-70B TP8"}, {64, 65536, true}, {1, 16384}, {1, 4096}, {8, 32768}, {32, 2048},
+                           {128, 2048}, {1, 65536}, {1, 131072},                          {128, 8192},       {32, 32768}};
 // Of 128 channels; other head sizes keep the same shares.
 constexpr int32_t kWidths[][2] = {{128, 128}, {77, 128}, {64, 128}, {52, 128}, {39, 128}, {32, 128}, {77, 88}, {64, 64}};
+
+// Log-uniform, without chance: the middles of equal parts, in an order in which long and short ones are mixed.
+std::vector<int32_t> lengths_of(const Load &load) {
+  std::vector<int32_t> lengths;
+  for (int32_t i = 0; load.ragged && i < load.batch; ++i) {
+    const double place = (i * 37 % load.batch + 0.5) / load.batch;
+    lengths.push_back(static_cast<int32_t>(std::lround(kShortest * std::pow(load.tokens / static_cast<double>(kShortest), place))));
+  }
+  return lengths;
+}
+
+nlohmann::ordered_json tokens_of(const Load &load) {
+  if (load.ragged) return std::to_string(kShortest) + "-" + std::to_string(load.tokens);
+  return load.tokens;
+}
 
 nlohmann::ordered_json json_of(const Measured &measured) {
   if (!measured.skipped.empty()) return {{"skipped", measured.skipped}};
@@ -84,16 +105,19 @@ int run(int argc, char **argv) {
   for (const Load &load : kLoads) {
     if (quick && ++loads > 2) break;
     for (const Model &model : kModels) {
+      if (load.only && std::strcmp(load.only, model.name)) continue;
       if (seconds() > limit) {
-        report["left_out"].push_back(std::string(model.name) + " " + std::to_string(load.batch) + " x " + std::to_string(load.tokens));
+        const nlohmann::ordered_json tokens = tokens_of(load);
+        report["left_out"].push_back(std::string(model.name) + " " + std::to_string(load.batch) + " x " +
+                                     (tokens.is_string() ? tokens.get<std::string>() : tokens.dump()));
         continue;
       }
       for (const auto &[key, value] : kWidths) {
         const int32_t key_kept = key * model.channels / 128, value_kept = value * model.channels / 128 / 8 * 8;
-        nlohmann::ordered_json row = {{"model", model.name}, {"batch", load.batch},     {"tokens", load.tokens},
+        nlohmann::ordered_json row = {{"model", model.name}, {"batch", load.batch},     {"tokens", tokens_of(load)},
                                       {"key_kept", key_kept}, {"value_kept", value_kept}, {"channels", model.channels}};
         row.update(json_of(bench.attend(
-            {model.query_heads, model.kv_heads, model.channels, load.batch, load.tokens, key_kept, value_kept, model.softcap})));
+            {model.query_heads, model.kv_heads, model.channels, load.batch, load.tokens, key_kept, value_kept, model.softcap, lengths_of(load)})));
         report["attend"].push_back(row);
       }
     }

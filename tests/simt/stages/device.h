@@ -55,6 +55,12 @@ class Constant {
     buffer_->freeze();
   }
   const T *device() const { return buffer_ ? buffer_->device() : nullptr; }
+  // The host writes other contents between two calls.
+  void replace(const std::vector<T> &values) {
+    buffer_->freeze(false);
+    buffer_->upload(values);
+    buffer_->freeze();
+  }
 
  private:
   std::unique_ptr<simt::Buffer<T>> buffer_;
@@ -84,6 +90,7 @@ class DeviceBatch {
     batch = {host.count, lengths_.device(), row_start_.device(), slot_.device()};
   }
   Batch batch;
+  void replace_row_start(const std::vector<int32_t> &values) { row_start_.replace(values); }
 
  private:
   Constant<int32_t> lengths_, row_start_, slot_;

@@ -132,6 +132,41 @@ TEST(FitOnDevice, NoRowsMeasured) { no_rows_measured(fit_with_seed(8)); }
 
 TEST(FitOnDevice, LargeWeightsSaturate) { large_weights_saturate(fit_with_seed(9)); }
 
+// The covariance twice (is it finite, and into the matrix), the triangle of each step of the elimination, the dropped columns of each step back, weights
+// out, and offsets from the weights as stored.
+TEST(FitOnDevice, MovesTheBytesOfItsModel) {
+  constexpr int64_t kChannels = 128, kThreads = 256;
+  for (const int64_t kept : {64, 77, 104}) {
+    std::mt19937 random(12);
+    Problem problem(make_shape(2, 1, kChannels, 16), THINK_KEYS, 1);
+    for (int32_t h = 0; h < 2; ++h) {
+      problem.fill(0, h, random, 1);
+      problem.choose(0, h, static_cast<int32_t>(kept), random);
+    }
+    fit_on_device(problem, 12);
+    if (HasFatalFailure()) return;
+    const int64_t dropped = kChannels - kept, stride = (kept + 7) / 8 * 8, square = kChannels * kChannels;
+    // Statistics and choice: mean, covariance, diagonal in two orders, index, and the width that each thread looks up.
+    int64_t reads = 4 * kChannels + 4 * square + 3 * 4 * kChannels + 4 * kThreads, writes = 8;
+    reads += 4 * kept * kChannels, writes += 8 * kept * kChannels;  // the matrix [kept | dropped]
+    for (int64_t row = 0; row < kept; ++row) {
+      const int64_t triangle = row * (kChannels - row);  // what the rows before it took from this one: `row` times from its diagonal on
+      reads += 8 * (kThreads + kChannels - row + triangle), writes += 8 * triangle;
+      // Back: pivot, the entries above it, its solutions by every share, and what they take from the rows above.
+      reads += 8 * (kThreads + row + kThreads / dropped * dropped + row * dropped), writes += 8 * (dropped + row * dropped);
+    }
+    reads += 8 * kept * dropped, writes += 2 * dropped * stride;
+    reads += dropped * (4 + kept * (2 + 4)), writes += 4 * dropped;
+    const simt::Counters counters = simt::machine().total();
+    const double read = 2.0 * static_cast<double>(reads), written = 2.0 * static_cast<double>(writes);
+    report_traffic("fit, " + std::to_string(kept) + " of 128 channels", counters, read, written);
+    EXPECT_LE(static_cast<double>(counters.global_read_bytes), 1.02 * read) << kept;
+    EXPECT_GE(static_cast<double>(counters.global_read_bytes), 0.98 * read) << "the model is wrong";
+    EXPECT_LE(static_cast<double>(counters.global_write_bytes), 1.02 * written) << kept;
+    EXPECT_GE(static_cast<double>(counters.global_write_bytes), 0.98 * written);
+  }
+}
+
 // From f16 rows to W, all of it on the device: the same keys as recorded, values that predict as well.
 TEST(FitOnDevice, RecordedVectors) {
   for (const auto &recorded : recorded_problems()) {

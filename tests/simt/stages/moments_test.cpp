@@ -351,6 +351,32 @@ TEST(GainsOnDevice, EverySeedAndSlotGivesTheSameBits) {
   }
 }
 
+// The covariance once, then two walks over what is left in each step: for keys one over the queries' moment and one over the matrix, for values one.
+TEST(GainsOnDevice, MoveTheBytesOfTheirModel) {
+  constexpr int64_t kChannels = 128, kThreads = 256;
+  GainsProblem problem(make_shape(2, 1, kChannels, kChannels), 400, 11);
+  for (const int32_t side : {THINK_KEYS, THINK_VALUES}) {
+    const bool keys = side == THINK_KEYS;
+    begin(11);
+    const Gains got = gains_on_device(problem, side);
+    ASSERT_GT(*std::min_element(got.gains.begin(), got.gains.end()), 0) << "a channel without variance ends its step early";
+    int64_t reads = 4 * kChannels * kChannels, writes = 8 * kChannels * kChannels;
+    if (keys) reads += 4 * kChannels * (kChannels + 1);  // each channel ranks itself among all scores
+    for (int64_t left = kChannels; left > 0; --left) {
+      reads += 8 * kThreads + 8 * kChannels + (keys ? 4 * left * kChannels : 8 * kChannels);  // pivot; its column; the other factor, or variances
+      reads += 8 * (left - 1) * (kChannels - 1);
+      writes += 8 * (left - 1) * kChannels + 8;  // and a gain with its channel
+    }
+    const simt::Counters counters = simt::machine().total();
+    const double heads = problem.shape.kv_heads, read = heads * static_cast<double>(reads), written = heads * static_cast<double>(writes);
+    report_traffic(std::string("gains, 128 channels, ") + (keys ? "keys" : "values"), counters, read, written);
+    EXPECT_LE(static_cast<double>(counters.global_read_bytes), 1.02 * read);
+    EXPECT_GE(static_cast<double>(counters.global_read_bytes), 0.98 * read) << "the model is wrong";
+    EXPECT_LE(static_cast<double>(counters.global_write_bytes), 1.02 * written);
+    EXPECT_GE(static_cast<double>(counters.global_write_bytes), 0.98 * written);
+  }
+}
+
 // ---- recorded
 
 TEST(MomentsOnDevice, RecordedVectors) {

@@ -265,9 +265,32 @@ TEST_F(PruneOnDevice, ThePapersMethod) {
   for (const simt::LaunchRecord &launch : simt::machine().launches()) EXPECT_NE("fit_head", launch.kernel);
 }
 
+// Its score of values: the attention of the window's queries, which lie in the slots of the score state.
+TEST_F(PruneOnDevice, ThePapersMethodForValues) {
+  think_prune_options prune = THINK_PRUNE_OPTIONS_INIT;
+  prune.mode = THINK_MODE_CHANNELS;
+  prune.key_kept = 39;
+  prune.value_kept = 16;
+  prune.dense_limit = -1;
+  check(prune, 8);
+  EXPECT_EQ(16, kept(THINK_VALUES, 0));
+  EXPECT_EQ(value_channels, kept(THINK_VALUES, 3)) << "no rows to move";
+  std::vector<std::string> kernels;
+  for (const simt::LaunchRecord &launch : simt::machine().launches()) kernels.push_back(launch.kernel);
+  const std::vector<std::string> stages = {"prune_plan",     "score_finish",  "select_channels", "prune_keep_all",
+                                           "attend_prepare", "attend_decode", "score_values",    "select_channels", "prune_keep_all"};
+  EXPECT_NE(std::search(kernels.begin(), kernels.end(), stages.begin(), stages.end()), kernels.end()) << testing::PrintToString(kernels);
+}
+
 // Each sequence is a wave of its own here.
 TEST_F(PruneOnDevice, MoreHeadsThanAWave) {
-  query_heads = heads = 33, key_channels = 16, value_channels = 8;
+  query_heads = heads = 33, key_channels = 16, value_channels = 16;
+  think_prune_options by_attention = THINK_PRUNE_OPTIONS_INIT;
+  by_attention.mode = THINK_MODE_CHANNELS;
+  by_attention.value_kept = 8;
+  by_attention.dense_limit = -1;
+  check(by_attention, 9);
+  value_channels = 8;
   think_prune_options prune = THINK_PRUNE_OPTIONS_INIT;
   prune.key_kept = 10;
   prune.dense_limit = -1;
@@ -289,30 +312,6 @@ TEST_F(PruneOnDevice, RunsEveryStageOnTheDevice) {
                                            "select_grant",    "select_channels", "fit_head",      "prune_keep_all", "compact_place",      "compact_place"};
   const auto at = std::search(kernels.begin(), kernels.end(), stages.begin(), stages.end());
   EXPECT_NE(at, kernels.end()) << testing::PrintToString(kernels);
-}
-
-// The paper's score of values needs attention, which has no kernels: said before anything is launched.
-TEST_F(PruneOnDevice, RefusesValuesByThePapersMethod) {
-  think_prune_options prune = THINK_PRUNE_OPTIONS_INIT;
-  prune.mode = THINK_MODE_CHANNELS;
-  prune.value_kept = 16;
-  think_error error = THINK_ERROR_INIT;
-  think_context_options options = THINK_CONTEXT_OPTIONS_INIT;
-  options.device_type = THINK_DEVICE_CUDA;
-  think_context *context = nullptr;
-  OK(think_context_create(&options, &context, &error));
-  const think_problem problem = problem_of();
-  think_plan *plan = nullptr;
-  OK(think_plan_create(context, &problem, &plan, &error));
-  simt::machine().reset();
-  alignas(64) char memory[64];
-  think_segment segment = THINK_SEGMENT_INIT;
-  const think_launch launch = THINK_LAUNCH_INIT;
-  EXPECT_EQ(THINK_E_UNSUPPORTED, think_prune(plan, memory, &segment, &segment, nullptr, &prune, nullptr, &launch, &error));
-  EXPECT_NE(nullptr, std::strstr(error.message, "options->value_kept")) << error.message;
-  EXPECT_TRUE(simt::machine().launches().empty());
-  think_plan_destroy(plan);
-  think_context_destroy(context);
 }
 
 }  // namespace
