@@ -280,7 +280,9 @@ bool number_of(const char *word, int32_t &number) {
 
 bool read_metadata(const think_cache &cache, Reader &reader, int64_t header, Contents &contents) {
   bool same;
-  if (header < static_cast<int64_t>(sizeof kBegin)) return reader.damaged("not a file of think_cache_save(): a header of %lld bytes", static_cast<Long>(header));
+  if (header < static_cast<int64_t>(sizeof kBegin)) {
+    return reader.damaged("not a file of think_cache_save(): a header of %lld bytes", static_cast<Long>(header));
+  }
   if (!same_text(reader, kBegin, static_cast<int64_t>(std::strlen(kBegin)), same)) return false;
   if (!same) return reader.damaged("not a file of think_cache_save(): another header");
   char word[kMostWord + 1];
@@ -322,14 +324,18 @@ bool check_contents(const think_cache &cache, Reader &reader, const Contents &co
     return reader.damaged("damaged: expected at least %d dense rows (sinks), got %d", cache.prune.sinks, contents.dense_rows);
   }
   if (tokens == 0) return reader.damaged("damaged: a sequence without tokens");
-  if (tokens > most) return reader.damaged("expected at most %lld tokens (max_tokens of the plan), got %lld", static_cast<Long>(most), static_cast<Long>(tokens));
+  if (tokens > most) {
+    return reader.damaged("expected at most %lld tokens (max_tokens of the plan), got %lld", static_cast<Long>(most), static_cast<Long>(tokens));
+  }
   return true;
 }
 
 bool read_header(const think_cache &cache, Reader &reader, Contents &contents) {
   uint64_t header = 0;
   if (!reader.get(&header, sizeof header)) return false;
-  if (header > static_cast<uint64_t>(INT64_MAX)) return reader.damaged("not a file of think_cache_save(): a header of %llu bytes", static_cast<unsigned long long>(header));
+  if (header > static_cast<uint64_t>(INT64_MAX)) {
+    return reader.damaged("not a file of think_cache_save(): a header of %llu bytes", static_cast<unsigned long long>(header));
+  }
   if (!read_metadata(cache, reader, static_cast<int64_t>(header), contents) || !check_contents(cache, reader, contents)) return false;
   const int64_t expected = header_bytes(cache, contents);
   if (static_cast<int64_t>(header) != expected) {

@@ -67,8 +67,8 @@ struct PartName {
   explicit PartName(const Part &part);
 };
 
-// All tensors in the order of the file: those with the widest elements first, so that each is aligned to its own. What says how a run is to be read (kept, index,
-// fitted) comes before its rows. visit(part) returns whether to go on.
+// All tensors in the order of the file: those with the widest elements first, so that each is aligned to its own. What says how a run is to be read (kept,
+// index, fitted) comes before its rows. visit(part) returns whether to go on.
 template <class Visit>
 bool for_each_part(const think_cache &cache, const Contents &contents, const Visit &visit) {
   const Shape &shape = cache.plan->shape;
@@ -83,8 +83,10 @@ bool for_each_part(const think_cache &cache, const Contents &contents, const Vis
           const bool keys = side == THINK_KEYS, basis = (kind & (keys ? cache::kKeyBasis : cache::kValueBasis)) != 0;
           const int64_t channels = channels_of(shape, side);
           if (basis) {
-            const bool more = part({What::kept, layer, run, side, "I32", 4, {heads}, 1}) && part({What::index, layer, run, side, "I32", 4, {heads, channels}, 2}) &&
-                              part({What::fitted, layer, run, side, "I32", 4, {heads}, 1}) && part({What::offset, layer, run, side, "F32", 4, {heads, channels}, 2}) &&
+            const bool more = part({What::kept, layer, run, side, "I32", 4, {heads}, 1}) &&
+                              part({What::index, layer, run, side, "I32", 4, {heads, channels}, 2}) &&
+                              part({What::fitted, layer, run, side, "I32", 4, {heads}, 1}) &&
+                              part({What::offset, layer, run, side, "F32", 4, {heads, channels}, 2}) &&
                               part({What::weight, layer, run, side, "F16", 2, {heads, fit::weight_head_bytes(static_cast<int32_t>(channels)) / 2}, 2});
             if (!more) return false;
           }
