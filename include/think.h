@@ -24,5 +24,6 @@
 #include "think/attend.h"
 #include "think/prune.h"
 #include "think/cache.h"
+#include "think/store.h"
 
 #endif

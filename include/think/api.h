@@ -8,7 +8,7 @@
 #define THINK_API_H
 
 #include "dlpack.h"
-#include "cache.h"
+#include "store.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -132,6 +132,12 @@ typedef struct think_api {
   think_status (*cache_fork)(think_cache *cache, int32_t source, int32_t destination, think_error *error);
   think_status (*cache_drop)(think_cache *cache, int32_t sequence, think_error *error);
   think_status (*cache_reset)(think_cache *cache, think_error *error);
+  think_status (*cache_export_dense)(const think_cache *cache, int32_t sequence, int32_t layer, int64_t first, int64_t count, const think_tensor *key, const think_tensor *value, const think_launch *launch, think_error *error);
+
+  /* think/store.h, since 0.11 */
+  think_status (*cache_save_size)(const think_cache *cache, int32_t sequence, int64_t *bytes, think_error *error);
+  think_status (*cache_save)(const think_cache *cache, int32_t sequence, think_writer write, void *user, think_error *error);
+  think_status (*cache_load)(think_cache *cache, int32_t sequence, think_reader read, void *user, think_error *error);
 } think_api;
 
 /** Does the library's table have this entry? THINK_API_HAS(table, merge) */

@@ -75,7 +75,7 @@ THINK_API void think_cache_options_init(think_cache_options *options, uint32_t s
 THINK_API void think_cache_info_init(think_cache_info *info, uint32_t struct_size);
 
 /**
- * Make an empty cache. All its memory comes from the context's allocator, in think_cache_create(), _step(), _prune(), _fork(), and goes back there: in
+ * Make an empty cache. All its memory comes from the context's allocator, in think_cache_create(), _step(), _prune(), _fork(), _load(), and goes back there: in
  * pieces when pages become free (_prune(), _trim(), _drop(), _reset()), all of it in _destroy(). When an allocation fails in a call, THINK_E_MEMORY, all
  * sequences are as they were before; pages that were already added stay in the pool.
  * @param plan     of one layer; it must outlive the cache. max_batch, max_queries and max_tokens hold for the cache
@@ -169,6 +169,22 @@ THINK_API think_status think_cache_usage(const think_cache *cache, int32_t seque
  * @since 0.11
  */
 THINK_API think_status think_cache_segments(const think_cache *cache, int32_t layer, think_segment *segments, int32_t capacity, int32_t *count, think_error *error);
+
+/**
+ * Rebuild rows of one sequence and layer at full width, in the order of their tokens: dense rows as they are stored; of compact ones the kept channels as
+ * stored (dequantized), the dropped ones as their basis predicts them, or 0 where it does not (THINK_MODE_CHANNELS). For tests, for other attention kernels,
+ * for looking at what is lost; nothing in the cache changes.
+ * @param sequence  0 .. sequences - 1
+ * @param layer     0 .. layers - 1
+ * @param first     the first token wanted: 0 .. tokens of the sequence
+ * @param count     tokens wanted: 0 .. those from first on
+ * @param key       receives [1][kv_heads][count][key_channels] as f32, f16 or bf16; extent[0] at least 1, extent[2] at least count; NULL = not wanted
+ * @param value     receives [1][kv_heads][count][value_channels], the same
+ * @param launch    no workspace is needed: may be NULL
+ * @return THINK_E_ARGUMENT; THINK_E_STATE when the sequence has new tokens of a step whose layer has not been appended
+ * @since 0.11
+ */
+THINK_API think_status think_cache_export_dense(const think_cache *cache, int32_t sequence, int32_t layer, int64_t first, int64_t count, const think_tensor *key, const think_tensor *value, const think_launch *launch, think_error *error);
 
 /**
  * Forget the last tokens of a sequence (speculative decoding). Score states keep what they have seen of them.

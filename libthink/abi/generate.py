@@ -145,7 +145,7 @@ def api_header(model):
 #define THINK_API_H
 
 #include "dlpack.h"
-#include "cache.h"
+#include "store.h"
 
 #ifdef __cplusplus
 extern "C" {{

@@ -4,20 +4,20 @@
 #include <iterator>
 
 #include "kernels/score/score.h"
+#include "libthink/cache/check.h"
 #include "libthink/core/check.h"
 #include "libthink/core/format.h"
 
 using namespace think;
+using cache::check_layer;
+using cache::check_no_step;
+using cache::check_sequence;
+using cache::out_of_memory;
 using Long = long long;  // what %lld takes
 
 namespace {
 
 constexpr int32_t kMostLayers = 65536;
-
-think_status out_of_memory(think_error *error, const think_cache &cache) {
-  return fail(error, THINK_E_MEMORY, 0, "the context's allocator gave no memory, or the cache would have more than its limit (%lld bytes; it has %lld)",
-              static_cast<Long>(cache.memory.limit), static_cast<Long>(cache.memory.bytes));
-}
 
 think_status read_cache_options(const Argument &argument, const think_cache_options *in, const Shape &shape, cache::Options &options) {
   static const think_cache_options defaults = THINK_CACHE_OPTIONS_INIT;
@@ -49,11 +49,6 @@ think_status read_cache_options(const Argument &argument, const think_cache_opti
   return THINK_OK;
 }
 
-think_status check_sequence(const Argument &argument, const char *field, const think_cache &cache, int32_t sequence) {
-  if (sequence >= 0 && sequence < cache.sequences.size) return THINK_OK;
-  return wrong(argument, field, "expected 0 .. %d, got %d", cache.sequences.size - 1, sequence);
-}
-
 think_status check_sequences(const Argument &argument, const think_cache &cache, const int32_t *sequences, int32_t count) {
   if (const think_status status = check_array(argument, sequences)) return status;
   for (int32_t index = 0; index < count; ++index) {
@@ -69,17 +64,6 @@ think_status check_sequences(const Argument &argument, const think_cache &cache,
 think_status check_count(const Argument &argument, int32_t count, int32_t most, const char *most_name) {
   if (count >= 1 && count <= most) return THINK_OK;
   return wrong(argument, "", "expected 1 .. %d (%s), got %d", most, most_name, count);
-}
-
-think_status check_no_step(think_error *error, const think_cache &cache, const char *function) {
-  if (cache.step.missing == 0) return THINK_OK;
-  return fail(error, THINK_E_STATE, 1, "%s: expected every layer of the step to be appended before, %d of %d are missing", function, cache.step.missing,
-              cache.layers);
-}
-
-think_status check_layer(const Argument &argument, const think_cache &cache, int32_t layer) {
-  if (layer >= 0 && layer < cache.layers) return THINK_OK;
-  return wrong(argument, "", "expected 0 .. %d, got %d", cache.layers - 1, layer);
 }
 
 think_status check_appended(const Argument &argument, const think_cache &cache, int32_t layer) {
@@ -147,7 +131,7 @@ think_status check_scores(think_error *error, const think_cache &cache, const in
     }
     if (sequence.score || cache::tokens_of(sequence) == 0) continue;
     return fail(error, THINK_E_STATE, 2, "sequences[%d]: sequence %d keeps no scores%s", index, sequences[index],
-                sequence.run_count > 0 ? ": it was pruned before (see THINK_CACHE_KEEP_SCORES)" : " (THINK_CACHE_NO_SCORES)");
+                sequence.run_count > 0 ? ": it was pruned before (see THINK_CACHE_KEEP_SCORES)" : " (THINK_CACHE_NO_SCORES, or loaded without them)");
   }
   return THINK_OK;
 }
@@ -331,6 +315,44 @@ think_status think_cache_segments(const think_cache *cache, int32_t layer, think
       target->struct_size = step;
       write_output(target, found[index]);
     }
+    return THINK_OK;
+  });
+}
+
+think_status think_cache_export_dense(const think_cache *cache, int32_t sequence, int32_t layer, int64_t first, int64_t count, const think_tensor *key,
+                                      const think_tensor *value, const think_launch *launch, think_error *error) {
+  return fence(error, [&]() -> think_status {
+    if (!cache) return null_pointer({error, 1, "cache"});
+    const Shape &shape = cache->plan->shape;
+    if (const think_status status = check_sequence({error, 2, "sequence"}, "", *cache, sequence)) return status;
+    if (const think_status status = check_layer({error, 3, "layer"}, *cache, layer)) return status;
+    const int64_t tokens = cache::tokens_of(cache->sequences[sequence]);
+    if (first < 0 || first > tokens) {
+      return wrong({error, 4, "first"}, "", "expected 0 .. %lld (tokens of sequence %d), got %lld", static_cast<Long>(tokens), sequence, static_cast<Long>(first));
+    }
+    if (count < 0 || count > tokens - first) {
+      return wrong({error, 5, "count"}, "", "expected 0 .. %lld (tokens of sequence %d from first on), got %lld", static_cast<Long>(tokens - first), sequence,
+                   static_cast<Long>(count));
+    }
+    think_tensor tensors[2];
+    const auto read = [&](const Argument &argument, const think_tensor *in, int32_t channels, think_tensor &tensor) {
+      if (!in) return THINK_OK;
+      if (const think_status status = read_tensor(argument, in, {shape.kv_heads, channels, 0}, tensor)) return status;
+      if (tensor.extent[0] < 1) return wrong(argument, "extent[0]", "expected at least 1, got %lld", static_cast<Long>(tensor.extent[0]));
+      if (tensor.extent[2] >= count) return THINK_OK;
+      return wrong(argument, "extent[2]", "expected at least %lld (count), got %lld", static_cast<Long>(count), static_cast<Long>(tensor.extent[2]));
+    };
+    if (const think_status status = read({error, 6, "key"}, key, shape.key_channels, tensors[THINK_KEYS])) return status;
+    if (const think_status status = read({error, 7, "value"}, value, shape.value_channels, tensors[THINK_VALUES])) return status;
+    Launch call;
+    if (const think_status status = read_launch({error, 8, "launch"}, launch, shape, false, call)) return status;
+    const cache::Step &step = cache->step;
+    const int32_t *sequences = step.tables.data + step.sequence;
+    if (step.missing > 0 && !step.appended[layer] && std::find(sequences, sequences + step.count, sequence) != sequences + step.count) {
+      return fail(error, THINK_E_STATE, 3, "layer: layer %d has not been appended in this step, in which sequence %d takes part", layer, sequence);
+    }
+    if (key) cache::export_rows(*cache, sequence, layer, first, count, THINK_KEYS, tensors[THINK_KEYS]);
+    if (value) cache::export_rows(*cache, sequence, layer, first, count, THINK_VALUES, tensors[THINK_VALUES]);
     return THINK_OK;
   });
 }

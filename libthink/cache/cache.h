@@ -81,6 +81,7 @@ static inline int64_t tokens_of(const Sequence &sequence) { return compact_rows(
 static inline bool keeps_scores(const think_cache &cache) { return !(cache.flags & THINK_CACHE_NO_SCORES); }
 static inline int32_t page_count(int64_t rows) { return static_cast<int32_t>((rows + kPageTokens - 1) / kPageTokens); }
 int64_t workspace(const think_cache &cache);  // of any call
+int64_t compact_side_bytes(const think_cache &cache, int32_t side, bool pruned);  // of a page
 think_cache_info usage(const think_cache &cache, int32_t sequence);
 
 bool add_score(think_cache &cache, Sequence &sequence);
@@ -98,6 +99,9 @@ void own(think_cache &cache, Sequence &sequence, int64_t row);
 think_segment dense_segment(const think_cache &cache, int32_t layer, const int32_t *pages, int64_t stride, const int32_t *first, const int32_t *lengths);
 think_segment compact_segment(const think_cache &cache, int32_t layer, int32_t kind, const int32_t *pages, int64_t stride, const int32_t *first,
                               const int32_t *lengths, const int32_t *slot);
+
+// ---- export.cpp: rows at full width; tensor: [1][kv_heads][count][channels of the side] ----
+void export_rows(const think_cache &cache, int32_t sequence, int32_t layer, int64_t first, int64_t count, int32_t side, const think_tensor &tensor);
 
 // ---- prune.cpp: dense rows become compact ----
 struct Needs {  // of pools

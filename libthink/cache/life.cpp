@@ -12,13 +12,6 @@ namespace {
 
 int64_t round_up(int64_t bytes) { return (bytes + kWorkspaceAlignment - 1) / kWorkspaceAlignment * kWorkspaceAlignment; }
 
-int64_t compact_side_bytes(const think_cache &cache, int32_t side, bool pruned) {
-  const Shape &shape = cache.plan->shape;
-  const think_dtype dtype = side == THINK_KEYS ? cache.format.key_dtype : cache.format.value_dtype;
-  if (pruned) return prune_rule(shape, cache.prune, side, dtype).tile_bytes;
-  return rows_bytes(shape, side, kPageTokens, int64_t{shape.kv_heads} * channels_of(shape, side), 1, dtype);
-}
-
 void describe_pool(const think_cache &cache, int32_t kind, Pool &pool) {
   const Shape &shape = cache.plan->shape;
   pool = {};
@@ -58,6 +51,13 @@ void drop_run(think_cache &cache, Run &run) {
 }
 
 }  // namespace
+
+int64_t compact_side_bytes(const think_cache &cache, int32_t side, bool pruned) {
+  const Shape &shape = cache.plan->shape;
+  const think_dtype dtype = side == THINK_KEYS ? cache.format.key_dtype : cache.format.value_dtype;
+  if (pruned) return prune_rule(shape, cache.prune, side, dtype).tile_bytes;
+  return rows_bytes(shape, side, kPageTokens, int64_t{shape.kv_heads} * channels_of(shape, side), 1, dtype);
+}
 
 think_cache *make(const think_plan &plan, const Options &options) {
   Memory memory{plan.context, 0, options.limit_bytes};

@@ -12,7 +12,7 @@ endif()
 set(THINK_WARNINGS -Wall -Wextra -Wpedantic -Wshadow -Wno-missing-field-initializers)
 file(GLOB THINK_CORE_SOURCES CONFIGURE_DEPENDS
   ${CMAKE_CURRENT_SOURCE_DIR}/libthink/api/*.cpp ${CMAKE_CURRENT_SOURCE_DIR}/libthink/core/*.cpp ${CMAKE_CURRENT_SOURCE_DIR}/libthink/cache/*.cpp
-  ${CMAKE_CURRENT_SOURCE_DIR}/libthink/backend/*.cpp)
+  ${CMAKE_CURRENT_SOURCE_DIR}/libthink/store/*.cpp ${CMAKE_CURRENT_SOURCE_DIR}/libthink/backend/*.cpp)
 
 # The objects are shared by the library and by the tests, which look behind the C ABI.
 add_library(think_objects OBJECT ${THINK_CORE_SOURCES} ${THINK_KERNEL_SOURCES})

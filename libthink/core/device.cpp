@@ -1,14 +1,6 @@
 #include "libthink/core/device.h"
 
 namespace think {
-namespace {
-
-void set_native_code(think_error *error, int32_t code) {
-  if (error && error->struct_size >= kFirstSize<think_error>) error->native_code = code;
-}
-
-}  // namespace
-
 think_status without_backend(const Argument &argument, const cuda::Search &search) {
   const think_status status = unsupported(argument, "device_type", "device kind %d: %s", THINK_DEVICE_CUDA, search.reason);
   set_native_code(argument.error, search.error);

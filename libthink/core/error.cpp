@@ -53,6 +53,10 @@ think_status fail(think_error *error, think_status code, int32_t argument, const
   return code;
 }
 
+void set_native_code(think_error *error, int32_t code) {
+  if (error && error->struct_size >= kFirstSize<think_error>) error->native_code = code;
+}
+
 think_status wrong(const Argument &argument, const char *field, const char *format, ...) {
   va_list values;
   va_start(values, format);

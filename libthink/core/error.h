@@ -31,6 +31,8 @@ struct NumberText {
 // Fills the record, as far as its struct_size says that it is one, and returns `code`.
 think_status fail(think_error *error, think_status code, int32_t argument, const char *format, ...) __attribute__((format(printf, 4, 5)));
 
+void set_native_code(think_error *error, int32_t code);  // of a record that has been filled
+
 // Message "<path>: <text>", where the path is the argument's name and, if not empty, a field of it.
 think_status wrong(const Argument &argument, const char *field, const char *format, ...) __attribute__((format(printf, 3, 4)));
 think_status unsupported(const Argument &argument, const char *field, const char *format, ...) __attribute__((format(printf, 3, 4)));

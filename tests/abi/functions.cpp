@@ -410,7 +410,7 @@ std::vector<Function> make_run_functions() {
   };
 }
 
-// Those that leave the cache as it is. think_cache_segments() fills an array: it is in tests/cache/arguments_test.cpp too.
+// Those that leave the cache as it is, but for think_cache_segments(), which fills an array, and think_cache_save(), which takes a function.
 std::vector<Function> make_cache_functions() {
   const Parameter cache = {"cache", Kind::handle}, layer = {"layer", Kind::number};
   const auto option = [](auto member) {
@@ -444,6 +444,30 @@ std::vector<Function> make_cache_functions() {
          return Values{at(w.cache), of(-1), at(w.cache_info)};
        },
        [](World &w) { return Ranges{filled_part(w.cache_info)}; }},
+      {"think_cache_save_size",
+       {cache, {"sequence", Kind::number}, array("bytes", 8)},
+       invoke<think_cache_save_size>,
+       [](World &w) {
+         return Values{at(w.cache), of(1), at(w.number)};
+       },
+       [](World &w) { return Ranges{range(w.number, 1)}; }},
+      {"think_cache_export_dense",
+       {cache,
+        {"sequence", Kind::number},
+        layer,
+        {"first", Kind::number},
+        {"count", Kind::number},
+        input("key", tensor_type, true),
+        input("value", tensor_type, true),
+        launch},
+       invoke<think_cache_export_dense>,
+       [](World &w) {
+         return Values{at(w.cache), of(1), of(0), of(1), of(2), at(w.exported_key), at(w.exported_value), at(w.launch)};
+       },
+       [](World &w) {
+         return Ranges{range(static_cast<uint16_t *>(w.exported_key->data), size_t{World::kKvHeads} * World::kQueries * World::kKeyChannels),
+                       range(static_cast<float *>(w.exported_value->data), size_t{World::kKvHeads} * World::kQueries * World::kValueChannels)};
+       }},
       {"think_cache_attend",
        {cache, layer, input("query", tensor_type), array("sink_logit", 4, true), input("output", tensor_type), array("lse", 4, true), launch},
        invoke<think_cache_attend>,

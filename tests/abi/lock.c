@@ -317,6 +317,8 @@ LOCK_FIELD(think_cache_info, value_channels, 84, 4, int32_t);
 LOCK_FIELD(think_cache_info, runs, 88, 4, int32_t);
 LOCK_FIELD(think_cache_info, sequences, 92, 4, int32_t);
 LOCK_SIZE(think_cache_info, 96);
+typedef int32_t (*think_writer)(void *user, const void *data, int64_t bytes);
+typedef int64_t (*think_reader)(void *user, void *data, int64_t bytes);
 LOCK_FUNCTION(think_version, int32_t (*)(void));
 LOCK_FUNCTION(think_abi_version, int32_t (*)(void));
 LOCK_FUNCTION(think_version_string, const char *(*)(void));
@@ -391,6 +393,10 @@ LOCK_FUNCTION(think_cache_trim, think_status (*)(think_cache *, int32_t, int64_t
 LOCK_FUNCTION(think_cache_fork, think_status (*)(think_cache *, int32_t, int32_t, think_error *));
 LOCK_FUNCTION(think_cache_drop, think_status (*)(think_cache *, int32_t, think_error *));
 LOCK_FUNCTION(think_cache_reset, think_status (*)(think_cache *, think_error *));
+LOCK_FUNCTION(think_cache_export_dense, think_status (*)(const think_cache *, int32_t, int32_t, int64_t, int64_t, const think_tensor *, const think_tensor *, const think_launch *, think_error *));
+LOCK_FUNCTION(think_cache_save_size, think_status (*)(const think_cache *, int32_t, int64_t *, think_error *));
+LOCK_FUNCTION(think_cache_save, think_status (*)(const think_cache *, int32_t, think_writer, void *, think_error *));
+LOCK_FUNCTION(think_cache_load, think_status (*)(think_cache *, int32_t, think_reader, void *, think_error *));
 LOCK_FUNCTION(think_get_api, const think_api *(*)(uint32_t, uint32_t));
 LOCK_FIELD(think_api, version, 8, 8, __typeof__(&think_version));
 LOCK_FIELD(think_api, abi_version, 16, 8, __typeof__(&think_abi_version));
@@ -466,7 +472,11 @@ LOCK_FIELD(think_api, cache_trim, 568, 8, __typeof__(&think_cache_trim));
 LOCK_FIELD(think_api, cache_fork, 576, 8, __typeof__(&think_cache_fork));
 LOCK_FIELD(think_api, cache_drop, 584, 8, __typeof__(&think_cache_drop));
 LOCK_FIELD(think_api, cache_reset, 592, 8, __typeof__(&think_cache_reset));
-LOCK_SIZE(think_api, 600);
+LOCK_FIELD(think_api, cache_export_dense, 600, 8, __typeof__(&think_cache_export_dense));
+LOCK_FIELD(think_api, cache_save_size, 608, 8, __typeof__(&think_cache_save_size));
+LOCK_FIELD(think_api, cache_save, 616, 8, __typeof__(&think_cache_save));
+LOCK_FIELD(think_api, cache_load, 624, 8, __typeof__(&think_cache_load));
+LOCK_SIZE(think_api, 632);
 
 #ifdef __cplusplus
 }

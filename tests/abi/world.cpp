@@ -277,6 +277,10 @@ void World::lay_out_cache() {
   cache_options->prune = prune_options;
   cache_options->format = format;
   cache_info = filled(take<think_cache_info>(), think_cache_info(THINK_CACHE_INFO_INIT));
+  exported_key = take<think_tensor>();
+  describe(*exported_key, take<uint16_t>(size_t{kBatch} * kKvHeads * kQueries * kKeyChannels), THINK_F16, kBatch, kKvHeads, kQueries, kKeyChannels);
+  exported_value = take<think_tensor>();
+  describe(*exported_value, take<float>(size_t{kBatch} * kKvHeads * kQueries * kValueChannels), THINK_F32, kBatch, kKvHeads, kQueries, kValueChannels);
   think_tensor value = *key;
   value.data = source->value;
   value.extent[3] = value.stride[2] = kValueChannels;

@@ -157,6 +157,7 @@ class World {
   think_cache **new_cache;
   think_cache_options *cache_options;
   think_cache_info *cache_info;
+  think_tensor *exported_key, *exported_value;
   think_device *device;
   int64_t page_key_bytes = 0, page_value_bytes = 0;
   size_t state_bytes() const { return state_bytes_; }

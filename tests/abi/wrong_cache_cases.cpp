@@ -19,7 +19,20 @@ std::vector<Case> cache_cases() {
   }
   cases.push_back(field("think_cache_create", "options", &World::format, &think_format::key_layout, 7, "options->format->key_layout"));
   for (int64_t value : {int64_t{-2}, int64_t{World::kBatch}, int64_t{kMost}}) cases.push_back(number("think_cache_usage", "sequence", value));
-  for (int64_t value : {int64_t{-1}, int64_t{1}, int64_t{kLeast}}) cases.push_back(number("think_cache_attend", "layer", value));
+  for (int64_t value : {int64_t{-1}, int64_t{World::kBatch}, int64_t{kMost}}) {
+    cases.push_back(number("think_cache_save_size", "sequence", value));
+    cases.push_back(number("think_cache_export_dense", "sequence", value));
+  }
+  for (int64_t value : {int64_t{-1}, int64_t{1}, int64_t{kLeast}}) {
+    cases.push_back(number("think_cache_attend", "layer", value));
+    cases.push_back(number("think_cache_export_dense", "layer", value));
+  }
+  for (int64_t value : {int64_t{-1}, int64_t{4}, INT64_MAX}) {
+    cases.push_back(number("think_cache_export_dense", "first", value));
+    cases.push_back(number("think_cache_export_dense", "count", value));
+  }
+  add(cases, tensor_cases({"think_cache_export_dense", "key", "key->", &World::exported_key, 0, 2, 24, true}));
+  add(cases, tensor_cases({"think_cache_export_dense", "value", "value->", &World::exported_value, 0, 2, 16, true}));
   add(cases, tensor_cases({"think_cache_attend", "query", "query->", &World::new_query, 0, 4, 24, false}));
   add(cases, tensor_cases({"think_cache_attend", "output", "output->", &World::output, 0, 4, 16, false}));
   cases.push_back({"think_cache_workspace_size",

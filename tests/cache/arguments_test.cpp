@@ -126,9 +126,25 @@ TEST_F(Arguments, EveryFunctionNamesWhatIsWrong) {
   refused("think_cache_fork", wrong, 3, "destination", [&](think_error *error) { return think_cache_fork(cache, 0, 0, error); });
   refused("think_cache_drop", wrong, 1, "cache", [&](think_error *error) { return think_cache_drop(nullptr, 0, error); });
   refused("think_cache_drop", wrong, 2, "sequence", [&](think_error *error) { return think_cache_drop(cache, 6, error); });
+  const think_writer write = [](void *, const void *, int64_t) { return 0; };
+  const think_reader read = [](void *, void *, int64_t) { return int64_t{0}; };
+  refused("think_cache_save_size", THINK_E_STATE, 2, "sequence", [&](think_error *error) { return think_cache_save_size(cache, 2, &bytes, error); });
+  refused("think_cache_export_dense", wrong, 5, "count", [&](think_error *error) { return think_cache_export_dense(cache, 1, 0, 1, 3, nullptr, nullptr, nullptr, error); });
+  refused("think_cache_save", wrong, 1, "cache", [&](think_error *error) { return think_cache_save(nullptr, 0, write, nullptr, error); });
+  refused("think_cache_save", wrong, 2, "sequence", [&](think_error *error) { return think_cache_save(cache, 6, write, nullptr, error); });
+  refused("think_cache_save", wrong, 3, "write", [&](think_error *error) { return think_cache_save(cache, 0, nullptr, nullptr, error); });
+  refused("think_cache_save", THINK_E_STATE, 2, "sequence 2", [&](think_error *error) { return think_cache_save(cache, 2, write, nullptr, error); });
+  refused("think_cache_load", wrong, 1, "cache", [&](think_error *error) { return think_cache_load(nullptr, 2, read, nullptr, error); });
+  refused("think_cache_load", wrong, 2, "sequence", [&](think_error *error) { return think_cache_load(cache, -1, read, nullptr, error); });
+  refused("think_cache_load", wrong, 3, "read", [&](think_error *error) { return think_cache_load(cache, 2, nullptr, nullptr, error); });
+  refused("think_cache_load", THINK_E_STATE, 2, "sequence 1", [&](think_error *error) { return think_cache_load(cache, 1, read, nullptr, error); });
+  refused("think_cache_load", THINK_E_FORMAT, 3, "cut off", [&](think_error *error) { return think_cache_load(cache, 2, read, nullptr, error); });
   refused("think_cache_reset", wrong, 1, "cache", [&](think_error *error) { return think_cache_reset(nullptr, error); });
 
   open_step();
+  refused("think_cache_save", THINK_E_STATE, 1, "think_cache_save", [&](think_error *error) { return think_cache_save(cache, 0, write, nullptr, error); });
+  refused("think_cache_load", THINK_E_STATE, 1, "think_cache_load", [&](think_error *error) { return think_cache_load(cache, 2, read, nullptr, error); });
+  refused("think_cache_export_dense", THINK_E_STATE, 3, "layer 0", [&](think_error *error) { return think_cache_export_dense(cache, 0, 0, 0, 1, nullptr, nullptr, nullptr, error); });
   think_segment segments[THINK_MAX_SEGMENTS];
   think_segment_init(segments, sizeof segments[0]);
   int32_t count = 0;
