@@ -32,16 +32,15 @@ def mean(values):
 
 def stack_title(stack):
     """In words: a stack is parts joined by +, see examples/generate/stack.h."""
-    words, method = [], ""
-    for part in stack.split("+"):
-        fields = part.split(":")
-        if fields[0] == "evict":
-            words.append(f"{'SnapKV' if fields[1] == 'snapkv' else fields[1]} {fields[2]}")
+    rows, channels, method = [], [], ""
+    for side, *fields in (part.split(":") for part in stack.split("+")):
+        if side == "evict":
+            rows.append(f"{'SnapKV' if fields[0] == 'snapkv' else fields[0]} {fields[1]}")
             continue
-        if fields[2] != "64":
-            method = TITLES[fields[1]]
-        words.append(f"{fields[0]} {fields[2]} {fields[3] if len(fields) > 3 else '16 bits'}")
-    return (f"{method}: " if method else "") + ", ".join(words)
+        if fields[1] != "64":
+            method = TITLES[fields[0]] + ": "
+        channels.append(f"{side} {fields[1]}, {fields[2] if len(fields) > 2 else '16 bits'}")
+    return ", ".join(rows + ([method + "; ".join(channels)] if channels else []))
 
 
 def stack_table(folder, long_folder, problems):
@@ -54,7 +53,7 @@ def stack_table(folder, long_folder, problems):
     held = lambda rows, stack: mean(row[stack]["usage"]["kv_bytes_dense"] / row[stack]["usage"]["kv_bytes_held"] for row in rows)
     value = lambda stack, key: mean(row[stack][key] for row in segments)
     lines = ["| stack | KL | dNLL | top-1 | smaller than dense, 1,536 tokens | 4,096 tokens |", "|---|---|---|---|---|---|"]
-    for stack in segments[0]:
+    for stack in sorted(segments[0], key=lambda stack: held(longer, stack)):
         lines.append(f"| {stack_title(stack)} | {value(stack, 'kl'):.4f} | {value(stack, 'delta_nll'):+.4f} | {value(stack, 'top1'):.3f} | {held(segments, stack):.2f}x | {held(longer, stack):.2f}x |")
     lines += ["", "| required of stacks | found | required | met |", "|---|---|---|---|"]
     for what, found, lowest, highest in (

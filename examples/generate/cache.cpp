@@ -51,7 +51,8 @@ think_tensor tensor(const void *data, think_dtype type, int64_t heads, int64_t c
 
 // ---- Attention ----------------------------------------------------------------------------------------------------------------------------------
 
-Attention::Attention(const CacheShape &shape, think_dtype cache_type, ThreadPool &pool) : shape_(shape), cache_type_(cache_type), workspace_(nullptr, std::free) {
+Attention::Attention(const CacheShape &shape, think_dtype cache_type, ThreadPool &pool)
+    : shape_(shape), cache_type_(cache_type), workspace_(nullptr, std::free) {
   think_error error = THINK_ERROR_INIT;
   think_context_options options = THINK_CONTEXT_OPTIONS_INIT;
   options.threads = pool.threads();
@@ -167,7 +168,9 @@ void Cache::attend(int64_t index, Rows query, Rows key, Rows value, float *out) 
   think_error error = THINK_ERROR_INIT;
   const auto layer = static_cast<int32_t>(index);
   const int64_t width = shape.query_heads * shape.channels;
-  const auto rows = [&](const float *data, int64_t heads, int64_t stride) { return tensor(data, THINK_F32, heads, count_, shape.channels, shape.channels, stride); };
+  const auto rows = [&](const float *data, int64_t heads, int64_t stride) {
+    return tensor(data, THINK_F32, heads, count_, shape.channels, shape.channels, stride);
+  };
   const think_tensor queries = rows(query.data, shape.query_heads, query.stride), output = rows(out, shape.query_heads, width);
   const think_tensor keys = rows(key.data, shape.kv_heads, key.stride), values = rows(value.data, shape.kv_heads, value.stride);
   check(think_cache_append(get(), layer, &queries, &keys, &values, attention_->launch(), &error), error, "think_cache_append");
@@ -178,7 +181,8 @@ void Cache::attend(int64_t index, Rows query, Rows key, Rows value, float *out) 
     think_segment segments[THINK_MAX_SEGMENTS] = {THINK_SEGMENT_INIT};
     int32_t count = 0;
     check(think_cache_segments(get(), layer, segments, THINK_MAX_SEGMENTS, &count, &error), error, "think_cache_segments");
-    check(think_attend(attention_->chunk_plan(), &queries, nullptr, segments, count, nullptr, &output, nullptr, attention_->launch(), &error), error, "think_attend");
+    check(think_attend(attention_->chunk_plan(), &queries, nullptr, segments, count, nullptr, &output, nullptr, attention_->launch(), &error),
+          error, "think_attend");
   }
   attention_seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 
@@ -200,7 +204,8 @@ bool Cache::prune() {
 // Eviction works on dense rows, before anything is pruned: it chooses rows for every head and moves them together; they are a prompt of their own then.
 Cache Cache::copy(const CacheSettings &settings, const think_evict_options *evict) const {
   const CacheShape &shape = attention_->shape();
-  const int64_t held = tokens_ - evicted_, rows = evict ? std::min<int64_t>(held, evict->budget) : held, width = shape.query_heads * shape.channels;
+  const int64_t held = tokens_ - evicted_, rows = evict ? std::min<int64_t>(held, evict->budget) : held;
+  const int64_t width = shape.query_heads * shape.channels;
   think_error error = THINK_ERROR_INIT;
   think_extent extent = THINK_EXTENT_INIT;
   extent.tokens = held;
@@ -241,15 +246,17 @@ Cache Cache::copy(const CacheSettings &settings, const think_evict_options *evic
     together.lengths_stride[0] = shape.kv_heads;
     together.lengths_stride[1] = 1;
     std::vector<float> score(options.method == THINK_EVICT_H2O ? static_cast<size_t>(shape.kv_heads * held) : 0);
-    check(think_evict(attention_->plan(), options.method == THINK_EVICT_RECENT ? nullptr : &window, source, nullptr, &options, nullptr, score.empty() ? nullptr : score.data(), kept.data(), lengths.data(),
-                      attention_->launch(), &error),
+    check(think_evict(attention_->plan(), options.method == THINK_EVICT_RECENT ? nullptr : &window, source, nullptr, &options, nullptr,
+                      score.empty() ? nullptr : score.data(), kept.data(), lengths.data(), attention_->launch(), &error),
           error, "think_evict");
-    check(think_evict_move(attention_->plan(), source, &together, nullptr, kept.data(), rows, nullptr, 0, attention_->launch(), &error), error, "think_evict_move");
+    check(think_evict_move(attention_->plan(), source, &together, nullptr, kept.data(), rows, nullptr, 0, attention_->launch(), &error),
+          error, "think_evict_move");
     const auto whole = [&](const std::vector<std::byte> &data) {
       return tensor(data.data(), attention_->cache_type(), shape.kv_heads, rows, shape.channels, rows * shape.channels, shape.channels);
     };
     const think_tensor keys = whole(key), values = whole(value);
-    const think_tensor queries = tensor(query.data() + (padding + window_rows - rows) * width, THINK_F32, shape.query_heads, rows, shape.channels, shape.channels, width);
+    const float *first = query.data() + (padding + window_rows - rows) * width;
+    const think_tensor queries = tensor(first, THINK_F32, shape.query_heads, rows, shape.channels, shape.channels, width);
     check(think_cache_append(other.get(), layer, &queries, &keys, &values, attention_->launch(), &error), error, "think_cache_append");
   }
   return other;
@@ -259,7 +266,8 @@ Cache::Usage Cache::usage() const {
   think_error error = THINK_ERROR_INIT;
   think_cache_info info = THINK_CACHE_INFO_INIT;
   check(think_cache_usage(get(), sequence_, &info, &error), error, "think_cache_usage");
-  return {tokens_, info.compact_tokens, info.tokens - info.compact_tokens, evicted_, info.page_bytes + info.basis_bytes, info.dense_bytes / std::max<int64_t>(1, info.tokens) * tokens_,
+  const int64_t dense_row = info.dense_bytes / std::max<int64_t>(1, info.tokens);
+  return {tokens_, info.compact_tokens, info.tokens - info.compact_tokens, evicted_, info.page_bytes + info.basis_bytes, dense_row * tokens_,
           info.key_channels, info.value_channels};
 }
 
