@@ -74,7 +74,8 @@ think_status check_appended(const Argument &argument, const think_cache &cache, 
 }
 
 // Do the tensors have the rows of the step, and all of them in the same way?
-think_status check_step_rows(const Argument &argument, const think_cache &cache, const think_tensor &tensor, const think_tensor &first, const char *first_name) {
+think_status check_step_rows(const Argument &argument, const think_cache &cache, const think_tensor &tensor, const think_tensor &first,
+                             const char *first_name) {
   const cache::Step &step = cache.step;
   if (cache::is_packed(cache, tensor) != cache::is_packed(cache, first)) {
     return wrong(argument, "extent[0]", "expected %s as %s, got %lld", cache::is_packed(cache, first) ? "1 (packed)" : "a row for each sequence", first_name,
@@ -328,7 +329,8 @@ think_status think_cache_export_dense(const think_cache *cache, int32_t sequence
     if (const think_status status = check_layer({error, 3, "layer"}, *cache, layer)) return status;
     const int64_t tokens = cache::tokens_of(cache->sequences[sequence]);
     if (first < 0 || first > tokens) {
-      return wrong({error, 4, "first"}, "", "expected 0 .. %lld (tokens of sequence %d), got %lld", static_cast<Long>(tokens), sequence, static_cast<Long>(first));
+      return wrong({error, 4, "first"}, "", "expected 0 .. %lld (tokens of sequence %d), got %lld", static_cast<Long>(tokens), sequence,
+                   static_cast<Long>(first));
     }
     if (count < 0 || count > tokens - first) {
       return wrong({error, 5, "count"}, "", "expected 0 .. %lld (tokens of sequence %d from first on), got %lld", static_cast<Long>(tokens - first), sequence,
@@ -364,7 +366,8 @@ think_status think_cache_trim(think_cache *cache, int32_t sequence, int64_t toke
     const cache::Sequence &held = cache->sequences[sequence];
     const Argument argument{error, 3, "tokens"};
     if (tokens < 0 || tokens > cache::tokens_of(held)) {
-      return wrong(argument, "", "expected 0 .. %lld (those that the sequence holds), got %lld", static_cast<Long>(cache::tokens_of(held)), static_cast<Long>(tokens));
+      return wrong(argument, "", "expected 0 .. %lld (those that the sequence holds), got %lld", static_cast<Long>(cache::tokens_of(held)),
+                   static_cast<Long>(tokens));
     }
     if (const think_status status = check_no_step(error, *cache, "think_cache_trim")) return status;
     const int64_t compact = cache::compact_rows(held), fewest = compact > 0 ? compact + cache->prune.sinks : 0;

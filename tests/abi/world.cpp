@@ -112,8 +112,8 @@ World::World() : arena_(static_cast<char *>(std::aligned_alloc(4096, kArenaBytes
   lay_out_cache();
   golden_ = memory();
   for (const char *step :
-       {"think_score_reset", "think_score_update", "think_score_finish", "think_score_window", "think_evict", "think_evict_move", "think_moments", "think_gains",
-        "think_budgets", "think_select", "think_fit", "think_segment_place", "think_compact", "think_attend"}) {
+       {"think_score_reset", "think_score_update", "think_score_finish", "think_score_window", "think_evict", "think_evict_move", "think_moments",
+        "think_gains", "think_budgets", "think_select", "think_fit", "think_segment_place", "think_compact", "think_attend"}) {
     call(step);
   }
   golden_ = memory();

@@ -100,7 +100,8 @@ TEST_F(Arguments, EveryFunctionNamesWhatIsWrong) {
   step(3, "new_tokens[1]", cache, two, negative, 2);
   step(3, "new_tokens[0]", cache, two, many, 2);
 
-  const auto pruned = [&](int32_t position, const char *text, think_cache *of, const int32_t *sequences, int32_t count, const think_launch *with, think_status code) {
+  const auto pruned = [&](int32_t position, const char *text, think_cache *of, const int32_t *sequences, int32_t count, const think_launch *with,
+                          think_status code) {
     refused("think_cache_prune", code, position, text, [=](think_error *error) { return think_cache_prune(of, sequences, count, with, error); });
   };
   pruned(1, "cache", nullptr, two, 1, launch, wrong);
@@ -129,7 +130,8 @@ TEST_F(Arguments, EveryFunctionNamesWhatIsWrong) {
   const think_writer write = [](void *, const void *, int64_t) { return 0; };
   const think_reader read = [](void *, void *, int64_t) { return int64_t{0}; };
   refused("think_cache_save_size", THINK_E_STATE, 2, "sequence", [&](think_error *error) { return think_cache_save_size(cache, 2, &bytes, error); });
-  refused("think_cache_export_dense", wrong, 5, "count", [&](think_error *error) { return think_cache_export_dense(cache, 1, 0, 1, 3, nullptr, nullptr, nullptr, error); });
+  refused("think_cache_export_dense", wrong, 5, "count",
+          [&](think_error *error) { return think_cache_export_dense(cache, 1, 0, 1, 3, nullptr, nullptr, nullptr, error); });
   refused("think_cache_save", wrong, 1, "cache", [&](think_error *error) { return think_cache_save(nullptr, 0, write, nullptr, error); });
   refused("think_cache_save", wrong, 2, "sequence", [&](think_error *error) { return think_cache_save(cache, 6, write, nullptr, error); });
   refused("think_cache_save", wrong, 3, "write", [&](think_error *error) { return think_cache_save(cache, 0, nullptr, nullptr, error); });
@@ -144,7 +146,8 @@ TEST_F(Arguments, EveryFunctionNamesWhatIsWrong) {
   open_step();
   refused("think_cache_save", THINK_E_STATE, 1, "think_cache_save", [&](think_error *error) { return think_cache_save(cache, 0, write, nullptr, error); });
   refused("think_cache_load", THINK_E_STATE, 1, "think_cache_load", [&](think_error *error) { return think_cache_load(cache, 2, read, nullptr, error); });
-  refused("think_cache_export_dense", THINK_E_STATE, 3, "layer 0", [&](think_error *error) { return think_cache_export_dense(cache, 0, 0, 0, 1, nullptr, nullptr, nullptr, error); });
+  refused("think_cache_export_dense", THINK_E_STATE, 3, "layer 0",
+          [&](think_error *error) { return think_cache_export_dense(cache, 0, 0, 0, 1, nullptr, nullptr, nullptr, error); });
   think_segment segments[THINK_MAX_SEGMENTS];
   think_segment_init(segments, sizeof segments[0]);
   int32_t count = 0;
@@ -160,8 +163,8 @@ TEST_F(Arguments, EveryFunctionNamesWhatIsWrong) {
   think_tensor narrow = *key.view(), flat = *key.view();
   narrow.extent[2] = 2;
   flat.stride[2] = 0;
-  const auto append = [&](int32_t position, const char *text, think_cache *of, int32_t layer, const think_tensor *q, const think_tensor *k, const think_tensor *v,
-                          const think_launch *with, think_status code) {
+  const auto append = [&](int32_t position, const char *text, think_cache *of, int32_t layer, const think_tensor *q, const think_tensor *k,
+                          const think_tensor *v, const think_launch *with, think_status code) {
     refused("think_cache_append", code, position, text, [=](think_error *error) { return think_cache_append(of, layer, q, k, v, with, error); });
   };
   append(1, "cache", nullptr, 0, query.view(), key.view(), key.view(), launch, wrong);
@@ -176,7 +179,8 @@ TEST_F(Arguments, EveryFunctionNamesWhatIsWrong) {
   append(6, "workspace", cache, 0, query.view(), key.view(), key.view(), nullptr, THINK_E_WORKSPACE);
   append(2, "layer 1", cache, 1, query.view(), key.view(), key.view(), launch, THINK_E_STATE);
 
-  const auto attend = [&](int32_t position, const char *text, const think_cache *of, int32_t layer, const think_tensor *q, const float *sink, const think_tensor *out,
+  const auto attend = [&](int32_t position, const char *text, const think_cache *of, int32_t layer, const think_tensor *q, const float *sink,
+                          const think_tensor *out,
                           float *lse, const think_launch *with, think_status code) {
     refused("think_cache_attend", code, position, text, [=](think_error *error) { return think_cache_attend(of, layer, q, sink, out, lse, with, error); });
   };

@@ -262,7 +262,10 @@ class Engine {
 
   // Channels of different sizes that depend on each other; exact in f32, so that a cache of 16 bits rounds once.
   double number(int which, int32_t layer, const Token &token, int32_t head, int32_t channel) const {
-    const auto raw = [&](int32_t c) { return noise(static_cast<uint64_t>(token.salt), static_cast<uint64_t>(token.position), static_cast<uint64_t>(layer * 3 + which), static_cast<uint64_t>(head * 512 + c)); };
+    const auto raw = [&](int32_t c) {
+      return noise(static_cast<uint64_t>(token.salt), static_cast<uint64_t>(token.position), static_cast<uint64_t>(layer * 3 + which),
+                   static_cast<uint64_t>(head * 512 + c));
+    };
     const double size = 0.2 + 1.3 * ((channel * 7 + head * 3 + layer) % 5 == 0);
     if (which == 0) return static_cast<float>(raw(channel) * 0.5 * (0.3 + size));
     return static_cast<float>(raw(channel) * size + (channel >= 8 ? 0.7 * raw(channel - 8) : 0) + (channel % 6 == 1 ? 0.8 : 0));
@@ -301,7 +304,8 @@ class Engine {
     return rows;
   }
 
-  std::vector<double> compare(int32_t layer, Rows mode, const flow::Tensor &query, const flow::Tensor &output, const float *lse, const float *sink_logit) const {
+  std::vector<double> compare(int32_t layer, Rows mode, const flow::Tensor &query, const flow::Tensor &output, const float *lse,
+                              const float *sink_logit) const {
     think_segment segments[THINK_MAX_SEGMENTS];
     think_segment_init(segments, sizeof segments[0]);
     int32_t count = 0;

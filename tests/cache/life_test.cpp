@@ -193,7 +193,8 @@ TEST(Step, WrongMomentsAreRefused) {
   EXPECT_EQ(THINK_E_STATE, think_cache_attend(cache, 0, query.view(), nullptr, output.view(), nullptr, engine.launch(), &error));
   EXPECT_EQ(2, error.argument);
   engine.append(0);
-  const flow::Tensor key = engine.fresh(0, Engine::Rows::rectangular, 1, 2, 32, THINK_F32), value = engine.fresh(0, Engine::Rows::rectangular, 2, 2, 32, THINK_F32);
+  const flow::Tensor key = engine.fresh(0, Engine::Rows::rectangular, 1, 2, 32, THINK_F32);
+  const flow::Tensor value = engine.fresh(0, Engine::Rows::rectangular, 2, 2, 32, THINK_F32);
   EXPECT_EQ(THINK_E_STATE, think_cache_append(cache, 0, query.view(), key.view(), value.view(), engine.launch(), &error));
   EXPECT_EQ(THINK_E_ARGUMENT, think_cache_append(cache, 1, nullptr, key.view(), value.view(), engine.launch(), &error));
   EXPECT_EQ(3, error.argument) << error.message;
