@@ -159,7 +159,8 @@ struct Staging {
 void quantize_tile(const Kernels &kernels, const Run &run, const Block &block, bool from_rows, bool keys, Staging &staging) {
   const int32_t channels = run.destination.channels, whole = (channels + 7) / 8 * 8, bytes = dtype_bytes(block.source_dtype);
   const bool crowded = from_rows && (reinterpret_cast<uintptr_t>(block.rows[1]) - reinterpret_cast<uintptr_t>(block.rows[0])) % 1024 == 0;
-  const bool in_place = from_rows && !run.index && channels * bytes % 64 == 0 && !crowded && !block.together;
+  const bool whole_lines = channels * bytes % 64 == 0 && (keys || channels % kBlockChannels == 0);
+  const bool in_place = from_rows && !run.index && whole_lines && !crowded && !block.together;
   const bool fetches = from_rows && !block.together;
   const int64_t stride = static_cast<int64_t>(whole + kRowPadding) * bytes;
   if (!in_place) {

@@ -37,7 +37,8 @@ struct Block {
 
 // A tile of codes from rows of numbers.
 struct Encode {
-  const char *const *rows;  // of 32 tokens; in steps of 64 bytes all that has channels can be read. Behind `count`: keys: one before it, values: zeros
+  // Of 32 tokens; in steps of 64 bytes (values: and of 32 channels) all can be read. Behind `count`: keys: one before it, values: zeros.
+  const char *const *rows;
   int32_t channels;
   int32_t count;  // tokens
   think_dtype from, to;

@@ -1,4 +1,5 @@
-// Tiles of codes: their bytes against files made from index tables (tests/vectors/quantized.py), what they lose, and what becomes of numbers that f16 does not hold.
+// Tiles of codes: their bytes against files made from index tables (tests/vectors/quantized.py), what they lose, and what becomes of numbers that f16 does not
+// hold.
 #include <gtest/gtest.h>
 
 #include <cmath>
