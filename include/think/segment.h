@@ -34,8 +34,9 @@ extern "C" {
  *           bytes; scale[c]; zero[c]; padded to 16 bytes
  *   values  a group is 32 channels of a token, what is left over joins the last group (40 or 56: one group). [block of 32 channels][32 tokens][codes of the block];
  *           the last block may be w = 8, 16 or 24 channels wide (U4: byte b = channels b and b + w / 2 of the block); scale[group][32]; zero[group][32]
- * Each number is rounded to the nearest code of its group. A group of equal numbers is exact where f16 holds them. Numbers beyond +-65504 become that; a group
- * with a NaN or infinity becomes NaN. Tokens behind the end of a partial last tile belong to no group of keys.
+ * Each number is rounded to the nearest code of its group. A group of equal numbers is exact where f16 holds them. Numbers beyond +-65504 become that, and no
+ * code stands for more, so a cache of f16 that they go back to gets no infinity; a group with a NaN or infinity becomes NaN. Tokens behind the end of a partial
+ * last tile belong to no group of keys.
  *
  * Tile segments begin at a row that is a multiple of 32. In a partial last tile the tokens behind the end are never used, and think_compact() writes
  * them as zero. Every base and stride is a multiple of the element size; tiles are aligned to 64 bytes for speed, 16 is enough.

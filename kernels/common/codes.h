@@ -2,7 +2,6 @@
 //
 //   U8, U4           code types as template arguments: `load(row, first)` gives codes first .. first + 2 * kLanes of a row of 32 as floats, where code i of
 //                    a row of U4 lies in byte i % 16, nibble i / 16: a channel of keys, or a token in a whole block of values
-//   store_codes      the low byte of each of kLanes 32-bit words
 //   spread<C>(p)     lane l = p[l / C], C divides kLanes
 #pragma once
 
@@ -32,7 +31,6 @@ inline CodePair load_u4(const uint8_t *row, int) {
   const __m512i words = _mm512_cvtepu8_epi32(load_bytes(row));
   return {_mm512_permutexvar_ps(words, numbers), _mm512_permutexvar_ps(_mm512_srli_epi32(words, 4), numbers)};
 }
-inline void store_codes(uint8_t *p, Vec words) { _mm_storeu_si128(reinterpret_cast<__m128i *>(p), _mm512_cvtepi32_epi8(_mm512_castps_si512(words))); }
 template <int C>
 inline Vec spread(const float *p) {
   if constexpr (C == 1) return load(p);
@@ -52,11 +50,6 @@ inline CodePair load_u4(const uint8_t *row, int first) {
   const __m128i codes = _mm_and_si128(first ? _mm_srli_epi16(bytes, 4) : bytes, _mm_set1_epi8(15));
   return {widen_codes(codes), widen_codes(_mm_srli_si128(codes, kLanes))};
 }
-inline void store_codes(uint8_t *p, Vec words) {
-  const __m256i bytes = _mm256_and_si256(_mm256_castps_si256(words), _mm256_set1_epi32(255));
-  const __m128i halves = _mm_packus_epi32(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1));
-  _mm_storel_epi64(reinterpret_cast<__m128i *>(p), _mm_packus_epi16(halves, halves));
-}
 template <int C>
 inline Vec spread(const float *p) {
   if constexpr (C == 1) return load(p);
@@ -75,11 +68,6 @@ inline CodePair load_u4(const uint8_t *row, int first) {
   const uint8x8_t bytes = vld1_u8(row + first % 16);
   return widen_codes(first < 16 ? vand_u8(bytes, vdup_n_u8(15)) : vshr_n_u8(bytes, 4));
 }
-inline void store_codes(uint8_t *p, Vec words) {
-  const uint16x4_t halves = vmovn_u32(vreinterpretq_u32_f32(words));
-  const uint32_t bytes = vget_lane_u32(vreinterpret_u32_u8(vmovn_u16(vcombine_u16(halves, halves))), 0);
-  __builtin_memcpy(p, &bytes, sizeof bytes);
-}
 #else
 inline Vec widen_codes(const uint8_t *p, int shift, int mask) {
   const IntVec words = (IntVec{p[0], p[1], p[2], p[3]} >> shift) & mask;
@@ -89,11 +77,6 @@ inline CodePair load_u8(const uint8_t *row, int first) { return {widen_codes(row
 inline CodePair load_u4(const uint8_t *row, int first) {
   const uint8_t *bytes = row + first % 16;
   return {widen_codes(bytes, first / 16 * 4, 15), widen_codes(bytes + kLanes, first / 16 * 4, 15)};
-}
-inline void store_codes(uint8_t *p, Vec words) {
-  uint32_t bits[kLanes];
-  std::memcpy(bits, &words, sizeof bits);
-  for (int i = 0; i < kLanes; ++i) p[i] = static_cast<uint8_t>(bits[i]);
 }
 #endif
 template <int C>

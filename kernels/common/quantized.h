@@ -109,10 +109,12 @@ static inline float clamp_to_f16(float x) { return x < -kMostF16 ? -kMostF16 : x
 // scale 0 where f16 holds the constant.
 static inline CodeRange code_range(float least, float most, bool finite, think_dtype dtype) {
   if (!finite) return {0, kNanF16};
-  const float low = clamp_to_f16(least) + 0.0f, high = clamp_to_f16(most);  // -0 becomes 0
+  const float low = clamp_to_f16(least) + 0.0f, high = clamp_to_f16(most) + 0.0f;  // -0 becomes 0
   const uint16_t zero = f16_not_above(low);
   const float range = high - f16_to_f32(zero);
-  const uint16_t scale = f32_to_f16(range / static_cast<float>(most_code(dtype)));
+  uint16_t scale = f32_to_f16(range / static_cast<float>(most_code(dtype)));
+  // Rounded up, it could reach beyond f16, and a cache of f16 that the number goes back to would hold an infinity.
+  if (f16_to_f32(zero) + f16_to_f32(scale) * static_cast<float>(most_code(dtype)) > kMostF16) --scale;
   return {static_cast<uint16_t>(scale == 0 && range > 0 ? 1 : scale), zero};
 }
 

@@ -152,45 +152,33 @@ void for_each_piece(const SideView &destination, int64_t first, int64_t count, c
 constexpr int32_t kRowPadding = 32;
 struct Staging {
   alignas(64) char rows[kTileTokens * (kMaxChannels + kRowPadding) * 4 + 64];
-  alignas(64) char tile[kTileTokens * kMaxChannels * 4];
 };
 
-// A block of numbers, rows or a tile, to a tile of codes.
+// A block of numbers, rows or a tile, to a tile of codes. Rows are copied where channels are chosen, where they end inside a line, and where their distance
+// sends their lines to the same few places of the first cache: they are read twice.
 void quantize_tile(const Kernels &kernels, const Run &run, const Block &block, bool from_rows, bool keys, Staging &staging) {
   const int32_t channels = run.destination.channels, whole = (channels + 7) / 8 * 8, bytes = dtype_bytes(block.source_dtype);
+  const bool crowded = from_rows && (reinterpret_cast<uintptr_t>(block.rows[1]) - reinterpret_cast<uintptr_t>(block.rows[0])) % 1024 == 0;
+  const bool whole_lines = channels * bytes % 64 == 0 && (keys || channels % kBlockChannels == 0);
+  const bool in_place = from_rows && !run.index && whole_lines && !crowded && !block.together;
+  const bool fetches = from_rows && !block.together;
   const int64_t stride = static_cast<int64_t>(whole + kRowPadding) * bytes;
-  Block part = block;
-  part.destination = staging.rows;
-  part.destination_stride = stride;
-  part.destination_dtype = block.source_dtype;
-  part.stream = false;
-  part.first = 0;
-  part.count = kTileTokens;
-  if (from_rows) {
-    kernels.rows_to_rows(part);
-    // Once more, as a tile: all channels of these rows in order.
-    Map map;
-    map.channels = whole;
-    map.kept = channels;
-    map.index = nullptr;
-    for (int32_t group = 0; group < whole / 8; ++group) map.mask[group] = static_cast<uint8_t>(channels - 8 * group < 8 ? (1 << (channels - 8 * group)) - 1 : 255);
-    const char *rows[kTileTokens];
-    for (int32_t t = 0; t < kTileTokens; ++t) rows[t] = staging.rows + t * stride;
-    Block turn{};
-    turn.map = &map;
-    turn.rows = rows;
-    turn.known = kTileTokens;
-    turn.count = kTileTokens;
-    turn.source_dtype = turn.destination_dtype = block.source_dtype;
-    turn.destination = staging.tile;
-    kernels.rows_to_tile(turn);
-  } else {
-    kernels.tile_to_rows(part);
-    part.destination = staging.tile;
-    part.count = block.count;
-    kernels.tile_to_tile(part);
+  if (!in_place) {
+    Block part = block;
+    part.destination = staging.rows;
+    part.destination_stride = stride;
+    part.destination_dtype = block.source_dtype;
+    part.stream = false;
+    part.padded = true;
+    part.first = 0;
+    part.count = kTileTokens;
+    if (fetches) part.known = 0;  // encode() does
+    from_rows ? kernels.rows_to_rows(part) : kernels.tile_to_rows(part);
   }
-  kernels.encode({staging.rows, stride, staging.tile, channels, block.count, block.source_dtype, run.destination.dtype, keys, block.destination});
+  const char *rows[kTileTokens];
+  for (int32_t t = 0; t < kTileTokens; ++t) rows[t] = keys && t >= block.count ? rows[0] : in_place ? block.rows[t] : staging.rows + t * stride;
+  const Encode to_codes{rows, channels, block.count, block.source_dtype, run.destination.dtype, keys, block.destination, block.stream};
+  kernels.encode(to_codes, fetches ? &block : nullptr);
 }
 
 void store_tile(const Kernels &kernels, const Run &run, int64_t first, int64_t count, Block &block, bool from_rows) {
@@ -211,7 +199,7 @@ void store_tile(const Kernels &kernels, const Run &run, int64_t first, int64_t c
   });
 }
 
-// Apart, because its 100 KiB of stack are nothing that a move of plain numbers should need.
+// Apart, because its 70 KiB of stack are nothing that a move of plain numbers should need.
 [[gnu::noinline]] void move_quantized_tile(const Kernels &kernels, const Run &run, int64_t first, int64_t count, Block &block) {
   bool from_rows = run.source.layout == THINK_ROWS;
   const char *decoded_rows[kTileTokens];

@@ -32,18 +32,19 @@ struct Block {
   char *destination;           // the tile, or the first row
   int64_t destination_stride;  // bytes from row to row
   bool stream;                 // write past the caches: the destination is larger than them
+  bool padded;                 // rows of the destination have 64 bytes to spare
 };
 
-// A tile of codes from a tile of numbers, given both ways round.
+// A tile of codes from rows of numbers.
 struct Encode {
-  const char *rows;     // [32 tokens][channels]; readable up to 64 bytes behind the last row
-  int64_t row_stride;   // bytes
-  const char *tile;     // [channels][32 tokens]
+  // Of 32 tokens; in steps of 64 bytes (values: and of 32 channels) all can be read. Behind `count`: keys: one before it, values: zeros.
+  const char *const *rows;
   int32_t channels;
-  int32_t count;        // tokens; keys: those behind are no members of their groups, values: they are zero
+  int32_t count;  // tokens
   think_dtype from, to;
   bool keys;
   char *destination;
+  bool stream;
 };
 
 // f32 numbers from a tile of codes.
@@ -62,7 +63,7 @@ struct Kernels {
   void (*rows_to_rows)(const Block &block);
   void (*tile_to_tile)(const Block &block);  // tokens behind `count` become zero
   void (*tile_to_rows)(const Block &block);
-  void (*encode)(const Encode &);
+  void (*encode)(const Encode &, const Block *ahead);  // ahead: rows behind those of this block are fetched; NULL: none
   void (*decode)(const Decode &);
   void (*finish)();  // make streamed writes visible to other threads
 };

@@ -3,6 +3,7 @@
 
 #include <type_traits>
 
+#include "ahead.h"
 #include "cpu.h"
 #include "lines.h"
 #include "quantize.h"
@@ -46,53 +47,6 @@ inline void convert(const char *source, think_dtype from, char *destination, thi
 inline void convert(const char *source, think_dtype from, char *destination, think_dtype to, int64_t count) {
   bytes_of(to) == 2 ? convert<2>(source, from, destination, to, count) : convert<4>(source, from, destination, to, count);
 }
-
-// How numbers of 2 or 4 bytes are transposed: 16 bytes of a row hold kCount of them, and a register the same channel of kCount tokens per lane.
-template <int kBytes>
-struct Unit {
-  static constexpr int kCount = kChunkBytes / kBytes;
-  static constexpr int kTokens = kCount * kLaneCount;  // of one register
-  static constexpr int kRowBytes = kTileTokens * kBytes;  // of one channel in a tile
-  static inline void transpose(Line (&x)[kCount]) {
-    if constexpr (kBytes == 2) {
-      transpose16(x);
-    } else {
-      transpose32(x);
-    }
-  }
-};
-
-// Fetches rows that come later. The ways were found by measuring; each is up to a third slower in another's place (tests/bench/README.md).
-struct Ahead {
-  static constexpr int64_t kBytes = 2048;
-  const char *const *rows, *const *next;
-  int32_t known, next_count;
-  int64_t row_bytes, next_bytes;
-  int32_t fetched;
-
-  Ahead(const Block &block, int64_t bytes, int32_t before)
-      : rows(block.rows), next(block.next), known(block.known), next_count(block.next_count), row_bytes(bytes), next_bytes(block.next_bytes), fetched(before) {}
-  // Tiles, where lines of 32 rows are read across, and heads side by side: the next block into the second cache, spread over the work on this one.
-  // `part` of `parts`.
-  inline void fetch_block(int32_t part, int32_t parts) {
-    for (const int32_t end = (part + 1) * next_count / parts; fetched < end; ++fetched) {
-      for (int64_t byte = 0; byte < next_bytes; byte += 64) prefetch_far(next[fetched] + byte);
-    }
-  }
-  // ... and from there the next line of all rows into the first cache, spread over the work on a line.
-  inline void fetch_line(int32_t chunk) {
-    constexpr int32_t kChunks = 64 / kChunkBytes, kRows = kTileTokens / kChunks;
-    const int64_t line = (chunk / kChunks + 1) * int64_t{64};
-    if (line >= row_bytes) return;
-    for (int32_t r = 0; r < kRows; ++r) prefetch_near(rows[chunk % kChunks * kRows + r] + line);
-  }
-  // Rows, which are read one after the other: only a little ahead, into the first cache.
-  inline void fetch_row(int32_t current) {
-    const int32_t after = current + static_cast<int32_t>((kBytes + row_bytes - 1) / row_bytes);
-    if (after >= known) return;
-    for (int64_t byte = 0; byte < row_bytes; byte += 64) prefetch_near(rows[after] + byte);
-  }
-};
 
 // Channels of a tile on their way to the destination: a register that is a whole line goes there at once. The branch on the mask is taken the same way in
 // every tile of a head, which processors learn.
@@ -275,6 +229,13 @@ inline void rows_to_rows_sized(const Block &block) {
     for (int32_t t = 0; t < block.count; ++t) {
       fetch(t);
       copy_out(block.destination + t * block.destination_stride, block.rows[t], row_bytes, block.stream);
+    }
+    return;
+  }
+  if (map.index && same && block.padded) {
+    for (int32_t t = 0; t < block.count; ++t) {
+      fetch(t);
+      gather_row<kBytes>(map, block.rows[t], block.destination + t * block.destination_stride);
     }
     return;
   }

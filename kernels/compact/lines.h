@@ -10,6 +10,7 @@
 #pragma once
 
 #include "../common/simd.h"
+#include "cpu.h"
 
 namespace think::compact {
 namespace {
@@ -178,6 +179,21 @@ inline void transpose32(Line (&x)[4]) {
   const Line a = low32(x[0], x[1]), b = high32(x[0], x[1]), c = low32(x[2], x[3]), d = high32(x[2], x[3]);
   x[0] = low64(a, c), x[1] = high64(a, c), x[2] = low64(b, d), x[3] = high64(b, d);
 }
+
+// How numbers of 2 or 4 bytes are transposed: 16 bytes of a row hold kCount of them, and a register the same channel of kCount tokens per lane.
+template <int kBytes>
+struct Unit {
+  static constexpr int kCount = kChunkBytes / kBytes;
+  static constexpr int kTokens = kCount * kLaneCount;  // of one register
+  static constexpr int kRowBytes = kTileTokens * kBytes;  // of one channel in a tile
+  static inline void transpose(Line (&x)[kCount]) {
+    if constexpr (kBytes == 2) {
+      transpose16(x);
+    } else {
+      transpose32(x);
+    }
+  }
+};
 
 }  // namespace
 }  // namespace think::compact

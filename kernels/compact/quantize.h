@@ -1,11 +1,13 @@
 // Tiles of codes (kernels/common/quantized.h) from rows of numbers and back. Compiled once per instruction set; all of them write the same bytes.
 //
-// A tile is made from its numbers twice: once in the order in which the members of a group lie in different lines (keys: rows of tokens, values: channels of
-// tokens), so that the extremes of many groups are found without horizontal operations, and once in the order in which codes are stored.
+// Extremes are compared as integers, 2 bytes each where the numbers have 2: of keys line by line down the tokens, of values first between the chunks of a
+// group, then across. Codes are made where the rows lie: of values they are in order, of keys 4 tokens are interleaved and then transposed as 32-bit words.
 #pragma once
 
 #include "../common/codes.h"
+#include "ahead.h"
 #include "cpu.h"
+#include "pack.h"
 
 namespace think::compact {
 namespace {
@@ -16,123 +18,264 @@ struct Ranges {
   float start[kMaxChannels + kLanes], inverse[kMaxChannels + kLanes];
 };
 
+// The least and the largest number of each group.
+template <class Number>
+struct Extremes {
+  alignas(64) Number least[kMaxChannels + 64 / sizeof(Number)], most[kMaxChannels + 64 / sizeof(Number)];
+};
+
+// Of each channel over the tokens; up to a line behind the last channel is read. Row after row, as they come from memory.
+template <class Number>
+void find_extremes_of_channels(const Encode &e, Extremes<Number> &out) {
+  constexpr int kBytes = sizeof(Number), kLines = 4;
+  const int64_t row_bytes = e.channels * kBytes;
+  for (int64_t strip = 0; strip < row_bytes; strip += kLines * sizeof(Line)) {
+    const int64_t left = (row_bytes - strip + sizeof(Line) - 1) / sizeof(Line);
+    const auto take = [&](auto lines) {
+      Line least[lines], most[lines];
+      for (int i = 0; i < lines; ++i) least[i] = most[i] = ordered<kBytes>(load_line(e.rows[0] + strip + i * sizeof(Line)));
+      for (int32_t t = 1; t < kTileTokens; ++t) {
+        for (int i = 0; i < lines; ++i) {
+          const Line x = ordered<kBytes>(load_line(e.rows[t] + strip + i * sizeof(Line)));
+          least[i] = least_of<kBytes>(least[i], x);
+          most[i] = most_of<kBytes>(most[i], x);
+        }
+      }
+      for (int i = 0; i < lines; ++i) {
+        store_line(reinterpret_cast<char *>(out.least) + strip + i * sizeof(Line), ordered<kBytes>(least[i]));
+        store_line(reinterpret_cast<char *>(out.most) + strip + i * sizeof(Line), ordered<kBytes>(most[i]));
+      }
+    };
+    if (left >= kLines) {
+      take(std::integral_constant<int, kLines>());
+    } else {
+      for (int64_t i = 0; i < left; ++i, strip += sizeof(Line)) take(std::integral_constant<int, 1>());
+    }
+  }
+}
+
+// x[j], number i of a lane -> number j of the same lane: the least (or largest) over all i.
+template <int kBytes, class Choose>
+inline Line choose_across(const Line (&x)[Unit<kBytes>::kCount], const Choose &choose) {
+  if constexpr (kBytes == 2) {
+    Line a[4];
+    for (int i = 0; i < 4; ++i) a[i] = choose(low16(x[2 * i], x[2 * i + 1]), high16(x[2 * i], x[2 * i + 1]));
+    const Line b = choose(low32(a[0], a[1]), high32(a[0], a[1])), c = choose(low32(a[2], a[3]), high32(a[2], a[3]));
+    return choose(low64(b, c), high64(b, c));
+  } else {
+    const Line a = choose(low32(x[0], x[1]), high32(x[0], x[1])), b = choose(low32(x[2], x[3]), high32(x[2], x[3]));
+    return choose(low64(a, b), high64(a, b));
+  }
+}
+
+// Of channels [first, end) of each of 32 rows, to out.least[at + row].
+template <class Number>
+void find_extremes_of_tokens(const char *const *row, int32_t first, int32_t end, Extremes<Number> &out, int32_t at) {
+  constexpr int kBytes = sizeof(Number);
+  using U = Unit<kBytes>;
+  for (int32_t token = 0; token < kTileTokens; token += U::kTokens) {
+    Line least[U::kCount], most[U::kCount];
+    for (int j = 0; j < U::kCount; ++j) least[j] = most[j] = ordered<kBytes>(gather_lanes(row + token + j, U::kCount, first * kBytes));
+    for (int32_t c = first + U::kCount; c < end; c += U::kCount) {
+      for (int j = 0; j < U::kCount; ++j) {
+        const Line x = ordered<kBytes>(gather_lanes(row + token + j, U::kCount, c * kBytes));
+        least[j] = least_of<kBytes>(least[j], x);
+        most[j] = most_of<kBytes>(most[j], x);
+      }
+    }
+    const Line low = choose_across<kBytes>(least, [](Line a, Line b) { return least_of<kBytes>(a, b); });
+    const Line high = choose_across<kBytes>(most, [](Line a, Line b) { return most_of<kBytes>(a, b); });
+    store_line(reinterpret_cast<char *>(out.least + at + token), ordered<kBytes>(low));
+    store_line(reinterpret_cast<char *>(out.most + at + token), ordered<kBytes>(high));
+  }
+}
+
 inline Vec clamp_f16(Vec x) {
   const Vec most = broadcast(kMostF16), least = broadcast(-kMostF16);
   return x < least ? least : x > most ? most : x;
 }
 
-// The vector form of code_range() and inverse_of(), for `n` groups from `at` on. Lane = group; each of `count` lines has one number of every group.
+// The vector form of code_range() and inverse_of() for `n` groups.
 template <class Element>
-void find_ranges(const char *line, int64_t stride, int32_t count, int32_t n, think_dtype to, Ranges &out, int32_t at) {
-  const float infinity = bits_float(0x7f800000);
+void find_ranges(const Extremes<typename Element::Type> &extremes, int32_t n, think_dtype to, Ranges &out) {
+  const Vec steps = broadcast(static_cast<float>(most_code(to))), tiny = broadcast(0x1p-24f), nan = broadcast(bits_float(0x7fc00000));
   for (int32_t i = 0; i < n; i += kLanes) {
-    Vec least = broadcast(infinity), most = broadcast(-infinity), odd = zero();
-    const char *from = line + i * static_cast<int64_t>(sizeof(typename Element::Type));
-    for (int32_t k = 0; k < count; ++k, from += stride) {
-      const Vec x = Element::load(reinterpret_cast<const typename Element::Type *>(from));
-      least = x < least ? x : least;
-      most = x > most ? x : most;
-      odd = fma(x, zero(), odd);  // NaN where one is not finite
+    const Vec least = Element::load(extremes.least + i), most = Element::load(extremes.most + i);
+    const Vec odd = fma(least, zero(), mul(most, zero()));  // NaN where one of them is not finite
+    const Vec low = add(clamp_f16(least), zero());
+    store_f16(out.zero + i, low);
+    if constexpr (Element::dtype != THINK_F16) {
+      float exact[kLanes], rounded[kLanes];
+      store(exact, low);
+      store(rounded, load_f16(out.zero + i));
+      for (int l = 0; l < kLanes; ++l) {
+        uint16_t &half = out.zero[i + l];
+        half = static_cast<uint16_t>(half + (rounded[l] > exact[l] ? (half & 0x8000 ? 1 : -1) : 0));
+      }
     }
-    float low[kLanes], back[kLanes], range[kLanes], strange[kLanes];
-    uint16_t half[kLanes], scale[kLanes];
-    const Vec lowest = add(clamp_f16(least), zero());
-    store(low, lowest);
-    store(strange, odd);
-    store_f16(half, lowest);
-    store(back, load_f16(half));
-    for (int l = 0; l < kLanes; ++l) half[l] = static_cast<uint16_t>(half[l] + (back[l] > low[l] ? (half[l] & 0x8000 ? 1 : -1) : 0));
-    const Vec distance = sub(clamp_f16(most), load_f16(half));
-    store(range, distance);
-    store_f16(scale, distance / broadcast(static_cast<float>(most_code(to))));
-    for (int l = 0; l < kLanes; ++l) {
-      const bool finite = strange[l] == strange[l];
-      scale[l] = finite ? static_cast<uint16_t>(scale[l] == 0 && range[l] > 0 ? 1 : scale[l]) : uint16_t{0};
-      half[l] = finite ? half[l] : kNanF16;
+    const Vec distance = sub(add(clamp_f16(most), zero()), load_f16(out.zero + i));
+    Vec scale = distance / steps;
+    scale = scale < tiny ? (distance > zero() ? tiny : zero()) : scale;
+    store_f16(out.scale + i, odd == odd ? scale : zero());
+    const Vec start = load_f16(out.zero + i);
+    Vec step = load_f16(out.scale + i);
+    // The f16 below, where code_range() takes one: such a step is no subnormal.
+    step = add(start, mul(step, steps)) > broadcast(kMostF16) ? mul(step, broadcast(1 - 0x1p-11f)) : step;
+    store_f16(out.scale + i, step);
+    step = load_f16(out.scale + i);
+    store_f16(out.zero + i, odd == odd ? start : nan);
+    store(out.start + i, odd == odd ? start : nan);
+    store(out.inverse + i, step > zero() ? broadcast(1.0f) / step : zero());
+  }
+}
+
+// The vector form of code_of().
+template <class Element>
+inline Words find_codes(const char *from, Vec start, Vec inverse, Vec most) {
+  // A step is rounded by less than half of itself, so no code of an f16 is far above the largest one. f32 and bf16 may be beyond f16, where the zero is cut.
+  return round_codes<Element::dtype == THINK_F16>(mul(sub(Element::load(reinterpret_cast<const typename Element::Type *>(from)), start), inverse), most);
+}
+
+inline void put_line(char *to, Line line, bool stream) { stream ? stream_line(to, line) : store_line(to, line); }
+
+template <class Element, int kBits>
+void encode_key_rows(const Encode &e, Ahead *ahead, const Ranges &ranges, bool stream) {
+  constexpr int32_t kNumber = sizeof(typename Element::Type), kRowBytes = kTileTokens * kBits / 8, kPieces = kRowBytes / kChunkBytes;
+  const Vec most = broadcast(static_cast<float>((1 << kBits) - 1));
+  alignas(64) char last[kLanes * kRowBytes];
+  for (int32_t c = 0; c < e.channels; c += kLanes) {
+    const Vec start = load(ranges.start + c), inverse = load(ranges.inverse + c);
+    const bool whole = e.channels - c >= kLanes;
+    char *out = whole ? e.destination + c * kRowBytes : last;
+    // Words of 4 tokens, a channel each.
+    const auto four_tokens = [&](int32_t token) {
+      Words w[4];
+      if (ahead) ahead->fetch_next(4 * kLanes * kNumber);
+      for (int i = 0; i < 4; ++i) w[i] = find_codes<Element>(e.rows[token + i] + c * kNumber, start, inverse, most);
+      return interleave_codes(w);
+    };
+    Line half[kPieces][4];  // 16 bytes of a channel's row
+    for (int q = 0; q < 4; ++q) {
+      if constexpr (kBits == 8) {
+        half[0][q] = four_tokens(4 * q);
+        half[1][q] = four_tokens(4 * q + kTileTokens / 2);
+      } else {
+        half[0][q] = join_nibbles(four_tokens(4 * q), four_tokens(4 * q + kTileTokens / 2));
+      }
     }
-    __builtin_memcpy(out.scale + at + i, scale, sizeof scale);
-    __builtin_memcpy(out.zero + at + i, half, sizeof half);
-    store(out.start + at + i, load_f16(half));
-    const Vec step = load_f16(scale);
-    store(out.inverse + at + i, step > zero() ? broadcast(1.0f) / step : zero());
+    for (int p = 0; p < kPieces; ++p) transpose32(half[p]);
+    // Lane l of half[p][j] is piece p of channel 4 l + j.
+    for (int i = 0; i < 4 * kPieces; i += kLaneCount) {
+      Line x[kLaneCount];
+      for (int l = 0; l < kLaneCount; ++l) x[l] = half[(i + l) % kPieces][(i + l) / kPieces];
+      transpose_lanes(x);
+      for (int l = 0; l < kLaneCount; ++l) put_line(out + 4 * l * kRowBytes + i * kChunkBytes, x[l], stream && whole);
+    }
+    if (!whole) __builtin_memcpy(e.destination + c * kRowBytes, last, static_cast<size_t>(e.channels - c) * kRowBytes);
   }
 }
 
-// code_of() for a line of numbers; writes up to a vector more than `n` codes.
-template <class Element>
-inline void find_codes(const char *line, int32_t n, float start, float inverse, think_dtype to, uint8_t *codes) {
-  const auto *from = reinterpret_cast<const typename Element::Type *>(line);
-  const Vec most = broadcast(static_cast<float>(most_code(to))), begin = broadcast(start), factor = broadcast(inverse);
-  for (int32_t i = 0; i < n; i += kLanes) {
-    Vec code = mul(sub(Element::load(from + i), begin), factor);
-    code = code > zero() ? code : zero();
-    code = code < most ? code : most;
-    store_codes(codes + i, add(code, broadcast(12582912.0f)));
-  }
-}
-
-// A row of 32 codes, or `width` of them, packed.
-inline void pack_row(const uint8_t *codes, int32_t width, think_dtype to, char *out) {
-  const int32_t bits = dtype_bits(to), bytes = width * bits / 8;
-  if (bits == 8) {
-    __builtin_memcpy(out, codes, bytes);
-    return;
-  }
-  if (width == kRowCodes) {
-    for (int32_t b = 0; b < kRowCodes / 2; ++b) out[b] = static_cast<char>(codes[b] | codes[b + kRowCodes / 2] << 4);
-    return;
-  }
-  for (int32_t b = 0; b < bytes; ++b) out[b] = static_cast<char>(codes[b] | codes[b + bytes] << 4);
-}
-
-template <class Element>
-void encode_keys(const Encode &e) {
-  constexpr int32_t number = sizeof(typename Element::Type);
-  const TileLayout layout = key_tile(e.channels, e.to);
-  alignas(64) uint8_t codes[kMaxChannels][kTileTokens];
-  Ranges ranges;
-  find_ranges<Element>(e.rows, e.row_stride, e.count, e.channels, e.to, ranges, 0);
+// Tokens behind the end belong to no group: their codes are zero.
+inline void clear_key_tokens(const Encode &e) {
   for (int32_t c = 0; c < e.channels; ++c) {
-    find_codes<Element>(e.tile + c * kTileTokens * number, kTileTokens, ranges.start[c], ranges.inverse[c], e.to, codes[c]);
-    for (int32_t t = e.count; t < kTileTokens; ++t) codes[c][t] = 0;
+    for (int32_t t = e.count; t < kTileTokens; ++t) {
+      const CodePlace place = key_code(e.to, c, t);
+      char &byte = e.destination[place.byte];
+      byte = static_cast<char>(byte & ~(most_code(e.to) << place.shift));
+    }
   }
-  const int32_t row_bytes = row_bytes_of(e.to);
-  for (int32_t c = 0; c < e.channels; ++c) pack_row(codes[c], kTileTokens, e.to, e.destination + c * row_bytes);
-  const int64_t rows = int64_t{e.channels} * row_bytes, array = 2 * int64_t{e.channels};
+}
+
+template <class Element>
+void encode_keys(const Encode &e, Ahead *ahead) {
+  const TileLayout layout = key_tile(e.channels, e.to);
+  if (e.channels < 1) return;
+  Extremes<typename Element::Type> extremes;
+  Ranges ranges;
+  find_extremes_of_channels(e, extremes);
+  find_ranges<Element>(extremes, e.channels, e.to, ranges);
+  const bool stream = can_stream(e.destination, e.stream && e.count == kTileTokens);
+  e.to == THINK_U8 ? encode_key_rows<Element, 8>(e, ahead, ranges, stream) : encode_key_rows<Element, 4>(e, ahead, ranges, stream);
+  if (e.count < kTileTokens) clear_key_tokens(e);
+  const int64_t rows = int64_t{e.channels} * row_bytes_of(e.to), array = 2 * int64_t{e.channels};
   __builtin_memset(e.destination + rows, 0, static_cast<size_t>(layout.scale - rows));
-  __builtin_memcpy(e.destination + layout.scale, ranges.scale, static_cast<size_t>(array));
-  __builtin_memcpy(e.destination + layout.zero, ranges.zero, static_cast<size_t>(array));
+  copy_out(e.destination + layout.scale, reinterpret_cast<const char *>(ranges.scale), array, e.stream);
+  copy_out(e.destination + layout.zero, reinterpret_cast<const char *>(ranges.zero), array, e.stream);
   __builtin_memset(e.destination + layout.zero + array, 0, static_cast<size_t>(layout.bytes - layout.zero - array));
 }
 
-template <class Element>
-void encode_values(const Encode &e) {
-  constexpr int32_t number = sizeof(typename Element::Type);
-  const TileLayout layout = value_tile(e.channels, e.to);
-  Ranges ranges;  // [group][token]
-  for (int32_t g = 0; g < layout.groups; ++g) {
-    const int32_t first = g * kBlockChannels, end = g + 1 == layout.groups ? e.channels : first + kBlockChannels;
-    find_ranges<Element>(e.tile + first * kTileTokens * number, kTileTokens * number, end - first, kTileTokens, e.to, ranges, g * kTileTokens);
-  }
-  alignas(64) uint8_t codes[kTileTokens][kBlockChannels + kLanes];
-  char *out = e.destination;
-  for (int32_t first = 0; first < e.channels; first += kBlockChannels) {
-    const int32_t width = e.channels - first < kBlockChannels ? e.channels - first : kBlockChannels;
-    const int32_t place = value_group(e.channels, first) * kTileTokens, bytes = width * dtype_bits(e.to) / 8;
-    for (int32_t t = 0; t < kTileTokens; ++t) {
-      find_codes<Element>(e.rows + t * e.row_stride + first * number, width, ranges.start[place + t], ranges.inverse[place + t], e.to, codes[t]);
+// Codes of a block of 32 channels from `first` on, in the order in which they are stored.
+template <class Element, int kBits>
+inline void encode_value_block(const Encode &e, Ahead *ahead, int32_t first, const float *start, const float *inverse, char *out, bool stream) {
+  constexpr int32_t kRowBytes = kBlockChannels * kBits / 8, kNumber = sizeof(typename Element::Type);
+  const Vec most = broadcast(static_cast<float>((1 << kBits) - 1));
+  for (int32_t byte = 0; byte < kTileTokens * kRowBytes; byte += static_cast<int32_t>(sizeof(Line))) {
+    const auto codes_from = [&](int32_t channel) {
+      Words w[4];
+      if (ahead) ahead->fetch_next(4 * kLanes * kNumber);
+      for (int i = 0; i < 4; ++i) {
+        const int32_t place = byte + i * kLanes, t = place / kRowBytes, c = place % kRowBytes + channel;
+        w[i] = find_codes<Element>(e.rows[t] + (first + c) * kNumber, broadcast(start[t]), broadcast(inverse[t]), most);
+      }
+      return concat_codes(w);
+    };
+    if constexpr (kBits == 8) {
+      put_line(out + byte, codes_from(0), stream);
+    } else {
+      const Line low = codes_from(0);
+      put_line(out + byte, join_nibbles(low, codes_from(kBlockChannels / 2)), stream);
     }
-    for (int32_t t = 0; t < kTileTokens; ++t, out += bytes) pack_row(codes[t], width, e.to, out);
   }
-  const size_t array = sizeof(uint16_t) * static_cast<size_t>(layout.groups * kTileTokens);
-  __builtin_memcpy(e.destination + layout.scale, ranges.scale, array);
-  __builtin_memcpy(e.destination + layout.zero, ranges.zero, array);
 }
 
-void encode(const Encode &e) {
+template <class Element, int kBits>
+void encode_value_rows(const Encode &e, Ahead *ahead, const Ranges &ranges, bool stream) {
+  char *out = e.destination;
+  for (int32_t first = 0; first < e.channels; first += kBlockChannels) {
+    const int32_t width = e.channels - first < kBlockChannels ? e.channels - first : kBlockChannels, bytes = width * kBits / 8;
+    const int32_t place = value_group(e.channels, first) * kTileTokens;
+    if (width == kBlockChannels) {
+      encode_value_block<Element, kBits>(e, ahead, first, ranges.start + place, ranges.inverse + place, out, stream);
+    } else {
+      // A narrower block: as whole rows of bytes first.
+      alignas(64) uint8_t codes[kTileTokens][kBlockChannels];
+      encode_value_block<Element, 8>(e, ahead, first, ranges.start + place, ranges.inverse + place, reinterpret_cast<char *>(codes), false);
+      for (int32_t t = 0; t < kTileTokens; ++t) {
+        for (int32_t b = 0; b < bytes; ++b) {
+          const int code = kBits == 8 ? codes[t][b] : (codes[t][b] < 15 ? codes[t][b] : 15) | (codes[t][b + bytes] < 15 ? codes[t][b + bytes] : 15) << 4;
+          out[t * bytes + b] = static_cast<char>(code);
+        }
+      }
+    }
+    out += kTileTokens * bytes;
+  }
+}
+
+template <class Element>
+void encode_values(const Encode &e, Ahead *ahead) {
+  const TileLayout layout = value_tile(e.channels, e.to);
+  Extremes<typename Element::Type> extremes;  // [group][token]
+  Ranges ranges;
+  for (int32_t g = 0; g < layout.groups; ++g) {
+    const int32_t first = g * kBlockChannels, end = g + 1 == layout.groups ? e.channels : first + kBlockChannels;
+    find_extremes_of_tokens(e.rows, first, end, extremes, g * kTileTokens);
+  }
+  find_ranges<Element>(extremes, layout.groups * kTileTokens, e.to, ranges);
+  const bool stream = can_stream(e.destination, e.stream);
+  e.to == THINK_U8 ? encode_value_rows<Element, 8>(e, ahead, ranges, stream) : encode_value_rows<Element, 4>(e, ahead, ranges, stream);
+  const int64_t array = int64_t{2} * layout.groups * kTileTokens;
+  copy_out(e.destination + layout.scale, reinterpret_cast<const char *>(ranges.scale), array, e.stream);
+  copy_out(e.destination + layout.zero, reinterpret_cast<const char *>(ranges.zero), array, e.stream);
+}
+
+void encode(const Encode &e, const Block *ahead) {
   const auto with_element = [&](auto element) {
     using Element = decltype(element);
-    e.keys ? encode_keys<Element>(e) : encode_values<Element>(e);
+    if (!ahead) return e.keys ? encode_keys<Element>(e, nullptr) : encode_values<Element>(e, nullptr);
+    const int64_t number = sizeof(typename Element::Type);
+    Ahead rows(*ahead, ahead->map->channels * number, 0);
+    rows.kept_bytes = e.channels * number;
+    e.keys ? encode_keys<Element>(e, &rows) : encode_values<Element>(e, &rows);
   };
   if (e.from == THINK_F32) return with_element(F32());
   e.from == THINK_F16 ? with_element(F16()) : with_element(BF16());

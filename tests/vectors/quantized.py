@@ -50,6 +50,8 @@ def quantize(x, bits):
     scale = half_bits(f32(span / most))
     if scale == 0 and span > 0:
         scale = 1
+    if half_value(zero) + half_value(scale) * most > 65504:
+        scale -= 1
     inverse = f32(1 / half_value(scale)) if scale else 0.0
     codes = [f32(f32(v - half_value(zero)) * inverse) for v in x]
     return scale, zero, [round(min(max(c, 0), most)) for c in codes]

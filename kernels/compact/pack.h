@@ -1,0 +1,140 @@
+// What making codes needs of registers besides lines.h and kernels/common/codes.h.
+//
+//   ordered<B>(x)                 numbers of B bytes (f16, bf16 or f32) as integers in the same order, NaN outermost; again: back to numbers
+//   least_of<B> most_of<B>(a, b)  of such integers
+//   transpose_lanes(x)            kLaneCount lines: line i, lane l <-> line l, lane i
+//   Words, round_codes<Small>     kLanes codes: (x, most) -> x rounded to nearest even, between 0 and most; NaN becomes 0. Small: |x| < 2^31, and the bound
+//                                 may be left to the functions below
+//   interleave_codes(w)           bytes w[0][0] w[1][0] w[2][0] w[3][0] w[0][1] ...
+//   concat_codes(w)               bytes w[0][0] w[0][1] ... w[1][0] ...
+//   join_nibbles(low, high)       low | high << 4 of bytes, those above 15 as 15
+#pragma once
+
+#include <type_traits>
+
+#include "lines.h"
+
+namespace think::compact {
+namespace {
+
+#if defined(THINK_ISA_UNIT_AVX512)
+
+template <int kBytes>
+inline Line ordered(Line x) {
+  // x ^ (sign of x & all but the sign)
+  if constexpr (kBytes == 2) return _mm512_ternarylogic_epi32(x, _mm512_srai_epi16(x, 15), _mm512_set1_epi16(0x7fff), 0x78);
+  return _mm512_ternarylogic_epi32(x, _mm512_srai_epi32(x, 31), _mm512_set1_epi32(0x7fffffff), 0x78);
+}
+template <int kBytes>
+inline Line least_of(Line a, Line b) {
+  return kBytes == 2 ? _mm512_min_epi16(a, b) : _mm512_min_epi32(a, b);
+}
+template <int kBytes>
+inline Line most_of(Line a, Line b) {
+  return kBytes == 2 ? _mm512_max_epi16(a, b) : _mm512_max_epi32(a, b);
+}
+inline void transpose_lanes(Line (&x)[kLaneCount]) {
+  const Line a = _mm512_shuffle_i32x4(x[0], x[1], 0x44), b = _mm512_shuffle_i32x4(x[0], x[1], 0xee);
+  const Line c = _mm512_shuffle_i32x4(x[2], x[3], 0x44), d = _mm512_shuffle_i32x4(x[2], x[3], 0xee);
+  x[0] = _mm512_shuffle_i32x4(a, c, 0x88), x[1] = _mm512_shuffle_i32x4(a, c, 0xdd);
+  x[2] = _mm512_shuffle_i32x4(b, d, 0x88), x[3] = _mm512_shuffle_i32x4(b, d, 0xdd);
+}
+
+using Words = __m512i;
+// The minimum of two numbers is the second where one is NaN, and NaN becomes the least integer. Below 0 is left to pack_codes().
+template <bool kSmall>
+inline Words round_codes(Vec x, Vec most) {
+  return _mm512_cvtps_epi32(kSmall ? x : _mm512_min_ps(most, x));
+}
+inline Line pack_codes(const Words (&w)[4]) { return _mm512_packus_epi16(_mm512_packs_epi32(w[0], w[1]), _mm512_packs_epi32(w[2], w[3])); }
+inline Line interleave_codes(const Words (&w)[4]) {
+  return _mm512_shuffle_epi8(pack_codes(w), _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)));
+}
+inline Line concat_codes(const Words (&w)[4]) {
+  return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), pack_codes(w));
+}
+inline Line join_nibbles(Line low, Line high) {
+  const Line most = _mm512_set1_epi8(15);
+  return _mm512_or_si512(_mm512_min_epu8(low, most), _mm512_slli_epi16(_mm512_min_epu8(high, most), 4));
+}
+
+#elif defined(THINK_ISA_UNIT_AVX2)
+
+template <int kBytes>
+inline Line ordered(Line x) {
+  if constexpr (kBytes == 2) return _mm256_xor_si256(x, _mm256_and_si256(_mm256_srai_epi16(x, 15), _mm256_set1_epi16(0x7fff)));
+  return _mm256_xor_si256(x, _mm256_and_si256(_mm256_srai_epi32(x, 31), _mm256_set1_epi32(0x7fffffff)));
+}
+template <int kBytes>
+inline Line least_of(Line a, Line b) {
+  return kBytes == 2 ? _mm256_min_epi16(a, b) : _mm256_min_epi32(a, b);
+}
+template <int kBytes>
+inline Line most_of(Line a, Line b) {
+  return kBytes == 2 ? _mm256_max_epi16(a, b) : _mm256_max_epi32(a, b);
+}
+inline void transpose_lanes(Line (&x)[kLaneCount]) {
+  const Line a = x[0];
+  x[0] = _mm256_permute2x128_si256(a, x[1], 0x20), x[1] = _mm256_permute2x128_si256(a, x[1], 0x31);
+}
+
+using Words = __m256i;
+template <bool kSmall>
+inline Words round_codes(Vec x, Vec most) {
+  return _mm256_cvtps_epi32(kSmall ? x : _mm256_min_ps(most, x));
+}
+inline Line pack_codes(const Words (&w)[4]) { return _mm256_packus_epi16(_mm256_packs_epi32(w[0], w[1]), _mm256_packs_epi32(w[2], w[3])); }
+inline Line interleave_codes(const Words (&w)[4]) {
+  return _mm256_shuffle_epi8(pack_codes(w), _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)));
+}
+inline Line concat_codes(const Words (&w)[4]) { return _mm256_permutevar8x32_epi32(pack_codes(w), _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)); }
+inline Line join_nibbles(Line low, Line high) {
+  const Line most = _mm256_set1_epi8(15);
+  return _mm256_or_si256(_mm256_min_epu8(low, most), _mm256_slli_epi16(_mm256_min_epu8(high, most), 4));
+}
+
+#else
+
+typedef int16_t Signed16 __attribute__((vector_size(16)));
+typedef int32_t Signed32 __attribute__((vector_size(16)));
+typedef uint8_t Line8 __attribute__((vector_size(16)));
+
+template <int kBytes>
+using SignedLine = std::conditional_t<kBytes == 2, Signed16, Signed32>;
+template <int kBytes>
+inline Line ordered(Line x) {
+  const auto numbers = reinterpret_cast<SignedLine<kBytes>>(x);
+  return reinterpret_cast<Line>(numbers ^ ((numbers >> (8 * kBytes - 1)) & (kBytes == 2 ? 0x7fff : 0x7fffffff)));
+}
+template <int kBytes>
+inline Line least_of(Line a, Line b) {
+  const auto x = reinterpret_cast<SignedLine<kBytes>>(a), y = reinterpret_cast<SignedLine<kBytes>>(b);
+  return reinterpret_cast<Line>(x < y ? x : y);
+}
+template <int kBytes>
+inline Line most_of(Line a, Line b) {
+  const auto x = reinterpret_cast<SignedLine<kBytes>>(a), y = reinterpret_cast<SignedLine<kBytes>>(b);
+  return reinterpret_cast<Line>(x > y ? x : y);
+}
+inline void transpose_lanes(Line (&)[kLaneCount]) {}
+
+using Words = Line32;
+template <bool>
+inline Words round_codes(Vec x, Vec most) {
+  x = x > zero() ? x : zero();
+  x = x < most ? x : most;
+  return reinterpret_cast<Words>(add(x, broadcast(12582912.0f))) & 0xff;  // 1.5 * 2^23: the sum is rounded to an integer
+}
+inline Line interleave_codes(const Words (&w)[4]) { return reinterpret_cast<Line>(w[0] | w[1] << 8 | w[2] << 16 | w[3] << 24); }
+inline Line concat_codes(const Words (&w)[4]) {
+  const Line a = __builtin_shufflevector(reinterpret_cast<Line>(w[0]), reinterpret_cast<Line>(w[1]), 0, 2, 4, 6, 8, 10, 12, 14);
+  const Line b = __builtin_shufflevector(reinterpret_cast<Line>(w[2]), reinterpret_cast<Line>(w[3]), 0, 2, 4, 6, 8, 10, 12, 14);
+  return reinterpret_cast<Line>(
+      __builtin_shufflevector(reinterpret_cast<Line8>(a), reinterpret_cast<Line8>(b), 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30));
+}
+inline Line join_nibbles(Line low, Line high) { return low | high << 4; }
+
+#endif
+
+}  // namespace
+}  // namespace think::compact
