@@ -15,8 +15,7 @@ namespace generate {
 namespace {
 
 constexpr size_t kHugePage = size_t{2} << 20;
-constexpr int32_t kFewQueries = 32; // of a decode step, speculative or not
-constexpr int64_t kWindow = 32;     // queries that eviction and pruning look through: the library's default
+constexpr int64_t kWindow = 32; // queries that eviction and pruning look through: the library's default
 
 void check(think_status status, const think_error &error, const char *what) {
   if (status != THINK_OK) throw std::runtime_error(std::string(what) + ": " + think_status_name(status) + ": " + error.message);
@@ -70,18 +69,12 @@ Attention::Attention(const CacheShape &shape, think_dtype cache_type, ThreadPool
   problem.kv_heads = static_cast<int32_t>(shape.kv_heads);
   problem.key_channels = static_cast<int32_t>(shape.channels);
   problem.max_tokens = shape.max_tokens;
-  think_status status = THINK_OK;
-  for (auto &[plan, queries] : {std::pair<Plan &, int64_t>(plan_, kFewQueries), std::pair<Plan &, int64_t>(chunk_plan_, shape.max_queries)}) {
-    problem.max_queries = static_cast<int32_t>(queries);
-    think_plan *made = nullptr;
-    if (status == THINK_OK) status = think_plan_create(context, &problem, &made, &error);
-    plan.reset(made);
-  }
-  think_context_destroy(context); // the plans keep what they need
+  problem.max_queries = static_cast<int32_t>(shape.max_queries);
+  think_plan *plan = nullptr;
+  const think_status status = think_plan_create(context, &problem, &plan, &error);
+  think_context_destroy(context); // the plan keeps what it needs
   check(status, error, "think_plan_create");
-  int64_t bytes = 0;
-  check(think_workspace_size(chunk_plan(), THINK_STAGE_ATTEND, nullptr, &bytes, nullptr, &error), error, "think_workspace_size");
-  reserve_workspace(bytes);
+  plan_.reset(plan);
 }
 
 void Attention::reserve_workspace(int64_t bytes) {
@@ -118,6 +111,7 @@ Cache::Cache(Attention &attention, const CacheSettings &settings) : Cache(attent
   options.layers = static_cast<int32_t>(attention.shape().layers);
   options.sequences = static_cast<int32_t>(shared_->taken.size());
   options.fold = settings.fold;
+  options.rollback = -1; // nothing is taken back here, so a fold leaves the recent rows only, not as many as a chunk of a prompt has
   options.prune = &settings.prune;
   options.format = &settings.format;
   think_cache *cache = nullptr;
@@ -175,15 +169,7 @@ void Cache::attend(int64_t index, Rows query, Rows key, Rows value, float *out) 
   const think_tensor keys = rows(key.data, shape.kv_heads, key.stride), values = rows(value.data, shape.kv_heads, value.stride);
   check(think_cache_append(get(), layer, &queries, &keys, &values, attention_->launch(), &error), error, "think_cache_append");
   const auto start = std::chrono::steady_clock::now();
-  if (count_ <= kFewQueries) {
-    check(think_cache_attend(get(), layer, &queries, nullptr, &output, nullptr, attention_->launch(), &error), error, "think_cache_attend");
-  } else {
-    think_segment segments[THINK_MAX_SEGMENTS] = {THINK_SEGMENT_INIT};
-    int32_t count = 0;
-    check(think_cache_segments(get(), layer, segments, THINK_MAX_SEGMENTS, &count, &error), error, "think_cache_segments");
-    check(think_attend(attention_->chunk_plan(), &queries, nullptr, segments, count, nullptr, &output, nullptr, attention_->launch(), &error),
-          error, "think_attend");
-  }
+  check(think_cache_attend(get(), layer, &queries, nullptr, &output, nullptr, attention_->launch(), &error), error, "think_cache_attend");
   attention_seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 
   if (count_ == 1) return; // not a chunk of a prompt

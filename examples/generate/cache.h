@@ -1,6 +1,6 @@
 // The key-value cache and the attention of the engine, both libthink's: this pair of files is the pattern to copy into another engine.
 //
-//   Attention   one per process: libthink's context (on the engine's threads), its plans for this model's heads, and one workspace for all calls
+//   Attention   one per process: libthink's context (on the engine's threads), its plan for this model's heads, and one workspace for all calls
 //   Cache       one per conversation: a sequence of a think_cache, which owns all pages, counts them, prunes them and folds what comes later
 //
 // Life of a Cache: for every chunk of tokens step(), then attend() for every layer; at the end of the prompt prune().
@@ -46,8 +46,7 @@ public:
 
   const CacheShape &shape() const { return shape_; }
   think_dtype cache_type() const { return cache_type_; }
-  const think_plan *plan() const { return plan_.get(); }              // of caches: few queries, as a fold leaves so many rows dense
-  const think_plan *chunk_plan() const { return chunk_plan_.get(); }  // of the chunks of a prompt
+  const think_plan *plan() const { return plan_.get(); }
   const think_launch *launch() const { return &launch_; }
   std::string describe() const; // the plan, as JSON
 
@@ -57,9 +56,7 @@ public:
 private:
   CacheShape shape_;
   think_dtype cache_type_;
-  using Plan = std::unique_ptr<think_plan, void (*)(think_plan *)>;
-
-  Plan plan_{nullptr, think_plan_destroy}, chunk_plan_{nullptr, think_plan_destroy};
+  std::unique_ptr<think_plan, void (*)(think_plan *)> plan_{nullptr, think_plan_destroy};
   std::unique_ptr<std::byte, void (*)(void *)> workspace_;
   think_launch launch_ = THINK_LAUNCH_INIT;
 };

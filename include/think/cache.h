@@ -40,13 +40,15 @@ typedef struct think_cache_options {
   int32_t sequences;      /* they are called 0 .. sequences - 1; 0 = the plan's max_batch */
   int32_t fold;           /* THINK_FOLD_... */
   int32_t refit;          /* after so many folds, the next so many blocks are held back, and a new basis is fitted to them: 0 = never. Uses up a run */
+  int32_t rollback;       /* newest dense rows, the recent ones among them, that folds leave for think_cache_trim(): 0 = max_queries, -1 = only recent ones */
+  int32_t reserved;       /* 0 */
   int64_t reserve_tokens; /* dense rows, of all sequences together, that have memory from the start and for ever: 0 = none */
   int64_t limit_bytes;    /* the cache never has more than this, not even for a moment: 0 = no limit */
   const think_prune_options *prune; /* mode, budgets, sinks, recent rows; NULL = defaults */
   const think_format *format;       /* of compact rows; NULL = defaults. Dense rows are the plan's cache_dtype */
 } think_cache_options;
 
-#define THINK_CACHE_OPTIONS_INIT {(uint32_t)sizeof(think_cache_options), 0, 0, 0, 0, 0, 0, 0, NULL, NULL}
+#define THINK_CACHE_OPTIONS_INIT {(uint32_t)sizeof(think_cache_options), 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL}
 
 /** What a cache, or one sequence of it, holds. Bytes are of all layers. */
 typedef struct think_cache_info {
@@ -102,8 +104,9 @@ THINK_API think_status think_cache_workspace_size(const think_cache *cache, int6
 
 /**
  * Begin an engine step: which sequences get how many new tokens. Makes room for their rows, and folds blocks that are older than the recent rows
- * (THINK_FOLD_BLOCK: while recent or max_queries rows are left, whichever is more; the new rows are not counted). Afterwards every layer is to be appended
- * once, in any order; until then only append, attend, usage, segments, drop and reset are allowed.
+ * (THINK_FOLD_BLOCK: while recent or rollback rows are left, whichever is more). The new rows are not counted and never folded in their own step: whatever
+ * rollback is, all tokens of the last step can be forgotten again (rejected drafts), and with it so many older ones. Afterwards every layer is to be
+ * appended once, in any order; until then only append, attend, usage, segments, drop and reset are allowed.
  * @param sequences   [count] different numbers of sequences; one without tokens begins anew
  * @param new_tokens  [count] each at least 0, and no more than max_tokens together with what the sequence holds
  * @param count       1 .. max_batch

@@ -28,6 +28,10 @@ think_status read_cache_options(const Argument &argument, const think_cache_opti
   if (copy.fold != THINK_FOLD_NEVER && copy.fold != THINK_FOLD_BLOCK) return wrong(argument, "fold", "expected 0 (never) or 1 (block), got %d", copy.fold);
   if (copy.refit < 0) return wrong(argument, "refit", "expected at least 0, got %d", copy.refit);
   if (copy.refit > 0 && copy.fold == THINK_FOLD_NEVER) return wrong(argument, "refit", "expected 0 together with THINK_FOLD_NEVER, got %d", copy.refit);
+  if (copy.rollback < -1 || copy.rollback > shape.max_tokens) {
+    return wrong(argument, "rollback", "expected -1 .. %lld (max_tokens of the plan), got %d", static_cast<Long>(shape.max_tokens), copy.rollback);
+  }
+  if (copy.reserved != 0) return wrong(argument, "reserved", "expected 0, got %d", copy.reserved);
   if ((copy.flags & THINK_CACHE_NO_SCORES) && ((copy.flags & THINK_CACHE_KEEP_SCORES) || copy.refit > 0)) {
     return wrong(argument, "flags", "THINK_CACHE_NO_SCORES together with THINK_CACHE_KEEP_SCORES or refit (%d)", copy.refit);
   }
@@ -43,6 +47,7 @@ think_status read_cache_options(const Argument &argument, const think_cache_opti
   options.sequences = copy.sequences ? copy.sequences : shape.max_batch;
   options.fold = copy.fold;
   options.refit = copy.refit;
+  options.rollback = copy.rollback == 0 ? shape.max_queries : std::max(copy.rollback, 0);
   options.flags = copy.flags;
   options.reserve_tokens = copy.reserve_tokens;
   options.limit_bytes = copy.limit_bytes;

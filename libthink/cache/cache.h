@@ -54,6 +54,7 @@ struct think_cache {
   const think_plan *plan;
   think::cache::Memory memory;
   int32_t layers, fold, refit;
+  int32_t rollback;  // rows; 0 = none
   uint32_t flags;
   think::PruneOptions prune;
   think_format format;
@@ -65,7 +66,7 @@ struct think_cache {
 namespace think::cache {
 
 struct Options {
-  int32_t layers, sequences, fold, refit;
+  int32_t layers, sequences, fold, refit, rollback;
   uint32_t flags;
   int64_t reserve_tokens, limit_bytes;
   PruneOptions prune;

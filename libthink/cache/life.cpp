@@ -69,6 +69,7 @@ think_cache *make(const think_plan &plan, const Options &options) {
   cache->layers = options.layers;
   cache->fold = options.fold;
   cache->refit = options.refit;
+  cache->rollback = options.rollback;
   cache->flags = options.flags;
   cache->prune = options.prune;
   cache->format = options.format;

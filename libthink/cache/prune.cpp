@@ -12,7 +12,7 @@ namespace {
 constexpr Batch kOne{1, nullptr, nullptr, nullptr};
 
 // Rows behind the sinks that a fold leaves: what may still be rolled back is never folded.
-int32_t kept_rows(const think_cache &cache) { return std::max(cache.prune.recent, cache.plan->shape.max_queries); }
+int32_t kept_rows(const think_cache &cache) { return std::max(cache.prune.recent, cache.rollback); }
 
 // `rows` rows behind the sinks are compact now, so their pages go. Rows are moved by whole pages: only the sinks that share a page with others are copied.
 void forget_moved(think_cache &cache, Sequence &sequence, int32_t rows) {

@@ -34,7 +34,7 @@ template <> inline constexpr uint32_t kFirstSize<think_fit_options> = 24;
 template <> inline constexpr uint32_t kFirstSize<think_evict_options> = 48;
 template <> inline constexpr uint32_t kFirstSize<think_prune_options> = 48;
 template <> inline constexpr uint32_t kFirstSize<think_prune_result> = 80;
-template <> inline constexpr uint32_t kFirstSize<think_cache_options> = 56;
+template <> inline constexpr uint32_t kFirstSize<think_cache_options> = 64;
 template <> inline constexpr uint32_t kFirstSize<think_cache_info> = 96;
 
 // A size above this one is an uninitialised field, and reading that many bytes would leave the caller's memory.

@@ -406,6 +406,15 @@ bool check_basis(const think_cache &cache, const cache::Run &run, const Part &pa
   return reader.damaged("damaged: layers.%d.runs.%d.%s", part.layer, part.run, error.message);
 }
 
+// Trims leave what a score state has seen, so that may be more than the sequence holds; but it must be possible to count on.
+bool check_seen(const think_cache &cache, const cache::Sequence &sequence, const Part &part, Reader &reader) {
+  if (!sequence.score) return true;
+  const Shape &shape = cache.plan->shape;
+  const int64_t seen = *score::state_view(shape, sequence.score + part.layer * score::state_bytes(shape), 0).tokens;
+  if (seen >= 0 && seen <= INT64_MAX / 2) return true;
+  return reader.damaged("damaged: the scores of layer %d are of %lld tokens", part.layer, static_cast<Long>(seen));
+}
+
 bool read_data(const think_cache &cache, const cache::Sequence &sequence, const Contents &contents, Reader &reader) {
   Loading io{reader};
   return for_each_part(cache, contents, [&](const Part &part) {
@@ -416,6 +425,7 @@ bool read_data(const think_cache &cache, const cache::Sequence &sequence, const 
       return found == expected || reader.damaged("damaged: the digest does not fit what was read");
     }
     if (!move_part(cache, sequence, part, io)) return false;
+    if (part.what == What::tokens) return check_seen(cache, sequence, part, reader);
     if (part.what != What::kept && part.what != What::fitted) return true;
     return check_basis(cache, sequence.runs[part.run], part, reader);
   });

@@ -26,7 +26,7 @@ namespace think_test {
   X(think_evict_options, 48) \
   X(think_prune_options, 48) \
   X(think_prune_result, 80) \
-  X(think_cache_options, 56) \
+  X(think_cache_options, 64) \
   X(think_cache_info, 96)
 
 // 0 = it is missing above.

@@ -11,6 +11,7 @@ std::vector<Case> cache_cases() {
   for (int32_t value : {-1, kLeast}) option(&think_cache_options::sequences, value, "sequences");
   for (int32_t value : {-1, 2, kMost}) option(&think_cache_options::fold, value, "fold");
   for (int32_t value : {-1, kLeast, 1}) option(&think_cache_options::refit, value, "refit");  // 1: without folds
+  for (int32_t value : {-2, kLeast, kMost}) option(&think_cache_options::rollback, value, "rollback");
   for (int64_t value : {int64_t{-1}, INT64_MIN, INT64_MAX}) option(&think_cache_options::reserve_tokens, value, "reserve_tokens");
   for (int64_t value : {int64_t{-1}, INT64_MIN}) option(&think_cache_options::limit_bytes, value, "limit_bytes");
   for (int32_t value : {-2, kMost}) {

@@ -65,13 +65,16 @@ TEST_F(Arguments, EveryFunctionNamesWhatIsWrong) {
   };
   refused("think_cache_create", wrong, 1, "plan", [&](think_error *error) { return think_cache_create(nullptr, nullptr, &made, error); });
   refused("think_cache_create", wrong, 3, "cache", [&](think_error *error) { return think_cache_create(site_.plan, nullptr, nullptr, error); });
-  create("options->struct_size", wrong, [](think_cache_options &options) { options.struct_size = 55; });
+  create("options->struct_size", wrong, [](think_cache_options &options) { options.struct_size = 63; });
   create("options->flags", wrong, [](think_cache_options &options) { options.flags = 4; });
   create("options->flags", wrong, [](think_cache_options &options) { options.flags = THINK_CACHE_NO_SCORES | THINK_CACHE_KEEP_SCORES; });
   create("options->layers", wrong, [](think_cache_options &options) { options.layers = -1; });
   create("options->sequences", wrong, [](think_cache_options &options) { options.sequences = -2; });
   create("options->fold", wrong, [](think_cache_options &options) { options.fold = 2; });
   create("options->refit", wrong, [](think_cache_options &options) { options.refit = 3; });
+  create("options->rollback", wrong, [](think_cache_options &options) { options.rollback = -2; });
+  create("options->rollback", wrong, [](think_cache_options &options) { options.rollback = 641; });
+  create("options->reserved", wrong, [](think_cache_options &options) { options.reserved = 1; });
   create("options->reserve_tokens", wrong, [](think_cache_options &options) { options.reserve_tokens = -1; });
   create("options->limit_bytes", wrong, [](think_cache_options &options) { options.limit_bytes = -1; });
   think_prune_options prune = THINK_PRUNE_OPTIONS_INIT;

@@ -60,6 +60,44 @@ TEST(Fold, TheLastQueriesCanAlwaysBeRolledBack) {
   engine.expect_counted();
 }
 
+// What folds leave: `rollback` rows, or the recent ones where they are more; the step's own rows come on top. So many tokens can be forgotten, no more.
+TEST(Fold, RollbackSaysHowManyRowsStayDense) {
+  const struct {
+    int32_t rollback, recent, kept;
+  } cases[] = {{0, 8, 40}, {-1, 8, 8}, {-1, -1, 0}, {5, 8, 8}, {70, 8, 70}};
+  for (const auto &one : cases) {
+    SCOPED_TRACE(testing::Message() << "rollback " << one.rollback << ", recent " << one.recent);
+    Settings settings;
+    settings.options.fold = THINK_FOLD_BLOCK;
+    settings.options.rollback = one.rollback;
+    settings.problem.max_queries = 40;
+    settings.problem.max_tokens = 1000;
+    settings.prune.recent = one.recent;
+    Site site(settings);
+    Engine engine(settings, site);
+    const auto dense = [&] { return engine.usage(0).tokens - engine.usage(0).compact_tokens; };
+    engine.step({0}, {200});
+    engine.prune({0});
+    int64_t fewest = 200;
+    for (int step = 0; step < 3 * 32; ++step) {
+      engine.step({0}, {3});
+      if (engine.usage(0).compact_tokens > 200) fewest = std::min(fewest, dense());
+    }
+    // 3 and 32 have no factor in common: each remainder is met.
+    EXPECT_EQ(4 + one.kept + 3, fewest);
+    for (const int32_t drafts : {40, 11}) {  // of which none is accepted: the step that wrote them has folded, and what it left is there
+      for (int step = 0; step < 2; ++step) engine.step({0}, {40});
+      const int64_t before = engine.tokens(0);
+      engine.step({0}, {drafts});
+      engine.trim(0, before - one.kept);
+    }
+    think_error error = THINK_ERROR_INIT;
+    EXPECT_EQ(THINK_E_STATE, think_cache_trim(engine.cache(), 0, engine.tokens(0) - dense() + 3, &error)) << "sinks went, compact rows stayed";
+    engine.step({0}, {1});
+    engine.expect_counted();
+  }
+}
+
 TEST(Fold, ForksFoldForThemselves) {
   Settings settings;
   settings.options.fold = THINK_FOLD_BLOCK;

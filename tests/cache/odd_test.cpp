@@ -1,0 +1,120 @@
+// Shapes and lives at the edges: few channels, sides of different widths, no groups, no sinks or more than a page of them, nothing recent, empty steps.
+#include "engine.h"
+
+namespace cache_test {
+namespace {
+
+struct Odd {
+  int32_t query_heads, kv_heads, key_channels, value_channels;
+  int32_t sinks, recent;
+  think_dtype cache, key, value;
+};
+
+Settings settings_of(const Odd &odd) {
+  Settings settings;
+  settings.problem.query_heads = odd.query_heads;
+  settings.problem.kv_heads = odd.kv_heads;
+  settings.problem.key_channels = odd.key_channels;
+  settings.problem.value_channels = odd.value_channels;
+  settings.problem.cache_dtype = odd.cache;
+  settings.options.fold = THINK_FOLD_BLOCK;
+  settings.options.flags = THINK_CACHE_KEEP_SCORES;
+  settings.prune.sinks = odd.sinks;
+  settings.prune.recent = odd.recent;
+  settings.prune.value_kept = odd.value_channels > 8 ? odd.value_channels - 8 : 0;
+  settings.format.key_dtype = odd.key;
+  settings.format.value_dtype = odd.value;
+  settings.format.key_layout = THINK_TILES;
+  if (odd.value == THINK_U8 || odd.value == THINK_U4) settings.format.value_layout = THINK_TILES;
+  return settings;
+}
+
+constexpr Odd kOdd[] = {
+    {3, 3, 8, 8, -1, -1, THINK_F32, THINK_U8, THINK_U4},      // no groups; no side has a basis, but both are quantized
+    {2, 1, 16, 8, 33, -1, THINK_BF16, 0, 0},                  // sinks end in the second page
+    {8, 2, 40, 16, 64, 1, THINK_F32, THINK_U8, 0},            // sinks fill two pages
+    {4, 4, 24, 72, 0, 40, THINK_BF16, THINK_U8, THINK_U8},    // values wider than keys
+    {6, 2, 32, 128, 31, -1, THINK_F16, THINK_U4, THINK_U4},   // sinks all but fill a page
+    {1, 1, 128, 8, -1, 3, THINK_F32, 0, THINK_U8},            // one head
+};
+
+class OddShapes : public testing::TestWithParam<Odd> {};
+
+TEST_P(OddShapes, LiveLikeOthers) {
+  const Settings settings = settings_of(GetParam());
+  Site site(settings);
+  const int64_t before = site.host.bytes;
+  {
+    Engine engine(settings, site);
+    engine.step({0, 1, 2}, {170, 0, 69});
+    engine.step({2, 0}, {0, 0});
+    EXPECT_EQ(0, engine.usage(1).tokens);
+    engine.prune({0, 1, 2});
+    EXPECT_GT(engine.usage(0).compact_tokens, 0);
+    engine.prune({2, 0});  // at once again: nothing is old enough, nothing happens
+    EXPECT_EQ(1, engine.usage(0).runs);
+    engine.step({0, 2}, {5, 0}, Engine::Rows::packed);
+    engine.fork(0, 3);
+    engine.fork(1, 4);  // of nothing
+    engine.step({3, 0, 1}, {2, 5, 1});
+    for (int step = 0; step < 9; ++step) engine.step({0, 3}, {5, 4}, step % 2 ? Engine::Rows::packed : Engine::Rows::rectangular);
+    engine.prune({3});
+    EXPECT_LE(engine.usage(3).runs, 2);
+    engine.step({3, 0}, {1, 1});
+    // Half a step of the codes, and what predictions sum up.
+    const auto coarse = [](think_dtype dtype) { return dtype == THINK_U4 ? 0.6 : dtype == THINK_U8 ? 0.12 : 1e-5; };
+    engine.expect_exported(3, std::max(coarse(settings.format.key_dtype), coarse(settings.format.value_dtype)));
+
+    // A sequence goes in the middle of a step; the others are as they were, one that was new is gone.
+    const int64_t held = engine.usage(0).tokens;
+    ASSERT_EQ(THINK_OK, engine.begin({0, 5, 3}, {3, 4, 2}));
+    engine.append(1);
+    engine.take_back();
+    engine.drop(3);
+    EXPECT_EQ(held, engine.usage(0).tokens);
+    EXPECT_EQ(0, engine.usage(5).tokens);
+    EXPECT_EQ(0, engine.usage(5).score_bytes);
+    engine.expect_counted();
+    engine.step({0, 5, 3}, {1, 40, 33});
+    engine.step({0, 5, 3}, {1, 2, 3});
+    engine.trim(0, held);
+    engine.step({0}, {5});
+    engine.expect_counted();
+  }
+  EXPECT_EQ(before, site.host.bytes);
+}
+
+INSTANTIATE_TEST_SUITE_P(Cache, OddShapes, testing::ValuesIn(kOdd));
+
+// Numbers that are none may come from a model that has gone wrong: what is made of them means nothing, but it stays inside its memory.
+TEST(Odd, NotANumberEverywhere) {
+  for (const float number : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(), 3e38f}) {
+    Settings settings = settings_of(kOdd[2]);
+    settings.options.refit = 1;
+    Site site(settings);
+    Engine engine(settings, site);
+    const auto step = [&](int32_t tokens) {
+      ASSERT_EQ(THINK_OK, engine.begin({0}, {tokens}));
+      for (int32_t layer = 0; layer < settings.options.layers; ++layer) {
+        const auto rows = [&](int which, int32_t heads, int32_t channels) {
+          flow::Tensor tensor = engine.fresh(layer, Engine::Rows::rectangular, which, heads, channels, THINK_F32);
+          for (int32_t t = 0; t < tokens; t += 3) tensor.set(0, t % heads, t, t % channels, number);
+          return tensor;
+        };
+        const flow::Tensor query = rows(0, 8, 40), key = rows(1, 2, 40), value = rows(2, 2, 16);
+        THINK_CALL(think_cache_append, engine.cache(), layer, query.view(), key.view(), value.view(), engine.launch());
+        if (tokens > settings.problem.max_queries) continue;
+        flow::Tensor output(THINK_F32, 1, 8, tokens, 16);
+        THINK_CALL(think_cache_attend, engine.cache(), layer, query.view(), nullptr, output.view(), nullptr, engine.launch());
+      }
+    };
+    step(200);
+    engine.prune({0});
+    for (int decode = 0; decode < 30; ++decode) step(5);
+    EXPECT_GT(engine.usage(0).runs, 1) << "the second fit was wanted too";
+    engine.expect_counted();
+  }
+}
+
+}  // namespace
+}  // namespace cache_test
