@@ -17,7 +17,10 @@
 extern "C" {
 #endif
 
-/** A cache. One thread at a time; any number of caches may work on one plan at the same time. Destroy it before its plan. CPU so far. */
+/**
+ * A cache. One thread at a time, but for the slices of one think_cache_attend(); any number of caches may work on one plan at the same time. Destroy it
+ * before its plan. CPU so far.
+ */
 typedef struct think_cache think_cache;
 
 /** What becomes of dense rows that are older than the recent ones, once a sequence has been pruned. */
@@ -77,9 +80,10 @@ THINK_API void think_cache_options_init(think_cache_options *options, uint32_t s
 THINK_API void think_cache_info_init(think_cache_info *info, uint32_t struct_size);
 
 /**
- * Make an empty cache. All its memory comes from the context's allocator, in think_cache_create(), _step(), _prune(), _fork(), _load(), and goes back there: in
- * pieces when pages become free (_prune(), _trim(), _drop(), _reset()), all of it in _destroy(). When an allocation fails in a call, THINK_E_MEMORY, all
- * sequences are as they were before; pages that were already added stay in the pool.
+ * Make an empty cache. All its memory comes from the context's allocator, in think_cache_create(), _step(), _prune(), _fork(), _load(), and goes back there when
+ * pages become free (_prune(), _trim(), _drop(), _reset(): what is left may move into a smaller block, which is allocated first; where that fails, the larger
+ * one stays), all of it in _destroy(). When an allocation fails in a call, THINK_E_MEMORY, all sequences are as they were before; pages that were already
+ * added stay in the pool.
  * @param plan     of one layer; it must outlive the cache. max_batch, max_queries and max_tokens hold for the cache
  * @param options  NULL = defaults
  * @param cache    receives the cache; destroy it with think_cache_destroy()
@@ -106,7 +110,7 @@ THINK_API think_status think_cache_workspace_size(const think_cache *cache, int6
  * Begin an engine step: which sequences get how many new tokens. Makes room for their rows, and folds blocks that are older than the recent rows
  * (THINK_FOLD_BLOCK: while recent or rollback rows are left, whichever is more). The new rows are not counted and never folded in their own step: whatever
  * rollback is, all tokens of the last step can be forgotten again (rejected drafts), and with it so many older ones. Afterwards every layer is to be
- * appended once, in any order; until then only append, attend, usage, segments, drop and reset are allowed.
+ * appended once, in any order; until then only append, attend, usage, segments, export_dense, drop and reset are allowed.
  * @param sequences   [count] different numbers of sequences; one without tokens begins anew
  * @param new_tokens  [count] each at least 0, and no more than max_tokens together with what the sequence holds
  * @param count       1 .. max_batch
@@ -207,6 +211,7 @@ THINK_API think_status think_cache_fork(think_cache *cache, int32_t source, int3
 
 /**
  * Forget a sequence. If layers of a step are still missing, the step is given up: the new tokens of all its sequences are taken back.
+ * As with think_cache_trim(), score states keep what they have seen of them, in the layers that had been appended.
  * @since 0.11
  */
 THINK_API think_status think_cache_drop(think_cache *cache, int32_t sequence, think_error *error);

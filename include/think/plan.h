@@ -112,7 +112,8 @@ THINK_API void think_extent_init(think_extent *extent, uint32_t struct_size);
 THINK_API think_status think_supports(const think_context *context, const think_problem *problem, think_error *error);
 
 /**
- * Make a plan. The only moment, besides context creation, when the library allocates or starts threads (if the context asked for them).
+ * Make a plan. Besides here, the library allocates only when a context is made and in calls of a managed cache that say so (think/cache.h); it starts threads
+ * only here and with a context, if the context asked for them.
  * On a CUDA device it loads the kernels. Calls on the plan take device pointers: tensors, segments, bases and also the small arrays (lengths, slots, page
  * tables, widths), which are never read on the host; structs stay in host memory. Rows of tensors must be aligned to 16 bytes.
  * think_attend() takes caches of f16 or bf16 there, all segments alike; f32 is THINK_E_UNSUPPORTED when it is called.

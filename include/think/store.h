@@ -37,7 +37,7 @@ THINK_API think_status think_cache_save_size(const think_cache *cache, int32_t s
 /**
  * Write a sequence: its rows, compact runs and bases, and the score state if it has one. Nothing is allocated. Rows that forks share are written with each.
  * @param sequence  0 .. sequences - 1
- * @param write     called some times, in the calling thread; it must not use the cache
+ * @param write     called with blocks, in the calling thread; it must not use the cache
  * @param user      handed to write
  * @return THINK_E_ARGUMENT; THINK_E_STATE during a step, or when the sequence holds no tokens; THINK_E_IO
  * @since 0.11
@@ -50,7 +50,7 @@ THINK_API think_status think_cache_save(const think_cache *cache, int32_t sequen
  * Exactly one sequence is read, so several can follow each other in one stream. A cache without scores (THINK_CACHE_NO_SCORES) leaves those of the file out; a
  * sequence that was saved without them cannot be pruned.
  * @param sequence  one without tokens; it receives the file's
- * @param read      called some times, in the calling thread; it must not use the cache
+ * @param read      called often and for few bytes at a time, so it should buffer; in the calling thread; it must not use the cache
  * @param user      handed to read
  * @return THINK_E_ARGUMENT; THINK_E_STATE during a step, or when the sequence holds tokens; THINK_E_FORMAT: not such a file, of another version or another
  *         kind of cache, cut off, damaged; THINK_E_MEMORY; THINK_E_IO. After each of them all sequences are as they were;

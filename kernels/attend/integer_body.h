@@ -85,6 +85,12 @@ inline __m128 reduce(const Vec (&x)[kColumns], const Operation &operation) {
   return _mm512_castps512_ps128(operation(all, _mm512_shuffle_f32x4(all, all, 0xb1)));
 }
 
+// What 1 counts in four columns, from the largest weight of each, and its inverse. Weights so small that this would overflow count as none.
+inline void units(__m128 largest, float (&inverse)[kColumns], float (&step)[kColumns]) {
+  _mm_store_ps(inverse, _mm_maskz_div_ps(_mm_cmp_ps_mask(largest, _mm_set1_ps(1e-30f), _CMP_GT_OQ), _mm_set1_ps(kMostInteger), largest));
+  _mm_store_ps(step, _mm_mul_ps(largest, _mm_set1_ps(1 / kMostInteger)));
+}
+
 // ---- the loop ------------------------------------------------------------------------------------------------------------------------------------
 
 // The digits come from memory with the multiplication: loaded first, they would take as many instructions again, which compilers do not see.
@@ -163,11 +169,8 @@ inline void score_columns(const ScoreArguments &a, int32_t column, const char *a
       total[c] = fma(q, load(start + i), total[c]);
     }
   }
-  const __m128 largest = reduce(most, [](Vec x, Vec y) { return max(x, y); });
   alignas(16) float inverse[kColumns], step[kColumns], constant[kColumns];
-  // Weights so small that this would overflow count as none.
-  _mm_store_ps(inverse, _mm_maskz_div_ps(_mm_cmp_ps_mask(largest, _mm_set1_ps(1e-30f), _CMP_GT_OQ), _mm_set1_ps(kMostInteger), largest));
-  _mm_store_ps(step, _mm_mul_ps(largest, _mm_set1_ps(1 / kMostInteger)));
+  units(reduce(most, [](Vec x, Vec y) { return max(x, y); }), inverse, step);
   _mm_store_ps(constant, reduce(total, [](Vec x, Vec y) { return add(x, y); }));
 #pragma GCC unroll 4
   for (int c = 0; c < C; ++c) {
@@ -205,11 +208,10 @@ void score_codes(const ScoreArguments &a) {
 template <int C>
 struct Weights {
   alignas(64) Digits digits[C];
-  alignas(16) float constant[kColumns];
-  float step;
+  alignas(16) float constant[kColumns], step[kColumns];
 };
 
-// Probabilities are at most 1, so the largest scale bounds the weights, and all columns share it.
+// Each column has a unit of its own, from the largest of its weights in this tile: where nearly all of its mass is in other tiles, what is here still counts.
 template <int C>
 inline void fold_weights(const char *scales, const char *zeros, int tokens, const float *probability, int64_t stride, Weights<C> &weights) {
   constexpr int kVectors = kTileTokens / kLanes;
@@ -219,21 +221,25 @@ inline void fold_weights(const char *scales, const char *zeros, int tokens, cons
     return _mm512_maskz_cvtph_ps(static_cast<__mmask16>(present >> (v * kLanes)), half);
   };
   const Vec scale[kVectors] = {load_present(scales, 0), load_present(scales, 1)}, start[kVectors] = {load_present(zeros, 0), load_present(zeros, 1)};
-  const float most = maximum(max(scale[0], scale[1]));
-  const Vec inverse = broadcast(most > 0 ? kMostInteger / most : 0.0f);
-  const Vec unit[kVectors] = {mul(scale[0], inverse), mul(scale[1], inverse)};
-  weights.step = most * (1 / kMostInteger);
-  Vec total[kColumns] = {};
+  Vec weight[C][kVectors], most[kColumns] = {}, total[kColumns] = {};
 #pragma GCC unroll 4
   for (int c = 0; c < C; ++c) {
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) {
       const Vec p = _mm512_maskz_loadu_ps(static_cast<__mmask16>(present >> (v * kLanes)), probability + c * stride + v * kLanes);
       total[c] = fma(p, start[v], total[c]);
-      store_digits(weights.digits[c] + v * kLanes, p, unit[v]);
+      weight[c][v] = mul(p, scale[v]);
+      most[c] = max(most[c], weight[c][v]);
     }
   }
+  alignas(16) float inverse[kColumns];
+  units(reduce(most, [](Vec x, Vec y) { return max(x, y); }), inverse, weights.step);
   _mm_store_ps(weights.constant, reduce(total, [](Vec x, Vec y) { return add(x, y); }));
+#pragma GCC unroll 4
+  for (int c = 0; c < C; ++c) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) store_digits(weights.digits[c] + v * kLanes, weight[c][v], broadcast(inverse[c]));
+  }
 }
 
 template <class Code, int C, int V>
@@ -242,7 +248,7 @@ template <class Code, int C, int V>
     const int32_t left = width - v * kLanes;
     const auto lanes = static_cast<__mmask16>(left >= kLanes ? 0xffff : (1 << left) - 1);
     float *to = out + c * out_stride + v * kLanes;
-    const Vec more = fma(total, broadcast(weights.step), broadcast(weights.constant[c]));
+    const Vec more = fma(total, broadcast(weights.step[c]), broadcast(weights.constant[c]));
     _mm512_mask_storeu_ps(to, lanes, add(_mm512_maskz_loadu_ps(lanes, to), more));
   };
   add_rows_of_columns<Code, C, V, false>(rows, width * dtype_bits(Code::dtype) / 8, kTileTokens, kOrders<Code>[width / 8 - 1], ahead, weights.digits, finish);

@@ -31,6 +31,8 @@ struct Batch {
   const int32_t *lengths, *row_start, *slot;
 };
 
+constexpr Batch kOneSequence{1, nullptr, nullptr, nullptr};
+
 static inline int32_t slot_of(const Batch &batch, int32_t sequence) { return batch.slot ? batch.slot[sequence] : sequence; }
 
 // The slot of a sequence in a segment: the segment's own table wins over the batch's.

@@ -306,6 +306,10 @@ think_status think_cache_segments(const think_cache *cache, int32_t layer, think
     if (const think_status status = check_layer({error, 2, "layer"}, *cache, layer)) return status;
     const Argument argument{error, 3, "segments"};
     if (const think_status status = check_output(argument, segments)) return status;
+    if (segments->struct_size % alignof(think_segment)) {
+      return wrong(argument, "struct_size", "expected a multiple of %d, as it is the step of the array, got %u", static_cast<int>(alignof(think_segment)),
+                   segments->struct_size);
+    }
     if (capacity < 1) return wrong({error, 4, "capacity"}, "", "expected at least 1, got %d", capacity);
     if (const think_status status = check_array({error, 5, "count"}, count)) return status;
     if (const think_status status = check_appended({error, 2, "layer"}, *cache, layer)) return status;

@@ -7,8 +7,6 @@
 namespace think::cache {
 namespace {
 
-constexpr Batch kOne{1, nullptr, nullptr, nullptr};
-
 struct Head {
   SideView view;
   const think_basis *basis;  // NULL = every channel is stored
@@ -18,7 +16,7 @@ struct Head {
 
 Head head_of(const think_segment &segment, int32_t side, const Shape &shape, int32_t head) {
   const bool keys = side == THINK_KEYS;
-  const SideView view = side_view(segment, keys ? Side::keys : Side::values, shape, kOne, 0, head);
+  const SideView view = side_view(segment, keys ? Side::keys : Side::values, shape, kOneSequence, 0, head);
   return {view, keys ? segment.key_basis : segment.value_basis, int64_t{view.slot} * shape.kv_heads + head, keys};
 }
 

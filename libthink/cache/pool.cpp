@@ -173,7 +173,8 @@ bool sparse(const Pool &pool) {
 }
 
 void shrink(Memory &memory, Pool &pool) {
-  const int32_t capacity = std::max(pool.used, pool.floor);
+  // An eighth stays free, as when a pool grows: the next pages that are needed must not move all of it again.
+  const int32_t capacity = std::max(pool.used + pool.used / 8, pool.floor);
   for (int32_t layer = 0; layer < pool.slabs.size; ++layer) {
     Slab &slab = pool.slabs[layer];
     if (capacity == 0) {

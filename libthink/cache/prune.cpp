@@ -9,8 +9,6 @@
 namespace think::cache {
 namespace {
 
-constexpr Batch kOne{1, nullptr, nullptr, nullptr};
-
 // Rows behind the sinks that a fold leaves: what may still be rolled back is never folded.
 int32_t kept_rows(const think_cache &cache) { return std::max(cache.prune.recent, cache.rollback); }
 
@@ -105,7 +103,7 @@ void prune(think_cache &cache, Sequence &sequence, const Move &move, void *works
     call.score_state = sequence.score + layer * score::state_bytes(shape);
     call.source = dense_segment(cache, layer, sequence.pages.data, sequence.pages.size, nullptr, &sequence.dense_rows);
     call.destination = compact_segment(cache, layer, run.kind, run.pages.data, run.pages.size, nullptr, &run.rows, &run.slot);
-    call.batch = kOne;
+    call.batch = kOneSequence;
     call.options = move.options;
     think::prune(call, workspace);
   }
@@ -167,7 +165,7 @@ void fold(think_cache &cache, Sequence &sequence, const Fold &fold, void *worksp
     move.shape = cache.plan->shape;
     move.source = dense_segment(cache, layer, sequence.pages.data, sequence.pages.size, &first, &rows);
     move.destination = compact_segment(cache, layer, run.kind, run.pages.data, run.pages.size, &run.rows, &rows, &run.slot);
-    move.batch = kOne;
+    move.batch = kOneSequence;
     compact::compact(cache.plan->isa, move, cache.plan->parallel, {0, 1});
   }
   run.rows += rows;

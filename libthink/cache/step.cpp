@@ -8,8 +8,6 @@
 namespace think::cache {
 namespace {
 
-constexpr Batch kOne{1, nullptr, nullptr, nullptr};
-
 // Runs of one kind, of the sequence that has most of them: so many segments.
 int32_t runs_of(const Sequence &sequence, int32_t kind) {
   int32_t count = 0;
@@ -28,15 +26,22 @@ int32_t after_fold(const Sequence &sequence, const Fold &fold) { return sequence
 
 // Numbers that the tables take at most, for what the sequences are going to hold.
 int64_t table_room(const think_cache &cache, const int32_t *sequences, const int32_t *new_tokens, int32_t count) {
-  int64_t dense = 0, compact = 0;
+  int64_t dense = 1, compact = 1;
+  int32_t most_runs[kDense] = {};
   for (int32_t index = 0; index < count; ++index) {
     const Sequence &sequence = cache.sequences[sequences[index]];
     dense = std::max<int64_t>(dense, page_count(int64_t{sequence.dense_rows} + new_tokens[index]));
     const Fold fold = plan_fold(cache, sequence);
     for (int32_t run = 0; run < sequence.run_count; ++run) compact = std::max<int64_t>(compact, sequence.runs[run].pages.size + fold.tiles);
     compact = std::max<int64_t>(compact, fold.refit.rows / kPageTokens);
+    for (int32_t kind = 0; kind < kDense; ++kind) {
+      most_runs[kind] = std::max(most_runs[kind], runs_of(sequence, kind) + (fold.refit.rows > 0 && fold.refit.kind == kind));
+    }
   }
-  return int64_t{count} * (3 + 2 + std::max<int64_t>(dense, 1) + 4 * THINK_CACHE_MAX_RUNS * (3 + std::max<int64_t>(compact, 1))) + 1;
+  int64_t segments = 0;
+  for (const int32_t runs : most_runs) segments += runs;
+  // The step itself (one number more: row starts), then of each segment two lists of numbers and the pages.
+  return int64_t{count} * (3 + 2 + dense + segments * (2 + compact)) + 1;
 }
 
 class Tables {
@@ -131,7 +136,7 @@ void update_scores(think_cache &cache, int32_t layer, const Append &rows, void *
         piece.extent[2] = std::min(kScorePiece, range.count - done);
         return piece;
       };
-      score::Update update{shape, part(rows.query), part(rows.key), kOne, sequence.score + layer * score::state_bytes(shape)};
+      score::Update update{shape, part(rows.query), part(rows.key), kOneSequence, sequence.score + layer * score::state_bytes(shape)};
       score::update(cache.plan->isa, update, workspace, cache.plan->parallel, {0, 1});
     }
   }
@@ -205,7 +210,8 @@ void append(think_cache &cache, int32_t layer, const Append &rows, void *workspa
     const int64_t bytes = dtype_bytes(tensor.dtype);
     dtype = tensor.dtype;
     data = tensor.data;
-    for (int axis = 0; axis < 3; ++axis) stride[axis] = tensor.stride[axis] * bytes;
+    // The stride of an axis that has one element is never used, and may be any number.
+    for (int axis = 0; axis < 3; ++axis) stride[axis] = tensor.extent[axis] > 1 ? tensor.stride[axis] * bytes : 0;
   };
   describe(rows.key, fresh.key_dtype, fresh.key, fresh.key_stride);
   describe(rows.value, fresh.value_dtype, fresh.value, fresh.value_stride);

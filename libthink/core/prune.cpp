@@ -81,8 +81,6 @@ struct Sequence {
   think_tensor window;   // its queries
 };
 
-constexpr Batch kOne{1, nullptr, nullptr, nullptr};
-
 void describe(const PruneCall &call, int32_t index, Sequence &sequence) {
   const Shape &shape = call.shape;
   sequence.index = index;
@@ -116,7 +114,7 @@ void measure(const PruneCall &call, const Sequence &sequence, const Scratch &scr
   arguments.window_query = sequence.window;
   arguments.source = sequence.source;
   if (!sequence.decision.value.pruned) arguments.source.value = nullptr;
-  arguments.batch = kOne;
+  arguments.batch = kOneSequence;
   arguments.sinks = call.options.sinks;
   arguments.recent = call.options.recent;
   arguments.attention_share = call.options.attention_share;
@@ -126,11 +124,11 @@ void measure(const PruneCall &call, const Sequence &sequence, const Scratch &scr
 
 // The paper's score of values: squares of what the window's queries get from each channel.
 void score_values_by_attention(const PruneCall &call, const Sequence &sequence, const Scratch &scratch) {
-  const attend::Arguments arguments = window_attention(call.shape, kOne, sequence.window, sequence.source, scratch.attention);
+  const attend::Arguments arguments = window_attention(call.shape, kOneSequence, sequence.window, sequence.source, scratch.attention);
   // The memory has served other stages, attend counts on zeros.
   std::memset(scratch.stage, 0, static_cast<size_t>(window_attend_workspace(call.shape, sequence.tokens)));
   attend::attend(call.isa, arguments, scratch.stage, call.parallel, {0, 1});
-  score::value_score(arguments.shape, arguments.output, kOne, scratch.value_score);
+  score::value_score(arguments.shape, arguments.output, kOneSequence, scratch.value_score);
 }
 
 // The greedy order of values as a score that ranks like it.
@@ -156,7 +154,7 @@ void prune_side(const PruneCall &call, const Sequence &sequence, const Scratch &
     score_values_by_attention(call, sequence, scratch);
   }
   if (options.adaptive || (!keys && options.regressed)) {
-    moments::gains(call.isa, shape, scratch.moments, kOne, side, keys ? score : nullptr, scratch.gains, scratch.order, scratch.stage, call.parallel);
+    moments::gains(call.isa, shape, scratch.moments, kOneSequence, side, keys ? score : nullptr, scratch.gains, scratch.order, scratch.stage, call.parallel);
   }
   if (!keys && options.regressed) score_values_by_order(shape, scratch);
   if (options.adaptive) {
@@ -165,12 +163,12 @@ void prune_side(const PruneCall &call, const Sequence &sequence, const Scratch &
   }
   const select::Select choice = prune_choice(shape, options, side, options.adaptive ? scratch.kept : nullptr);
   const think_basis basis = basis_of_slot(shape, whole_basis, sequence.destination_slot);
-  select::select(choice, score, kOne, basis, mask);
+  select::select(choice, score, kOneSequence, basis, mask);
   if (!options.regressed) return;
   fit::Arguments arguments{};
   arguments.shape = shape;
   arguments.moments = scratch.moments;
-  arguments.batch = kOne;
+  arguments.batch = kOneSequence;
   arguments.side = side;
   arguments.ridge = options.ridge;
   arguments.basis = basis;

@@ -394,7 +394,9 @@ bool check_basis(const think_cache &cache, const cache::Run &run, const Part &pa
     if (total != expected) {
       return reader.damaged("damaged: expected %lld %s channels in all heads together, got %lld", static_cast<Long>(expected), name, static_cast<Long>(total));
     }
-    compact::place(shape, run_segment(cache, run, part.layer), {1, nullptr, nullptr, nullptr});
+    think_segment placed = run_segment(cache, run, part.layer);
+    (part.side == THINK_KEYS ? placed.value_head_offset : placed.key_head_offset) = nullptr;  // of the other side nothing has been read yet, or all is placed
+    compact::place(shape, placed, kOneSequence);
     // The total bounds 16-bit rows; what quantized tiles are padded with depends on each width.
     const think_dtype dtype = part.side == THINK_KEYS ? cache.format.key_dtype : cache.format.value_dtype;
     int64_t bytes = 0;

@@ -1,4 +1,4 @@
-// The caller's stream of bytes, from this side: buffered, counted, and digested as it passes. After the first trouble nothing more is read or written.
+// The caller's stream of bytes, from this side: counted and digested as it passes, buffered when written. After the first trouble nothing more is read or written.
 #pragma once
 
 #include <cstdint>

@@ -157,6 +157,9 @@ TEST_F(Arguments, EveryFunctionNamesWhatIsWrong) {
   refused("think_cache_segments", wrong, 1, "cache", [&](think_error *error) { return think_cache_segments(nullptr, 1, segments, 4, &count, error); });
   refused("think_cache_segments", wrong, 2, "layer", [&](think_error *error) { return think_cache_segments(cache, 2, segments, 4, &count, error); });
   refused("think_cache_segments", wrong, 3, "segments", [&](think_error *error) { return think_cache_segments(cache, 1, nullptr, 4, &count, error); });
+  segments[0].struct_size = sizeof segments[0] + 1;
+  refused("think_cache_segments", wrong, 3, "struct_size", [&](think_error *error) { return think_cache_segments(cache, 1, segments, 4, &count, error); });
+  segments[0].struct_size = sizeof segments[0];
   refused("think_cache_segments", wrong, 4, "capacity", [&](think_error *error) { return think_cache_segments(cache, 1, segments, 0, &count, error); });
   refused("think_cache_segments", wrong, 5, "count", [&](think_error *error) { return think_cache_segments(cache, 1, segments, 4, nullptr, error); });
 

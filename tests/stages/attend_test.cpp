@@ -100,6 +100,22 @@ TEST_P(Attend, LongPrefill) {
   check(c, true);
 }
 
+// A few tokens outweigh each of many others by e^10 to e^20 and all of them together by little, in a group that is not cut: small probabilities count.
+TEST_P(Attend, ManySmallProbabilities) {
+  if (GetParam().key != THINK_U4) return;  // values of both kinds of codes
+  Case c;
+  c.key_channels = 256;
+  c.value_channels = 32;
+  c.group = 16;
+  c.kv_heads = 1;
+  c.queries = {32};
+  SegmentSpec sinks = segment({4}), others = segment({1024});
+  sinks.magnitude = 10;
+  others.all_equal = true;
+  c.segments = {sinks, others};
+  check(c);
+}
+
 TEST_P(Attend, QueriesThatSeeNothing) {
   Case c = queries_that_see_nothing(GetParam());
   for (const bool sink : {false, true}) {
