@@ -8,6 +8,7 @@ namespace think::fuzz {
 std::string npy_seed(int variant);
 std::string safetensors_seed(int variant);
 std::string layer_seed(int variant);
+std::string sequence_seed(int variant);
 
 constexpr int kVariants = 4;
 

@@ -106,5 +106,6 @@ void smoke(Target target, Seed seed) {
 TEST(FuzzSmoke, Npy) { smoke(think::fuzz::npy, think::fuzz::npy_seed); }
 TEST(FuzzSmoke, Safetensors) { smoke(think::fuzz::safetensors, think::fuzz::safetensors_seed); }
 TEST(FuzzSmoke, Layer) { smoke(think::fuzz::layer, think::fuzz::layer_seed); }
+TEST(FuzzSmoke, Sequence) { smoke(think::fuzz::sequence, think::fuzz::sequence_seed); }
 
 }  // namespace

@@ -12,13 +12,14 @@
 #include "safetensors.h"
 
 namespace think::fuzz {
-namespace {
 
 void require(bool good, const char *promise) {
   if (good) return;
   std::fprintf(stderr, "broken promise: %s\n", promise);
   std::abort();
 }
+
+namespace {
 
 // Reads every byte, so that a sanitizer sees a range that lies outside.
 unsigned touch(std::span<const std::byte> bytes) {

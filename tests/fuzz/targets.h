@@ -7,9 +7,12 @@
 
 namespace think::fuzz {
 
+void require(bool good, const char *promise);  // or the end
+
 // Each returns whether the bytes were accepted.
 bool npy(std::span<const std::byte> file);
 bool safetensors(std::span<const std::byte> file);
 bool layer(std::span<const std::byte> file);
+bool sequence(std::span<const std::byte> file);  // with the digest that belongs to it
 
 }  // namespace think::fuzz
