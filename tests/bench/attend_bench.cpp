@@ -205,19 +205,14 @@ void measure(const Bench &bench, const Shape &shape, think_dtype dtype, int64_t 
                     {"widths", variants[v].widths},
                     {"layers", layers[v]->count()},
                     {"bytes", static_cast<int64_t>(bytes)},
-                    {"ms", own.seconds() * 1e3},
-                    {"ms_min", minimum(own.times()) * 1e3},
-                    {"gb_per_s", bytes / own.seconds() / 1e9},
-                    {"probe_gb_per_s", 1e-9 / own.probe()},
                     {"l2_gb_per_s", 1e-9 / own.median_of(cached_seconds)},
-                    {"fraction_of_probe", bytes * own.probe_over_time()},
-                    {"fraction_of_probe_best", bytes * own.best_probe_over_time()},
                     {"fraction_of_l2_rate", own.median_of([&](size_t pass) { return bytes * cached[v][pass] / own.times()[pass]; })},
                     {"fraction_of_bound", own.median_of(fraction_of_bound)},
                     {"speedup_over_dense", speedup},
                     {"byte_ratio", byte_ratio},
                     {"formats", std::string(dtype_name(variants[v].key ? variants[v].key : dtype)) + "/" + dtype_name(variants[v].value ? variants[v].value : dtype)},
                     {"speedup_over_byte_ratio", speedup / byte_ratio}});
+    add_figures(rows.back(), own, bytes);
   }
 }
 

@@ -90,13 +90,8 @@ void measure(const Bench &bench, const Arena &target, const Shape &shape, const 
                   {"threads", parallel.threads},
                   {"tokens", tokens},
                   {"key_kept", which.key_kept},
-                  {"value_kept", which.value_kept},
-                  {"ms", passes.seconds() * 1e3},
-                  {"ms_min", minimum(passes.times()) * 1e3},
-                  {"gb_per_s", bytes / passes.seconds() / 1e9},
-                  {"probe_gb_per_s", 1 / passes.probe() / 1e9},
-                  {"fraction_of_probe", bytes * passes.probe_over_time()},
-                  {"fraction_of_probe_best", bytes * passes.best_probe_over_time()}});
+                  {"value_kept", which.value_kept}});
+  add_figures(rows.back(), passes, bytes);
 }
 
 }  // namespace

@@ -112,6 +112,16 @@ class Passes {
   std::vector<char> steady_;
 };
 
+// The figures of a row: of a pass that moves so many bytes.
+inline void add_figures(Json &row, const Passes &passes, double bytes) {
+  row.update({{"ms", passes.seconds() * 1e3},
+              {"ms_min", minimum(passes.times()) * 1e3},
+              {"gb_per_s", bytes / passes.seconds() / 1e9},
+              {"probe_gb_per_s", 1e-9 / passes.probe()},
+              {"fraction_of_probe", bytes * passes.probe_over_time()},
+              {"fraction_of_probe_best", bytes * passes.best_probe_over_time()}});
+}
+
 // Passes and probes in turns, the first round thrown away; up to three times as many where the machine is restless.
 template <class Pass, class Probe>
 Passes measure_passes(int32_t wanted, const Pass &pass, const Probe &probe) {

@@ -38,13 +38,8 @@ void measure(const Bench &bench, Shape shape, think_dtype dtype, int64_t tokens,
                   {"dtype", dtype_name(dtype)},
                   {"threads", parallel.threads},
                   {"tokens", tokens},
-                  {"strides", interleaved ? "token, head" : "head, token"},
-                  {"ms", passes.seconds() * 1e3},
-                  {"ms_min", minimum(passes.times()) * 1e3},
-                  {"gb_per_s", bytes / passes.seconds() / 1e9},
-                  {"probe_gb_per_s", 1 / passes.probe() / 1e9},
-                  {"fraction_of_probe", bytes * passes.probe_over_time()},
-                  {"fraction_of_probe_best", bytes * passes.best_probe_over_time()}});
+                  {"strides", interleaved ? "token, head" : "head, token"}});
+  add_figures(rows.back(), passes, bytes);
 }
 
 }  // namespace
