@@ -7,6 +7,9 @@ namespace think {
 
 constexpr int64_t kWorkspaceAlignment = 64;
 
+// Up to a whole number of kWorkspaceAlignment.
+constexpr int64_t aligned_bytes(int64_t bytes) { return (bytes + kWorkspaceAlignment - 1) / kWorkspaceAlignment * kWorkspaceAlignment; }
+
 struct Carver {
   char *base;      // NULL = counting
   int64_t offset;  // bytes so far
@@ -15,7 +18,7 @@ struct Carver {
 template <class T>
 static inline T *take(Carver &carver, int64_t count) {
   T *memory = carver.base ? reinterpret_cast<T *>(carver.base + carver.offset) : nullptr;
-  carver.offset += (count * static_cast<int64_t>(sizeof(T)) + kWorkspaceAlignment - 1) / kWorkspaceAlignment * kWorkspaceAlignment;
+  carver.offset += aligned_bytes(count * static_cast<int64_t>(sizeof(T)));
   return memory;
 }
 

@@ -5,12 +5,10 @@ namespace think::score {
 
 namespace {
 
-constexpr int64_t block_bytes(int64_t bytes) { return (bytes + kWorkspaceAlignment - 1) / kWorkspaceAlignment * kWorkspaceAlignment; }
-
-int64_t square_sum_bytes(const Shape &shape) { return block_bytes(int64_t{4} * shape.kv_heads * shape.key_channels); }
+int64_t square_sum_bytes(const Shape &shape) { return aligned_bytes(int64_t{4} * shape.kv_heads * shape.key_channels); }
 
 int64_t window_bytes(const Shape &shape) {
-  return block_bytes(static_cast<int64_t>(shape.query_heads) * shape.window * shape.key_channels * dtype_bytes(shape.query_dtype));
+  return aligned_bytes(static_cast<int64_t>(shape.query_heads) * shape.window * shape.key_channels * dtype_bytes(shape.query_dtype));
 }
 
 }  // namespace

@@ -96,10 +96,13 @@ void settle(think_cache &cache);  // free pages go back to the allocator
 bool shared(const think_cache &cache, const Sequence &sequence, int64_t row);
 void own(think_cache &cache, Sequence &sequence, int64_t row);
 
-// One sequence of one layer as segments. `slot` and the arrays must outlive them.
+// Sequences of one layer as segments. `slot` and the arrays must outlive them.
 think_segment dense_segment(const think_cache &cache, int32_t layer, const int32_t *pages, int64_t stride, const int32_t *first, const int32_t *lengths);
 think_segment compact_segment(const think_cache &cache, int32_t layer, int32_t kind, const int32_t *pages, int64_t stride, const int32_t *first,
                               const int32_t *lengths, const int32_t *slot);
+// All rows of one, which must outlive the segment.
+think_segment dense_segment(const think_cache &cache, int32_t layer, const Sequence &sequence);
+think_segment compact_segment(const think_cache &cache, int32_t layer, const Run &run);
 
 // ---- export.cpp: rows at full width; tensor: [1][kv_heads][count][channels of the side] ----
 void export_rows(const think_cache &cache, int32_t sequence, int32_t layer, int64_t first, int64_t count, int32_t side, const think_tensor &tensor);

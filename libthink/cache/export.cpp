@@ -75,13 +75,13 @@ void export_rows(const think_cache &cache, int32_t number, int32_t layer, int64_
       }
     }
   };
-  const think_segment dense = dense_segment(cache, layer, sequence.pages.data, sequence.pages.size, nullptr, &sequence.dense_rows);
+  const think_segment dense = dense_segment(cache, layer, sequence);
   const int64_t sinks = sequence.run_count > 0 ? cache.prune.sinks : sequence.dense_rows;
   part(dense, 0, sinks, 0);
   int64_t begin = sinks;
   for (int32_t index = 0; index < sequence.run_count; ++index) {
     const Run &run = sequence.runs[index];
-    part(compact_segment(cache, layer, run.kind, run.pages.data, run.pages.size, nullptr, &run.rows, &run.slot), begin, run.rows, 0);
+    part(compact_segment(cache, layer, run), begin, run.rows, 0);
     begin += run.rows;
   }
   part(dense, begin, sequence.dense_rows - sinks, sinks);

@@ -10,21 +10,19 @@
 namespace think::cache {
 namespace {
 
-int64_t round_up(int64_t bytes) { return (bytes + kWorkspaceAlignment - 1) / kWorkspaceAlignment * kWorkspaceAlignment; }
-
 void describe_pool(const think_cache &cache, int32_t kind, Pool &pool) {
   const Shape &shape = cache.plan->shape;
   pool = {};
   if (kind == kDense) {
     const int64_t row = int64_t{shape.kv_heads} * dtype_bytes(shape.cache_dtype) * kPageTokens;
-    pool.value_begin = round_up(row * shape.key_channels);
-    pool.page_bytes = pool.value_begin + round_up(row * shape.value_channels);
+    pool.value_begin = aligned_bytes(row * shape.key_channels);
+    pool.page_bytes = pool.value_begin + aligned_bytes(row * shape.value_channels);
     return;
   }
   pool.key_basis = (kind & kKeyBasis) != 0;
   pool.value_basis = (kind & kValueBasis) != 0;
-  pool.value_begin = round_up(compact_side_bytes(cache, THINK_KEYS, pool.key_basis));
-  pool.page_bytes = pool.value_begin + round_up(compact_side_bytes(cache, THINK_VALUES, pool.value_basis));
+  pool.value_begin = aligned_bytes(compact_side_bytes(cache, THINK_KEYS, pool.key_basis));
+  pool.page_bytes = pool.value_begin + aligned_bytes(compact_side_bytes(cache, THINK_VALUES, pool.value_basis));
   const int64_t offsets = shape.kv_heads * static_cast<int64_t>(sizeof(int64_t));
   if (pool.key_basis) pool.slot_bytes += basis_bytes(shape, THINK_KEYS) + offsets;
   if (pool.value_basis) pool.slot_bytes += basis_bytes(shape, THINK_VALUES) + offsets;
@@ -266,6 +264,14 @@ think_segment dense_segment(const think_cache &cache, int32_t layer, const int32
   segment.lengths = lengths;
   segment.lengths_stride[0] = 1;
   return segment;
+}
+
+think_segment dense_segment(const think_cache &cache, int32_t layer, const Sequence &sequence) {
+  return dense_segment(cache, layer, sequence.pages.data, sequence.pages.size, nullptr, &sequence.dense_rows);
+}
+
+think_segment compact_segment(const think_cache &cache, int32_t layer, const Run &run) {
+  return compact_segment(cache, layer, run.kind, run.pages.data, run.pages.size, nullptr, &run.rows, &run.slot);
 }
 
 think_segment compact_segment(const think_cache &cache, int32_t layer, int32_t kind, const int32_t *pages, int64_t stride, const int32_t *first,

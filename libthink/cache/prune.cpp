@@ -101,8 +101,8 @@ void prune(think_cache &cache, Sequence &sequence, const Move &move, void *works
     call.isa = cache.plan->isa;
     call.parallel = cache.plan->parallel;
     call.score_state = sequence.score + layer * score::state_bytes(shape);
-    call.source = dense_segment(cache, layer, sequence.pages.data, sequence.pages.size, nullptr, &sequence.dense_rows);
-    call.destination = compact_segment(cache, layer, run.kind, run.pages.data, run.pages.size, nullptr, &run.rows, &run.slot);
+    call.source = dense_segment(cache, layer, sequence);
+    call.destination = compact_segment(cache, layer, run);
     call.batch = kOneSequence;
     call.options = move.options;
     think::prune(call, workspace);

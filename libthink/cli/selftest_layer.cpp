@@ -187,8 +187,6 @@ class LayerTest {
     think_segment placed = THINK_SEGMENT_INIT, host = THINK_SEGMENT_INIT;
   };
 
-  static Batch one_sequence() { return {1, nullptr, nullptr, nullptr}; }
-
   void score() {
     int64_t bytes = 0;
     error_.check(think_score_state_size(plan_.get(), 1, &bytes, error_));
@@ -398,7 +396,7 @@ class LayerTest {
 
     Buffer expected_keys(key_bytes_, true), expected_values(value_bytes_, true);
     // The reference moves rows to rows of the same number: the source begins behind the sinks.
-    compact::Arguments arguments = {inner_shape(), source_.host, compact_.host, one_sequence()};
+    compact::Arguments arguments = {inner_shape(), source_.host, compact_.host, kOneSequence};
     arguments.source.flags = 0;
     arguments.source.key = static_cast<std::byte *>(source_.host.key) + first_ * source_.host.key_stride[2];
     arguments.source.value = static_cast<std::byte *>(source_.host.value) + first_ * source_.host.value_stride[2];
@@ -480,7 +478,7 @@ class LayerTest {
     result = room_.fetch(placed_result, result.size());
     lse = room_.fetch(placed_lse, rows);
     attend::Arguments arguments = {inner_shape(), host_query, packed_tensor(expected.data(), THINK_F32, shape_.query_heads, kQueries, shape_.value_channels),
-                                   one_sequence(), host.data(), static_cast<int32_t>(host.size()), sink_logit ? sink_logit->data() : nullptr,
+                                   kOneSequence, host.data(), static_cast<int32_t>(host.size()), sink_logit ? sink_logit->data() : nullptr,
                                    expected_lse.data()};
     attend::reference::attend(arguments);
     const double limit = attend_limit(room_.on_device(), shape_.dtype);

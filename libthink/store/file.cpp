@@ -160,19 +160,15 @@ bool move_prediction(const Slot &slot, const Part &part, Io &io) {
   return true;
 }
 
-think_segment run_segment(const think_cache &cache, const cache::Run &run, int32_t layer) {
-  return cache::compact_segment(cache, layer, run.kind, run.pages.data, run.pages.size, nullptr, &run.rows, &run.slot);
-}
-
 template <class Io>
 bool move_rows(const think_cache &cache, const cache::Run &run, const Part &part, Io &io) {
   const Shape &shape = cache.plan->shape;
-  const think_segment segment = run_segment(cache, run, part.layer);
+  const think_segment segment = cache::compact_segment(cache, part.layer, run);
   const Side side = part.side == THINK_KEYS ? Side::keys : Side::values;
   for (int32_t page = 0; page < run.pages.size; ++page) {
     int64_t bytes = 0;
     for (int32_t head = 0; head < shape.kv_heads; ++head) {
-      const SideView view = side_view(segment, side, shape, {1, nullptr, nullptr, nullptr}, 0, head);
+      const SideView view = side_view(segment, side, shape, kOneSequence, 0, head);
       const int64_t more = head_bytes(cache::kPageTokens, view.channels, view.dtype, side == Side::keys);
       if (!io.move(row_address(view, int64_t{page} * cache::kPageTokens), more)) return false;
       bytes += more;
@@ -184,9 +180,9 @@ bool move_rows(const think_cache &cache, const cache::Run &run, const Part &part
 
 template <class Io>
 bool move_dense(const think_cache &cache, const cache::Sequence &sequence, const Part &part, Io &io) {
-  const think_segment segment = cache::dense_segment(cache, part.layer, sequence.pages.data, sequence.pages.size, nullptr, &sequence.dense_rows);
+  const think_segment segment = cache::dense_segment(cache, part.layer, sequence);
   for (int32_t head = 0; head < cache.plan->shape.kv_heads; ++head) {
-    const SideView view = side_view(segment, part.side == THINK_KEYS ? Side::keys : Side::values, cache.plan->shape, {1, nullptr, nullptr, nullptr}, 0, head);
+    const SideView view = side_view(segment, part.side == THINK_KEYS ? Side::keys : Side::values, cache.plan->shape, kOneSequence, 0, head);
     for (int64_t row = 0; row < sequence.dense_rows; row += cache::kPageTokens) {
       const int64_t rows = std::min<int64_t>(cache::kPageTokens, sequence.dense_rows - row);
       if (!io.move(row_address(view, row), rows * view.row_stride)) return false;
@@ -394,7 +390,7 @@ bool check_basis(const think_cache &cache, const cache::Run &run, const Part &pa
     if (total != expected) {
       return reader.damaged("damaged: expected %lld %s channels in all heads together, got %lld", static_cast<Long>(expected), name, static_cast<Long>(total));
     }
-    think_segment placed = run_segment(cache, run, part.layer);
+    think_segment placed = cache::compact_segment(cache, part.layer, run);
     (part.side == THINK_KEYS ? placed.value_head_offset : placed.key_head_offset) = nullptr;  // of the other side nothing has been read yet, or all is placed
     compact::place(shape, placed, kOneSequence);
     // The total bounds 16-bit rows; what quantized tiles are padded with depends on each width.

@@ -44,7 +44,6 @@ struct Choice {
   }
 };
 
-const Batch kOne{1, nullptr, nullptr, nullptr};
 
 TEST(Select, MatchesSorting) {
   std::mt19937 random(1);
@@ -58,7 +57,7 @@ TEST(Select, MatchesSorting) {
         score[random() % channels] = INFINITY;
         score[random() % channels] = -INFINITY;
         Choice choice(1, channels);
-        select::select({1, channels, 1, width, nullptr, pairs}, score.data(), kOne, choice.basis, choice.mask.data());
+        select::select({1, channels, 1, width, nullptr, pairs}, score.data(), kOneSequence, choice.basis, choice.mask.data());
         const int32_t kept = select::rounded_width(width, 1, channels, pairs);
         EXPECT_EQ(choice.kept[0], kept);
         EXPECT_EQ(choice.weight_offset[0], -1);
@@ -74,30 +73,30 @@ TEST(Select, MatchesSorting) {
 TEST(Select, EqualScoresKeepTheLowerChannels) {
   const std::vector<float> score(64, 2.5f);
   Choice choice(1, 64);
-  select::select({1, 64, 1, 40, nullptr, Pairs::none}, score.data(), kOne, choice.basis, nullptr);
+  select::select({1, 64, 1, 40, nullptr, Pairs::none}, score.data(), kOneSequence, choice.basis, nullptr);
   for (int32_t i = 0; i < 64; ++i) EXPECT_EQ(choice.index[i], i);
   const std::vector<float> zeros = {0.0f, -0.0f, 0.0f, -0.0f, -0.0f, 0.0f, -0.0f, 0.0f};
   Choice signs(1, 8);
-  select::select({1, 8, 1, 3, nullptr, Pairs::none}, zeros.data(), kOne, signs.basis, nullptr);
+  select::select({1, 8, 1, 3, nullptr, Pairs::none}, zeros.data(), kOneSequence, signs.basis, nullptr);
   for (int32_t i = 0; i < 8; ++i) EXPECT_EQ(signs.index[i], i);
 }
 
 TEST(Select, NaNCountsAsInfinity) {
   const float score[8] = {1, kNaN, 3, INFINITY, -kNaN, 4, 0, 2};
   Choice choice(1, 8);
-  select::select({1, 8, 1, 3, nullptr, Pairs::none}, score, kOne, choice.basis, nullptr);
+  select::select({1, 8, 1, 3, nullptr, Pairs::none}, score, kOneSequence, choice.basis, nullptr);
   EXPECT_EQ(choice.index, (std::vector<int32_t>{1, 3, 4, 0, 2, 5, 6, 7}));
-  select::select({1, 8, 1, 2, nullptr, Pairs::none}, score, kOne, choice.basis, nullptr);
+  select::select({1, 8, 1, 2, nullptr, Pairs::none}, score, kOneSequence, choice.basis, nullptr);
   EXPECT_EQ(choice.index, (std::vector<int32_t>{1, 3, 0, 2, 4, 5, 6, 7}));
 }
 
 TEST(Select, PairsStayTogether) {
   const float score[8] = {0, 0, 9, 1, 5, 0, 0, 3};
   Choice choice(1, 8);
-  select::select({1, 8, 1, 3, nullptr, Pairs::halves}, score, kOne, choice.basis, nullptr);  // sums 5 0 9 4
+  select::select({1, 8, 1, 3, nullptr, Pairs::halves}, score, kOneSequence, choice.basis, nullptr);  // sums 5 0 9 4
   EXPECT_EQ(choice.kept[0], 4);
   EXPECT_EQ(choice.index, (std::vector<int32_t>{0, 2, 4, 6, 1, 3, 5, 7}));
-  select::select({1, 8, 1, 4, nullptr, Pairs::interleaved}, score, kOne, choice.basis, nullptr);  // sums 0 10 5 3
+  select::select({1, 8, 1, 4, nullptr, Pairs::interleaved}, score, kOneSequence, choice.basis, nullptr);  // sums 0 10 5 3
   EXPECT_EQ(choice.index, (std::vector<int32_t>{2, 3, 4, 5, 0, 1, 6, 7}));
 }
 
@@ -244,7 +243,7 @@ TEST(Budgets, RecordedVectors) {
         std::vector<float> score;
         for (const double s : problem.solution<double>(h, "score")) score.push_back(static_cast<float>(s));
         Choice choice(1, problem.channels);
-        select::select({1, problem.channels, 1, want[h], nullptr, Pairs::none}, score.data(), kOne, choice.basis, nullptr);
+        select::select({1, problem.channels, 1, want[h], nullptr, Pairs::none}, score.data(), kOneSequence, choice.basis, nullptr);
         EXPECT_EQ(std::vector<int32_t>(choice.index.begin(), choice.index.begin() + want[h]), problem.solution<int32_t>(h, "key_kept"));
       }
     }

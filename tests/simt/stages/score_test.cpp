@@ -57,7 +57,6 @@ struct DeviceState {
   std::vector<char> download() const { return state.download(); }
 };
 
-const Batch kOne{1, nullptr, nullptr, nullptr};
 
 std::vector<double> expected_score(const Shape &shape, const Rows &query, const Rows &key, int64_t row, int64_t first, int64_t tokens, bool heads = false) {
   std::vector<double> expected((heads ? shape.query_heads : shape.kv_heads) * shape.key_channels);
@@ -78,10 +77,10 @@ TEST(ScoreOnDevice, EveryHeadSizeGroupAndDtype) {
       begin(channels + group);
       const DeviceRows queries("query", query), keys("key", key);
       DeviceState state(shape, 1);
-      state.reset(kOne);
-      state.update(queries.tensor, keys.tensor, kOne);
+      state.reset(kOneSequence);
+      state.update(queries.tensor, keys.tensor, kOneSequence);
       const std::string what = "channels " + std::to_string(channels) + " group " + std::to_string(group);
-      for (bool heads : {false, true}) expect_near(state.finish(kOne, heads).data(), expected_score(shape, query, key, 0, 0, tokens, heads), what);
+      for (bool heads : {false, true}) expect_near(state.finish(kOneSequence, heads).data(), expected_score(shape, query, key, 0, 0, tokens, heads), what);
       EXPECT_EQ(0u, simt::machine().total().bank_conflicts) << what;
       if (HasFatalFailure()) return;
     }
@@ -101,14 +100,14 @@ TEST(ScoreOnDevice, AnyChunksGiveOnePassAndTheLastQueries) {
     begin(++seed);
     const DeviceRows queries("query", query), keys("key", key);
     DeviceState state(shape, 1);
-    state.reset(kOne);
+    state.reset(kOneSequence);
     int64_t done = 0;
     for (int64_t chunk : plan) {
-      state.update(queries.part(done, chunk), keys.part(done, chunk), kOne);
+      state.update(queries.part(done, chunk), keys.part(done, chunk), kOneSequence);
       done += chunk;
     }
     ASSERT_EQ(done, tokens);
-    expect_near(state.finish(kOne).data(), expected_score(shape, query, key, 0, 0, tokens), "plan " + std::to_string(seed));
+    expect_near(state.finish(kOneSequence).data(), expected_score(shape, query, key, 0, 0, tokens), "plan " + std::to_string(seed));
     std::vector<char> memory = state.download();
     const score::StateView view = score::state_view(shape, memory.data(), 0);
     EXPECT_EQ(*view.tokens, tokens);
@@ -130,11 +129,11 @@ TEST(ScoreOnDevice, FewerTokensThanTheWindowAreRightAligned) {
     begin(3);
     const DeviceRows queries("query", query), keys("key", key);
     DeviceState state(shape, 1);
-    state.reset(kOne);
-    for (float x : state.finish(kOne)) ASSERT_EQ(0, x);
-    state.update(queries.part(0, 3), keys.part(0, 3), kOne);
-    state.update(queries.part(3, 7), keys.part(3, 7), kOne);
-    expect_near(state.finish(kOne).data(), expected_score(shape, query, key, 0, 0, 10), "ten tokens");
+    state.reset(kOneSequence);
+    for (float x : state.finish(kOneSequence)) ASSERT_EQ(0, x);
+    state.update(queries.part(0, 3), keys.part(0, 3), kOneSequence);
+    state.update(queries.part(3, 7), keys.part(3, 7), kOneSequence);
+    expect_near(state.finish(kOneSequence).data(), expected_score(shape, query, key, 0, 0, 10), "ten tokens");
     std::vector<char> memory = state.download();
     const float *rows = static_cast<float *>(score::state_view(shape, memory.data(), 0).window);
     for (int64_t r = 0; r < window; ++r) {
@@ -189,16 +188,16 @@ TEST(ScoreOnDevice, LargeHalvesAndNotANumber) {
   {
     const DeviceRows queries("query", query), keys("key", key);
     DeviceState state(shape, 1);
-    state.reset(kOne);
-    state.update(queries.tensor, keys.tensor, kOne);
-    expect_near(state.finish(kOne).data(), expected_score(shape, query, key, 0, 0, 40), "large halves");
+    state.reset(kOneSequence);
+    state.update(queries.tensor, keys.tensor, kOneSequence);
+    expect_near(state.finish(kOneSequence).data(), expected_score(shape, query, key, 0, 0, 40), "large halves");
   }
   set_not_finite(query, key);
   const DeviceRows queries("query", query, true), keys("key", key, true);
   DeviceState state(shape, 1);
-  state.reset(kOne);
-  state.update(queries.tensor, keys.tensor, kOne);
-  const std::vector<float> actual = state.finish(kOne), heads = state.finish(kOne, true);
+  state.reset(kOneSequence);
+  state.update(queries.tensor, keys.tensor, kOneSequence);
+  const std::vector<float> actual = state.finish(kOneSequence), heads = state.finish(kOneSequence, true);
   expect_infinities(actual, heads);
 }
 
@@ -273,9 +272,9 @@ TEST(ScoreOnDevice, MovesTheBytesOfItsModel) {
   begin(9);
   const DeviceRows queries("query", query), keys("key", key);
   DeviceState state(shape, 1);
-  state.reset(kOne);
+  state.reset(kOneSequence);
   simt::machine().reset();
-  state.update(queries.tensor, keys.tensor, kOne);
+  state.update(queries.tensor, keys.tensor, kOneSequence);
   const simt::Counters counters = simt::machine().total();
   const uint64_t slabs = tokens / 256, sums = heads * channels * 4, rows = heads * group * window * channels * 2;
   const uint64_t reads = heads * tokens * channels * 2 + slabs * sums + sums + rows, writes = slabs * sums + sums + rows;
