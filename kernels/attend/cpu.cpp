@@ -451,8 +451,6 @@ void attend_items(const Call &call, int64_t low, int64_t high, Worker &w) {
       if (position >= low) {
         if (w.prepared != s) begin_run(call, s, begin, w);
         if (end == group.run[s].length) fetch_bases(call, w.next);
-        // Another core may have read it, in the call before this: ask for it now, not when it is stored.
-        prefetch_write(partial, size * static_cast<int64_t>(sizeof *partial));
         clear(call, group, w);
         attend_tokens(call, begin, end, w);
         store_partial(call, group, w, partial);
@@ -483,6 +481,25 @@ void pass_group(const Arguments &a, Place &place, const Group &group) {
   place.partials += group.items * partial_floats(a.shape, group.columns);
   ++place.counter;
 }
+
+// The slices of a stretch that nobody has taken. Who begins there takes them from the front; others from the end, so as not to take what it has fetched.
+class alignas(64) Stretch {
+ public:
+  void set(uint32_t slices) { range_.store(uint64_t{slices} << 32, std::memory_order_relaxed); }
+  // -1: none is left
+  int64_t take(bool front) {
+    uint64_t range = range_.load(std::memory_order_relaxed);
+    for (;;) {
+      const uint64_t begin = range & UINT32_MAX, end = range >> 32;
+      if (begin == end) return -1;
+      const uint64_t rest = front ? end << 32 | (begin + 1) : (end - 1) << 32 | begin;
+      if (range_.compare_exchange_weak(range, rest, std::memory_order_relaxed)) return static_cast<int64_t>(front ? begin : end - 1);
+    }
+  }
+
+ private:
+  std::atomic<uint64_t> range_;
+};
 
 void run_slice(const Call &call, int64_t total, Slice slice, Worker &w) {
   const int64_t low = total / slice.count * slice.index + total % slice.count * slice.index / slice.count;
@@ -534,15 +551,15 @@ void attend(int32_t isa, const Arguments &arguments, void *workspace, const Para
   const int64_t stretches = std::min(threads, kStretches);
   // Slices of one stretch. Without others to share with, one slice is all.
   const int64_t slices = threads == 1 ? 1 : std::clamp<int64_t>(total / (stretches * kSliceWeight), 1, kSlicesPerThread * threads / stretches);
-  struct alignas(64) Cursor {
-    std::atomic<int64_t> next{0};
-  };
-  Cursor cursors[kStretches];
+  Stretch left[kStretches];
+  for (int64_t stretch = 0; stretch < stretches; ++stretch) left[stretch].set(static_cast<uint32_t>(slices));
   parallel_for(parallel, threads, [&](int64_t task) {
     Worker worker;
     for (int64_t turn = 0; turn < stretches; ++turn) {
       const int64_t stretch = (task + turn) % stretches;
-      for (int64_t i; (i = cursors[stretch].next.fetch_add(1, std::memory_order_relaxed)) < slices;) {
+      const bool own = turn == 0;
+      for (int64_t i; (i = left[stretch].take(own)) >= 0;) {
+        if (!own) worker.started = false;  // nothing was fetched for what another thread leaves
         run_slice(call, total, {static_cast<int32_t>(stretch * slices + i), static_cast<int32_t>(stretches * slices)}, worker);
       }
       report_items(call, worker);

@@ -1,5 +1,4 @@
-// Prefetches: near into the first cache, far into the second; for writing, which takes the line from other cores. An address that cannot be read does no
-// harm.
+// Prefetches: near into the first cache, far into the second. An address that cannot be read does no harm.
 #pragma once
 
 #include <cstdint>
@@ -10,22 +9,16 @@ namespace think {
 #if defined(__x86_64__)
 static inline void prefetch_near(const char *p) { asm volatile("prefetcht0 %0" : : "m"(*p)); }
 static inline void prefetch_far(const char *p) { asm volatile("prefetcht1 %0" : : "m"(*p)); }
-static inline void prefetch_write(const char *p) { asm volatile("prefetchw %0" : : "m"(*p)); }
 #elif defined(__aarch64__)
 static inline void prefetch_near(const char *p) { asm volatile("prfm pldl1keep, [%0]" : : "r"(p)); }
 static inline void prefetch_far(const char *p) { asm volatile("prfm pldl2keep, [%0]" : : "r"(p)); }
-static inline void prefetch_write(const char *p) { asm volatile("prfm pstl1keep, [%0]" : : "r"(p)); }
 #else
 static inline void prefetch_near(const char *p) { __builtin_prefetch(p, 0, 3); }
 static inline void prefetch_far(const char *p) { __builtin_prefetch(p, 0, 2); }
-static inline void prefetch_write(const char *p) { __builtin_prefetch(p, 1, 3); }
 #endif
 
 static inline void prefetch_far(const void *start, int64_t bytes) {
   for (int64_t byte = 0; byte < bytes; byte += 64) prefetch_far(static_cast<const char *>(start) + byte);
-}
-static inline void prefetch_write(void *start, int64_t bytes) {
-  for (int64_t byte = 0; byte < bytes; byte += 64) prefetch_write(static_cast<const char *>(start) + byte);
 }
 
 }  // namespace think
