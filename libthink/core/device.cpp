@@ -13,11 +13,6 @@ think_status device_failed(const cuda::Backend &backend, int32_t code, const cha
   return status;
 }
 
-think_status check_kernels(const think_plan &plan, const char *function, think_error *error) {
-  if (!plan.context->cuda) return THINK_OK;
-  return fail(error, THINK_E_UNSUPPORTED, 0, "%s: this version has no CUDA kernels for it, only for %s", function, plan.context->cuda->stages);
-}
-
 think_status check_device_problem(const Argument &argument, const Shape &shape) {
   constexpr int32_t kMostBlocks = 65535;  // of a grid along its second and third axis: KV heads and sequences
   if (shape.kv_heads > kMostBlocks) return unsupported(argument, "kv_heads", "at most %d on a CUDA device, got %d", kMostBlocks, shape.kv_heads);
@@ -49,10 +44,6 @@ think_status check_device_attention(const Argument &argument, const think_segmen
   };
   if (const think_status status = check("value_dtype", segment.value_dtype)) return status;
   return check("key_dtype", segment.key_dtype);
-}
-
-bool has_kernels(const think_plan &plan, int32_t stage) {
-  return !plan.context->cuda || stage != THINK_STAGE_EVICT;
 }
 
 }  // namespace think
