@@ -1,5 +1,7 @@
 #include "libthink/core/device.h"
 
+#include "kernels/common/quantized.h"
+
 namespace think {
 think_status without_backend(const Argument &argument, const cuda::Search &search) {
   const think_status status = unsupported(argument, "device_type", "device kind %d: %s", THINK_DEVICE_CUDA, search.reason);
@@ -38,7 +40,9 @@ think_status check_device_rows(const Argument &argument, const think_tensor &ten
 
 think_status check_device_attention(const Argument &argument, const think_segment &segment, think_dtype dtype) {
   const auto check = [&](const char *field, think_dtype own) -> think_status {
-    if (own == THINK_F32) return unsupported(argument, field, "expected f16 or bf16 for attention on a CUDA device, got f32");
+    if (own == THINK_F32 || is_quantized(own)) {
+      return unsupported(argument, field, "expected f16 or bf16 for attention on a CUDA device, got %s", dtype_name(own));
+    }
     if (own == dtype) return THINK_OK;
     return unsupported(argument, field, "expected one type for attention on a CUDA device (%s), got %s", dtype_name(dtype), dtype_name(own));
   };
