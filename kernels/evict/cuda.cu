@@ -137,7 +137,7 @@ THINK_DEVICE Limit find_limit(const ChooseParts &parts, const float *score, cons
   for (int32_t shift = 32 - kDigitBits; shift >= 0; shift -= kDigitBits) {
 #pragma unroll
     for (int32_t digit = 0; digit < kDigits; ++digit) store_shared(parts.columns + (digit * kThreads + thread), 0);
-#pragma unroll 4
+#pragma unroll 2
     for (int32_t row = head.first + thread; row < head.end; row += kThreads) {
       const uint32_t key = key_of(load_constant(score + row));
       if ((key & known) != limit.key) continue;
@@ -182,6 +182,7 @@ __global__ void __launch_bounds__(kThreads) evict_choose(const __grid_constant__
   const int32_t rows = head.end - head.first, run = (rows + kThreads - 1) / kThreads * 32;
   const int32_t begin = head.first + warp_index() * run, end = begin + run < head.end ? begin + run : head.end;
   int32_t above = 0, equal = 0;
+#pragma unroll 2
   for (int32_t row = begin + lane_index(); row < end; row += 32) {
     const uint32_t key = key_of(load_constant(score + row));
     above += key > limit.key;
@@ -201,6 +202,7 @@ __global__ void __launch_bounds__(kThreads) evict_choose(const __grid_constant__
     equal += load_shared(parts.equal + warp);
   }
   const uint32_t before = (1u << lane_index()) - 1;
+#pragma unroll 1
   for (int32_t group = begin; group < end; group += 32) {
     const int32_t row = group + lane_index();
     const uint32_t key = row < end ? key_of(load_constant(score + row)) : 0;  // below every key of a number
