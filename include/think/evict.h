@@ -57,7 +57,8 @@ THINK_API void think_evict_options_init(think_evict_options *options, uint32_t s
  * to the sinks, then to the recent rows (the last ones first), then to the rows of the highest scores; equal scores: lower row first; NaN counts as +inf.
  * The result does not depend on the number of threads.
  *
- * Workspace: THINK_STAGE_EVICT. On a CUDA plan THINK_E_UNSUPPORTED so far.
+ * Workspace: THINK_STAGE_EVICT. On a CUDA plan all arrays are memory of the device, whose contents cannot be checked: lists end with kept_stride rows, and a
+ * sequence with the rows that its score has room for.
  *
  * @param window_query  [slots][query_heads][rows <= window][key_channels], right-aligned: think_score_window(), or queries of the caller's choice
  *                      (pseudo-queries, a probe); TOVA uses the last row. NULL with RECENT (required) and H2O (scores are taken as they are)
@@ -79,7 +80,8 @@ THINK_API think_status think_evict(const think_plan *plan, const think_tensor *w
 
 /**
  * Move kept rows together: row kept[i] of each sequence and head of `source` becomes row i of `destination`. Both are dense; dtypes may differ (numbers
- * are rounded to nearest even). A side whose pointer is NULL in both segments is left out. Needs no workspace. On a CUDA plan THINK_E_UNSUPPORTED so far.
+ * are rounded to nearest even). A side whose pointer is NULL in both segments is left out. Needs no workspace. On a CUDA plan all arrays
+ * are memory of the device, and the lists are trusted.
  *
  * In place: when both segments have the same key or value pointer, they must have the same dtypes, strides, offsets, pages and slots, and the
  * destination must not begin behind the source. Rows behind the kept ones then hold what they held. Otherwise the segments must not overlap.

@@ -104,7 +104,7 @@ THINK_API void think_launch_init(think_launch *launch, uint32_t struct_size);
 THINK_API void think_extent_init(think_extent *extent, uint32_t struct_size);
 
 /**
- * Can this context run this problem? Nothing is allocated. A CUDA plan may still lack stages: think_plan_describe() names the kernel of each, or "none".
+ * Can this context run this problem? Nothing is allocated. think_plan_describe() names the kernel of each stage.
  * @param context  NULL = a default CPU context
  * @return THINK_OK, or what think_plan_create() would return, with the reason in `error`
  * @since 0.9

@@ -2,6 +2,7 @@
 // (`side_of`, `run_of`) turns a checked segment into plain values that travel as kernel arguments; nothing behind a device pointer is touched there.
 #pragma once
 
+#include "codes.cuh"
 #include "launch.cuh"
 #include "segment.h"
 
@@ -45,9 +46,10 @@ struct Side {
   const int64_t *head_offset;
   const int32_t *kept, *index;  // of the basis, NULL = all channels
   int32_t channels;             // of a full row
-  int32_t element_bytes;
-  int32_t layout;
   think_dtype dtype;
+  int16_t element_bytes;        // small, as kernels take many of these: parameters end at 4 KiB
+  int8_t layout;
+  bool keys;
 };
 
 // Where its rows are, for both sides.
@@ -72,8 +74,9 @@ inline Side side_of(const think_segment &segment, const Shape &shape, think::Sid
   view.index = basis ? basis->index : nullptr;
   view.channels = keys ? shape.key_channels : shape.value_channels;
   view.dtype = keys ? segment.key_dtype : segment.value_dtype;
-  view.element_bytes = dtype_bytes(view.dtype);
-  view.layout = keys ? segment.key_layout : segment.value_layout;
+  view.element_bytes = static_cast<int16_t>(dtype_bytes(view.dtype));
+  view.layout = static_cast<int8_t>(keys ? segment.key_layout : segment.value_layout);
+  view.keys = keys;
   return view;
 }
 
@@ -125,7 +128,8 @@ THINK_DEVICE View view_of(const Side &side, const Run &run, int32_t kv_heads, in
   view.base = side.base + (side.head_offset ? load_constant(side.head_offset + head_of_slot) : head * side.head_stride);
   view.block_stride = side.block_stride;
   view.row_stride = side.row_stride ? side.row_stride : static_cast<int64_t>(view.channels) * side.element_bytes;
-  view.tile_bytes = static_cast<int64_t>(view.channels) * kTileTokens * side.element_bytes;
+  view.tile_bytes = is_codes(side.dtype) ? code_tile(side.keys, view.channels, bits_of(side.dtype)).bytes
+                                         : static_cast<int64_t>(view.channels) * kTileTokens * side.element_bytes;
   view.pages = run.pages ? run.pages + sequence * run.pages_stride : nullptr;
   view.page_tokens = run.page_tokens;
   view.layout = side.layout;
@@ -141,6 +145,58 @@ THINK_DEVICE char *row_address(const View &view, int32_t row) {
   }
   char *start = view.base + block * view.block_stride;
   return view.layout == THINK_TILES ? start + row / kTileTokens * view.tile_bytes : start + row * view.row_stride;
+}
+
+// ---- numbers of any type. It is the same for a whole launch, so nothing diverges, where a kernel for each pair of types would be nine of each.
+
+template <class T>
+THINK_DEVICE void load_eight(float (&x)[8], const char *at) {
+  constexpr int32_t kWords = 8 * static_cast<int32_t>(sizeof(T)) / 16;
+  if (reinterpret_cast<uintptr_t>(at) % 16 == 0) {
+#pragma unroll
+    for (int32_t i = 0; i < kWords; ++i) {
+      const Words4 chunk = load_constant(reinterpret_cast<const Words4 *>(at) + i);
+      const uint32_t words[4] = {chunk.x, chunk.y, chunk.z, chunk.w};
+#pragma unroll
+      for (int32_t j = 0; j < 4; ++j) {
+        if constexpr (sizeof(T) == 4) {
+          x[4 * i + j] = as_float(words[j]);
+        } else {
+          const Float2 two = unpack<T>(words[j]);
+          x[2 * j] = two.x, x[2 * j + 1] = two.y;
+        }
+      }
+    }
+  } else {
+#pragma unroll
+    for (int32_t i = 0; i < 8; ++i) x[i] = to_float(load_constant(reinterpret_cast<const T *>(at) + i));
+  }
+}
+
+THINK_DEVICE void load_eight(float (&x)[8], const char *at, think_dtype dtype) {
+  if (dtype == THINK_F32) {
+    load_eight<float>(x, at);
+  } else if (dtype == THINK_F16) {
+    load_eight<F16>(x, at);
+  } else {
+    load_eight<BF16>(x, at);
+  }
+}
+
+THINK_DEVICE float load_number(const char *row, think_dtype dtype, int32_t i) {
+  if (dtype == THINK_F32) return load_constant(reinterpret_cast<const float *>(row) + i);
+  if (dtype == THINK_F16) return to_float(load_constant(reinterpret_cast<const F16 *>(row) + i));
+  return to_float(load_constant(reinterpret_cast<const BF16 *>(row) + i));
+}
+
+THINK_DEVICE void store_number(char *row, think_dtype dtype, int32_t i, float value) {
+  if (dtype == THINK_F32) {
+    store_global(reinterpret_cast<float *>(row) + i, value);
+  } else if (dtype == THINK_F16) {
+    store_global(reinterpret_cast<F16 *>(row) + i, from_float<F16>(value));
+  } else {
+    store_global(reinterpret_cast<BF16 *>(row) + i, from_float<BF16>(value));
+  }
 }
 
 }  // namespace think::device

@@ -2,7 +2,7 @@
 // ldmatrix as the transposition; all other moves go from global memory to global memory.
 #include "cuda.h"
 
-#include "../common/device.cuh"
+#include "cuda_job.cuh"
 
 namespace think::compact::cuda {
 namespace {
@@ -14,67 +14,11 @@ constexpr int32_t kBlocks = 5;  // of a multiprocessor, at least: as many regist
 constexpr int32_t kChunk = 8;  // 16-bit elements of 16 bytes: what a thread moves at a time, in numbers, whatever their type
 constexpr int32_t kAbsent = 255;
 
-// One side of a call. The grid is (groups of tiles, KV heads, sequences).
-struct Move {
-  device::Side source, destination;
-  device::Run from, to;
-  int32_t kv_heads;
-  int32_t warps;           // of a block
-  int32_t tiles_per_warp;  // that follow each other in time, `warps` apart in place
-  int32_t row_chunks;      // of a staged row, a multiple of 8
-  int32_t out_words;       // of a warp, for rows on their way out
-};
-
-// What a block moves: rows of one sequence and head.
-struct alignas(16) Job {
-  device::View source, destination;
-  const int32_t *index;  // kept channels; NULL = rows keep all that they have
-  int32_t source_first, destination_first, count;
-};
-
-THINK_DEVICE Job find_job(const Move &move) {
-  Job job;
-  const int32_t head = block_y(), sequence = block_z();
-  job.source = device::view_of(move.source, move.from, move.kv_heads, sequence, head);
-  job.destination = device::view_of(move.destination, move.to, move.kv_heads, sequence, head);
-  job.source_first = device::first_of(move.from, sequence, head);
-  job.destination_first = device::first_of(move.to, sequence, head);
-  job.count = device::length_of(move.to, sequence, head);
-  const bool gathers = move.destination.index && !move.source.index && job.destination.channels < job.source.channels;
-  const int64_t head_of_slot = static_cast<int64_t>(job.destination.slot) * move.kv_heads + head;
-  job.index = gathers ? move.destination.index + head_of_slot * move.destination.channels : nullptr;
-  return job;
-}
-
-// One thread looks everything up, the others are told. Every thread of the block must call it.
-constexpr int32_t kJobWords = static_cast<int32_t>(sizeof(Job) / sizeof(Words4));
-
-THINK_DEVICE Job job_of(const Move &move, SharedCarver &carver) {
-  const Shared<Words4> told = carver.take<Words4>(kJobWords);
-  struct Copy {
-    Words4 words[kJobWords];
-  } copy;
-  if (thread_index() == 0) {
-    copy = bit_copy<Copy>(find_job(move));
-#pragma unroll
-    for (int32_t i = 0; i < kJobWords; ++i) store_shared(told + i, copy.words[i]);
-  }
-  sync_block();
-#pragma unroll
-  for (int32_t i = 0; i < kJobWords; ++i) copy.words[i] = load_shared(told + i);
-  return bit_copy<Job>(copy);
-}
-
 uint32_t job_shared_bytes() {
   SharedCarver carver;
   carver.take<Words4>(kJobWords);
   return carver.bytes();
 }
-
-THINK_DEVICE int32_t first_tile(const Move &move) { return block_x() * move.warps * move.tiles_per_warp; }
-THINK_DEVICE int32_t first_row(const Move &move, int32_t turn) { return (first_tile(move) + turn * move.warps + warp_index()) * kTileTokens; }
-
-THINK_DEVICE bool is_aligned(const void *address) { return (reinterpret_cast<uint64_t>(address) & 15) == 0; }
 
 // ---- eight numbers of any type. Numbers that keep their type keep their bits
 
@@ -446,7 +390,9 @@ struct PlaceCall {
   int64_t *offset;
   const int32_t *kept, *slot;
   int64_t row_bytes, number_bytes;  // a head's rows have row_bytes each, or where that is 0 as many numbers as it keeps
-  int64_t page_tokens;
+  int64_t page_tokens;              // of codes: tiles of a page, which have so many times 16 bytes
+  int32_t code_bits;                // 0 = rows and tiles of numbers
+  bool keys;
   int32_t channels, kv_heads;
 };
 
@@ -455,7 +401,8 @@ __global__ void __launch_bounds__(32) compact_place(PlaceCall call) {
   int32_t before = 0;  // channels of the heads so far: as numbers they fit, as bytes they may not
   for (int32_t start = 0; start < call.kv_heads; start += 32) {
     const int32_t head = start + lane_index();
-    const int32_t own = head < call.kv_heads ? (call.kept ? load_constant(call.kept + head_of_slot + head) : call.channels) : 0;
+    int32_t own = head < call.kv_heads ? (call.kept ? load_constant(call.kept + head_of_slot + head) : call.channels) : 0;
+    if (call.code_bits && head < call.kv_heads) own = static_cast<int32_t>(device::code_tile(call.keys, own, call.code_bits).bytes / kTileAlignment);
     int32_t sum = own;
     for (int32_t distance = 1; distance < 32; distance *= 2) {
       const int32_t other = shuffle_up(sum, distance);
@@ -527,6 +474,7 @@ int32_t with_kernel(Move &move, const Go &go) {
 
 int32_t load() {
   int32_t error = prepare(compact_place, 0);
+  if (!error) error = load_codes();
   for (const think_dtype from : {THINK_F32, THINK_F16, THINK_BF16}) {
     for (const think_dtype to : {THINK_F32, THINK_F16, THINK_BF16}) {
       if (error) return error;
@@ -564,6 +512,10 @@ int32_t compact(const Arguments &arguments, int64_t longest, void *stream) {
                        .stream = stream};
       return launch(how, kernel, move);
     };
+    if (device::is_codes(move.source.dtype) || device::is_codes(move.destination.dtype)) {
+      if (const int32_t error = launch_codes(move, tiles, arguments.batch.count, stream)) return error;
+      continue;
+    }
     const int32_t error = with_type(move.source.dtype, [&](auto source) {
       return with_type(move.destination.dtype, [&](auto destination) { return with_kernel<decltype(source), decltype(destination)>(move, go); });
     });
@@ -583,6 +535,9 @@ int32_t place(const Shape &shape, const think_segment &segment, const Batch &bat
     call.row_bytes = side.layout == THINK_ROWS ? side.row_stride : 0;
     call.number_bytes = side.element_bytes;
     call.page_tokens = segment.page_tokens;
+    call.code_bits = device::is_codes(side.dtype) ? device::bits_of(side.dtype) : 0;
+    call.keys = side.keys;
+    if (call.code_bits) call.number_bytes = kTileAlignment, call.page_tokens /= kTileTokens;
     call.channels = side.channels;
     call.kv_heads = shape.kv_heads;
     const int32_t error = launch({.name = "compact_place", .grid = {batch.count}, .threads = 32, .stream = stream}, compact_place, call);

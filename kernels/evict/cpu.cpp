@@ -103,10 +103,6 @@ int32_t choose(const Choice &choice, int32_t *kept) {
   return static_cast<int32_t>(choice.budget);
 }
 
-bool same_memory(const Move &move) {
-  return (move.source.key && move.source.key == move.destination.key) || (move.source.value && move.source.value == move.destination.value);
-}
-
 void move_rows(const Move &move, int64_t longest, const Parallel &parallel) {
   const Shape &shape = move.shape;
   // In place the rows of a head move one after the other; otherwise any run of them is a task.

@@ -29,8 +29,31 @@ struct Move {
   float *score;  // [slots][kv_heads][score_stride], moves with the rows; NULL = none
   int64_t score_stride;
 };
-bool same_memory(const Move &move);
+static inline bool same_memory(const Move &move) {
+  return (move.source.key && move.source.key == move.destination.key) || (move.source.value && move.source.value == move.destination.value);
+}
 void move_rows(const Move &move, int64_t longest, const Parallel &parallel);
+
+// Choices of sequences [first_sequence, first_sequence + sequences), on a device: what is behind pointers cannot be looked at when they are launched.
+struct Choices {
+  Shape shape;
+  think_segment source;  // for the lengths of its runs
+  Batch batch;
+  int32_t first_sequence, sequences;
+  int32_t budget;
+  const int32_t *budgets;  // [batch][kv_heads]; NULL = budget
+  int64_t sinks, recent;
+  int32_t pooling, kernel;
+  bool accumulate;    // the mass is added to score; otherwise it is written there
+  const float *mass;  // [sequences][kv_heads][mass_stride]; NULL = scores are taken as they are
+  int64_t mass_stride;
+  float *score;  // [slots][kv_heads][score_stride]; NULL = none
+  int64_t score_stride;
+  float *pooled;  // [sequences][kv_heads][longest]; used if kernel > 1
+  int32_t *kept;  // [batch][kv_heads][kept_stride]
+  int64_t kept_stride;
+  int32_t *lengths;  // [batch][kv_heads]
+};
 
 namespace reference {
 // The same in plain loops and a full sort.

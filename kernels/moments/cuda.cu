@@ -17,16 +17,22 @@ StateLayout layout_of(const Shape &shape, void *moments) {
           at(view.query_moment),        at(view.value_mean), at(view.value_covariance),     at(view.rows)};
 }
 
-// The arrays of a wave, and the most that the lengths can be.
-int64_t carve(Carver &carver, const Shape &shape, int32_t batch, int64_t longest, MomentsCall &call) {
-  const int64_t heads = static_cast<int64_t>(device_wave(shape, batch)) * shape.kv_heads, both = shape.key_channels + shape.value_channels;
+// What the mass needs of a wave, and the most that the lengths can be.
+void carve_columns(Carver &carver, const Shape &shape, int64_t heads, int64_t longest, MomentsCall &call) {
   const int64_t rows = shape.window < longest ? shape.window : longest;
   call.tiles = call.moved_tiles = static_cast<int32_t>((longest + kTile - 1) / kTile);
   call.columns = static_cast<int32_t>(rows * shape.group);
-  call.splits = static_cast<int32_t>((longest + kSplitRows - 1) / kSplitRows);
-  call.splits = call.splits < kSplits ? call.splits : kSplits;
   call.partial_columns = take<Float2>(carver, heads * call.tiles * call.columns);
   call.all_columns = take<Float2>(carver, heads * call.columns);
+}
+
+int64_t heads_of_wave(const Shape &shape, int32_t batch) { return static_cast<int64_t>(device_wave(shape, batch)) * shape.kv_heads; }
+
+int64_t carve(Carver &carver, const Shape &shape, int32_t batch, int64_t longest, MomentsCall &call) {
+  const int64_t heads = heads_of_wave(shape, batch), both = shape.key_channels + shape.value_channels;
+  carve_columns(carver, shape, heads, longest, call);
+  call.splits = static_cast<int32_t>((longest + kSplitRows - 1) / kSplitRows);
+  call.splits = call.splits < kSplits ? call.splits : kSplits;
   call.mass = take<float>(carver, heads * call.moved_tiles * kTile);
   call.tile_mass = take<double>(carver, heads * call.moved_tiles);
   call.sums = take<float>(carver, heads * call.moved_tiles * 2 * both);
@@ -34,6 +40,42 @@ int64_t carve(Carver &carver, const Shape &shape, int32_t batch, int64_t longest
   call.partial = take<float>(
       carver, heads * call.splits * (int64_t{shape.key_channels} * shape.key_channels + int64_t{shape.value_channels} * shape.value_channels));
   return carver.offset;
+}
+
+// Rows and queries; what is wanted of them is the caller's to say.
+MomentsCall call_of(const Shape &shape, const think_tensor &query, const think_segment &source, const Batch &batch, int64_t longest) {
+  MomentsCall call{};
+  call.key = device::side_of(source, shape, think::Side::keys);
+  call.run = device::run_of(source, batch, longest);
+  call.query = query;
+  call.query_bytes = dtype_bytes(query.dtype);
+  call.kv_heads = shape.kv_heads;
+  call.group = shape.group;
+  call.key_channels = shape.key_channels;
+  call.scale = shape.scale;
+  call.softcap = shape.softcap;
+  call.causal = (source.flags & THINK_SEGMENT_CAUSAL) != 0;
+  return call;
+}
+
+struct Step {
+  const char *name;
+  void (*kernel)(MomentsCall);
+  int32_t blocks;
+  uint32_t shared_bytes;
+};
+
+template <size_t Steps>
+int32_t launch_all(const Step (&steps)[Steps], const MomentsCall &call, int32_t sequences, void *stream) {
+  for (const Step &step : steps) {
+    const Launch how{.name = step.name,
+                     .grid = {step.blocks, call.kv_heads, sequences},
+                     .threads = kThreads,
+                     .shared_bytes = step.shared_bytes,
+                     .stream = stream};
+    if (const int32_t error = launch(how, step.kernel, call)) return error;
+  }
+  return 0;
 }
 
 }  // namespace
@@ -58,39 +100,23 @@ int64_t workspace(const Shape &shape, int32_t batch, int64_t longest) {
 
 int32_t measure(const Arguments &arguments, const int32_t *query_slot, int64_t longest, void *workspace, void *stream) {
   const Shape &shape = arguments.shape;
-  MomentsCall call;
-  call.key = device::side_of(arguments.source, shape, think::Side::keys);
+  MomentsCall call = call_of(shape, arguments.window_query, arguments.source, arguments.batch, longest);
   call.value = device::side_of(arguments.source, shape, think::Side::values);
-  call.run = device::run_of(arguments.source, arguments.batch, longest);
-  call.query = arguments.window_query;
-  call.query_bytes = dtype_bytes(arguments.window_query.dtype);
   call.query_slot = query_slot;
   call.slot = arguments.batch.slot;
   call.state = layout_of(shape, arguments.moments);
-  call.kv_heads = shape.kv_heads;
-  call.group = shape.group;
-  call.key_channels = shape.key_channels;
   call.value_channels = shape.value_channels;
-  call.scale = shape.scale;
-  call.softcap = shape.softcap;
   call.share = arguments.attention_share;
   call.sinks = arguments.sinks;
   call.recent = arguments.recent;
-  call.causal = (arguments.source.flags & THINK_SEGMENT_CAUSAL) != 0;
   call.values = arguments.source.value != nullptr;
   Carver carver{static_cast<char *>(workspace), 0};
   carve(carver, shape, arguments.batch.count, longest, call);
 
-  const int32_t wave = device_wave(shape, arguments.batch.count), heads = shape.kv_heads;
+  const int32_t wave = device_wave(shape, arguments.batch.count);
   const uint32_t tiles = tiles_bytes(shape.key_channels > shape.value_channels ? shape.key_channels : shape.value_channels);
   const int32_t pairs = pairs_of(shape.key_channels) + (call.values ? pairs_of(shape.value_channels) : 0);
   const int32_t rows = (shape.key_channels + shape.value_channels) / kFinishRows;
-  struct Step {
-    const char *name;
-    void (*kernel)(MomentsCall);
-    int32_t blocks;
-    uint32_t shared_bytes;
-  };
   const bool attends = call.share > 0;
   const Step steps[] = {{"moments_queries", moments_queries, pairs_of(shape.key_channels), product_bytes()},
                         {"moments_scan", moments_scan, attends ? call.tiles : 0, tiles},
@@ -100,14 +126,35 @@ int32_t measure(const Arguments &arguments, const int32_t *query_slot, int64_t l
                         {"moments_covariance", moments_covariance, pairs * call.splits, product_bytes()},
                         {"moments_finish", moments_finish, rows, kMaxChannels * sizeof(int32_t)}};
   for (call.first_sequence = 0; call.first_sequence < arguments.batch.count; call.first_sequence += wave) {
-    const int32_t left = arguments.batch.count - call.first_sequence, sequences = left < wave ? left : wave;
-    for (const Step &step : steps) {
-      const Launch how{
-          .name = step.name, .grid = {step.blocks, heads, sequences}, .threads = kThreads, .shared_bytes = step.shared_bytes, .stream = stream};
-      if (const int32_t error = launch(how, step.kernel, call)) return error;
-    }
+    const int32_t left = arguments.batch.count - call.first_sequence;
+    if (const int32_t error = launch_all(steps, call, left < wave ? left : wave, stream)) return error;
   }
   return 0;
+}
+
+int64_t mass_stride(int64_t longest) { return (longest + kTile - 1) / kTile * kTile; }
+
+int64_t mass_workspace(const Shape &shape, int32_t batch, int64_t longest) {
+  Carver carver{nullptr, 0};
+  MomentsCall call;
+  carve_columns(carver, shape, heads_of_wave(shape, batch), longest, call);
+  return carver.offset;
+}
+
+int32_t attention_mass(const MassArguments &arguments, int32_t first, int32_t count, float *mass, int64_t longest, void *workspace, void *stream) {
+  MomentsCall call = call_of(arguments.shape, arguments.window_query, arguments.source, arguments.batch, longest);
+  call.query_slot = arguments.batch.slot;
+  call.share = 1;
+  call.mass_only = true;
+  call.mass = mass;
+  call.first_sequence = first;
+  Carver carver{static_cast<char *>(workspace), 0};
+  carve_columns(carver, arguments.shape, int64_t{count} * arguments.shape.kv_heads, longest, call);
+  const uint32_t tiles = tiles_bytes(call.key_channels);
+  const Step steps[] = {{"moments_scan", moments_scan, call.tiles, tiles},
+                        {"moments_join", moments_join, (call.columns + 31) / 32, kThreads * sizeof(Float2)},
+                        {"moments_mass", moments_mass, call.moved_tiles, tiles}};
+  return launch_all(steps, call, count, stream);
 }
 
 }  // namespace think::moments::cuda

@@ -96,7 +96,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks) moments_queries(const __gri
         sum, pair, tiles, head.columns, [](int32_t) {},
         [&](float(&x)[8], int32_t row, int32_t line, int32_t channel, int32_t chunk, int32_t) {
           if (row + line >= head.columns) return;
-          load_eight(x, query_address(call, head, slot, row + line, channel + chunk * 8), call.query.dtype);
+          device::load_eight(x, query_address(call, head, slot, row + line, channel + chunk * 8), call.query.dtype);
 #pragma unroll
           for (int32_t i = 0; i < 8; ++i) x[i] *= root;
         });
@@ -143,7 +143,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks) moments_covariance(const __
       },
       [&](float(&x)[8], int32_t row, int32_t line, int32_t channel, int32_t chunk, int32_t place) {
         if (row + line >= rows) return;
-        load_eight(x, device::row_address(view, head.first + head.moved_first + begin + row + line) + (channel + chunk * 8) * side.element_bytes, side.dtype);
+        device::load_eight(x, device::row_address(view, head.first + head.moved_first + begin + row + line) + (channel + chunk * 8) * side.element_bytes, side.dtype);
         const float root = load_shared(tiles.root + (row / kStepRows % 2 * kStepRows + line));
         const Shared<float> centre = tiles.mean + (place * kTile + chunk * 8);
         const Float4 low = load_shared(centre.as<Float4>()), high = load_shared((centre + 4).as<Float4>());

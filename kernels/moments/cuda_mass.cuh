@@ -62,7 +62,7 @@ THINK_DEVICE void logits(const MomentsCall &call, const Head &head, const LogitT
     sync_block();
     stage(tiles.queries, kPitch, kTile, chunks, [&](float(&x)[8], int32_t line, int32_t chunk) {
       const int32_t column = tile * kTile + line;
-      if (column < head.columns) load_eight(x, query_address(call, head, slot, column, channel + chunk * 8), call.query.dtype);
+      if (column < head.columns) device::load_eight(x, query_address(call, head, slot, column, channel + chunk * 8), call.query.dtype);
     });
     sync_block();
     for (int32_t four = 0; four < 2 * chunks; ++four) {
@@ -235,6 +235,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks) moments_mass(const __grid_c
     store_shared(tiles.mass + thread_index(), mass);
     if (thread_index() < count) store_global(call.mass + head.scratch * call.moved_tiles * kTile + moved + thread_index(), mass);
   }
+  if (call.mass_only) return;
   sync_block();
   if (thread_index() == 0) {
     double total = 0;

@@ -49,11 +49,12 @@ struct MomentsCall {
   float scale, softcap, share;
   int32_t sinks, recent;
   bool causal, values;
+  bool mass_only;  // the mass of all rows is the result; nothing is moved and nothing summed
 
   // Workspace of a wave, [sequence][head] of:
   Float2 *partial_columns;  // [tile of all rows][columns]: largest logit, sum of exponentials
   Float2 *all_columns;      // [columns]: largest logit, inverse of the sum
-  float *mass;              // [moved rows]
+  float *mass;              // [moved rows; a whole number of tiles]
   double *tile_mass;        // [tile of moved rows]
   float *sums;              // [tile of moved rows][2][key channels + value channels]: sum of x, sum of mass * x
   double *weights;          // [2]: the weight of a row is the first + its mass times the second
@@ -78,8 +79,8 @@ THINK_DEVICE Head head_of(const MomentsCall &call) {
   head.first = device::first_of(call.run, head.sequence, head.head);
   head.tokens = device::length_of(call.run, head.sequence, head.head);
   const PruneRange range = device::prune_range(head.tokens, call.sinks, call.recent);
-  head.moved_first = static_cast<int32_t>(range.first);
-  head.moved = static_cast<int32_t>(range.count);
+  head.moved_first = call.mass_only ? 0 : static_cast<int32_t>(range.first);
+  head.moved = call.mass_only ? head.tokens : static_cast<int32_t>(range.count);
   const int32_t rows = static_cast<int32_t>(call.query.extent[2]);
   head.query_rows = rows < head.tokens ? rows : head.tokens;
   head.columns = head.query_rows * call.group;
@@ -91,42 +92,7 @@ THINK_DEVICE float *state_of(const MomentsCall &call, const Head &head) {
   return reinterpret_cast<float *>(slot) + head.head * call.state.head_floats;
 }
 
-// ---- eight numbers of a row, and rows in shared memory
-
-template <class T>
-THINK_DEVICE void load_eight(float (&x)[8], const char *at) {
-  constexpr int32_t kWords = 8 * static_cast<int32_t>(sizeof(T)) / 16;
-  if (reinterpret_cast<uintptr_t>(at) % 16 == 0) {
-#pragma unroll
-    for (int32_t i = 0; i < kWords; ++i) {
-      const Words4 chunk = load_constant(reinterpret_cast<const Words4 *>(at) + i);
-      const uint32_t words[4] = {chunk.x, chunk.y, chunk.z, chunk.w};
-#pragma unroll
-      for (int32_t j = 0; j < 4; ++j) {
-        if constexpr (sizeof(T) == 4) {
-          x[4 * i + j] = as_float(words[j]);
-        } else {
-          const Float2 two = unpack<T>(words[j]);
-          x[2 * j] = two.x, x[2 * j + 1] = two.y;
-        }
-      }
-    }
-  } else {
-#pragma unroll
-    for (int32_t i = 0; i < 8; ++i) x[i] = to_float(load_constant(reinterpret_cast<const T *>(at) + i));
-  }
-}
-
-// The type is the same for a whole launch, so nothing diverges; a kernel for each pair of types would be nine of each.
-THINK_DEVICE void load_eight(float (&x)[8], const char *at, think_dtype dtype) {
-  if (dtype == THINK_F32) {
-    load_eight<float>(x, at);
-  } else if (dtype == THINK_F16) {
-    load_eight<F16>(x, at);
-  } else {
-    load_eight<BF16>(x, at);
-  }
-}
+// ---- rows in shared memory
 
 // `rows` lines (a multiple of 8) of `chunks` times eight numbers. A quarter of a warp stores the same chunk of eight lines, and the whole warp reads
 // four chunks of each: whole sectors, and no bank twice.
@@ -146,7 +112,7 @@ THINK_DEVICE void stage(Shared<float> lines, int32_t pitch, int32_t rows, int32_
 THINK_DEVICE void stage_rows(Shared<float> lines, int32_t pitch, const device::Side &side, const device::View &view, int32_t channels, int32_t row,
                              int32_t count) {
   stage(lines, pitch, kTile, channels / 8, [&](float(&x)[8], int32_t line, int32_t chunk) {
-    if (line < count) load_eight(x, device::row_address(view, row + line) + chunk * 8 * side.element_bytes, side.dtype);
+    if (line < count) device::load_eight(x, device::row_address(view, row + line) + chunk * 8 * side.element_bytes, side.dtype);
   });
 }
 

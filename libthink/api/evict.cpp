@@ -50,8 +50,13 @@ think_status read_evict_options(const Argument &argument, const think_evict_opti
   return THINK_OK;
 }
 
-// Budgets of the caller's, and room for the lists that follow from them.
-think_status check_budgets(const Argument &argument, const Argument &options_argument, const EvictCall &call) {
+// Budgets of the caller's, and room for the lists that follow from them. On a device lists end where the room ends.
+think_status check_budgets(const Argument &argument, const Argument &options_argument, const EvictCall &call, int64_t longest) {
+  if (call.shape.on_device) {
+    const int64_t least = call.budgets ? 1 : longest < call.budget ? longest : call.budget;
+    if (call.kept_stride >= least) return THINK_OK;
+    return wrong(options_argument, "kept_stride", "expected at least %lld rows, got %lld", static_cast<Long>(least), static_cast<Long>(call.kept_stride));
+  }
   for (int64_t at = 0; at < int64_t{call.batch.count} * call.shape.kv_heads; ++at) {
     const int32_t sequence = static_cast<int32_t>(at / call.shape.kv_heads), head = static_cast<int32_t>(at % call.shape.kv_heads);
     const int64_t budget = call.budgets ? call.budgets[at] : call.budget;
@@ -100,6 +105,7 @@ think_status check_move_side(const Argument &source_argument, const Argument &de
 
 // The lists say what is read: each one, and whether the rows go forward when they move in place.
 think_status check_lists(const Argument &argument, const Argument &destination_argument, const evict::Move &move) {
+  if (move.shape.on_device) return THINK_OK;
   const bool in_place = evict::same_memory(move);
   for (int64_t at = 0; at < int64_t{move.batch.count} * move.shape.kv_heads; ++at) {
     const int32_t sequence = static_cast<int32_t>(at / move.shape.kv_heads), head = static_cast<int32_t>(at % move.shape.kv_heads);
@@ -120,7 +126,12 @@ think_status check_lists(const Argument &argument, const Argument &destination_a
   return THINK_OK;
 }
 
-think_status check_strides(const Argument &kept, const Argument &score, const evict::Move &move, int64_t rows, int64_t tokens) {
+// On a device lists and scores end where their strides end.
+think_status check_strides(const Argument &kept, const Argument &score, const evict::Move &move, int64_t &rows, int64_t &tokens) {
+  if (move.shape.on_device) {
+    if (move.kept_stride > 0 && move.kept_stride < rows) rows = move.kept_stride;
+    if (move.score && move.score_stride > 0 && move.score_stride < tokens) tokens = move.score_stride;
+  }
   if (move.kept_stride < rows || move.kept_stride > INT32_MAX) {
     return wrong(kept, "", "expected %lld .. %d (lengths of the destination), got %lld", static_cast<Long>(rows), INT32_MAX,
                  static_cast<Long>(move.kept_stride));
@@ -146,7 +157,6 @@ think_status think_evict(const think_plan *plan, const think_tensor *window_quer
                          const think_launch *launch, think_error *error) {
   return fence(error, [&]() -> think_status {
     if (!plan) return null_pointer({error, 1, "plan"});
-    if (const think_status status = check_kernels(*plan, "think_evict", error)) return status;
     const Shape &shape = plan->shape;
     const Argument query_argument{error, 2, "window_query"}, source_argument{error, 3, "source"}, batch_argument{error, 4, "batch"},
         options_argument{error, 5, "options"}, score_argument{error, 7, "score"};
@@ -187,10 +197,13 @@ think_status think_evict(const think_plan *plan, const think_tensor *window_quer
     if (const think_status status = check_optional({error, 6, "budget"}, budget)) return status;
     call.budgets = budget;
     if (!budget && call.budget == 0) return wrong(options_argument, "budget", "expected at least 1 where the argument budget is NULL, got 0");
-    if (const think_status status = check_budgets({error, 6, "budget"}, options_argument, call)) return status;
+    if (const think_status status = check_budgets({error, 6, "budget"}, options_argument, call, copy.longest)) return status;
     if (given.method == THINK_EVICT_H2O && !score) return null_pointer(score_argument);
     if (recent_only && score) return wrong(score_argument, "", "expected NULL (sinks and recent rows have no scores), got a pointer");
     if (const think_status status = check_optional(score_argument, score)) return status;
+    // Lengths on a device are unknown: they are at most what there is room for.
+    const bool on_device = shape.on_device;
+    if (on_device && score && call.score_stride > 0 && call.score_stride < copy.longest) copy.longest = call.score_stride;
     if (score && call.score_stride < copy.longest) {
       return wrong(options_argument, "score_stride", "expected at least %lld (lengths of the source), got %lld", static_cast<Long>(copy.longest),
                    static_cast<Long>(call.score_stride));
@@ -200,8 +213,17 @@ think_status think_evict(const think_plan *plan, const think_tensor *window_quer
     if (const think_status status = check_array({error, 9, "lengths"}, lengths)) return status;
     call.kept = kept;
     call.lengths = lengths;
-    const int64_t needed = recent_only || !call.measure ? 0 : evict_workspace(shape, call.batch.count, copy.longest);
+    const cuda::Backend *backend = plan->context->cuda;
+    int64_t needed = 0;
+    if (call.measure) {
+      needed = backend ? evict_workspace(*backend, shape, call.batch.count, copy.longest) : evict_workspace(shape, call.batch.count, copy.longest);
+    }
     if (const think_status status = check_workspace(run, needed)) return status;
+    if (backend) {
+      return run_on_device(*plan, error, [&](const cuda::Backend &) {
+        return evict_rows(*backend, call, copy.longest, needed ? run.workspace : nullptr, run.stream);
+      });
+    }
     evict_rows(call, copy.longest, needed ? run.workspace : nullptr);
     leave_counters_zero(shape, run.workspace, needed);
     return THINK_OK;
@@ -213,7 +235,6 @@ think_status think_evict_move(const think_plan *plan, const think_segment *sourc
                               think_error *error) {
   return fence(error, [&]() -> think_status {
     if (!plan) return null_pointer({error, 1, "plan"});
-    if (const think_status status = check_kernels(*plan, "think_evict_move", error)) return status;
     const Shape &shape = plan->shape;
     const Argument source_argument{error, 2, "source"}, destination_argument{error, 3, "destination"}, batch_argument{error, 4, "batch"},
         kept_argument{error, 5, "kept"};
@@ -245,6 +266,9 @@ think_status think_evict_move(const think_plan *plan, const think_segment *sourc
     move.score_stride = score_stride;
     if (const think_status status = check_strides({error, 6, "kept_stride"}, {error, 8, "score_stride"}, move, to.longest, from.longest)) return status;
     if (const think_status status = check_lists(kept_argument, destination_argument, move)) return status;
+    if (plan->context->cuda) {
+      return run_on_device(*plan, error, [&](const cuda::Backend &backend) { return backend.evict_move(move, to.longest, from.longest, run.stream); });
+    }
     evict::move_rows(move, to.longest, plan->parallel);
     return THINK_OK;
   });

@@ -76,7 +76,6 @@ think_status think_workspace_size(const think_plan *plan, int32_t stage, const t
     if (stage < kFirstStage || stage > kLastStage) {
       return wrong({error, 2, "stage"}, "", "expected %d .. %d (THINK_STAGE_...), got %d", kFirstStage, kLastStage, stage);
     }
-    if (!has_kernels(*plan, stage)) return check_kernels(*plan, Text("think_workspace_size: stage %s", stage_name(stage)).text, error);
     CallExtent sizes;
     if (const think_status status = read_extent({error, 3, "extent"}, extent, plan->shape, sizes)) return status;
     if (const think_status status = check_array({error, 4, "bytes"}, bytes)) return status;

@@ -4,6 +4,7 @@
 
 #include "kernels/attend/attend.h"
 #include "kernels/compact/compact.h"
+#include "kernels/evict/evict.h"
 #include "kernels/fit/fit.h"
 #include "kernels/moments/moments.h"
 #include "kernels/prune/prune.h"
@@ -13,7 +14,7 @@
 namespace think::cuda {
 
 // Raised whenever the table, or a struct that it takes, changes in any way.
-constexpr uint32_t kBackendAbi = 3;
+constexpr uint32_t kBackendAbi = 4;
 
 // A device that a context uses. Filled by Backend::open(), handed back to the other functions.
 struct Device {
@@ -30,7 +31,7 @@ struct Backend {
   int32_t version;             // think_version() of the build
   int32_t minimum_driver;      // as cuDriverGetVersion() counts
   const char *architectures;   // "80 90": for messages
-  const char *stages;          // "score, moments, select, fit, compact, attend and prune": what has kernels, for messages
+  const char *stages;          // "evict, score, moments, select, fit, compact, attend and prune": what has kernels, for messages
   const char *(*error_text)(int32_t error);
 
   int32_t (*open)(int32_t index, Device &device);
@@ -54,6 +55,12 @@ struct Backend {
   int64_t (*gains_workspace)(const Shape &shape, int32_t batch);
   int32_t (*gains)(const Shape &shape, const void *moments, const Batch &batch, int32_t side, const float *score, float *gains, int32_t *order,
                    void *workspace, void *stream);
+
+  int64_t (*mass_stride)(int64_t longest);
+  int64_t (*mass_workspace)(const Shape &shape, int32_t batch, int64_t longest);
+  int32_t (*mass)(const moments::MassArguments &arguments, int32_t first, int32_t count, float *mass, int64_t longest, void *workspace, void *stream);
+  int32_t (*evict_choose)(const evict::Choices &choices, int64_t longest, void *stream);
+  int32_t (*evict_move)(const evict::Move &move, int64_t longest, int64_t longest_source, void *stream);
 
   int64_t (*fit_workspace)(const Shape &shape, int32_t batch);
   int32_t (*fit)(const fit::Arguments &arguments, const int32_t *moments_slot, void *workspace, void *stream);

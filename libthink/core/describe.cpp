@@ -95,10 +95,7 @@ void put_stages(JsonWriter &json, const think_plan &plan) {
   json.open("stages");
   for (int32_t stage = kFirstStage; stage <= kLastStage; ++stage) {
     json.open(stage_name(stage));
-    if (!has_kernels(plan, stage)) {
-      json.text("kernel", "none");
-      json.text("why", "this version has no CUDA kernels for it");
-    } else if (plan.context->cuda) {
+    if (plan.context->cuda) {
       json.text("kernel", "cuda");
       json.text("why", "one kernel family for all architectures");
     } else if (stage == THINK_STAGE_PRUNE) {
@@ -114,7 +111,7 @@ void put_stages(JsonWriter &json, const think_plan &plan) {
       json.text("kernel", isa_name(kernel_isa(stage, plan.isa)));
       json.text("why", kernel_reason(stage, plan));
     }
-    if (has_kernels(plan, stage)) json.integer("workspace_bytes", workspace_bytes(plan, stage, extent));
+    json.integer("workspace_bytes", workspace_bytes(plan, stage, extent));
     json.close();
   }
   json.close();

@@ -1,5 +1,7 @@
 #include "libthink/core/device.h"
 
+#include "kernels/common/quantized.h"
+
 namespace think {
 think_status without_backend(const Argument &argument, const cuda::Search &search) {
   const think_status status = unsupported(argument, "device_type", "device kind %d: %s", THINK_DEVICE_CUDA, search.reason);
@@ -11,11 +13,6 @@ think_status device_failed(const cuda::Backend &backend, int32_t code, const cha
   const think_status status = fail(error, THINK_E_DEVICE, 0, "%s: CUDA error %d, %s", what, code, backend.error_text(code));
   set_native_code(error, code);
   return status;
-}
-
-think_status check_kernels(const think_plan &plan, const char *function, think_error *error) {
-  if (!plan.context->cuda) return THINK_OK;
-  return fail(error, THINK_E_UNSUPPORTED, 0, "%s: this version has no CUDA kernels for it, only for %s", function, plan.context->cuda->stages);
 }
 
 think_status check_device_problem(const Argument &argument, const Shape &shape) {
@@ -43,16 +40,14 @@ think_status check_device_rows(const Argument &argument, const think_tensor &ten
 
 think_status check_device_attention(const Argument &argument, const think_segment &segment, think_dtype dtype) {
   const auto check = [&](const char *field, think_dtype own) -> think_status {
-    if (own == THINK_F32) return unsupported(argument, field, "expected f16 or bf16 for attention on a CUDA device, got f32");
+    if (own == THINK_F32 || is_quantized(own)) {
+      return unsupported(argument, field, "expected f16 or bf16 for attention on a CUDA device, got %s", dtype_name(own));
+    }
     if (own == dtype) return THINK_OK;
     return unsupported(argument, field, "expected one type for attention on a CUDA device (%s), got %s", dtype_name(dtype), dtype_name(own));
   };
   if (const think_status status = check("value_dtype", segment.value_dtype)) return status;
   return check("key_dtype", segment.key_dtype);
-}
-
-bool has_kernels(const think_plan &plan, int32_t stage) {
-  return !plan.context->cuda || stage != THINK_STAGE_EVICT;
 }
 
 }  // namespace think

@@ -1,4 +1,4 @@
-// Calls of CUDA plans: which stages there are, and how a launch becomes a status.
+// Calls of CUDA plans: what they refuse, and how a launch becomes a status.
 #pragma once
 
 #include "libthink/backend/cuda_loader.h"
@@ -11,10 +11,6 @@ namespace think {
 think_status without_backend(const Argument &argument, const cuda::Search &search);
 // THINK_E_DEVICE: `what` failed, with the number and text of the CUDA error.
 think_status device_failed(const cuda::Backend &backend, int32_t code, const char *what, think_error *error);
-
-// On a CUDA plan, for a function whose stage has no kernel there: THINK_E_UNSUPPORTED.
-think_status check_kernels(const think_plan &plan, const char *function, think_error *error);
-bool has_kernels(const think_plan &plan, int32_t stage);
 
 // What a problem can be on a device and on the CPU differs: THINK_E_UNSUPPORTED.
 think_status check_device_problem(const Argument &argument, const Shape &shape);

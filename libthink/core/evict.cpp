@@ -22,6 +22,15 @@ int64_t carve(Carver &carver, const Shape &shape, int32_t batch, int64_t tokens,
   return carver.offset;
 }
 
+// On a device: [wave][kv_heads][mass_stride] and [longest].
+int64_t carve(Carver &carver, const cuda::Backend &backend, const Shape &shape, int32_t batch, int64_t tokens, Scratch &scratch) {
+  const int64_t heads = int64_t{device_wave(shape, batch)} * shape.kv_heads;
+  scratch.mass = take<float>(carver, heads * backend.mass_stride(tokens));
+  scratch.pooled = take<float>(carver, heads * tokens);
+  scratch.stage = take<char>(carver, backend.mass_workspace(shape, batch, tokens));
+  return carver.offset;
+}
+
 }  // namespace
 
 int64_t evict_workspace(const Shape &shape, int32_t batch, int64_t tokens) {
@@ -53,6 +62,49 @@ void evict_rows(const EvictCall &call, int64_t longest, void *workspace) {
       call.lengths[at] = evict::choose(choice, call.kept + at * call.kept_stride);
     });
   }
+}
+
+int64_t evict_workspace(const cuda::Backend &backend, const Shape &shape, int32_t batch, int64_t tokens) {
+  Carver carver{nullptr, 0};
+  Scratch scratch;
+  return carve(carver, backend, shape, batch, tokens, scratch);
+}
+
+int32_t evict_rows(const cuda::Backend &backend, const EvictCall &call, int64_t longest, void *workspace, void *stream) {
+  const Shape &shape = call.shape;
+  Carver carver{static_cast<char *>(workspace), 0};
+  Scratch scratch{};
+  if (workspace) carve(carver, backend, shape, call.batch.count, longest, scratch);
+  const moments::MassArguments mass{shape, call.window_query, call.source, call.batch};
+  evict::Choices choices{};
+  choices.shape = shape;
+  choices.source = call.source;
+  choices.batch = call.batch;
+  choices.budget = call.budget;
+  choices.budgets = call.budgets;
+  choices.sinks = call.sinks;
+  choices.recent = call.recent;
+  choices.pooling = call.pooling;
+  choices.kernel = call.kernel;
+  choices.accumulate = call.accumulate;
+  choices.mass = call.measure ? scratch.mass : nullptr;
+  choices.mass_stride = backend.mass_stride(longest);
+  choices.score = call.score;
+  choices.score_stride = call.score_stride;
+  choices.pooled = scratch.pooled;
+  choices.kept = call.kept;
+  choices.kept_stride = call.kept_stride;
+  choices.lengths = call.lengths;
+  // Without a mass there is no scratch, and nothing to share it between.
+  const int32_t count = call.batch.count, wave = call.measure ? device_wave(shape, count) : count;
+  for (int32_t &first = choices.first_sequence; first < count; first += wave) {
+    choices.sequences = std::min(wave, count - first);
+    if (call.measure) {
+      if (const int32_t error = backend.mass(mass, first, choices.sequences, scratch.mass, longest, scratch.stage, stream)) return error;
+    }
+    if (const int32_t error = backend.evict_choose(choices, longest, stream)) return error;
+  }
+  return 0;
 }
 
 }  // namespace think

@@ -1,6 +1,7 @@
 // think_evict(): the attention mass of the window (moments) and the choice of rows (evict), a few heads at a time.
 #pragma once
 
+#include "libthink/backend/cuda_backend.h"
 #include "libthink/core/plan.h"
 #include "think/evict.h"
 
@@ -27,5 +28,8 @@ struct EvictCall {
 };
 int64_t evict_workspace(const Shape &shape, int32_t batch, int64_t tokens);
 void evict_rows(const EvictCall &call, int64_t longest, void *workspace);
+// On a device; an error of the CUDA runtime.
+int64_t evict_workspace(const cuda::Backend &backend, const Shape &shape, int32_t batch, int64_t tokens);
+int32_t evict_rows(const cuda::Backend &backend, const EvictCall &call, int64_t longest, void *workspace, void *stream);
 
 }  // namespace think

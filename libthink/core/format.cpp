@@ -23,7 +23,7 @@ think_status check_storage(const Argument &argument, int32_t side, int32_t layou
   }
   if (layout != THINK_TILES) return wrong(argument, layout_field, "expected 1 (tiles) of quantized %s (%s), got %d", keys ? "keys" : "values",
                                           dtype_name(dtype), layout);
-  if (shape.on_device) {
+  if (shape.on_device && dtype != THINK_U8 && dtype != THINK_U4) {
     return unsupported(argument, dtype_field, "this version has no CUDA kernels for quantized %s, got %s", keys ? "keys" : "values", dtype_name(dtype));
   }
   return THINK_OK;

@@ -80,6 +80,7 @@ int64_t workspace_bytes(const think_plan &plan, int32_t stage, const CallExtent 
       case THINK_STAGE_SELECT: return largest_budgets(shape, extent.batch, backend->budgets_workspace);
       case THINK_STAGE_FIT: return backend->fit_workspace(shape, extent.batch);
       case THINK_STAGE_ATTEND: return backend->attend_workspace(shape, {extent.batch, extent.queries, extent.segments, extent.tokens, extent.rows});
+      case THINK_STAGE_EVICT: return evict_workspace(*backend, shape, extent.batch, extent.tokens);
       case THINK_STAGE_PRUNE: return prune_workspace(*backend, shape, extent.batch, extent.tokens);
       default: return 0;  // compact needs none
     }

@@ -136,7 +136,7 @@ TEST_F(DevicePlan, LoadsKernelsWhenItIsMade) {
   char json[8192];
   ASSERT_EQ(THINK_OK, think_plan_describe(plan, json, sizeof json, nullptr, &error));
   EXPECT_TRUE(std::strstr(json, "\"device\":\"cuda\"") && std::strstr(json, "\"isa\":\"sm_90\"")) << json;
-  EXPECT_TRUE(std::strstr(json, "\"score\":{\"kernel\":\"cuda\"") && std::strstr(json, "\"evict\":{\"kernel\":\"none\"")) << json;
+  EXPECT_TRUE(std::strstr(json, "\"score\":{\"kernel\":\"cuda\"") && std::strstr(json, "\"evict\":{\"kernel\":\"cuda\"")) << json;
 }
 
 TEST_F(DevicePlan, Score) {
@@ -288,36 +288,55 @@ TEST_F(DevicePlan, Attend) {
   expect_run("merge", think_merge(plan, outputs, lses, 2, &output, lse, &launch, &error));
 }
 
-TEST_F(DevicePlan, NamesWhatIsMissing) {
+TEST_F(DevicePlan, EvictsAndMoves) {
   const think_tensor query = tensor(4, 1);
   const think_segment rows = segment(false);
+  int32_t *kept = take<int32_t>(6 * 512), *lengths = take<int32_t>(6);
+  float *score = take<float>(3 * 2 * 512);
+  think_evict_options eviction = THINK_EVICT_OPTIONS_INIT;
   int64_t bytes = 0;
-  const think_evict_options eviction = THINK_EVICT_OPTIONS_INIT;
-  expect_refused(THINK_E_UNSUPPORTED, "think_evict: this version has no CUDA kernels",
-                 think_evict(plan, &query, &rows, &batch, &eviction, nullptr, nullptr, take<int32_t>(6), take<int32_t>(6), &launch, &error));
-  expect_refused(THINK_E_UNSUPPORTED, "think_evict_move: this version",
-                 think_evict_move(plan, &rows, &rows, &batch, take<int32_t>(6), 1, nullptr, 0, &launch, &error));
-  expect_refused(THINK_E_UNSUPPORTED, "stage evict: this version", think_workspace_size(plan, THINK_STAGE_EVICT, nullptr, &bytes, nullptr, &error));
-  EXPECT_EQ(THINK_OK, think_workspace_size(plan, THINK_STAGE_SCORE, nullptr, &bytes, nullptr, &error)) << error.message;
-  EXPECT_EQ(64 * 3 + 4096, bytes);
+  ASSERT_EQ(THINK_OK, think_workspace_size(plan, THINK_STAGE_EVICT, nullptr, &bytes, nullptr, &error)) << error.message;
+  EXPECT_EQ(2 * 3 * 2 * 4096 * 4 + 3 * 64, bytes);  // mass and pooled scores of 3 sequences of 2 heads, and what the mass needs
+  // Lengths and budgets are unknown here: lists have to end where the room for them ends.
+  eviction.budget = 100;
+  eviction.kept_stride = 99;
+  expect_refused(THINK_E_ARGUMENT, "options->kept_stride: expected at least 100 rows, got 99",
+                 think_evict(plan, &query, &rows, &batch, &eviction, nullptr, nullptr, kept, lengths, &launch, &error));
+  eviction.kept_stride = 512;
+  ++before;  // the mass
+  expect_run("evict_choose", think_evict(plan, &query, &rows, &batch, &eviction, nullptr, nullptr, kept, lengths, &launch, &error));
+  EXPECT_EQ(512, calls->longest);
+  // Where there is room for fewer scores than rows, no run is taken to be longer.
+  eviction.score_stride = 300;
+  ++before;
+  expect_run("evict_choose", think_evict(plan, &query, &rows, &batch, &eviction, take<int32_t>(6), score, kept, lengths, &launch, &error));
+  EXPECT_EQ(300, calls->longest);
+  eviction = THINK_EVICT_OPTIONS_INIT;
+  eviction.method = THINK_EVICT_RECENT;
+  eviction.budget = 100;
+  expect_run("evict_choose", think_evict(plan, nullptr, &rows, &batch, &eviction, nullptr, nullptr, kept, lengths, &launch, &error));
+  expect_run("evict_move", think_evict_move(plan, &rows, &rows, &batch, kept, 100, nullptr, 0, &launch, &error));
+  EXPECT_EQ(100, calls->longest);
+  expect_refused(THINK_E_ARGUMENT, "score_stride: expected 512",
+                 think_evict_move(plan, &rows, &rows, &batch, kept, 100, score, 0, &launch, &error));
 }
 
-TEST_F(DevicePlan, RefusesQuantizedSegments) {
+// Tiles of codes are written and read back; attention over them is the CPU's so far.
+TEST_F(DevicePlan, QuantizedSegments) {
   const think_segment rows = segment(false);
   think_segment tiles = segment(true);
-  tiles.key_layout = THINK_TILES;
+  tiles.key_layout = tiles.value_layout = THINK_TILES;
   tiles.key_dtype = THINK_U4;
-  expect_refused(THINK_E_UNSUPPORTED, "destination->key_dtype: this version has no CUDA kernels for quantized keys, got u4",
-                 think_compact(plan, &rows, &tiles, &batch, &launch, &error));
-  tiles.key_dtype = rows.key_dtype;
-  tiles.value_layout = THINK_TILES;
   tiles.value_dtype = THINK_U8;
-  expect_refused(THINK_E_UNSUPPORTED, "value_dtype: this version has no CUDA kernels for quantized values, got u8",
-                 think_compact(plan, &rows, &tiles, &batch, &launch, &error));
+  expect_run("compact", think_compact(plan, &rows, &tiles, &batch, &launch, &error));
+  const think_tensor query = tensor(4, 1), output = tensor(4, 1);
+  expect_refused(THINK_E_UNSUPPORTED, "segments[0].value_dtype: expected f16 or bf16 for attention on a CUDA device, got u8",
+                 think_attend(plan, &query, &batch, &tiles, 1, nullptr, &output, nullptr, &launch, &error));
   think_format format = THINK_FORMAT_INIT;
+  format.key_layout = THINK_TILES;
   format.key_dtype = THINK_U8;
   think_layout_info info = THINK_LAYOUT_INFO_INIT;
-  expect_refused(THINK_E_UNSUPPORTED, "format->key_dtype: this version has no CUDA kernels", think_layout(plan, &format, 32, 64, 64, &info, &error));
+  EXPECT_EQ(THINK_OK, think_layout(plan, &format, 32, 64, 64, &info, &error)) << error.message;
 }
 
 TEST_F(DevicePlan, RefusesWhatTheHostCannotDo) {

@@ -31,7 +31,7 @@ constexpr cuda::Backend table = {
     STAND_IN_VERSION,
     13000,
     "80 90",
-    "score, moments, select, fit, compact, attend and prune",
+    "evict, score, moments, select, fit, compact, attend and prune",
     [](int32_t) { return "what the stand-in was told to say"; },
     [](int32_t index, cuda::Device &device) {
       ++calls.opened;
@@ -60,6 +60,11 @@ constexpr cuda::Backend table = {
     [](const moments::Arguments &, const int32_t *, int64_t longest, void *, void *stream) { return ran("moments", stream, longest); },
     [](const Shape &, int32_t) { return int64_t{64}; },
     [](const Shape &, const void *, const Batch &, int32_t, const float *, float *, int32_t *, void *, void *stream) { return ran("gains", stream); },
+    [](int64_t longest) { return longest; },
+    [](const Shape &, int32_t batch, int64_t) { return int64_t{64} * batch; },
+    [](const moments::MassArguments &, int32_t, int32_t, float *, int64_t longest, void *, void *stream) { return ran("mass", stream, longest); },
+    [](const evict::Choices &, int64_t longest, void *stream) { return ran("evict_choose", stream, longest); },
+    [](const evict::Move &, int64_t longest, int64_t, void *stream) { return ran("evict_move", stream, longest); },
     [](const Shape &, int32_t) { return int64_t{64}; },
     [](const fit::Arguments &, const int32_t *, void *, void *stream) { return ran("fit", stream); },
     [](const pruning::Plan &, int64_t longest, void *stream) { return ran("prune_plan", stream, longest); },

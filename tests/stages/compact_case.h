@@ -3,8 +3,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <fstream>
+#include <limits>
 #include <numeric>
 #include <random>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -259,6 +262,43 @@ void fold_one_tile(const Check &check) {
   Store destination(random, shape, batch, 2, true, 64, 256, {THINK_BF16, THINK_TILES, &keys.basis, Order::placed},
                     {THINK_BF16, THINK_ROWS, nullptr, Order::placed}, {96, 160}, {32, 32}, false);
   check(shape, batch, 2, source, destination);
+}
+
+// A line of tests/vectors/quantized.txt: the bytes of a tile, and the rows [token][channel] of which tests/vectors/quantized.py made it.
+struct GoldenTile {
+  std::string name;
+  bool keys;
+  think_dtype dtype;
+  int32_t channels, tokens;
+  std::vector<float> rows;
+  std::vector<uint8_t> bytes;
+};
+
+inline float golden_number(int32_t channel, int32_t token) {
+  if (channel == 1) return 2.75f;
+  if (channel == 2) return 0.1f;
+  if (channel == 5 && token == 9) return std::numeric_limits<float>::infinity();
+  if (channel == 6 && token == 3) return 1e6f;
+  return static_cast<float>((channel * 37 + token * 11) % 64 - 20) / 8;
+}
+
+inline std::vector<GoldenTile> golden_tiles(const char *path) {
+  std::ifstream file(path);
+  std::vector<GoldenTile> tiles;
+  for (std::string line; std::getline(file, line);) {
+    std::istringstream words(line);
+    std::string side, dtype, hex;
+    GoldenTile tile{line.substr(0, 20), false, 0, 0, 0, {}, {}};
+    words >> side >> dtype >> tile.channels >> tile.tokens >> hex;
+    tile.keys = side == "keys";
+    tile.dtype = dtype == "u8" ? THINK_U8 : THINK_U4;
+    for (int32_t t = 0; t < tile.tokens; ++t) {
+      for (int32_t c = 0; c < tile.channels; ++c) tile.rows.push_back(golden_number(c, t));
+    }
+    for (size_t i = 0; i + 2 <= hex.size(); i += 2) tile.bytes.push_back(static_cast<uint8_t>(std::stoi(hex.substr(i, 2), nullptr, 16)));
+    tiles.push_back(std::move(tile));
+  }
+  return tiles;
 }
 
 }  // namespace think::test

@@ -3,13 +3,11 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <fstream>
 #include <limits>
-#include <sstream>
 #include <string>
 #include <vector>
 
-#include "kernels/compact/compact.h"
+#include "compact_case.h"
 #include "instruction_sets.h"
 
 namespace think {
@@ -56,35 +54,15 @@ struct Tile {
 class Quantized : public testing::TestWithParam<int32_t> {};
 INSTANTIATE_TEST_SUITE_P(Isa, Quantized, testing::ValuesIn(test::instruction_sets()), [](const auto &set) { return std::string(test::isa_name(set.param)); });
 
-// The numbers of tests/vectors/quantized.py.
-float golden_number(int32_t channel, int32_t token) {
-  if (channel == 1) return 2.75f;
-  if (channel == 2) return 0.1f;
-  if (channel == 5 && token == 9) return std::numeric_limits<float>::infinity();
-  if (channel == 6 && token == 3) return 1e6f;
-  return static_cast<float>((channel * 37 + token * 11) % 64 - 20) / 8;
-}
-
 TEST_P(Quantized, BytesOfTheFile) {
-  std::ifstream file(std::string(THINK_TEST_VECTORS) + "/quantized.txt");
-  ASSERT_TRUE(file);
-  int count = 0;
-  for (std::string line; std::getline(file, line); ++count) {
-    std::istringstream words(line);
-    std::string side, dtype, hex;
-    int32_t channels = 0, tokens = 0;
-    words >> side >> dtype >> channels >> tokens >> hex;
-    Tile tile(side == "keys", dtype == "u8" ? THINK_U8 : THINK_U4, channels, tokens);
-    for (int32_t t = 0; t < tokens; ++t) {
-      for (int32_t c = 0; c < channels; ++c) tile.at(c, t) = golden_number(c, t);
-    }
-    ASSERT_EQ(hex.size(), 2 * tile.bytes.size()) << line.substr(0, 20);
+  const std::vector<test::GoldenTile> golden = test::golden_tiles(THINK_TEST_VECTORS "/quantized.txt");
+  EXPECT_EQ(golden.size(), 10u);
+  for (const test::GoldenTile &expected : golden) {
+    Tile tile(expected.keys, expected.dtype, expected.channels, expected.tokens);
+    tile.rows = expected.rows;
     tile.encode(GetParam());
-    for (size_t i = 0; i < tile.bytes.size(); ++i) {
-      ASSERT_EQ(std::stoi(hex.substr(2 * i, 2), nullptr, 16), tile.bytes[i]) << line.substr(0, 20) << ", byte " << i;
-    }
+    EXPECT_EQ(expected.bytes, tile.bytes) << expected.name;
   }
-  EXPECT_EQ(count, 10);
 }
 
 // Every number comes back to half a step of its group, whatever its size; groups of equal numbers come back exactly.

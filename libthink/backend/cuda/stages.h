@@ -5,6 +5,7 @@
 
 #include "kernels/attend/cuda.h"
 #include "kernels/compact/cuda.h"
+#include "kernels/evict/cuda.h"
 #include "kernels/fit/cuda.h"
 #include "kernels/moments/cuda.h"
 #include "kernels/prune/cuda.h"
@@ -15,15 +16,15 @@
 namespace think::cuda {
 
 inline int32_t load_kernels() {
-  for (const auto load : {score::cuda::load, moments::cuda::load, select::cuda::load, fit::cuda::load, compact::cuda::load, attend::cuda::load,
-                          pruning::cuda::load}) {
+  for (const auto load : {evict::cuda::load, score::cuda::load, moments::cuda::load, select::cuda::load, fit::cuda::load, compact::cuda::load,
+                          attend::cuda::load, pruning::cuda::load}) {
     if (const int32_t error = load()) return error;
   }
   return 0;
 }
 
 constexpr Backend with_stages(Backend table) {
-  table.stages = "score, moments, select, fit, compact, attend and prune";
+  table.stages = "evict, score, moments, select, fit, compact, attend and prune";
   table.load = load_kernels;
 
   table.score_workspace = score::cuda::workspace;
@@ -40,6 +41,12 @@ constexpr Backend with_stages(Backend table) {
   table.moments = moments::cuda::measure;
   table.gains_workspace = moments::cuda::gains_workspace;
   table.gains = moments::cuda::gains;
+
+  table.mass_stride = moments::cuda::mass_stride;
+  table.mass_workspace = moments::cuda::mass_workspace;
+  table.mass = moments::cuda::attention_mass;
+  table.evict_choose = evict::cuda::choose;
+  table.evict_move = evict::cuda::move_rows;
 
   table.fit_workspace = fit::cuda::workspace;
   table.fit = fit::cuda::fit;

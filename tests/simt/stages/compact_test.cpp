@@ -26,13 +26,15 @@ class DeviceSegment {
         pages_("pages", host.segment.pages, batch.count * host.segment.pages_stride),
         first_("first", host.segment.first, static_cast<int64_t>(host.first.size())),
         lengths_("lengths", source ? nullptr : host.segment.lengths, static_cast<int64_t>(host.lengths.size())) {
-    if (source) {
-      upload_numbers(key.device(), host.key.data(), host.key.size(), dtype_bytes(segment.key_dtype));
-      upload_numbers(value.device(), host.value.data(), host.value.size(), dtype_bytes(segment.value_dtype));
-    } else {
-      key.upload(host.key);
-      value.upload(host.value);
-    }
+    const auto fill = [&](simt::Buffer<char> &buffer, const std::vector<char> &memory, think_dtype dtype) {
+      if (source && !is_quantized(dtype)) {
+        upload_numbers(buffer.device(), memory.data(), memory.size(), dtype_bytes(dtype));
+      } else {
+        buffer.upload(memory);  // of codes every byte may be one
+      }
+    };
+    fill(key, host.key, segment.key_dtype);
+    fill(value, host.value, segment.value_dtype);
     key.freeze(source);
     value.freeze(source);
     if (segment.key) segment.key = key.device() + (static_cast<char *>(host.segment.key) - host.key.data());
@@ -107,6 +109,60 @@ TEST(CompactOnDevice, RandomSegments) {
     });
     if (HasFatalFailure()) return;
   }
+}
+
+constexpr int32_t kForms = 5;  // of kStored: numbers, and codes of 8 and 4 bits
+
+// The same with tiles of codes on either side: u8 and u4, of whole and partial tiles, between each other, and from and to every type of numbers.
+TEST(CompactOnDevice, RandomSegmentsOfCodes) {
+  for (int32_t seed = 0; seed < cases(150); ++seed) {
+    random_segments(seed, kForms, [&](const Shape &shape, const Batch &batch, int32_t slots, Store &source, Store &destination) {
+      expect_as_reference(shape, batch, slots, source, destination, seed, "seed " + std::to_string(seed));
+    });
+    if (HasFatalFailure()) return;
+  }
+}
+
+TEST(CompactOnDevice, BytesOfTheFile) {
+  for (const GoldenTile &golden : golden_tiles(THINK_TEST_VECTORS "/quantized.txt")) {
+    SCOPED_TRACE(golden.name);
+    begin(1);
+    ASSERT_RUNS(compact::cuda::load());
+    const Constant<float> rows("rows", golden.rows.data(), static_cast<int64_t>(golden.rows.size()));
+    const Constant<int32_t> tokens("tokens", &golden.tokens, 1);
+    simt::Buffer<uint8_t> tile("tile", golden.bytes.size());
+    think_segment dense = THINK_SEGMENT_INIT, codes = THINK_SEGMENT_INIT;
+    dense.lengths = codes.lengths = tokens.device();
+    (golden.keys ? dense.key : dense.value) = const_cast<float *>(rows.device());
+    (golden.keys ? codes.key : codes.value) = tile.device();
+    dense.key_dtype = dense.value_dtype = THINK_F32;
+    codes.key_dtype = codes.value_dtype = golden.dtype;
+    codes.key_layout = codes.value_layout = THINK_TILES;
+    const Shape shape = make_shape(1, golden.channels, golden.channels, 1);
+    ASSERT_RUNS(compact::cuda::compact({shape, dense, codes, {1, nullptr, nullptr, nullptr}}, golden.tokens, nullptr));
+    EXPECT_EQ(golden.bytes, tile.download());
+  }
+}
+
+TEST(CompactOnDevice, CodesMoveTheBytesOfTheirModel) {
+  Random random(7);
+  constexpr int32_t kTokens = 8192;
+  const Shape shape = make_shape(1, 128, 128, 1);
+  const Batch batch{1, nullptr, nullptr, nullptr};
+  const Basis keys(random, 1, 1, 128, [](int32_t) { return 77; });
+  Store source(random, shape, batch, 1, false, kTokens, kTokens, {THINK_F16}, {THINK_F16}, {0}, {}, false);
+  source.poison();
+  source.fill(random, shape, batch, {kTokens});
+  Store destination(random, shape, batch, 1, false, kTokens, kTokens, {THINK_U4, THINK_TILES, &keys.basis, Order::placed},
+                    {THINK_U8, THINK_TILES, nullptr, Order::placed}, {0}, {kTokens}, false);
+  Traffic traffic;
+  expect_as_reference(shape, batch, 1, source, destination, 7, "codes", kTokens, &traffic);
+  if (HasFatalFailure()) return;
+  const double read = 2.0 * kTokens * 128 * 2, written = kTokens / 32.0 * static_cast<double>(key_tile(77, THINK_U4).bytes + value_tile(128, THINK_U8).bytes);
+  report_traffic("compact 8,192 tokens, 77 of 128 channels in u4, values in u8", traffic.counters, read, written);
+  EXPECT_LE(static_cast<double>(traffic.source_bytes), read);
+  EXPECT_EQ(static_cast<double>(traffic.counters.global_write_bytes), written);
+  EXPECT_LE(static_cast<double>(traffic.counters.global_read_bytes), 1.02 * read);
 }
 
 // One full block of the window goes to the end of the tiles that are there already.
@@ -190,8 +246,8 @@ TEST(PlaceOnDevice, AsTheCpu) {
         think_segment segment = THINK_SEGMENT_INIT;
         segment.page_tokens = 1 << 30;
         segment.key_layout = THINK_TILES;
-        segment.key_dtype = THINK_F16;
-        segment.value_dtype = THINK_F32;
+        segment.key_dtype = row_stride ? THINK_U4 : THINK_F16;
+        segment.value_dtype = row_stride || has_values ? THINK_F32 : THINK_U8;
         segment.value_stride[2] = row_stride;
         segment.key_head_offset = key_offset.data();
         segment.value_head_offset = value_offset.data();
