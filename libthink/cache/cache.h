@@ -4,6 +4,7 @@
 
 #include "kernels/common/workspace.h"
 #include "libthink/cache/pool.h"
+#include "libthink/core/evict.h"
 #include "libthink/core/prune.h"
 #include "think/cache.h"
 
@@ -22,7 +23,9 @@ struct Run {
 };
 
 struct Sequence {
-  int32_t dense_rows;  // sinks, then what is recent
+  int32_t dense_rows;    // sinks, then what is recent
+  int32_t settled_rows;  // of them, the first ones that no trim can reach, as heads have kept different tokens there
+  int32_t evicted;       // tokens that are gone, as far as that number can count
   Array<int32_t> pages;
   Run runs[THINK_CACHE_MAX_RUNS];
   int32_t run_count;
@@ -132,6 +135,16 @@ struct Fold {
 Fold plan_fold(const think_cache &cache, const Sequence &sequence);
 bool prepare_fold(think_cache &cache, Sequence &sequence, const Fold &fold, Needs &needs);
 void fold(think_cache &cache, Sequence &sequence, const Fold &fold, void *workspace);
+
+// ---- evict.cpp: whole rows go ----
+struct Eviction {
+  EvictCall choice;          // what all sequences and layers have in common; score: [count][layers][kv_heads][score_stride] or NULL
+  think_tensor window_query; // [count * layers][query_heads]...; no data: the windows of the score states
+  bool last_query_only;
+};
+int64_t evict_workspace(const think_cache &cache, int64_t rows);
+bool evict_all(think_cache &cache, const int32_t *sequences, int32_t count, const Eviction &eviction, void *workspace);
+bool keep(think_cache &cache, int32_t sequence, const int32_t *kept, int32_t rows);  // kept: [layers][kv_heads][rows]
 
 // ---- step.cpp ----
 bool begin_step(think_cache &cache, const int32_t *sequences, const int32_t *new_tokens, int32_t count, void *workspace);

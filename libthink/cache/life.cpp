@@ -99,6 +99,7 @@ int64_t compact_rows(const Sequence &sequence) {
 int64_t workspace(const think_cache &cache) {
   const Shape &shape = cache.plan->shape;
   int64_t bytes = attend::workspace(shape, {shape.max_batch, shape.max_queries, 1 + 4 * THINK_CACHE_MAX_RUNS, shape.max_tokens});
+  bytes = std::max(bytes, evict_workspace(cache, shape.max_tokens));
   if (!keeps_scores(cache)) return bytes;
   bytes = std::max(bytes, score::update_workspace(shape, 1, std::min(kScorePiece, shape.max_tokens)));
   return std::max(bytes, prune_workspace(shape, 1, shape.max_tokens, cache.plan->parallel.threads));
@@ -112,10 +113,11 @@ think_cache_info usage(const think_cache &cache, int32_t only) {
     const Sequence &sequence = cache.sequences[number];
     info.tokens += tokens_of(sequence);
     info.compact_tokens += compact_rows(sequence);
+    info.evicted_tokens += sequence.evicted;
     info.score_bytes += sequence.score ? score_bytes(cache) : 0;
     info.sequences += tokens_of(sequence) > 0;
   }
-  info.dense_bytes = info.tokens * row;
+  info.dense_bytes = (info.tokens + info.evicted_tokens) * row;
   if (only < 0) {
     for (const Pool &pool : cache.pools) {
       info.page_bytes += pool.used * pool.page_bytes * cache.layers;
@@ -185,6 +187,8 @@ bool fork(think_cache &cache, int32_t source, int32_t destination) {
     return false;
   }
   copy.dense_rows = from.dense_rows;
+  copy.settled_rows = from.settled_rows;
+  copy.evicted = from.evicted;
   copy.run_count = from.run_count;
   for (int32_t page = 0; page < copy.pages.size; ++page) ++cache.pools[kDense].page_users[copy.pages[page]];
   for (int32_t run = 0; run < copy.run_count; ++run) {

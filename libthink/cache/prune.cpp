@@ -34,6 +34,7 @@ void forget_moved(think_cache &cache, Sequence &sequence, int32_t rows) {
   for (int32_t page = first; page < first + pages; ++page) drop_page(cache.pools[kDense], sequence.pages[page]);
   sequence.pages.erase(first, pages);
   sequence.dense_rows -= rows;
+  sequence.settled_rows = std::max(0, sequence.settled_rows - rows);
 }
 
 // A copy of the page that takes the sinks, where forks share it.

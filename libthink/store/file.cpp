@@ -39,7 +39,7 @@ constexpr int64_t kDataAlignment = 64;
 constexpr int32_t kMostWord = 24;  // characters of a setting, and more
 
 Contents contents_of(const cache::Sequence &sequence) {
-  Contents contents{sequence.dense_rows, sequence.score != nullptr, sequence.run_count, {}};
+  Contents contents{sequence.dense_rows, sequence.settled_rows, sequence.evicted, sequence.score != nullptr, sequence.run_count, {}};
   for (int32_t run = 0; run < sequence.run_count; ++run) {
     contents.runs[run] = {sequence.runs[run].kind, sequence.runs[run].rows, sequence.runs[run].folds};
   }
@@ -307,6 +307,9 @@ bool check_contents(const think_cache &cache, Reader &reader, const Contents &co
   const think_format &format = cache.format;
   const int64_t most = cache.plan->shape.max_tokens;
   int64_t tokens = contents.dense_rows;
+  if (contents.settled_rows > contents.dense_rows) {
+    return reader.damaged("damaged: expected at most %d settled rows, got %d", contents.dense_rows, contents.settled_rows);
+  }
   if (contents.scores > 1) return reader.damaged("damaged: expected 0 or 1 as scores, got %d", contents.scores);
   for (int32_t run = 0; run < contents.run_count; ++run) {
     const Contents::Run &one = contents.runs[run];
@@ -362,6 +365,8 @@ void take_places(think_cache &cache, cache::Sequence &sequence, const Contents &
   cache::Pool &dense = cache.pools[cache::kDense];
   while (sequence.pages.size < cache::page_count(contents.dense_rows)) sequence.pages.push(cache::take_page(dense));
   sequence.dense_rows = contents.dense_rows;
+  sequence.settled_rows = contents.settled_rows;
+  sequence.evicted = contents.evicted;
   for (int32_t index = 0; index < contents.run_count; ++index) {
     const Contents::Run &one = contents.runs[index];
     cache::Run &run = sequence.runs[index];

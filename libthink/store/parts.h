@@ -14,14 +14,15 @@ struct Contents {
   struct Run {
     int32_t kind, rows, folds;
   };
-  int32_t dense_rows, scores, run_count;
+  int32_t dense_rows, settled_rows, evicted, scores, run_count;
   Run runs[THINK_CACHE_MAX_RUNS];
 };
 
 // visit(name, number), which may set it; returns whether to go on.
 template <class Visit>
 bool for_each_number(Contents &contents, const Visit &visit) {
-  if (!visit("dense_rows", contents.dense_rows) || !visit("scores", contents.scores) || !visit("runs", contents.run_count)) return false;
+  if (!visit("dense_rows", contents.dense_rows) || !visit("settled_rows", contents.settled_rows) || !visit("evicted", contents.evicted)) return false;
+  if (!visit("scores", contents.scores) || !visit("runs", contents.run_count)) return false;
   for (int32_t run = 0; run < contents.run_count; ++run) {
     Contents::Run &one = contents.runs[run];
     if (!visit(Text("runs.%d.kind", run).text, one.kind) || !visit(Text("runs.%d.rows", run).text, one.rows)) return false;

@@ -318,7 +318,8 @@ LOCK_FIELD(think_cache_info, key_channels, 80, 4, int32_t);
 LOCK_FIELD(think_cache_info, value_channels, 84, 4, int32_t);
 LOCK_FIELD(think_cache_info, runs, 88, 4, int32_t);
 LOCK_FIELD(think_cache_info, sequences, 92, 4, int32_t);
-LOCK_SIZE(think_cache_info, 96);
+LOCK_FIELD(think_cache_info, evicted_tokens, 96, 8, int64_t);
+LOCK_SIZE(think_cache_info, 104);
 typedef int32_t (*think_writer)(void *user, const void *data, int64_t bytes);
 typedef int64_t (*think_reader)(void *user, void *data, int64_t bytes);
 LOCK_FUNCTION(think_version, int32_t (*)(void));
@@ -399,6 +400,8 @@ LOCK_FUNCTION(think_cache_export_dense, think_status (*)(const think_cache *, in
 LOCK_FUNCTION(think_cache_save_size, think_status (*)(const think_cache *, int32_t, int64_t *, think_error *));
 LOCK_FUNCTION(think_cache_save, think_status (*)(const think_cache *, int32_t, think_writer, void *, think_error *));
 LOCK_FUNCTION(think_cache_load, think_status (*)(think_cache *, int32_t, think_reader, void *, think_error *));
+LOCK_FUNCTION(think_cache_evict, think_status (*)(think_cache *, const int32_t *, int32_t, const think_evict_options *, const think_tensor *, float *, const think_launch *, think_error *));
+LOCK_FUNCTION(think_cache_keep, think_status (*)(think_cache *, int32_t, const int32_t *, int32_t, think_error *));
 LOCK_FUNCTION(think_get_api, const think_api *(*)(uint32_t, uint32_t));
 LOCK_FIELD(think_api, version, 8, 8, __typeof__(&think_version));
 LOCK_FIELD(think_api, abi_version, 16, 8, __typeof__(&think_abi_version));
@@ -478,7 +481,9 @@ LOCK_FIELD(think_api, cache_export_dense, 600, 8, __typeof__(&think_cache_export
 LOCK_FIELD(think_api, cache_save_size, 608, 8, __typeof__(&think_cache_save_size));
 LOCK_FIELD(think_api, cache_save, 616, 8, __typeof__(&think_cache_save));
 LOCK_FIELD(think_api, cache_load, 624, 8, __typeof__(&think_cache_load));
-LOCK_SIZE(think_api, 632);
+LOCK_FIELD(think_api, cache_evict, 632, 8, __typeof__(&think_cache_evict));
+LOCK_FIELD(think_api, cache_keep, 640, 8, __typeof__(&think_cache_keep));
+LOCK_SIZE(think_api, 648);
 
 #ifdef __cplusplus
 }
