@@ -62,6 +62,7 @@ void complete(Stack &stack) {
   const auto quantized = [](think_dtype dtype) { return dtype == THINK_U8 || dtype == THINK_U4; };
   format.key_layout = THINK_TILES;
   format.value_layout = quantized(format.value_dtype) ? THINK_TILES : THINK_ROWS;
+  stack.cache.evicts = stack.eviction.has_value();
   stack.cache.prunes = stack.cache.prune.key_kept >= 0 || stack.cache.prune.value_kept > 0 || quantized(format.key_dtype) || quantized(format.value_dtype);
   if (stack.cache.fold == THINK_FOLD_BLOCK && !stack.cache.prunes) wrong("later rows are folded as the prompt was pruned, and here it is not: drop channels or choose a quantized format");
 }
@@ -103,14 +104,14 @@ Stack parse_stack(const std::string &text, int64_t channels) {
   return stack;
 }
 
-Cache Stack::apply(const Cache &dense) const {
-  if (!eviction) return dense.copy(cache);
+void Stack::evict(Cache &prompt) const {
+  if (!eviction) return;
   think_evict_options options = THINK_EVICT_OPTIONS_INIT;
   options.method = eviction->method;
   options.pooling = eviction->pooling;
-  const int64_t rows = eviction->rows > 0 ? eviction->rows : std::llround(eviction->share * static_cast<double>(dense.tokens()));
+  const int64_t rows = eviction->rows > 0 ? eviction->rows : std::llround(eviction->share * static_cast<double>(prompt.tokens()));
   options.budget = static_cast<int32_t>(std::max<int64_t>(1, rows));
-  return dense.copy(cache, &options);
+  prompt.evict(options);
 }
 
 } // namespace generate

@@ -30,8 +30,8 @@ struct Stack {
   // Does it change anything?
   bool empty() const { return !eviction && !cache.prunes; }
 
-  // A cache with these settings that holds what eviction leaves of a dense one, not pruned yet.
-  Cache apply(const Cache &dense) const;
+  // Rows of a prompt go first, if any; then Cache::prune().
+  void evict(Cache &prompt) const;
 };
 
 Eviction parse_eviction(const std::string &text); // METHOD:BUDGET
