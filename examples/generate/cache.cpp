@@ -113,7 +113,13 @@ Cache::Cache(Attention &attention, const CacheSettings &settings) : Cache(attent
   options.fold = settings.fold;
   options.rollback = -1; // nothing is taken back here, so a fold leaves the recent rows only, not as many as a chunk of a prompt has
   options.prune = &settings.prune;
-  options.format = &settings.format;
+  think_format plain = THINK_FORMAT_INIT;
+  plain.key_layout = THINK_TILES;
+  std::vector<think_format> formats(static_cast<size_t>(options.layers), settings.format);
+  const int64_t kept = std::min<int64_t>(settings.keep_layers, options.layers);
+  std::fill_n(formats.begin(), kept, plain);
+  std::fill_n(formats.rbegin(), kept, plain);
+  options.layer_formats = formats.data();
   think_cache *cache = nullptr;
   check(think_cache_create(attention.plan(), &options, &cache, &error), error, "think_cache_create");
   shared_->cache.reset(cache);

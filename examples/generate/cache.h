@@ -28,6 +28,7 @@ struct CacheShape {
 struct CacheSettings {
   think_prune_options prune = THINK_PRUNE_OPTIONS_INIT;
   think_format format = THINK_FORMAT_INIT; // of compact rows
+  int64_t keep_layers = 0;                 // so many first layers and so many last ones have the type of the cache instead
   int32_t fold = THINK_FOLD_NEVER;
   bool prunes = true;  // false: rows stay dense
   bool evicts = false; // rows may go; where neither is so, no scores are kept

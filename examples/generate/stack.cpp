@@ -86,11 +86,16 @@ Stack parse_stack(const std::string &text, int64_t channels) {
       stack.cache.fold = THINK_FOLD_BLOCK;
       continue;
     }
+    if (fields[0] == "layers") {
+      stack.cache.keep_layers = fields.size() == 2 ? number(fields[1]) : -1;
+      if (stack.cache.keep_layers < 1) wrong("row '" + text + "': layers:N expected, so many first and last layers keep the format of the cache");
+      continue;
+    }
     const bool keys = fields[0] == "keys";
     const int64_t kept = fields.size() > 2 ? number(fields[2]) : -1;
     if ((!keys && fields[0] != "values") || fields.size() < 3 || fields.size() > 4 || (fields[1] != "think" && fields[1] != "regressed" && fields[1] != "adaptive") || kept < 1 ||
         kept > channels)
-      wrong("row '" + text + "': SIDE:METHOD:KEPT[:FORMAT], evict:METHOD:BUDGET and fold:block, joined by +, expected; SIDE = keys or values, METHOD = think, regressed or adaptive, KEPT = 1 .. " +
+      wrong("row '" + text + "': SIDE:METHOD:KEPT[:FORMAT], evict:METHOD:BUDGET, fold:block and layers:N, joined by +, expected; SIDE = keys or values, METHOD = think, regressed or adaptive, KEPT = 1 .. " +
             std::to_string(channels));
     if (!method.empty() && method != fields[1]) wrong("row '" + text + "': keys and values are pruned by one method, not by " + method + " and " + fields[1]);
     method = fields[1];

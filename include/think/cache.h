@@ -53,9 +53,11 @@ typedef struct think_cache_options {
   int64_t limit_bytes;    /* the cache never has more than this, not even for a moment: 0 = no limit */
   const think_prune_options *prune; /* mode, budgets, sinks, recent rows; NULL = defaults */
   const think_format *format;       /* of compact rows; NULL = defaults. Dense rows are the plan's cache_dtype */
+  const think_format *layer_formats; /* [layers] in place of format, for first and last layers that need more bits, say; NULL = format in every layer. The
+                                        step of the array is the first element's struct_size */
 } think_cache_options;
 
-#define THINK_CACHE_OPTIONS_INIT {(uint32_t)sizeof(think_cache_options), 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL}
+#define THINK_CACHE_OPTIONS_INIT {(uint32_t)sizeof(think_cache_options), 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, NULL}
 
 /** What a cache, or one sequence of it, holds. Bytes are of all layers. */
 typedef struct think_cache_info {
@@ -187,7 +189,8 @@ THINK_API think_status think_cache_keep(think_cache *cache, int32_t sequence, co
 
 /**
  * Prune all layers of some sequences: every dense row but sinks and recent ones moves into a compact run, and its page becomes free. What happens to a
- * sequence is what think_prune_preview() says for its dense rows; one that is too short, or that would not become smaller, stays as it is.
+ * sequence is what think_prune_preview() says for its dense rows; one that is too short, or that would not become smaller, stays as it is. All layers decide
+ * alike: where they have different formats, by the bytes of all of them together.
  * @param sequences  [count] different numbers of sequences
  * @param count      1 .. sequences of the cache
  * @return THINK_E_ARGUMENT; THINK_E_STATE during a step, or when a sequence keeps no scores (any more) or has THINK_CACHE_MAX_RUNS runs;

@@ -44,6 +44,15 @@ think_status read_cache_options(const Argument &argument, const think_cache_opti
   if (const think_status status = read_prune_options({argument.error, argument.position, prune_name.text}, copy.prune, shape, options.prune)) return status;
   if (const think_status status = read_format({argument.error, argument.position, format_name.text}, copy.format, shape, options.format)) return status;
   options.layers = copy.layers ? copy.layers : 1;
+  options.layer_formats = copy.layer_formats;
+  for (int32_t layer = 0; copy.layer_formats && layer < options.layers; ++layer) {
+    const Text name("%s->layer_formats[%d]", argument.name, layer);
+    if (layer == 0) {
+      if (const think_status status = check_array({argument.error, argument.position, name.text}, copy.layer_formats)) return status;
+    }
+    think_format format;
+    if (const think_status status = read_layer_format({argument.error, argument.position, name.text, "."}, copy.layer_formats, layer, shape, format)) return status;
+  }
   options.sequences = copy.sequences ? copy.sequences : shape.max_batch;
   options.fold = copy.fold;
   options.refit = copy.refit;

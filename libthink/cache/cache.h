@@ -60,7 +60,7 @@ struct think_cache {
   int32_t rollback;  // rows; 0 = none
   uint32_t flags;
   think::PruneOptions prune;
-  think_format format;
+  think::cache::Array<think_format> formats;  // [layers]
   think::cache::Pool pools[think::cache::kKinds];
   think::cache::Array<think::cache::Sequence> sequences;
   think::cache::Step step;
@@ -74,6 +74,7 @@ struct Options {
   int64_t reserve_tokens, limit_bytes;
   PruneOptions prune;
   think_format format;
+  const think_format *layer_formats;  // the caller's array, checked; NULL = format
 };
 
 // ---- life.cpp ----
@@ -85,7 +86,11 @@ static inline int64_t tokens_of(const Sequence &sequence) { return compact_rows(
 static inline bool keeps_scores(const think_cache &cache) { return !(cache.flags & THINK_CACHE_NO_SCORES); }
 static inline int32_t page_count(int64_t rows) { return static_cast<int32_t>((rows + kPageTokens - 1) / kPageTokens); }
 int64_t workspace(const think_cache &cache);  // of any call
-int64_t compact_side_bytes(const think_cache &cache, int32_t side, bool pruned);  // of a page
+static inline think_dtype stored_dtype(const think_cache &cache, int32_t layer, int32_t side) {
+  return side == THINK_KEYS ? cache.formats[layer].key_dtype : cache.formats[layer].value_dtype;
+}
+int32_t least_kind(const think_cache &cache);  // of a run: where nothing is quantized, one side needs a basis
+int64_t compact_side_bytes(const think_cache &cache, int32_t layer, int32_t side, bool pruned);  // of a page
 think_cache_info usage(const think_cache &cache, int32_t sequence);
 
 bool add_score(think_cache &cache, Sequence &sequence);

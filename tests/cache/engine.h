@@ -26,6 +26,7 @@ struct Settings {
   think_cache_options options = THINK_CACHE_OPTIONS_INIT;
   think_prune_options prune = THINK_PRUNE_OPTIONS_INIT;
   think_format format = THINK_FORMAT_INIT;
+  std::vector<think_format> layer_formats;  // empty = format
   int32_t threads = 1;
 
   Settings() {
@@ -63,6 +64,7 @@ class Engine {
   Engine(const Settings &settings, Site &site) : settings_(settings), site_(site), plan_bytes_(site.host.bytes) {
     settings_.options.prune = &settings_.prune;
     settings_.options.format = &settings_.format;
+    settings_.options.layer_formats = settings_.layer_formats.empty() ? nullptr : settings_.layer_formats.data();
     THINK_CALL(think_cache_create, site.plan, &settings_.options, &cache_);
     int64_t bytes = 0;
     THINK_CALL(think_cache_workspace_size, cache_, &bytes, nullptr);
@@ -358,7 +360,8 @@ class Engine {
     THINK_CALL(think_cache_segments, cache_, layer, segments, THINK_MAX_SEGMENTS, &count);
     const think_problem &problem = settings_.problem;
     const int32_t group = problem.query_heads / problem.kv_heads;
-    const bool quantized = settings_.format.key_dtype == THINK_U8 || settings_.format.key_dtype == THINK_U4 || settings_.format.value_dtype != 0;
+    const think_format &format = settings_.layer_formats.empty() ? settings_.format : settings_.layer_formats[static_cast<size_t>(layer)];
+    const bool quantized = format.key_dtype == THINK_U8 || format.key_dtype == THINK_U4 || format.value_dtype == THINK_U8 || format.value_dtype == THINK_U4;
     const bool packed = mode == Rows::packed;
     std::vector<double> found;
     int64_t begin = 0;
