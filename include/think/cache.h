@@ -220,6 +220,19 @@ THINK_API think_status think_cache_usage(const think_cache *cache, int32_t seque
 THINK_API think_status think_cache_segments(const think_cache *cache, int32_t layer, think_segment *segments, int32_t capacity, int32_t *count, think_error *error);
 
 /**
+ * The same for one sequence at any time, of a step or not (loaded from a file, say): a batch of one, its compact runs from the oldest on, then its dense rows.
+ * A query of a token behind all that it holds sees every row, so the dense segment is not causal.
+ * @param sequence  0 .. sequences - 1
+ * @param layer     0 .. layers - 1
+ * @param segments  receives them; element 0's struct_size is the step of the array and is set in all elements
+ * @param capacity  elements of the array; THINK_CACHE_MAX_RUNS + 1 are always enough
+ * @param count     receives how many there are, at least 1
+ * @return THINK_E_ARGUMENT, also when capacity is too small; THINK_E_STATE when the sequence has new tokens of a step whose layer has not been appended
+ * @since 0.11
+ */
+THINK_API think_status think_cache_sequence_segments(const think_cache *cache, int32_t sequence, int32_t layer, think_segment *segments, int32_t capacity, int32_t *count, think_error *error);
+
+/**
  * Rebuild rows of one sequence and layer at full width, in the order of their tokens: dense rows as they are stored; of compact ones the kept channels as
  * stored (dequantized), the dropped ones as their basis predicts them, or 0 where it does not (THINK_MODE_CHANNELS). For tests, for other attention kernels,
  * for looking at what is lost; nothing in the cache changes.

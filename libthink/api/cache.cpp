@@ -87,6 +87,47 @@ think_status check_appended(const Argument &argument, const think_cache &cache, 
   return fail(argument.error, THINK_E_STATE, argument.position, "layer: layer %d has not been appended in this step", layer);
 }
 
+// The layer is argument 3.
+think_status check_rows_are_there(think_error *error, const think_cache &cache, int32_t sequence, int32_t layer) {
+  const cache::Step &step = cache.step;
+  const int32_t *sequences = step.tables.data + step.sequence;
+  if (step.missing == 0 || step.appended[layer] || std::find(sequences, sequences + step.count, sequence) == sequences + step.count) return THINK_OK;
+  return fail(error, THINK_E_STATE, 3, "layer: layer %d has not been appended in this step, in which sequence %d takes part", layer, sequence);
+}
+
+// Where the caller wants segments.
+struct SegmentArray {
+  Argument segments_argument, capacity_argument, count_argument;
+  think_segment *segments;
+  int32_t capacity;
+  int32_t *count;
+};
+
+think_status check_segment_array(const SegmentArray &array) {
+  if (const think_status status = check_output(array.segments_argument, array.segments)) return status;
+  if (array.segments->struct_size % alignof(think_segment)) {
+    return wrong(array.segments_argument, "struct_size", "expected a multiple of %d, as it is the step of the array, got %u",
+                 static_cast<int>(alignof(think_segment)), array.segments->struct_size);
+  }
+  if (array.capacity < 1) return wrong(array.capacity_argument, "", "expected at least 1, got %d", array.capacity);
+  return check_array(array.count_argument, array.count);
+}
+
+think_status write_segments(const SegmentArray &array, const think_segment *found, int32_t count) {
+  if (array.capacity < count) {
+    return wrong(array.capacity_argument, "", "expected at least %d, as many as there are segments now, got %d", count, array.capacity);
+  }
+  const uint32_t step = array.segments->struct_size;
+  for (int32_t index = 0; index < count; ++index) {
+    think_segment *target = reinterpret_cast<think_segment *>(reinterpret_cast<char *>(array.segments) + size_t{step} * static_cast<size_t>(index));
+    std::memset(reinterpret_cast<char *>(target), 0, step);
+    target->struct_size = step;
+    write_output(target, found[index]);
+  }
+  *array.count = count;
+  return THINK_OK;
+}
+
 // Do the tensors have the rows of the step, and all of them in the same way?
 think_status check_step_rows(const Argument &argument, const think_cache &cache, const think_tensor &tensor, const think_tensor &first,
                              const char *first_name) {
@@ -413,29 +454,30 @@ think_status think_cache_usage(const think_cache *cache, int32_t sequence, think
 think_status think_cache_segments(const think_cache *cache, int32_t layer, think_segment *segments, int32_t capacity, int32_t *count, think_error *error) {
   return fence(error, [&]() -> think_status {
     if (!cache) return null_pointer({error, 1, "cache"});
-    if (const think_status status = check_layer({error, 2, "layer"}, *cache, layer)) return status;
-    const Argument argument{error, 3, "segments"};
-    if (const think_status status = check_output(argument, segments)) return status;
-    if (segments->struct_size % alignof(think_segment)) {
-      return wrong(argument, "struct_size", "expected a multiple of %d, as it is the step of the array, got %u", static_cast<int>(alignof(think_segment)),
-                   segments->struct_size);
-    }
-    if (capacity < 1) return wrong({error, 4, "capacity"}, "", "expected at least 1, got %d", capacity);
-    if (const think_status status = check_array({error, 5, "count"}, count)) return status;
-    if (const think_status status = check_appended({error, 2, "layer"}, *cache, layer)) return status;
-    if (capacity < cache->step.segment_count) {
-      return wrong({error, 4, "capacity"}, "", "expected at least %d, as many as there are segments now, got %d", cache->step.segment_count, capacity);
-    }
+    const Argument layer_argument{error, 2, "layer"};
+    if (const think_status status = check_layer(layer_argument, *cache, layer)) return status;
+    const SegmentArray array{{error, 3, "segments"}, {error, 4, "capacity"}, {error, 5, "count"}, segments, capacity, count};
+    if (const think_status status = check_segment_array(array)) return status;
+    if (const think_status status = check_appended(layer_argument, *cache, layer)) return status;
     think_segment found[THINK_MAX_SEGMENTS];
-    *count = cache::step_segments(*cache, layer, found);
-    const uint32_t step = segments->struct_size;
-    for (int32_t index = 0; index < *count; ++index) {
-      think_segment *target = reinterpret_cast<think_segment *>(reinterpret_cast<char *>(segments) + size_t{step} * static_cast<size_t>(index));
-      std::memset(reinterpret_cast<char *>(target), 0, step);
-      target->struct_size = step;
-      write_output(target, found[index]);
-    }
-    return THINK_OK;
+    return write_segments(array, found, cache::step_segments(*cache, layer, found));
+  });
+}
+
+think_status think_cache_sequence_segments(const think_cache *cache, int32_t sequence, int32_t layer, think_segment *segments, int32_t capacity,
+                                           int32_t *count, think_error *error) {
+  return fence(error, [&]() -> think_status {
+    if (!cache) return null_pointer({error, 1, "cache"});
+    if (const think_status status = check_sequence({error, 2, "sequence"}, "", *cache, sequence)) return status;
+    if (const think_status status = check_layer({error, 3, "layer"}, *cache, layer)) return status;
+    const SegmentArray array{{error, 4, "segments"}, {error, 5, "capacity"}, {error, 6, "count"}, segments, capacity, count};
+    if (const think_status status = check_segment_array(array)) return status;
+    if (const think_status status = check_rows_are_there(error, *cache, sequence, layer)) return status;
+    const cache::Sequence &held = cache->sequences[sequence];
+    think_segment found[THINK_CACHE_MAX_RUNS + 1];
+    for (int32_t run = 0; run < held.run_count; ++run) found[run] = cache::compact_segment(*cache, layer, held.runs[run]);
+    found[held.run_count] = cache::dense_segment(*cache, layer, held);
+    return write_segments(array, found, held.run_count + 1);
   });
 }
 
@@ -467,11 +509,7 @@ think_status think_cache_export_dense(const think_cache *cache, int32_t sequence
     if (const think_status status = read({error, 7, "value"}, value, shape.value_channels, tensors[THINK_VALUES])) return status;
     Launch call;
     if (const think_status status = read_launch({error, 8, "launch"}, launch, shape, false, call)) return status;
-    const cache::Step &step = cache->step;
-    const int32_t *sequences = step.tables.data + step.sequence;
-    if (step.missing > 0 && !step.appended[layer] && std::find(sequences, sequences + step.count, sequence) != sequences + step.count) {
-      return fail(error, THINK_E_STATE, 3, "layer: layer %d has not been appended in this step, in which sequence %d takes part", layer, sequence);
-    }
+    if (const think_status status = check_rows_are_there(error, *cache, sequence, layer)) return status;
     if (key) cache::export_rows(*cache, sequence, layer, first, count, THINK_KEYS, tensors[THINK_KEYS]);
     if (value) cache::export_rows(*cache, sequence, layer, first, count, THINK_VALUES, tensors[THINK_VALUES]);
     return THINK_OK;

@@ -223,6 +223,21 @@ TEST_F(Arguments, EveryFunctionNamesWhatIsWrong) {
   refused("think_cache_segments", wrong, 4, "capacity", [&](think_error *error) { return think_cache_segments(cache, 1, segments, 0, &count, error); });
   refused("think_cache_segments", wrong, 5, "count", [&](think_error *error) { return think_cache_segments(cache, 1, segments, 4, nullptr, error); });
 
+  const auto borrow = [&](int32_t position, const char *text, const think_cache *of, int32_t sequence, int32_t layer, think_segment *array, int32_t capacity,
+                          int32_t *number, think_status code) {
+    refused("think_cache_sequence_segments", code, position, text,
+            [=](think_error *error) { return think_cache_sequence_segments(of, sequence, layer, array, capacity, number, error); });
+  };
+  borrow(1, "cache", nullptr, 0, 1, segments, 4, &count, wrong);
+  borrow(2, "sequence", cache, 6, 1, segments, 4, &count, wrong);
+  borrow(3, "layer", cache, 0, -1, segments, 4, &count, wrong);
+  borrow(3, "layer 0", cache, 0, 0, segments, 4, &count, THINK_E_STATE);
+  borrow(4, "segments", cache, 0, 1, nullptr, 4, &count, wrong);
+  borrow(5, "capacity", cache, 0, 1, segments, 0, &count, wrong);
+  borrow(5, "capacity", cache, 0, 1, segments, 1, &count, wrong);
+  borrow(6, "count", cache, 0, 1, segments, 4, nullptr, wrong);
+  EXPECT_EQ(0, count);
+
   const flow::Tensor query = engine_.query_rows(0, Rows::rectangular), packed_query = engine_.query_rows(0, Rows::packed);
   const flow::Tensor key = engine_.fresh(0, Rows::rectangular, 1, 2, 32, THINK_F32), packed_key = engine_.fresh(0, Rows::packed, 1, 2, 32, THINK_F32);
   flow::Tensor output(THINK_F32, 2, 4, 3, 32);
