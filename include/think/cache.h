@@ -89,8 +89,8 @@ THINK_API void think_cache_info_init(think_cache_info *info, uint32_t struct_siz
 /**
  * Make an empty cache. All its memory comes from the context's allocator, in think_cache_create(), _step(), _evict(), _keep(), _prune(), _fork(), _load(), and
  * goes back there when pages become free (_evict(), _keep(), _prune(), _trim(), _drop(), _reset(): what is left may move into a smaller block, which is
- * allocated first; where that fails, the larger one stays), all of it in _destroy(). When an allocation fails in a call, THINK_E_MEMORY, all sequences are as they were before; pages that were already
- * added stay in the pool.
+ * allocated first; where that fails, the larger one stays), all of it in _destroy(). When an allocation fails in a call, THINK_E_MEMORY, all sequences are as
+ * they were before; pages that were already added stay in the pool.
  * @param plan     of one layer; it must outlive the cache. max_batch, max_queries and max_tokens hold for the cache
  * @param options  NULL = defaults
  * @param cache    receives the cache; destroy it with think_cache_destroy()

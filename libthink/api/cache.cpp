@@ -51,7 +51,8 @@ think_status read_cache_options(const Argument &argument, const think_cache_opti
       if (const think_status status = check_array({argument.error, argument.position, name.text}, copy.layer_formats)) return status;
     }
     think_format format;
-    if (const think_status status = read_layer_format({argument.error, argument.position, name.text, "."}, copy.layer_formats, layer, shape, format)) return status;
+    const Argument element{argument.error, argument.position, name.text, "."};
+    if (const think_status status = read_layer_format(element, copy.layer_formats, layer, shape, format)) return status;
   }
   options.sequences = copy.sequences ? copy.sequences : shape.max_batch;
   options.fold = copy.fold;
@@ -527,7 +528,7 @@ think_status think_cache_trim(think_cache *cache, int32_t sequence, int64_t toke
                    static_cast<Long>(tokens));
     }
     if (const think_status status = check_no_step(error, *cache, "think_cache_trim")) return status;
-    const int64_t compact = cache::compact_rows(held), sinks = compact > 0 ? cache->prune.sinks : 0, fewest = compact + std::max<int64_t>(sinks, held.settled_rows);
+    const int64_t compact = cache::compact_rows(held), fewest = compact + std::max(compact > 0 ? cache->prune.sinks : 0, held.settled_rows);
     if (tokens > 0 && tokens < fewest) {
       return fail(error, THINK_E_STATE, 3,
                   "tokens: the first %lld rows of sequence %d (compact ones, sinks, and what an eviction mixed) cannot be rolled back, got %lld",

@@ -7,7 +7,8 @@
 
 namespace think::cache {
 
-// Memory of one layer: formats, and with them bytes, may differ from layer to layer. A growth that failed half way leaves some layers with more room than others: `capacity` of the pool is what all of them have.
+// Memory of one layer: formats, and with them bytes, may differ from layer to layer. A growth that failed half way leaves some layers with more room than
+// others: `capacity` of the pool is what all of them have.
 struct Slab {
   int64_t value_begin, page_bytes;  // of a page: values lie behind keys
   char *pages;

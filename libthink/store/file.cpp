@@ -400,7 +400,8 @@ bool check_basis(const think_cache &cache, const cache::Run &run, const Part &pa
     const think_dtype dtype = cache::stored_dtype(cache, part.layer, part.side);
     int64_t bytes = 0;
     for (int32_t head = 0; head < slot.heads; ++head) bytes += head_bytes(cache::kPageTokens, slot.whole.kept[slot.row(head)], dtype, part.side == THINK_KEYS);
-    return bytes <= cache::compact_side_bytes(cache, part.layer, part.side, true) || reader.damaged("damaged: the %s channels of a page do not fit into it", name);
+    if (bytes <= cache::compact_side_bytes(cache, part.layer, part.side, true)) return true;
+    return reader.damaged("damaged: the %s channels of a page do not fit into it", name);
   }
   think_error error = THINK_ERROR_INIT;
   if (check_basis_contents({&error, 0, name, "."}, slot.whole, shape, part.side, slot.number) == THINK_OK) return true;

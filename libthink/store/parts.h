@@ -108,7 +108,8 @@ bool for_each_part(const think_cache &cache, const Contents &contents, const Vis
           }
           const think_dtype dtype = cache::stored_dtype(cache, layer, side);
           const int32_t bytes = is_quantized(dtype) ? 1 : dtype_bytes(dtype);
-          if (!part({What::rows, layer, run, side, name_of(dtype), bytes, {tiles, cache::compact_side_bytes(cache, layer, side, basis) / bytes}, 2})) return false;
+          const int64_t items = cache::compact_side_bytes(cache, layer, side, basis) / bytes;
+          if (!part({What::rows, layer, run, side, name_of(dtype), bytes, {tiles, items}, 2})) return false;
         }
       }
       for (const int32_t side : {THINK_KEYS, THINK_VALUES}) {

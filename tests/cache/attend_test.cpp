@@ -174,7 +174,8 @@ TEST(Attend, BorrowedSegments) {
       flow::Tensor output(THINK_F32, batch, 4, rows, 32);
       think_batch all = THINK_BATCH_INIT;
       all.count = static_cast<int32_t>(batch);
-      THINK_CALL(think_attend, site.plan, query.view(), &all, segments.data(), static_cast<int32_t>(segments.size()), nullptr, output.view(), nullptr, of.launch());
+      const int32_t count = static_cast<int32_t>(segments.size());
+      THINK_CALL(think_attend, site.plan, query.view(), &all, segments.data(), count, nullptr, output.view(), nullptr, of.launch());
       std::vector<double> numbers;
       for (int64_t i = 0; i < batch * 4 * rows * 32; ++i) numbers.push_back(output.get(i / (4 * rows * 32), i / (rows * 32) % 4, i / 32 % rows, i % 32));
       return numbers;
