@@ -27,9 +27,6 @@ struct Stack {
   CacheSettings cache;
   std::optional<Eviction> eviction;
 
-  // Does it change anything?
-  bool empty() const { return !eviction && !cache.prunes; }
-
   // Rows of a prompt go first, if any; then Cache::prune().
   void evict(Cache &prompt) const;
 };
