@@ -29,7 +29,7 @@ struct Arguments {
   std::string evict = "none", evict_pooling = "max", key_format, value_format, fold = "never";
   std::string evaluate, rows, tokenize, raw_logits, check_vectors;
   double ratio = 0.5, value_ratio = 0;
-  int64_t tokens = 64;
+  int64_t tokens = 64, keep_layers = 0;
   int threads = 0;
   bool as_json = false, describe = false, never_ends = false;
   EvaluationOptions evaluation;
@@ -67,6 +67,7 @@ Stack stack_of(const Arguments &arguments, int64_t channels) {
   options.value_kept = kept(arguments.value_ratio);
   stack.cache.format.key_dtype = parse_format(arguments.key_format);
   stack.cache.format.value_dtype = parse_format(arguments.value_format);
+  stack.cache.keep_layers = arguments.keep_layers;
   stack.cache.fold = arguments.fold == "block" ? THINK_FOLD_BLOCK : THINK_FOLD_NEVER;
   if (arguments.evict != "none") stack.eviction = parse_eviction(arguments.evict);
   if (arguments.evict_pooling == "mean") {
@@ -122,6 +123,7 @@ json conversation_json(const Arguments &arguments, const Conversation &c, const 
               {"evict", arguments.evict},
               {"key_format", arguments.key_format},
               {"value_format", arguments.value_format},
+              {"keep_layers", arguments.keep_layers},
               {"fold", arguments.fold},
               {"threads", threads}});
   if (!arguments.next_question.empty()) out["next"] = {{"answer", tokenizer.decode(c.next.tokens)}, {"tokens_generated", c.next.tokens.size()}, {"usage", usage_json(c.end_usage)}};
@@ -340,13 +342,14 @@ int main(int argc, char **argv) {
   app.add_option("--evict-pooling", arguments.evict_pooling, "of snapkv: max or mean")->check(CLI::IsMember({"max", "mean"}))->capture_default_str();
   app.add_option("--key-format", arguments.key_format, "of compact keys: f16, f32, int8, int4; default: that of the cache")->check(CLI::IsMember({"f16", "f32", "int8", "int4"}));
   app.add_option("--value-format", arguments.value_format, "the same for values")->check(CLI::IsMember({"f16", "f32", "int8", "int4"}));
+  app.add_option("--keep-layers", arguments.keep_layers, "so many first and so many last layers keep the type of the cache")->check(CLI::Range(0, 1000))->capture_default_str();
   app.add_option("--fold", arguments.fold, "rows that come after the prune stay dense (never) or are folded, 32 at a time (block)")->check(CLI::IsMember({"never", "block"}))->capture_default_str();
   app.add_flag("--never-ends", arguments.never_ends, "answers go on to --tokens");
   app.add_option("--cache", arguments.cache, "type of the cache: f16 or f32")->check(CLI::IsMember({"f16", "f32"}))->capture_default_str();
   app.add_option("--threads", arguments.threads, "threads; 0 = one per core")->check(CLI::Range(0, 256))->capture_default_str();
   app.add_flag("--json", arguments.as_json, "figures as one JSON object on stdout (keys: README.md)");
   app.add_option("--evaluate", arguments.evaluate, "measure KL, change of log-likelihood and top-1 on this text instead")->check(CLI::ExistingFile)->type_name("TEXT")->group("Evaluation");
-  app.add_option("--rows", arguments.rows, "what to compare, separated by commas; with --question a table instead of answers. SIDE:METHOD:KEPT[:FORMAT], evict:METHOD:BUDGET and fold:block, joined by +; SIDE keys, values; METHOD think, regressed, adaptive")
+  app.add_option("--rows", arguments.rows, "what to compare, separated by commas; with --question a table instead of answers. SIDE:METHOD:KEPT[:FORMAT], evict:METHOD:BUDGET, fold:block and layers:N, joined by +; SIDE keys, values; METHOD think, regressed, adaptive")
       ->group("Evaluation");
   app.add_option("--segments", arguments.evaluation.segments, "windows of the text")->check(CLI::Range(1, 1000))->capture_default_str()->group("Evaluation");
   app.add_option("--prefill", arguments.evaluation.prefill, "tokens before the prune")->check(CLI::Range(64, 1 << 20))->capture_default_str()->group("Evaluation");

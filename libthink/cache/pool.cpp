@@ -40,11 +40,11 @@ void bind(const Shape &shape, const Pool &pool, char *memory, int32_t slots, Sla
   slab.slots = slots;
 }
 
-bool resize_pages(Memory &memory, const Pool &pool, Slab &slab, int32_t capacity, int32_t copied) {
-  char *pages = static_cast<char *>(take(memory, capacity * pool.page_bytes));
+bool resize_pages(Memory &memory, Slab &slab, int32_t capacity, int32_t copied) {
+  char *pages = static_cast<char *>(take(memory, capacity * slab.page_bytes));
   if (!pages) return false;
-  if (copied > 0) copy_array(slab.pages, pages, copied * pool.page_bytes);
-  give(memory, slab.pages, slab.capacity * pool.page_bytes);
+  if (copied > 0) copy_array(slab.pages, pages, copied * slab.page_bytes);
+  give(memory, slab.pages, slab.capacity * slab.page_bytes);
   slab.pages = pages;
   slab.capacity = capacity;
   return true;
@@ -78,7 +78,7 @@ bool grow_pages(Memory &memory, Pool &pool, int32_t capacity) {
   if (!extend_counts(memory, pool.page_users, capacity)) return false;
   for (int32_t layer = 0; layer < pool.slabs.size; ++layer) {
     Slab &slab = pool.slabs[layer];
-    if (slab.capacity < capacity && !resize_pages(memory, pool, slab, capacity, pool.capacity)) return false;
+    if (slab.capacity < capacity && !resize_pages(memory, slab, capacity, pool.capacity)) return false;
   }
   pool.capacity = capacity;
   return true;
@@ -96,16 +96,10 @@ bool grow_slots(Memory &memory, const Shape &shape, Pool &pool, int32_t slots) {
 
 }  // namespace
 
-bool open_pool(Memory &memory, Pool &pool, int32_t layers) {
-  if (!reserve(memory, pool.slabs, layers)) return false;
-  for (int32_t layer = 0; layer < layers; ++layer) pool.slabs.push({});
-  return pool.floor == 0 || grow_pages(memory, pool, pool.floor);
-}
-
 void close_pool(Memory &memory, Pool &pool) {
   for (int32_t layer = 0; layer < pool.slabs.size; ++layer) {
     const Slab &slab = pool.slabs[layer];
-    give(memory, slab.pages, slab.capacity * pool.page_bytes);
+    give(memory, slab.pages, slab.capacity * slab.page_bytes);
     give(memory, slab.bases, slab.slots * pool.slot_bytes);
   }
   release(memory, pool.slabs);
@@ -162,8 +156,8 @@ void drop_slot(Pool &pool, int32_t slot) {
 
 void copy_page(const Pool &pool, int32_t from, int32_t to) {
   for (int32_t layer = 0; layer < pool.slabs.size; ++layer) {
-    char *pages = pool.slabs[layer].pages;
-    copy_array(pages + from * pool.page_bytes, pages + to * pool.page_bytes, pool.page_bytes);
+    const Slab &slab = pool.slabs[layer];
+    copy_array(slab.pages + from * slab.page_bytes, slab.pages + to * slab.page_bytes, slab.page_bytes);
   }
 }
 
@@ -178,11 +172,11 @@ void shrink(Memory &memory, Pool &pool) {
   for (int32_t layer = 0; layer < pool.slabs.size; ++layer) {
     Slab &slab = pool.slabs[layer];
     if (capacity == 0) {
-      give(memory, slab.pages, slab.capacity * pool.page_bytes);
+      give(memory, slab.pages, slab.capacity * slab.page_bytes);
       slab.pages = nullptr;
       slab.capacity = 0;
     } else if (slab.capacity > capacity) {
-      resize_pages(memory, pool, slab, capacity, pool.used);  // no memory for a smaller block: the larger one stays
+      resize_pages(memory, slab, capacity, pool.used);  // no memory for a smaller block: the larger one stays
     }
     if (pool.slots_used == 0) {
       give(memory, slab.bases, slab.slots * pool.slot_bytes);
@@ -199,7 +193,7 @@ int64_t spare_bytes(const Pool &pool) {
   int64_t bytes = 0;
   for (int32_t layer = 0; layer < pool.slabs.size; ++layer) {
     const Slab &slab = pool.slabs[layer];
-    bytes += (slab.capacity - pool.used) * pool.page_bytes + (slab.slots - pool.slots_used) * pool.slot_bytes;
+    bytes += (slab.capacity - pool.used) * slab.page_bytes + (slab.slots - pool.slots_used) * pool.slot_bytes;
   }
   return bytes;
 }

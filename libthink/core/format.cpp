@@ -29,9 +29,8 @@ think_status check_storage(const Argument &argument, int32_t side, int32_t layou
   return THINK_OK;
 }
 
-think_status read_format(const Argument &argument, const think_format *in, const Shape &shape, think_format &format) {
-  static const think_format defaults = THINK_FORMAT_INIT;
-  if (const think_status status = read_options(argument, in, format, defaults)) return status;
+// What the caller wrote, defaults filled in.
+static think_status complete_format(const Argument &argument, const Shape &shape, think_format &format) {
   if (format.key_layout != THINK_ROWS && format.key_layout != THINK_TILES) {
     return wrong(argument, "key_layout", "expected 0 (rows) or 1 (tiles), got %d", format.key_layout);
   }
@@ -42,6 +41,17 @@ think_status read_format(const Argument &argument, const think_format *in, const
   if (format.value_dtype == 0) format.value_dtype = shape.cache_dtype;
   if (const think_status status = check_storage(argument, THINK_KEYS, format.key_layout, format.key_dtype, shape)) return status;
   return check_storage(argument, THINK_VALUES, format.value_layout, format.value_dtype, shape);
+}
+
+think_status read_format(const Argument &argument, const think_format *in, const Shape &shape, think_format &format) {
+  static const think_format defaults = THINK_FORMAT_INIT;
+  if (const think_status status = read_options(argument, in, format, defaults)) return status;
+  return complete_format(argument, shape, format);
+}
+
+think_status read_layer_format(const Argument &element, const think_format *formats, int32_t layer, const Shape &shape, think_format &format) {
+  if (const think_status status = read_element(element, formats, layer, format)) return status;
+  return complete_format(element, shape, format);
 }
 
 }  // namespace think

@@ -39,7 +39,7 @@ constexpr int64_t kDataAlignment = 64;
 constexpr int32_t kMostWord = 24;  // characters of a setting, and more
 
 Contents contents_of(const cache::Sequence &sequence) {
-  Contents contents{sequence.dense_rows, sequence.score != nullptr, sequence.run_count, {}};
+  Contents contents{sequence.dense_rows, sequence.settled_rows, sequence.evicted, sequence.score != nullptr, sequence.run_count, {}};
   for (int32_t run = 0; run < sequence.run_count; ++run) {
     contents.runs[run] = {sequence.runs[run].kind, sequence.runs[run].rows, sequence.runs[run].folds};
   }
@@ -261,7 +261,7 @@ bool read_entry(Reader &reader, const char *name, char (&word)[kMostWord + 1]) {
   const Text expected(",\"%s\":\"", name);
   bool same;
   if (!same_text(reader, expected.text, static_cast<int64_t>(std::strlen(expected.text)), same)) return false;
-  if (!same) return reader.damaged("damaged: the metadata have no %s where it is expected", name);
+  if (!same) return reader.damaged("damaged, or of another kind of cache: the metadata have no %s where it is expected", name);
   return read_word(reader, word);
 }
 
@@ -304,14 +304,15 @@ bool read_metadata(const think_cache &cache, Reader &reader, int64_t header, Con
 
 // Is this what a sequence of this cache can hold?
 bool check_contents(const think_cache &cache, Reader &reader, const Contents &contents) {
-  const think_format &format = cache.format;
   const int64_t most = cache.plan->shape.max_tokens;
   int64_t tokens = contents.dense_rows;
+  if (contents.settled_rows > contents.dense_rows) {
+    return reader.damaged("damaged: expected at most %d settled rows, got %d", contents.dense_rows, contents.settled_rows);
+  }
   if (contents.scores > 1) return reader.damaged("damaged: expected 0 or 1 as scores, got %d", contents.scores);
   for (int32_t run = 0; run < contents.run_count; ++run) {
     const Contents::Run &one = contents.runs[run];
-    const int32_t least = is_quantized(format.key_dtype) || is_quantized(format.value_dtype) ? 0 : 1;
-    if (one.kind < least || one.kind >= cache::kDense) return reader.damaged("damaged: run %d is of the unknown kind %d", run, one.kind);
+    if (one.kind < cache::least_kind(cache) || one.kind >= cache::kDense) return reader.damaged("damaged: run %d is of the unknown kind %d", run, one.kind);
     if (one.rows == 0 || one.rows % kTileTokens) return reader.damaged("damaged: expected whole tiles of 32 rows in run %d, got %d rows", run, one.rows);
     if (one.folds > one.rows / kTileTokens) return reader.damaged("damaged: run %d has %d tiles and %d folds", run, one.rows / kTileTokens, one.folds);
     tokens += one.rows;
@@ -362,6 +363,8 @@ void take_places(think_cache &cache, cache::Sequence &sequence, const Contents &
   cache::Pool &dense = cache.pools[cache::kDense];
   while (sequence.pages.size < cache::page_count(contents.dense_rows)) sequence.pages.push(cache::take_page(dense));
   sequence.dense_rows = contents.dense_rows;
+  sequence.settled_rows = contents.settled_rows;
+  sequence.evicted = contents.evicted;
   for (int32_t index = 0; index < contents.run_count; ++index) {
     const Contents::Run &one = contents.runs[index];
     cache::Run &run = sequence.runs[index];
@@ -394,10 +397,11 @@ bool check_basis(const think_cache &cache, const cache::Run &run, const Part &pa
     (part.side == THINK_KEYS ? placed.value_head_offset : placed.key_head_offset) = nullptr;  // of the other side nothing has been read yet, or all is placed
     compact::place(shape, placed, kOneSequence);
     // The total bounds 16-bit rows; what quantized tiles are padded with depends on each width.
-    const think_dtype dtype = part.side == THINK_KEYS ? cache.format.key_dtype : cache.format.value_dtype;
+    const think_dtype dtype = cache::stored_dtype(cache, part.layer, part.side);
     int64_t bytes = 0;
     for (int32_t head = 0; head < slot.heads; ++head) bytes += head_bytes(cache::kPageTokens, slot.whole.kept[slot.row(head)], dtype, part.side == THINK_KEYS);
-    return bytes <= cache::compact_side_bytes(cache, part.side, true) || reader.damaged("damaged: the %s channels of a page do not fit into it", name);
+    if (bytes <= cache::compact_side_bytes(cache, part.layer, part.side, true)) return true;
+    return reader.damaged("damaged: the %s channels of a page do not fit into it", name);
   }
   think_error error = THINK_ERROR_INIT;
   if (check_basis_contents({&error, 0, name, "."}, slot.whole, shape, part.side, slot.number) == THINK_OK) return true;

@@ -302,7 +302,8 @@ LOCK_FIELD(think_cache_options, reserve_tokens, 32, 8, int64_t);
 LOCK_FIELD(think_cache_options, limit_bytes, 40, 8, int64_t);
 LOCK_FIELD(think_cache_options, prune, 48, 8, const think_prune_options *);
 LOCK_FIELD(think_cache_options, format, 56, 8, const think_format *);
-LOCK_SIZE(think_cache_options, 64);
+LOCK_FIELD(think_cache_options, layer_formats, 64, 8, const think_format *);
+LOCK_SIZE(think_cache_options, 72);
 LOCK_FIELD(think_cache_info, struct_size, 0, 4, uint32_t);
 LOCK_FIELD(think_cache_info, flags, 4, 4, uint32_t);
 LOCK_FIELD(think_cache_info, tokens, 8, 8, int64_t);
@@ -318,7 +319,8 @@ LOCK_FIELD(think_cache_info, key_channels, 80, 4, int32_t);
 LOCK_FIELD(think_cache_info, value_channels, 84, 4, int32_t);
 LOCK_FIELD(think_cache_info, runs, 88, 4, int32_t);
 LOCK_FIELD(think_cache_info, sequences, 92, 4, int32_t);
-LOCK_SIZE(think_cache_info, 96);
+LOCK_FIELD(think_cache_info, evicted_tokens, 96, 8, int64_t);
+LOCK_SIZE(think_cache_info, 104);
 typedef int32_t (*think_writer)(void *user, const void *data, int64_t bytes);
 typedef int64_t (*think_reader)(void *user, void *data, int64_t bytes);
 LOCK_FUNCTION(think_version, int32_t (*)(void));
@@ -399,6 +401,9 @@ LOCK_FUNCTION(think_cache_export_dense, think_status (*)(const think_cache *, in
 LOCK_FUNCTION(think_cache_save_size, think_status (*)(const think_cache *, int32_t, int64_t *, think_error *));
 LOCK_FUNCTION(think_cache_save, think_status (*)(const think_cache *, int32_t, think_writer, void *, think_error *));
 LOCK_FUNCTION(think_cache_load, think_status (*)(think_cache *, int32_t, think_reader, void *, think_error *));
+LOCK_FUNCTION(think_cache_evict, think_status (*)(think_cache *, const int32_t *, int32_t, const think_evict_options *, const think_tensor *, float *, const think_launch *, think_error *));
+LOCK_FUNCTION(think_cache_keep, think_status (*)(think_cache *, int32_t, const int32_t *, int32_t, think_error *));
+LOCK_FUNCTION(think_cache_sequence_segments, think_status (*)(const think_cache *, int32_t, int32_t, think_segment *, int32_t, int32_t *, think_error *));
 LOCK_FUNCTION(think_get_api, const think_api *(*)(uint32_t, uint32_t));
 LOCK_FIELD(think_api, version, 8, 8, __typeof__(&think_version));
 LOCK_FIELD(think_api, abi_version, 16, 8, __typeof__(&think_abi_version));
@@ -478,7 +483,10 @@ LOCK_FIELD(think_api, cache_export_dense, 600, 8, __typeof__(&think_cache_export
 LOCK_FIELD(think_api, cache_save_size, 608, 8, __typeof__(&think_cache_save_size));
 LOCK_FIELD(think_api, cache_save, 616, 8, __typeof__(&think_cache_save));
 LOCK_FIELD(think_api, cache_load, 624, 8, __typeof__(&think_cache_load));
-LOCK_SIZE(think_api, 632);
+LOCK_FIELD(think_api, cache_evict, 632, 8, __typeof__(&think_cache_evict));
+LOCK_FIELD(think_api, cache_keep, 640, 8, __typeof__(&think_cache_keep));
+LOCK_FIELD(think_api, cache_sequence_segments, 648, 8, __typeof__(&think_cache_sequence_segments));
+LOCK_SIZE(think_api, 656);
 
 #ifdef __cplusplus
 }

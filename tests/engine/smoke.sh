@@ -57,6 +57,7 @@ for eviction in '' snapkv:400 h2o:50% tova:300 recent:256; do
     rows+=${rows:+,}${eviction:+evict:$eviction+}$channels count=$((count + 1))
   done
 done
+rows+=,keys:adaptive:24:int4+values:adaptive:44:int4,keys:adaptive:24:int4+values:adaptive:44:int4+layers:2 count=$((count + 2))
 if "$generate" --model "$model" --prompt-file "$scratch/short" --question "What is this?" --tokens 3 --rows "$rows" --json >"$scratch/table.json"; then
   python3 - "$scratch/table.json" $count <<'PY' || fail "the figures of stacks"
 import json, math, sys
@@ -71,6 +72,8 @@ for row in rows:
     expect(row["tokens"] == table["tokens_prefill"] and row["tokens_evicted"] == row["tokens"] - left, row, "so many rows are left")
     expect(row["tokens_compact"] > 0 and row["tokens_compact"] + row["tokens_dense"] == left, row, "they are compact or dense")
     expect(row["kv_bytes_held"] < 0.95 * dense["kv_bytes_held"], row, "it is smaller")
+    expect("layers" not in row["name"] or last["kv_bytes_held"] < row["kv_bytes_held"] < 1.5 * last["kv_bytes_held"], row, "four of thirty layers are larger")
+    last = row
     expect(math.isfinite(row["kl"]) and row["kl"] < (5 if evicts else 1) and row["attention_ms"] > 0, row, "it predicts")
 PY
 else
