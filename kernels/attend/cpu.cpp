@@ -34,9 +34,9 @@ Kernels kernels_with_codes(int32_t isa) {
   Kernels kernels = kernels_of(isa);
 #if THINK_HAVE_AVX512BF16
   if (isa == THINK_ISA_AVX512BF16) {
-    for (int32_t code = 0; code < 2; ++code) {
-      kernels.score[THINK_TILES][element_index(THINK_U8) + code] = codes_avx512bf16.score[code];
-      kernels.value[element_index(THINK_U8) + code] = codes_avx512bf16.value[code];
+    for (int32_t code = kFirstCode; code < kElements; ++code) {
+      kernels.score[THINK_TILES][code] = codes_avx512bf16.score[code - kFirstCode];
+      kernels.value[code] = codes_avx512bf16.value[code - kFirstCode];
     }
     kernels.codes_by_column = true;
   }

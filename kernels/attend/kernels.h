@@ -57,18 +57,20 @@ struct SoftmaxArguments {
   int32_t channels;
 };
 
-// What a unit with integer dot products gives for tiles of codes, U8 and U4; queries [column][padded(channels)].
+constexpr int32_t kElements = 6, kFirstCode = 3;  // element types; from the fourth on they are codes
+
+// What a unit with integer dot products gives for tiles of codes, in the order of element_index(); queries [column][padded(channels)].
 struct CodeKernels {
-  void (*score[2])(const ScoreArguments &);
-  void (*value[2])(const ValueArguments &);  // weights are at most 1
+  void (*score[kElements - kFirstCode])(const ScoreArguments &);
+  void (*value[kElements - kFirstCode])(const ValueArguments &);  // weights are at most 1
 };
 
 struct Kernels {
   int32_t columns;                                   // of a query block
   // By element: if not 0, queries for THINK_ROWS lie in blocks of this many channels, the even ones first, then the odd ones.
   int32_t split[3];
-  void (*score[2][5])(const ScoreArguments &);       // by layout and element; codes are in tiles
-  void (*value[5])(const ValueArguments &);          // by element; codes are in tiles, of which `tokens` at the start count
+  void (*score[2][kElements])(const ScoreArguments &);       // by layout and element; codes are in tiles
+  void (*value[kElements])(const ValueArguments &);          // by element; codes are in tiles, of which `tokens` at the start count
   void (*softmax)(const SoftmaxArguments &);
   // out = row * factor, n floats
   void (*widen[3])(const void *row, int64_t n, float factor, float *out);
@@ -77,7 +79,12 @@ struct Kernels {
 };
 
 // Position of an element type in the tables.
-static inline int32_t element_index(think_dtype dtype) { return dtype == THINK_F32 ? 0 : dtype == THINK_F16 ? 1 : dtype == THINK_BF16 ? 2 : dtype == THINK_U8 ? 3 : 4; }
+static inline int32_t element_index(think_dtype dtype) {
+  constexpr think_dtype elements[kElements] = {THINK_F32, THINK_F16, THINK_BF16, THINK_U8, THINK_U4, THINK_U2};
+  int32_t index = 0;
+  while (index < kElements - 1 && elements[index] != dtype) ++index;
+  return index;
+}
 
 extern const Kernels kernels_portable, kernels_avx2, kernels_avx512, kernels_neon;
 extern const CodeKernels codes_avx512bf16;

@@ -1,7 +1,8 @@
 // Codes of quantized tiles (quantized.h) as vectors of floats: what simd.h is for numbers.
 //
-//   U8, U4           code types as template arguments: `load(row, first)` gives codes first .. first + 2 * kLanes of a row of 32 as floats, where code i of
-//                    a row of U4 lies in byte i % 16, nibble i / 16: a channel of keys, or a token in a whole block of values
+//   U8, U4, U2       code types as template arguments: `load(row, first)` gives codes first .. first + 2 * kLanes of a row of 32 as floats, the codes of a
+//                    token in a whole block of values: code i of a row of U4 lies in byte i % 16, nibble i / 16; of U2 in byte i % 8, two bits i / 8.
+//                    `load_key(row, first)` the same of a channel of keys, whose row begins at key_row(); of U2 every other byte belongs to it
 //   spread<C>(p)     lane l = p[l / C], C divides kLanes
 #pragma once
 
@@ -31,6 +32,17 @@ inline CodePair load_u4(const uint8_t *row, int) {
   const __m512i words = _mm512_cvtepu8_epi32(load_bytes(row));
   return {_mm512_permutexvar_ps(words, numbers), _mm512_permutexvar_ps(_mm512_srli_epi32(words, 4), numbers)};
 }
+// Words with eight bytes of codes each in their low byte, twice.
+inline CodePair load_quarters(__m512i words) {
+  const Vec numbers = _mm512_setr_ps(0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3);
+  const __m512i shift = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 2, 2, 2, 2, 2, 2);
+  words = _mm512_srlv_epi32(words, shift);
+  return {_mm512_permutexvar_ps(words, numbers), _mm512_permutexvar_ps(_mm512_srli_epi32(words, 4), numbers)};
+}
+inline CodePair load_u2(const uint8_t *row, int) {
+  return load_quarters(_mm512_cvtepu8_epi32(_mm_castpd_si128(_mm_loaddup_pd(reinterpret_cast<const double *>(row)))));
+}
+inline CodePair load_u2_key(const uint8_t *row, int) { return load_quarters(_mm512_cvtepu16_epi32(_mm256_broadcastsi128_si256(load_bytes(row)))); }
 template <int C>
 inline Vec spread(const float *p) {
   if constexpr (C == 1) return load(p);
@@ -50,6 +62,18 @@ inline CodePair load_u4(const uint8_t *row, int first) {
   const __m128i codes = _mm_and_si128(first ? _mm_srli_epi16(bytes, 4) : bytes, _mm_set1_epi8(15));
   return {widen_codes(codes), widen_codes(_mm_srli_si128(codes, kLanes))};
 }
+// A permutation looks at the low three bits of each word only.
+inline CodePair load_quarters(__m256i words, int first) {
+  const Vec numbers = _mm256_setr_ps(0, 1, 2, 3, 0, 1, 2, 3);
+  if (first) words = _mm256_srli_epi32(words, 4);
+  return {_mm256_permutevar8x32_ps(numbers, words), _mm256_permutevar8x32_ps(numbers, _mm256_srli_epi32(words, 2))};
+}
+inline CodePair load_u2(const uint8_t *row, int first) {
+  return load_quarters(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(row))), first);
+}
+inline CodePair load_u2_key(const uint8_t *row, int first) {
+  return load_quarters(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(row))), first);
+}
 template <int C>
 inline Vec spread(const float *p) {
   if constexpr (C == 1) return load(p);
@@ -68,9 +92,17 @@ inline CodePair load_u4(const uint8_t *row, int first) {
   const uint8x8_t bytes = vld1_u8(row + first % 16);
   return widen_codes(first < 16 ? vand_u8(bytes, vdup_n_u8(15)) : vshr_n_u8(bytes, 4));
 }
+inline CodePair load_quarters(uint8x8_t bytes, int first) {
+  return widen_codes(vand_u8(vshl_u8(bytes, vdup_n_s8(static_cast<int8_t>(-(first / 4)))), vdup_n_u8(3)));
+}
+inline CodePair load_u2(const uint8_t *row, int first) { return load_quarters(vld1_u8(row), first); }
+inline CodePair load_u2_key(const uint8_t *row, int first) {
+  // The low bytes of eight words.
+  return load_quarters(vmovn_u16(vreinterpretq_u16_u8(vld1q_u8(row))), first);
+}
 #else
-inline Vec widen_codes(const uint8_t *p, int shift, int mask) {
-  const IntVec words = (IntVec{p[0], p[1], p[2], p[3]} >> shift) & mask;
+inline Vec widen_codes(const uint8_t *p, int shift, int mask, int step = 1) {
+  const IntVec words = (IntVec{p[0], p[step], p[2 * step], p[3 * step]} >> shift) & mask;
   return __builtin_convertvector(words, Vec);
 }
 inline CodePair load_u8(const uint8_t *row, int first) { return {widen_codes(row + first, 0, 255), widen_codes(row + first + kLanes, 0, 255)}; }
@@ -78,6 +110,8 @@ inline CodePair load_u4(const uint8_t *row, int first) {
   const uint8_t *bytes = row + first % 16;
   return {widen_codes(bytes, first / 16 * 4, 15), widen_codes(bytes + kLanes, first / 16 * 4, 15)};
 }
+inline CodePair load_u2(const uint8_t *row, int first) { return {widen_codes(row, first / 4, 3), widen_codes(row + kLanes, first / 4, 3)}; }
+inline CodePair load_u2_key(const uint8_t *row, int first) { return {widen_codes(row, first / 4, 3, 2), widen_codes(row + 2 * kLanes, first / 4, 3, 2)}; }
 #endif
 template <int C>
 inline Vec spread(const float *p) {
@@ -91,10 +125,17 @@ inline Vec spread(const float *p) {
 struct U8 {
   static constexpr think_dtype dtype = THINK_U8;
   static inline CodePair load(const uint8_t *row, int first) { return load_u8(row, first); }
+  static inline CodePair load_key(const uint8_t *row, int first) { return load_u8(row, first); }
 };
 struct U4 {
   static constexpr think_dtype dtype = THINK_U4;
   static inline CodePair load(const uint8_t *row, int first) { return load_u4(row, first); }
+  static inline CodePair load_key(const uint8_t *row, int first) { return load_u4(row, first); }
+};
+struct U2 {
+  static constexpr think_dtype dtype = THINK_U2;
+  static inline CodePair load(const uint8_t *row, int first) { return load_u2(row, first); }
+  static inline CodePair load_key(const uint8_t *row, int first) { return load_u2_key(row, first); }
 };
 
 // `count` f16 as floats, up to the next multiple of kLanes of them; nothing behind the last one is read.

@@ -2,10 +2,11 @@
 // (include/think/segment.h words them for users); tests/vectors/quantized.txt holds small tiles byte by byte.
 //
 //   keys    rows [channel][32 tokens], padded to 16 bytes; f16 scale[channel]; f16 zero[channel]; padded to 16 bytes. Group: the 32 tokens of a channel.
-//           U8: byte t = token t.  U4: byte b = token b (low), b + 16 (high)
+//           U8: byte t = token t.  U4: byte b = token b (low), b + 16 (high).  U2: two channels share 16 bytes, byte 2 b (+ 1 for the odd channel) =
+//           tokens b, b + 8, b + 16, b + 24 from the low bits up; an odd number of channels is followed by one of zero codes
 //   values  [block of 32 channels][32 tokens][channels of the block]; f16 scale[group][token]; f16 zero[group][token]. Group: 32 channels of a token, the
 //           remainder joins the last one. The last block may be narrower, w = 8, 16, 24.
-//           U8: byte c = channel c.  U4: byte b = channels b (low), b + w / 2 (high)
+//           U8: byte c = channel c.  U4: byte b = channels b (low), b + w / 2 (high).  U2: byte b = channels b, b + w / 4, b + w / 2, b + 3 w / 4
 //
 // A code stands for zero + scale * code.
 #pragma once
@@ -21,7 +22,7 @@ constexpr float kMostF16 = 65504.0f;
 constexpr uint16_t kNanF16 = 0x7e00;
 
 static constexpr int32_t dtype_bits(think_dtype dtype) { return dtype >> 8 & 0xff; }
-static constexpr bool is_quantized(think_dtype dtype) { return dtype == THINK_U8 || dtype == THINK_U4; }
+static constexpr bool is_quantized(think_dtype dtype) { return dtype == THINK_U8 || dtype == THINK_U4 || dtype == THINK_U2; }
 static constexpr int32_t most_code(think_dtype dtype) { return (1 << dtype_bits(dtype)) - 1; }
 
 // Where the parts of a tile begin; all tiles, quantized or not.
@@ -32,8 +33,14 @@ struct TileLayout {
 
 static inline int64_t round_to_tile_alignment(int64_t bytes) { return (bytes + kTileAlignment - 1) / kTileAlignment * kTileAlignment; }
 
+// Where the codes of a channel of keys begin: those of two channels of U2 take turns, byte by byte.
+static inline int64_t key_row(int32_t channel, think_dtype dtype) {
+  if (dtype == THINK_U2) return int64_t{channel / 2} * 16 + channel % 2;
+  return static_cast<int64_t>(channel) * kTileTokens * dtype_bits(dtype) / 8;
+}
+
 static inline TileLayout key_tile(int32_t channels, think_dtype dtype) {
-  const int64_t rows = static_cast<int64_t>(channels) * kTileTokens * dtype_bits(dtype) / 8;
+  const int64_t rows = key_row(dtype == THINK_U2 ? channels + channels % 2 : channels, dtype);
   if (!is_quantized(dtype)) return {rows, rows, rows, 0};
   const int64_t scale = round_to_tile_alignment(rows), zero = scale + 2 * int64_t{channels};
   return {scale, zero, round_to_tile_alignment(zero + 2 * int64_t{channels}), channels};
@@ -64,8 +71,8 @@ struct CodePlace {
 };
 
 static inline CodePlace key_code(think_dtype dtype, int32_t channel, int32_t token) {
-  if (dtype == THINK_U8) return {int64_t{channel} * kTileTokens + token, 0};
-  return {int64_t{channel} * (kTileTokens / 2) + token % 16, token / 16 * 4};
+  const int32_t bits = dtype_bits(dtype), row_bytes = kTileTokens * bits / 8, distance = dtype == THINK_U2 ? 2 : 1;
+  return {key_row(channel, dtype) + token % row_bytes * distance, token / row_bytes * bits};
 }
 
 static inline CodePlace value_code(think_dtype dtype, int32_t channels, int32_t channel, int32_t token) {

@@ -136,31 +136,39 @@ inline Words find_codes(const char *from, Vec start, Vec inverse, Vec most) {
   return round_codes<Element::dtype == THINK_F16>(mul(sub(Element::load(reinterpret_cast<const typename Element::Type *>(from)), start), inverse), most);
 }
 
+// Calls body(bits) with the bits of a code as a constant.
+template <class Body>
+inline void with_bits(think_dtype dtype, const Body &body) {
+  if (dtype == THINK_U8) return body(std::integral_constant<int, 8>());
+  dtype == THINK_U4 ? body(std::integral_constant<int, 4>()) : body(std::integral_constant<int, 2>());
+}
+
 inline void put_line(char *to, Line line, bool stream) { stream ? stream_line(to, line) : store_line(to, line); }
 
-template <class Element, int kBits>
-void encode_key_rows(const Encode &e, Ahead *ahead, const Ranges &ranges, bool stream) {
-  constexpr int32_t kNumber = sizeof(typename Element::Type), kRowBytes = kTileTokens * kBits / 8, kPieces = kRowBytes / kChunkBytes;
-  const Vec most = broadcast(static_cast<float>((1 << kBits) - 1));
-  alignas(64) char last[kLanes * kRowBytes];
-  for (int32_t c = 0; c < e.channels; c += kLanes) {
-    const Vec start = load(ranges.start + c), inverse = load(ranges.inverse + c);
-    const bool whole = e.channels - c >= kLanes;
-    char *out = whole ? e.destination + c * kRowBytes : last;
-    // Words of 4 tokens, a channel each.
-    const auto four_tokens = [&](int32_t token) {
-      Words w[4];
-      if (ahead) ahead->fetch_next(4 * kLanes * kNumber);
-      for (int i = 0; i < 4; ++i) w[i] = find_codes<Element>(e.rows[token + i] + c * kNumber, start, inverse, most);
-      return interleave_codes(w);
-    };
+// Codes of kLanes channels, 32 tokens each, to lines in the order of a tile.
+template <int kBits, class FourTokens>
+inline void pack_keys(const FourTokens &four_tokens, char *out, bool stream) {
+  constexpr int32_t kRowBytes = kTileTokens * kBits / 8, kPieces = kRowBytes / kChunkBytes;
+  if constexpr (kBits == 2) {
+    Line part[2];  // bytes 0 .. 7 and 8 .. 15 of a pair of channels
+    for (int q = 0; q < 2; ++q) {
+      Line x[4];
+      for (int i = 0; i < 4; ++i) x[i] = bound_codes<2>(four_tokens(4 * q + 8 * i));
+      part[q] = pair_codes(join_codes<4>(join_codes<2>(x[0], x[1]), join_codes<2>(x[2], x[3])));
+    }
+    Line first = low64(part[0], part[1]), second = high64(part[0], part[1]);
+    interleave_lanes(first, second);
+    put_line(out, first, stream);
+    put_line(out + sizeof(Line), second, stream);
+  } else {
     Line half[kPieces][4];  // 16 bytes of a channel's row
     for (int q = 0; q < 4; ++q) {
       if constexpr (kBits == 8) {
         half[0][q] = four_tokens(4 * q);
         half[1][q] = four_tokens(4 * q + kTileTokens / 2);
       } else {
-        half[0][q] = join_nibbles(four_tokens(4 * q), four_tokens(4 * q + kTileTokens / 2));
+        const Line low = bound_codes<4>(four_tokens(4 * q));
+        half[0][q] = join_codes<4>(low, bound_codes<4>(four_tokens(4 * q + kTileTokens / 2)));
       }
     }
     for (int p = 0; p < kPieces; ++p) transpose32(half[p]);
@@ -169,9 +177,33 @@ void encode_key_rows(const Encode &e, Ahead *ahead, const Ranges &ranges, bool s
       Line x[kLaneCount];
       for (int l = 0; l < kLaneCount; ++l) x[l] = half[(i + l) % kPieces][(i + l) / kPieces];
       transpose_lanes(x);
-      for (int l = 0; l < kLaneCount; ++l) put_line(out + 4 * l * kRowBytes + i * kChunkBytes, x[l], stream && whole);
+      for (int l = 0; l < kLaneCount; ++l) put_line(out + 4 * l * kRowBytes + i * kChunkBytes, x[l], stream);
     }
-    if (!whole) __builtin_memcpy(e.destination + c * kRowBytes, last, static_cast<size_t>(e.channels - c) * kRowBytes);
+  }
+}
+
+template <class Element, int kBits>
+void encode_key_rows(const Encode &e, Ahead *ahead, const Ranges &ranges, bool stream) {
+  constexpr int32_t kNumber = sizeof(typename Element::Type), kRowBytes = kTileTokens * kBits / 8;
+  const Vec most = broadcast(static_cast<float>((1 << kBits) - 1));
+  alignas(64) char last[kLanes * kRowBytes];
+  for (int32_t c = 0; c < e.channels; c += kLanes) {
+    const Vec start = load(ranges.start + c), inverse = load(ranges.inverse + c);
+    const bool whole = e.channels - c >= kLanes;
+    // Words of 4 tokens, a channel each.
+    const auto four_tokens = [&](int32_t token) {
+      Words w[4];
+      if (ahead) ahead->fetch_next(4 * kLanes * kNumber);
+      for (int i = 0; i < 4; ++i) w[i] = find_codes<Element>(e.rows[token + i] + c * kNumber, start, inverse, most);
+      return interleave_codes(w);
+    };
+    pack_keys<kBits>(four_tokens, whole ? e.destination + c * kRowBytes : last, stream && whole);
+    if (whole) continue;
+    const int32_t left = e.channels - c;
+    if (kBits == 2 && left % 2) {  // what lies behind the last channel
+      for (int32_t byte = 0; byte < kRowBytes; ++byte) last[left / 2 * 2 * kRowBytes + 2 * byte + 1] = 0;
+    }
+    __builtin_memcpy(e.destination + c * kRowBytes, last, static_cast<size_t>(key_row(left + (kBits == 2 ? left % 2 : 0), e.to)));
   }
 }
 
@@ -195,9 +227,9 @@ void encode_keys(const Encode &e, Ahead *ahead) {
   find_extremes_of_channels(e, extremes);
   find_ranges<Element>(extremes, e.channels, e.to, ranges);
   const bool stream = can_stream(e.destination, e.stream && e.count == kTileTokens);
-  e.to == THINK_U8 ? encode_key_rows<Element, 8>(e, ahead, ranges, stream) : encode_key_rows<Element, 4>(e, ahead, ranges, stream);
+  with_bits(e.to, [&](auto bits) { encode_key_rows<Element, decltype(bits)::value>(e, ahead, ranges, stream); });
   if (e.count < kTileTokens) clear_key_tokens(e);
-  const int64_t rows = int64_t{e.channels} * row_bytes_of(e.to), array = 2 * int64_t{e.channels};
+  const int64_t rows = key_row(e.channels + (e.to == THINK_U2 ? e.channels % 2 : 0), e.to), array = 2 * int64_t{e.channels};
   __builtin_memset(e.destination + rows, 0, static_cast<size_t>(layout.scale - rows));
   copy_out(e.destination + layout.scale, reinterpret_cast<const char *>(ranges.scale), array, e.stream);
   copy_out(e.destination + layout.zero, reinterpret_cast<const char *>(ranges.zero), array, e.stream);
@@ -207,23 +239,31 @@ void encode_keys(const Encode &e, Ahead *ahead) {
 // Codes of a block of 32 channels from `first` on, in the order in which they are stored.
 template <class Element, int kBits>
 inline void encode_value_block(const Encode &e, Ahead *ahead, int32_t first, const float *start, const float *inverse, char *out, bool stream) {
-  constexpr int32_t kRowBytes = kBlockChannels * kBits / 8, kNumber = sizeof(typename Element::Type);
+  constexpr int32_t kRowBytes = kBlockChannels * kBits / 8, kNumber = sizeof(typename Element::Type), kLine = sizeof(Line);
   const Vec most = broadcast(static_cast<float>((1 << kBits) - 1));
-  for (int32_t byte = 0; byte < kTileTokens * kRowBytes; byte += static_cast<int32_t>(sizeof(Line))) {
-    const auto codes_from = [&](int32_t channel) {
-      Words w[4];
-      if (ahead) ahead->fetch_next(4 * kLanes * kNumber);
-      for (int i = 0; i < 4; ++i) {
-        const int32_t place = byte + i * kLanes, t = place / kRowBytes, c = place % kRowBytes + channel;
-        w[i] = find_codes<Element>(e.rows[t] + (first + c) * kNumber, broadcast(start[t]), broadcast(inverse[t]), most);
-      }
-      return concat_codes(w);
-    };
+  // Number `place` of those of `width` channels of each token, and what follows, as a line of bytes.
+  const auto codes_from = [&](int32_t channel, int32_t width, int32_t place) {
+    Words w[4];
+    if (ahead) ahead->fetch_next(4 * kLanes * kNumber);
+    for (int i = 0; i < 4; ++i, place += kLanes) {
+      const int32_t t = place / width, c = first + channel + place % width;
+      w[i] = find_codes<Element>(e.rows[t] + c * kNumber, broadcast(start[t]), broadcast(inverse[t]), most);
+    }
+    return bound_codes<kBits>(concat_codes(w));
+  };
+  // 16 bytes a token, channel b low and b + 16 high.
+  const auto nibbles_from = [&](int32_t byte) {
+    const Line low = codes_from(0, kBlockChannels / 2, byte);
+    return join_codes<4>(low, codes_from(kBlockChannels / 2, kBlockChannels / 2, byte));
+  };
+  for (int32_t byte = 0; byte < kTileTokens * kRowBytes; byte += kLine) {
     if constexpr (kBits == 8) {
-      put_line(out + byte, codes_from(0), stream);
+      put_line(out + byte, codes_from(0, kBlockChannels, byte), stream);
+    } else if constexpr (kBits == 4) {
+      put_line(out + byte, nibbles_from(byte), stream);
     } else {
-      const Line low = codes_from(0);
-      put_line(out + byte, join_nibbles(low, codes_from(kBlockChannels / 2)), stream);
+      const Line a = nibbles_from(2 * byte), b = nibbles_from(2 * byte + kLine);
+      put_line(out + byte, concat_halves(join_codes<2>(a, high64(a, a)), join_codes<2>(b, high64(b, b))), stream);
     }
   }
 }
@@ -242,8 +282,12 @@ void encode_value_rows(const Encode &e, Ahead *ahead, const Ranges &ranges, bool
       encode_value_block<Element, 8>(e, ahead, first, ranges.start + place, ranges.inverse + place, reinterpret_cast<char *>(codes), false);
       for (int32_t t = 0; t < kTileTokens; ++t) {
         for (int32_t b = 0; b < bytes; ++b) {
-          const int code = kBits == 8 ? codes[t][b] : (codes[t][b] < 15 ? codes[t][b] : 15) | (codes[t][b + bytes] < 15 ? codes[t][b + bytes] : 15) << 4;
-          out[t * bytes + b] = static_cast<char>(code);
+          int joined = 0;
+          for (int part = 0; part < 8 / kBits; ++part) {
+            const int code = codes[t][part * bytes + b];
+            joined |= (code < most_code(e.to) ? code : most_code(e.to)) << (part * kBits);
+          }
+          out[t * bytes + b] = static_cast<char>(joined);
         }
       }
     }
@@ -256,13 +300,14 @@ void encode_values(const Encode &e, Ahead *ahead) {
   const TileLayout layout = value_tile(e.channels, e.to);
   Extremes<typename Element::Type> extremes;  // [group][token]
   Ranges ranges;
-  for (int32_t g = 0; g < layout.groups; ++g) {
+  int32_t g = 0;
+  do {  // there is a group
     const int32_t first = g * kBlockChannels, end = g + 1 == layout.groups ? e.channels : first + kBlockChannels;
     find_extremes_of_tokens(e.rows, first, end, extremes, g * kTileTokens);
-  }
+  } while (++g < layout.groups);
   find_ranges<Element>(extremes, layout.groups * kTileTokens, e.to, ranges);
   const bool stream = can_stream(e.destination, e.stream);
-  e.to == THINK_U8 ? encode_value_rows<Element, 8>(e, ahead, ranges, stream) : encode_value_rows<Element, 4>(e, ahead, ranges, stream);
+  with_bits(e.to, [&](auto bits) { encode_value_rows<Element, decltype(bits)::value>(e, ahead, ranges, stream); });
   const int64_t array = int64_t{2} * layout.groups * kTileTokens;
   copy_out(e.destination + layout.scale, reinterpret_cast<const char *>(ranges.scale), array, e.stream);
   copy_out(e.destination + layout.zero, reinterpret_cast<const char *>(ranges.zero), array, e.stream);
@@ -288,10 +333,10 @@ void decode_keys(const Decode &d) {
   widen_f16(d.tile + layout.scale, d.channels, scale);
   widen_f16(d.tile + layout.zero, d.channels, start);
   for (int32_t c = 0; c < d.channels; ++c) {
-    const auto *row = reinterpret_cast<const uint8_t *>(d.tile) + c * row_bytes_of(Code::dtype);
+    const auto *row = reinterpret_cast<const uint8_t *>(d.tile) + key_row(c, Code::dtype);
     float *to = d.out + c * kTileTokens;
     for (int32_t t = 0; t < kTileTokens; t += 2 * kLanes) {
-      const CodePair codes = Code::load(row, t);
+      const CodePair codes = Code::load_key(row, t);
       // Products of 11 and 8 bits are exact, so it does not matter whether this is one rounding or two.
       store(to + t, fma(codes.first, broadcast(scale[c]), broadcast(start[c])));
       store(to + t + kLanes, fma(codes.second, broadcast(scale[c]), broadcast(start[c])));
@@ -325,8 +370,9 @@ void decode_values(const Decode &d) {
 }
 
 void decode(const Decode &d) {
-  if (d.keys) return d.from == THINK_U8 ? decode_keys<U8>(d) : decode_keys<U4>(d);
-  d.from == THINK_U8 ? decode_values<U8>(d) : decode_values<U4>(d);
+  const auto with_code = [&](auto code) { d.keys ? decode_keys<decltype(code)>(d) : decode_values<decltype(code)>(d); };
+  if (d.from == THINK_U8) return with_code(U8());
+  d.from == THINK_U4 ? with_code(U4()) : with_code(U2());
 }
 
 }  // namespace

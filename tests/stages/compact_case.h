@@ -62,7 +62,7 @@ struct SideOptions {
 };
 
 // Every dtype that a side can be stored in.
-constexpr think_dtype kStored[] = {THINK_F32, THINK_F16, THINK_BF16, THINK_U8, THINK_U4};
+constexpr think_dtype kStored[] = {THINK_F32, THINK_F16, THINK_BF16, THINK_U8, THINK_U4, THINK_U2};
 
 // One segment with memory of its own: blocks (pages or slots) of `capacity` rows, in shuffled order when paged.
 struct Store {

@@ -74,7 +74,7 @@ TEST_P(Quantized, BytesOfTheFile) {
     std::string side, dtype, hex;
     int32_t channels = 0, tokens = 0;
     words >> side >> dtype >> channels >> tokens >> hex;
-    Tile tile(side == "keys", dtype == "u8" ? THINK_U8 : THINK_U4, channels, tokens);
+    Tile tile(side == "keys", dtype == "u8" ? THINK_U8 : dtype == "u4" ? THINK_U4 : THINK_U2, channels, tokens);
     for (int32_t t = 0; t < tokens; ++t) {
       for (int32_t c = 0; c < channels; ++c) tile.at(c, t) = golden_number(c, t);
     }
@@ -84,7 +84,7 @@ TEST_P(Quantized, BytesOfTheFile) {
       ASSERT_EQ(std::stoi(hex.substr(2 * i, 2), nullptr, 16), tile.bytes[i]) << line.substr(0, 20) << ", byte " << i;
     }
   }
-  EXPECT_EQ(count, 10);
+  EXPECT_EQ(count, 15);
 }
 
 // Every number comes back to half a step of its group, whatever its size; groups of equal numbers come back exactly.
@@ -92,7 +92,7 @@ TEST_P(Quantized, LosesHalfAStep) {
   uint32_t random = 1;
   const auto uniform = [&] { return static_cast<float>((random = random * 1664525u + 1013904223u) >> 8) / (1 << 24); };
   for (const bool keys : {true, false}) {
-    for (const think_dtype dtype : {THINK_U8, THINK_U4}) {
+    for (const think_dtype dtype : {THINK_U8, THINK_U4, THINK_U2}) {
       for (int32_t channels = keys ? 1 : 8; channels <= 136; channels += keys ? 1 : 8) {
         const int32_t tokens = channels % 3 == 0 ? 32 : 1 + channels * 7 % 32;
         Tile tile(keys, dtype, channels, tokens);
@@ -133,7 +133,7 @@ TEST_P(Quantized, LosesHalfAStep) {
 // A scale that was rounded up must not carry the largest code beyond f16: rows of f16 would hold an infinity.
 TEST_P(Quantized, NoCodeIsBeyondF16) {
   for (const bool keys : {true, false}) {
-    for (const think_dtype dtype : {THINK_U8, THINK_U4}) {
+    for (const think_dtype dtype : {THINK_U8, THINK_U4, THINK_U2}) {
       Tile tile(keys, dtype, 32, 32);
       for (int32_t group = 0; group < 32; ++group) {
         const float low = group == 0 ? -65504.0f : 65504.0f - static_cast<float>(group * group) * 64;
@@ -151,7 +151,7 @@ TEST_P(Quantized, NoCodeIsBeyondF16) {
 // -0 is 0, wherever it stands: a group of zeros has one form.
 TEST_P(Quantized, ZerosOfBothSigns) {
   for (const bool keys : {true, false}) {
-    for (const think_dtype dtype : {THINK_U8, THINK_U4}) {
+    for (const think_dtype dtype : {THINK_U8, THINK_U4, THINK_U2}) {
       Tile tile(keys, dtype, 8, 32);
       for (int32_t t = 0; t < 32; ++t) {
         for (int32_t c = 0; c < 8; ++c) tile.at(c, t) = (keys ? c < 4 || t % 3 : t < 16 || c % 3) ? -0.0f : 0.0f;
@@ -164,7 +164,7 @@ TEST_P(Quantized, ZerosOfBothSigns) {
 
 TEST_P(Quantized, NumbersThatF16DoesNotHold) {
   for (const bool keys : {true, false}) {
-    for (const think_dtype dtype : {THINK_U8, THINK_U4}) {
+    for (const think_dtype dtype : {THINK_U8, THINK_U4, THINK_U2}) {
       Tile tile(keys, dtype, 8, 8);
       for (float &x : tile.rows) x = 1;
       for (int32_t i = 0; i < 8; ++i) {
