@@ -129,18 +129,31 @@ void find_ranges(const Extremes<typename Element::Type> &extremes, int32_t n, th
   }
 }
 
-// The vector form of code_of().
-template <class Element>
+// The vector form of code_of(), or of f8_code_of().
+template <class Element, class Code>
 inline Words find_codes(const char *from, Vec start, Vec inverse, Vec most) {
+  if constexpr (!has_groups(Code::dtype)) {
+    const Vec x = Element::load(reinterpret_cast<const typename Element::Type *>(from));
+    return round_f8(x, mul(x, inverse));
+  }
   // A step is rounded by less than half of itself, so no code of an f16 is far above the largest one. f32 and bf16 may be beyond f16, where the zero is cut.
   return round_codes<Element::dtype == THINK_F16>(mul(sub(Element::load(reinterpret_cast<const typename Element::Type *>(from)), start), inverse), most);
 }
 
-// Calls body(bits) with the bits of a code as a constant.
+// Calls body(code) with a value of the type that stands for a dtype.
 template <class Body>
-inline void with_bits(think_dtype dtype, const Body &body) {
-  if (dtype == THINK_U8) return body(std::integral_constant<int, 8>());
-  dtype == THINK_U4 ? body(std::integral_constant<int, 4>()) : body(std::integral_constant<int, 2>());
+inline void with_code(think_dtype dtype, const Body &body) {
+  if (dtype == THINK_F8_E4M3) return body(F8());
+  if (dtype == THINK_U8) return body(U8());
+  dtype == THINK_U4 ? body(U4()) : body(U2());
+}
+
+// What F8 has instead of find_ranges().
+inline void fill_ranges(float scale, int32_t n, Ranges &out) {
+  for (int32_t i = 0; i < n; i += kLanes) {
+    store(out.start + i, zero());
+    store(out.inverse + i, broadcast(1.0f / scale));
+  }
 }
 
 inline void put_line(char *to, Line line, bool stream) { stream ? stream_line(to, line) : store_line(to, line); }
@@ -182,8 +195,9 @@ inline void pack_keys(const FourTokens &four_tokens, char *out, bool stream) {
   }
 }
 
-template <class Element, int kBits>
+template <class Element, class Code>
 void encode_key_rows(const Encode &e, Ahead *ahead, const Ranges &ranges, bool stream) {
+  constexpr int kBits = dtype_bits(Code::dtype);
   constexpr int32_t kNumber = sizeof(typename Element::Type), kRowBytes = kTileTokens * kBits / 8;
   const Vec most = broadcast(static_cast<float>((1 << kBits) - 1));
   alignas(64) char last[kLanes * kRowBytes];
@@ -194,7 +208,7 @@ void encode_key_rows(const Encode &e, Ahead *ahead, const Ranges &ranges, bool s
     const auto four_tokens = [&](int32_t token) {
       Words w[4];
       if (ahead) ahead->fetch_next(4 * kLanes * kNumber);
-      for (int i = 0; i < 4; ++i) w[i] = find_codes<Element>(e.rows[token + i] + c * kNumber, start, inverse, most);
+      for (int i = 0; i < 4; ++i) w[i] = find_codes<Element, Code>(e.rows[token + i] + c * kNumber, start, inverse, most);
       return interleave_codes(w);
     };
     pack_keys<kBits>(four_tokens, whole ? e.destination + c * kRowBytes : last, stream && whole);
@@ -222,13 +236,18 @@ template <class Element>
 void encode_keys(const Encode &e, Ahead *ahead) {
   const TileLayout layout = key_tile(e.channels, e.to);
   if (e.channels < 1) return;
-  Extremes<typename Element::Type> extremes;
   Ranges ranges;
-  find_extremes_of_channels(e, extremes);
-  find_ranges<Element>(extremes, e.channels, e.to, ranges);
+  if (has_groups(e.to)) {
+    Extremes<typename Element::Type> extremes;
+    find_extremes_of_channels(e, extremes);
+    find_ranges<Element>(extremes, e.channels, e.to, ranges);
+  } else {
+    fill_ranges(e.scale, e.channels, ranges);
+  }
   const bool stream = can_stream(e.destination, e.stream && e.count == kTileTokens);
-  with_bits(e.to, [&](auto bits) { encode_key_rows<Element, decltype(bits)::value>(e, ahead, ranges, stream); });
+  with_code(e.to, [&](auto code) { encode_key_rows<Element, decltype(code)>(e, ahead, ranges, stream); });
   if (e.count < kTileTokens) clear_key_tokens(e);
+  if (!has_groups(e.to)) return;
   const int64_t rows = key_row(e.channels + (e.to == THINK_U2 ? e.channels % 2 : 0), e.to), array = 2 * int64_t{e.channels};
   __builtin_memset(e.destination + rows, 0, static_cast<size_t>(layout.scale - rows));
   copy_out(e.destination + layout.scale, reinterpret_cast<const char *>(ranges.scale), array, e.stream);
@@ -237,8 +256,9 @@ void encode_keys(const Encode &e, Ahead *ahead) {
 }
 
 // Codes of a block of 32 channels from `first` on, in the order in which they are stored.
-template <class Element, int kBits>
+template <class Element, class Code>
 inline void encode_value_block(const Encode &e, Ahead *ahead, int32_t first, const float *start, const float *inverse, char *out, bool stream) {
+  constexpr int kBits = dtype_bits(Code::dtype);
   constexpr int32_t kRowBytes = kBlockChannels * kBits / 8, kNumber = sizeof(typename Element::Type), kLine = sizeof(Line);
   const Vec most = broadcast(static_cast<float>((1 << kBits) - 1));
   // Number `place` of those of `width` channels of each token, and what follows, as a line of bytes.
@@ -247,7 +267,7 @@ inline void encode_value_block(const Encode &e, Ahead *ahead, int32_t first, con
     if (ahead) ahead->fetch_next(4 * kLanes * kNumber);
     for (int i = 0; i < 4; ++i, place += kLanes) {
       const int32_t t = place / width, c = first + channel + place % width;
-      w[i] = find_codes<Element>(e.rows[t] + c * kNumber, broadcast(start[t]), broadcast(inverse[t]), most);
+      w[i] = find_codes<Element, Code>(e.rows[t] + c * kNumber, broadcast(start[t]), broadcast(inverse[t]), most);
     }
     return bound_codes<kBits>(concat_codes(w));
   };
@@ -268,18 +288,19 @@ inline void encode_value_block(const Encode &e, Ahead *ahead, int32_t first, con
   }
 }
 
-template <class Element, int kBits>
+template <class Element, class Code>
 void encode_value_rows(const Encode &e, Ahead *ahead, const Ranges &ranges, bool stream) {
+  constexpr int kBits = dtype_bits(Code::dtype);
   char *out = e.destination;
   for (int32_t first = 0; first < e.channels; first += kBlockChannels) {
     const int32_t width = e.channels - first < kBlockChannels ? e.channels - first : kBlockChannels, bytes = width * kBits / 8;
-    const int32_t place = value_group(e.channels, first) * kTileTokens;
+    const int32_t place = has_groups(Code::dtype) ? value_group(e.channels, first) * kTileTokens : 0;
     if (width == kBlockChannels) {
-      encode_value_block<Element, kBits>(e, ahead, first, ranges.start + place, ranges.inverse + place, out, stream);
+      encode_value_block<Element, Code>(e, ahead, first, ranges.start + place, ranges.inverse + place, out, stream);
     } else {
       // A narrower block: as whole rows of bytes first.
       alignas(64) uint8_t codes[kTileTokens][kBlockChannels];
-      encode_value_block<Element, 8>(e, ahead, first, ranges.start + place, ranges.inverse + place, reinterpret_cast<char *>(codes), false);
+      encode_value_block<Element, ByteCode<Code>>(e, ahead, first, ranges.start + place, ranges.inverse + place, reinterpret_cast<char *>(codes), false);
       for (int32_t t = 0; t < kTileTokens; ++t) {
         for (int32_t b = 0; b < bytes; ++b) {
           int joined = 0;
@@ -298,16 +319,20 @@ void encode_value_rows(const Encode &e, Ahead *ahead, const Ranges &ranges, bool
 template <class Element>
 void encode_values(const Encode &e, Ahead *ahead) {
   const TileLayout layout = value_tile(e.channels, e.to);
-  Extremes<typename Element::Type> extremes;  // [group][token]
   Ranges ranges;
-  int32_t g = 0;
-  do {  // there is a group
-    const int32_t first = g * kBlockChannels, end = g + 1 == layout.groups ? e.channels : first + kBlockChannels;
-    find_extremes_of_tokens(e.rows, first, end, extremes, g * kTileTokens);
-  } while (++g < layout.groups);
-  find_ranges<Element>(extremes, layout.groups * kTileTokens, e.to, ranges);
+  if (has_groups(e.to)) {
+    Extremes<typename Element::Type> extremes;  // [group][token]
+    int32_t g = 0;
+    do {  // there is a group
+      const int32_t first = g * kBlockChannels, end = g + 1 == layout.groups ? e.channels : first + kBlockChannels;
+      find_extremes_of_tokens(e.rows, first, end, extremes, g * kTileTokens);
+    } while (++g < layout.groups);
+    find_ranges<Element>(extremes, layout.groups * kTileTokens, e.to, ranges);
+  } else {
+    fill_ranges(e.scale, kTileTokens, ranges);
+  }
   const bool stream = can_stream(e.destination, e.stream);
-  with_bits(e.to, [&](auto bits) { encode_value_rows<Element, decltype(bits)::value>(e, ahead, ranges, stream); });
+  with_code(e.to, [&](auto code) { encode_value_rows<Element, decltype(code)>(e, ahead, ranges, stream); });
   const int64_t array = int64_t{2} * layout.groups * kTileTokens;
   copy_out(e.destination + layout.scale, reinterpret_cast<const char *>(ranges.scale), array, e.stream);
   copy_out(e.destination + layout.zero, reinterpret_cast<const char *>(ranges.zero), array, e.stream);
@@ -326,12 +351,21 @@ void encode(const Encode &e, const Block *ahead) {
   e.from == THINK_F16 ? with_element(F16()) : with_element(BF16());
 }
 
+// Scales and zeros of `n` groups; of F8 what stands for them.
+template <class Code>
+inline void load_ranges(const Decode &d, const TileLayout &layout, int32_t n, float *scale, float *start) {
+  if constexpr (has_groups(Code::dtype)) {
+    widen_f16(d.tile + layout.scale, n, scale);
+    widen_f16(d.tile + layout.zero, n, start);
+  } else {
+    for (int32_t i = 0; i < n; ++i) scale[i] = d.scale * kF8Unit, start[i] = -0.0f;  // keeps the sign of a product that is 0
+  }
+}
+
 template <class Code>
 void decode_keys(const Decode &d) {
-  const TileLayout layout = key_tile(d.channels, Code::dtype);
   float scale[kMaxChannels + kLanes], start[kMaxChannels + kLanes];
-  widen_f16(d.tile + layout.scale, d.channels, scale);
-  widen_f16(d.tile + layout.zero, d.channels, start);
+  load_ranges<Code>(d, key_tile(d.channels, Code::dtype), d.channels, scale, start);
   for (int32_t c = 0; c < d.channels; ++c) {
     const auto *row = reinterpret_cast<const uint8_t *>(d.tile) + key_row(c, Code::dtype);
     float *to = d.out + c * kTileTokens;
@@ -349,19 +383,18 @@ template <class Code>
 void decode_values(const Decode &d) {
   const TileLayout layout = value_tile(d.channels, Code::dtype);
   float scale[kMaxChannels + kLanes], start[kMaxChannels + kLanes];
-  widen_f16(d.tile + layout.scale, layout.groups * kTileTokens, scale);
-  widen_f16(d.tile + layout.zero, layout.groups * kTileTokens, start);
+  load_ranges<Code>(d, layout, has_groups(Code::dtype) ? layout.groups * kTileTokens : kTileTokens, scale, start);
   alignas(64) uint8_t codes[kTileTokens * kRowCodes];
   const auto *block = reinterpret_cast<const uint8_t *>(d.tile);
   for (int32_t first = 0; first < d.channels; first += kBlockChannels) {
     const int32_t width = d.channels - first < kBlockChannels ? d.channels - first : kBlockChannels;
-    const int32_t place = value_group(d.channels, first) * kTileTokens;
+    const int32_t place = has_groups(Code::dtype) ? value_group(d.channels, first) * kTileTokens : 0;
     widen_rows<Code>(block, width, kTileTokens, codes);
     block += kTileTokens * width * dtype_bits(Code::dtype) / 8;
     for (int32_t t = 0; t < kTileTokens; ++t) {
       float *to = d.out + t * d.out_stride + first;
       for (int32_t c = 0; c < kBlockChannels; c += 2 * kLanes) {
-        const CodePair pair = U8::load(codes + t * kRowCodes, c);
+        const CodePair pair = ByteCode<Code>::load(codes + t * kRowCodes, c);
         store(to + c, fma(pair.first, broadcast(scale[place + t]), broadcast(start[place + t])));
         store(to + c + kLanes, fma(pair.second, broadcast(scale[place + t]), broadcast(start[place + t])));
       }
@@ -370,9 +403,23 @@ void decode_values(const Decode &d) {
 }
 
 void decode(const Decode &d) {
-  const auto with_code = [&](auto code) { d.keys ? decode_keys<decltype(code)>(d) : decode_values<decltype(code)>(d); };
-  if (d.from == THINK_U8) return with_code(U8());
-  d.from == THINK_U4 ? with_code(U4()) : with_code(U2());
+  with_code(d.from, [&](auto code) { d.keys ? decode_keys<decltype(code)>(d) : decode_values<decltype(code)>(d); });
+}
+
+void find_largest(const char *const *rows, int32_t count, int32_t channels, think_dtype dtype, float *most) {
+  const auto with_element = [&](auto element) {
+    using Element = decltype(element);
+    for (int32_t c = 0; c < channels; c += kLanes) {
+      Vec largest = load(most + c);
+      for (int32_t t = 0; t < count; ++t) {
+        const Vec x = Element::load(reinterpret_cast<const typename Element::Type *>(rows[t]) + c), magnitude = max(x, sub(zero(), x));
+        largest = max(largest, mul(x, zero()) == zero() ? magnitude : zero());
+      }
+      store(most + c, largest);
+    }
+  };
+  if (dtype == THINK_F32) return with_element(F32());
+  dtype == THINK_F16 ? with_element(F16()) : with_element(BF16());
 }
 
 }  // namespace

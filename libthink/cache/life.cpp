@@ -26,6 +26,9 @@ void describe_pool(const think_cache &cache, int32_t kind, Pool &pool) {
   const int64_t offsets = shape.kv_heads * static_cast<int64_t>(sizeof(int64_t));
   if (pool.key_basis) pool.slot_bytes += basis_bytes(shape, THINK_KEYS) + offsets;
   if (pool.value_basis) pool.slot_bytes += basis_bytes(shape, THINK_VALUES) + offsets;
+  pool.key_scale = cache.format.key_dtype == THINK_F8_E4M3;
+  pool.value_scale = cache.format.value_dtype == THINK_F8_E4M3;
+  pool.slot_bytes += (pool.key_scale + pool.value_scale) * shape.kv_heads * static_cast<int64_t>(sizeof(float));
 }
 
 int64_t score_bytes(const think_cache &cache) { return score::state_bytes(cache.plan->shape) * cache.layers; }
@@ -292,6 +295,8 @@ think_segment compact_segment(const think_cache &cache, int32_t layer, int32_t k
   segment.value_stride[1] = head_bytes(kPageTokens, shape.value_channels, segment.value_dtype, false);
   segment.key_head_offset = slab.key_head_offset;
   segment.value_head_offset = slab.value_head_offset;
+  segment.key_scale = slab.key_scale;
+  segment.value_scale = slab.value_scale;
   segment.key_basis = pool.key_basis ? &slab.key_basis : nullptr;
   segment.value_basis = pool.value_basis ? &slab.value_basis : nullptr;
   segment.pages = pages;

@@ -70,7 +70,7 @@ void restore_weight_offset(const Shape &shape, const think_basis &slot_view, con
 
 int64_t rows_bytes(const Shape &shape, int32_t side, int64_t rows, int64_t total, int32_t step, think_dtype dtype) {
   const int64_t heads = shape.kv_heads, bits = dtype_bits(dtype);
-  if (!is_quantized(dtype)) return rows * total * (bits / 8);
+  if (!has_groups(dtype)) return rows * total * (bits / 8);
   if (total == heads * channels_of(shape, side)) return heads * head_bytes(rows, channels_of(shape, side), dtype, side == THINK_KEYS);
   const int64_t tiles = rows / kTileTokens, numbers = total * kTileTokens * bits / 8;
   if (side == THINK_KEYS) {

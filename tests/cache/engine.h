@@ -312,7 +312,7 @@ class Engine {
     THINK_CALL(think_cache_segments, cache_, layer, segments, THINK_MAX_SEGMENTS, &count);
     const think_problem &problem = settings_.problem;
     const int32_t group = problem.query_heads / problem.kv_heads;
-    const bool quantized = settings_.format.key_dtype != 0 || settings_.format.value_dtype != 0;
+    const bool quantized = is_code(settings_.format.key_dtype) || settings_.format.value_dtype != 0;
     const bool packed = mode == Rows::packed;
     std::vector<double> found;
     int64_t begin = 0;

@@ -24,6 +24,7 @@ struct Tile {
   int32_t channels, tokens;
   std::vector<float> rows;  // [token][channel]
   std::vector<uint8_t> bytes;
+  float scale = 1;  // of F8
 
   Tile(bool keys_, think_dtype dtype_, int32_t channels_, int32_t tokens_) : keys(keys_), dtype(dtype_), channels(channels_), tokens(tokens_) {
     rows.resize(static_cast<size_t>(channels) * tokens);
@@ -43,6 +44,7 @@ struct Tile {
     dense.key_dtype = dense.value_dtype = THINK_F32;
     codes.key_dtype = codes.value_dtype = dtype;
     codes.key_layout = codes.value_layout = THINK_TILES;
+    codes.key_scale = codes.value_scale = &scale;
     return {shape, to_codes ? dense : codes, to_codes ? codes : dense, {1, nullptr, nullptr, nullptr}};
   }
   void encode(int32_t isa) { compact::compact(isa, arguments(rows, true), kSerial, {0, 1}); }
@@ -74,7 +76,8 @@ TEST_P(Quantized, BytesOfTheFile) {
     std::string side, dtype, hex;
     int32_t channels = 0, tokens = 0;
     words >> side >> dtype >> channels >> tokens >> hex;
-    Tile tile(side == "keys", dtype == "u8" ? THINK_U8 : dtype == "u4" ? THINK_U4 : THINK_U2, channels, tokens);
+    Tile tile(side == "keys", dtype == "u8" ? THINK_U8 : dtype == "u4" ? THINK_U4 : dtype == "u2" ? THINK_U2 : THINK_F8_E4M3, channels, tokens);
+    tile.scale = 0.5f;
     for (int32_t t = 0; t < tokens; ++t) {
       for (int32_t c = 0; c < channels; ++c) tile.at(c, t) = golden_number(c, t);
     }
@@ -84,7 +87,7 @@ TEST_P(Quantized, BytesOfTheFile) {
       ASSERT_EQ(std::stoi(hex.substr(2 * i, 2), nullptr, 16), tile.bytes[i]) << line.substr(0, 20) << ", byte " << i;
     }
   }
-  EXPECT_EQ(count, 15);
+  EXPECT_EQ(count, 20);
 }
 
 // Every number comes back to half a step of its group, whatever its size; groups of equal numbers come back exactly.
@@ -187,6 +190,110 @@ TEST_P(Quantized, NumbersThatF16DoesNotHold) {
       }
     }
   }
+}
+
+// What a code of F8 is, from the definition of e4m3; exact in double.
+double f8_number(int32_t code) {
+  const int32_t exponent = code >> 3 & 15, fraction = code & 7;
+  if (exponent == 15 && fraction == 7) return std::nan("");
+  const double magnitude = exponent ? std::ldexp(8 + fraction, exponent - 10) : std::ldexp(fraction, -9);
+  return code & 0x80 ? -magnitude : magnitude;
+}
+
+// 256 numbers at a time through tiles of keys and of values, there (codes) or back (numbers), on one instruction set.
+template <class Check>
+void with_f8_tiles(int32_t isa, float scale, const std::vector<float> &numbers, const Check &check) {
+  ASSERT_EQ(numbers.size(), 256u);
+  for (const bool keys : {true, false}) {
+    for (const int32_t channels : {8, 32}) {  // narrow and whole blocks of values
+      Tile tile(keys, THINK_F8_E4M3, channels, 256 / 8);
+      tile.scale = scale;
+      const auto which = [&](int32_t c, int32_t t) { return static_cast<size_t>((t * 8 + c % 8) % 256); };
+      for (int32_t t = 0; t < 32; ++t) {
+        for (int32_t c = 0; c < channels; ++c) tile.at(c, t) = numbers[which(c, t)];
+      }
+      tile.encode(isa);
+      const std::vector<float> back = tile.decoded(isa);
+      for (int32_t t = 0; t < 32; ++t) {
+        for (int32_t c = 0; c < channels; ++c) {
+          const CodePlace place = keys ? key_code(THINK_F8_E4M3, c, t) : value_code(THINK_F8_E4M3, channels, c, t);
+          check(which(c, t), tile.bytes[static_cast<size_t>(place.byte)], back[static_cast<size_t>(t) * channels + c]);
+        }
+      }
+    }
+  }
+}
+
+TEST_P(Quantized, EveryCodeOfF8) {
+  for (const float scale : {1.0f, 0.25f, 0x1p-20f, 0x1p40f}) {
+    std::vector<float> numbers;
+    for (int32_t code = 0; code < 256; ++code) {
+      const float scalar = f8_to_f32(static_cast<uint32_t>(code));
+      if (code % 128 == 127) ASSERT_TRUE(std::isnan(scalar));
+      else ASSERT_EQ(f8_number(code), scalar);
+      numbers.push_back(static_cast<float>(f8_number(code)) * scale);
+    }
+    with_f8_tiles(GetParam(), scale, numbers, [&](size_t code, uint8_t stored, float back) {
+      if (code % 128 == 127) {
+        EXPECT_EQ(stored & 0x7f, 0x7f);
+        EXPECT_TRUE(std::isnan(back));
+      } else {
+        EXPECT_EQ(stored, code);
+        EXPECT_EQ(back, numbers[code]);
+        EXPECT_EQ(std::signbit(back), code >= 128);
+      }
+    });
+  }
+}
+
+// Between two codes, half way the even one; and what lies just beside that.
+TEST_P(Quantized, RoundsToTheNearestF8) {
+  for (const int beside : {-1, 0, 1}) {
+    for (const float sign : {1.0f, -1.0f}) {
+      std::vector<float> numbers(256, 0.0f);
+      std::vector<int32_t> expected(256, 0);
+      for (int32_t code = 0; code < 126; ++code) {
+        const float half = static_cast<float>((f8_number(code) + f8_number(code + 1)) / 2);
+        const auto at = static_cast<size_t>(code);
+        numbers[at] = sign * (beside == 0 ? half : std::nextafter(half, beside < 0 ? 0.0f : 1e9f));
+        expected[at] = (beside < 0 ? code : beside > 0 ? code + 1 : code + code % 2) | (sign < 0 ? 0x80 : 0);
+        numbers[at + 128] = sign * std::nextafter(static_cast<float>(f8_number(code)), beside < 0 ? 0.0f : 1e9f);
+        expected[at + 128] = code | (sign < 0 ? 0x80 : 0);
+      }
+      with_f8_tiles(GetParam(), 1, numbers, [&](size_t at, uint8_t stored, float) {
+        if (at % 128 < 126) EXPECT_EQ(stored, expected[at]) << numbers[at];
+      });
+      for (size_t at = 0; at < 256; ++at) {
+        if (at % 128 < 126) EXPECT_EQ(f8_code_of(numbers[at], 1), static_cast<uint32_t>(expected[at])) << numbers[at];
+      }
+    }
+  }
+}
+
+// Finite numbers beyond 448 become that; what is not finite becomes NaN, alone.
+TEST_P(Quantized, F8Saturates) {
+  std::vector<float> numbers(256, 1.0f);
+  const std::vector<std::pair<float, int32_t>> cases = {{449.0f, 0x7e}, {464.0f, 0x7e}, {1e5f, 0x7e}, {3e38f, 0x7e}, {-480.0f, 0xfe}, {-3e38f, 0xfe},
+                                                        {INFINITY, 0x7f}, {-INFINITY, 0xff}, {1e-40f, 0}, {0x1p-11f, 0}, {-0.0f, 0x80}};
+  for (size_t i = 0; i < cases.size(); ++i) numbers[i] = cases[i].first;
+  numbers[255] = std::nanf("");
+  with_f8_tiles(GetParam(), 1, numbers, [&](size_t at, uint8_t stored, float back) {
+    if (at < cases.size()) EXPECT_EQ(stored, cases[at].second) << numbers[at];
+    else if (at == 255) EXPECT_TRUE((stored & 0x7f) == 0x7f && std::isnan(back));
+    else EXPECT_EQ(back, 1.0f);
+  });
+  // A product beyond f32 is finite all the same.
+  for (float &x : numbers) x = 3e38f;
+  with_f8_tiles(GetParam(), 0x1p-30f, numbers, [](size_t, uint8_t stored, float) { EXPECT_EQ(stored, 0x7e); });
+}
+
+TEST(F8, ScalesLeaveRoom) {
+  EXPECT_EQ(f8_scale_of(0), 1);
+  EXPECT_EQ(f8_scale_of(224), 1);
+  EXPECT_EQ(f8_scale_of(std::nextafter(224.0f, 300.0f)), 2);
+  EXPECT_EQ(f8_scale_of(112), 0.5f);
+  EXPECT_EQ(f8_scale_of(3e38f), 0x1p100f);
+  EXPECT_EQ(f8_scale_of(1e-40f), 0x1p-100f);
 }
 
 }  // namespace

@@ -104,7 +104,32 @@ def value_tile(channels, tokens, bits):
     return blocks + halves(scales) + halves(zeros)
 
 
+def f8_value(code):
+    """e4m3, but for the sign and NaN."""
+    exponent, fraction = code >> 3, code & 7
+    return (8 + fraction) * 2.0 ** (exponent - 10) if exponent else fraction * 2.0**-9
+
+
+def f8_code(x):
+    """The nearest code; of two that are as near the even one; no more than 448."""
+    sign = 128 if math.copysign(1, x) < 0 else 0
+    if not math.isfinite(x):
+        return sign | 127
+    return sign | min(range(127), key=lambda code: (abs(f8_value(code) - abs(x)), code & 1))
+
+
+F8_SCALE = 0.5
+
+
+def f8_tile(side, channels, tokens):
+    codes = [[f8_code(number(c, t) / F8_SCALE) if t < tokens else 0 for t in range(TOKENS)] for c in range(channels)]
+    if side == "keys":
+        return bytes(code for row in codes for code in row)
+    return bytes(codes[c][t] for first in range(0, channels, 32) for t in range(TOKENS) for c in range(first, min(first + 32, channels)))
+
+
 for side, tile, shapes in (("keys", key_tile, ((3, 32), (7, 21))), ("values", value_tile, ((8, 32), (40, 5), (72, 32)))):
     for channels, tokens in shapes:
         for bits in (8, 4, 2):
             print(side, f"u{bits}", channels, tokens, tile(channels, tokens, bits).hex())
+        print(side, "f8", channels, tokens, f8_tile(side, channels, tokens).hex())
