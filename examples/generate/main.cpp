@@ -329,6 +329,7 @@ int main(int argc, char **argv) {
   Arguments arguments;
   CLI::App app{"Ask a question about a text, once over a dense key-value cache and once over a pruned one (libthink), and compare."};
   app.set_version_flag("--version", think_version_string());
+  const std::vector<std::string> formats = {"f16", "f32", "int8", "int4", "int2", "fp8"};
   app.add_option("--model", arguments.model, "GGUF file; default: " + default_model())->type_name("FILE");
   app.add_option("--prompt-file", arguments.prompt_file, "text that the question is about")->check(CLI::ExistingFile)->type_name("FILE");
   app.add_option("--question", arguments.question, "what to ask")->type_name("TEXT");
@@ -340,8 +341,8 @@ int main(int argc, char **argv) {
   app.add_option("--value-ratio", arguments.value_ratio, "share of the value channels to drop; 0 = none")->check(CLI::Range(0.0, 0.99))->capture_default_str();
   app.add_option("--evict", arguments.evict, "METHOD:BUDGET, rows that go first: snapkv, h2o, window, tova, recent; budget in rows of each head, or a share as 50%")->capture_default_str();
   app.add_option("--evict-pooling", arguments.evict_pooling, "of snapkv: max or mean")->check(CLI::IsMember({"max", "mean"}))->capture_default_str();
-  app.add_option("--key-format", arguments.key_format, "of compact keys: f16, f32, int8, int4; default: that of the cache")->check(CLI::IsMember({"f16", "f32", "int8", "int4"}));
-  app.add_option("--value-format", arguments.value_format, "the same for values")->check(CLI::IsMember({"f16", "f32", "int8", "int4"}));
+  app.add_option("--key-format", arguments.key_format, "of compact keys: f16, f32, int8, int4, int2, fp8; default: that of the cache")->check(CLI::IsMember(formats));
+  app.add_option("--value-format", arguments.value_format, "the same for values")->check(CLI::IsMember(formats));
   app.add_option("--keep-layers", arguments.keep_layers, "so many first and so many last layers keep the type of the cache")->check(CLI::Range(0, 1000))->capture_default_str();
   app.add_option("--fold", arguments.fold, "rows that come after the prune stay dense (never) or are folded, 32 at a time (block)")->check(CLI::IsMember({"never", "block"}))->capture_default_str();
   app.add_flag("--never-ends", arguments.never_ends, "answers go on to --tokens");

@@ -51,15 +51,15 @@ Eviction parse_eviction(const std::string &text) {
 }
 
 think_dtype parse_format(const std::string &text) {
-  constexpr std::pair<const char *, think_dtype> formats[] = {{"f16", THINK_F16}, {"f32", THINK_F32}, {"int8", THINK_U8}, {"int4", THINK_U4}};
+  constexpr std::pair<const char *, think_dtype> formats[] = {{"f16", THINK_F16}, {"f32", THINK_F32}, {"int8", THINK_U8}, {"int4", THINK_U4}, {"int2", THINK_U2}, {"fp8", THINK_F8_E4M3}};
   for (const auto &[name, dtype] : formats)
     if (text == name) return dtype;
-  wrong("format '" + text + "': f16, f32, int8 or int4 expected");
+  wrong("format '" + text + "': f16, f32, int8, int4, int2 or fp8 expected");
 }
 
 void complete(Stack &stack) {
   think_format &format = stack.cache.format;
-  const auto quantized = [](think_dtype dtype) { return dtype == THINK_U8 || dtype == THINK_U4; };
+  const auto quantized = [](think_dtype dtype) { return dtype != THINK_F16 && dtype != THINK_F32 && dtype != 0; };
   format.key_layout = THINK_TILES;
   format.value_layout = quantized(format.value_dtype) ? THINK_TILES : THINK_ROWS;
   stack.cache.evicts = stack.eviction.has_value();

@@ -4,7 +4,7 @@
 // As text: PART+PART+..., every part at most once,
 //   keys:METHOD:KEPT[:FORMAT]    values:METHOD:KEPT[:FORMAT]    evict:METHOD:BUDGET    fold:block    layers:N
 // METHOD of channels: think (the paper: zeros, no sinks), regressed (uniform widths), adaptive (regressed, adaptive widths). KEPT of the head's channels.
-// FORMAT: f16, f32, int8, int4; the cache's where none is given. METHOD of rows: snapkv, h2o, window, tova, recent. BUDGET: rows of each head, or
+// FORMAT: f16, f32, int8, int4, int2, fp8; the cache's where none is given. METHOD of rows: snapkv, h2o, window, tova, recent. BUDGET: rows of each head, or
 // a share of the prompt as 50%. N: so many first and so many last layers keep the format of the cache.
 #pragma once
 

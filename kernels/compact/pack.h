@@ -5,9 +5,14 @@
 //   transpose_lanes(x)            kLaneCount lines: line i, lane l <-> line l, lane i
 //   Words, round_codes<Small>     kLanes codes: (x, most) -> x rounded to nearest even, between 0 and most; NaN becomes 0. Small: |x| < 2^31, and the bound
 //                                 may be left to the functions below
+//   round_f8(x, y)                codes of F8 of y = x * inverse: f8_code_of()
 //   interleave_codes(w)           bytes w[0][0] w[1][0] w[2][0] w[3][0] w[0][1] ...
 //   concat_codes(w)               bytes w[0][0] w[0][1] ... w[1][0] ...
-//   join_nibbles(low, high)       low | high << 4 of bytes, those above 15 as 15
+//   bound_codes<kBits>(x)         bytes, those above what kBits hold as that
+//   join_codes<kShift>(low, high) low | high << kShift of bytes; high << kShift stays inside its byte
+//   pair_codes(x)                 bytes of words in turn, two words at a time: w0 0, w1 0, w0 1, w1 1, ...
+//   interleave_lanes(a, b)        lanes a[0] b[0] a[1] ... of two lines
+//   concat_halves(a, b)           the lower 64 bits of each lane of a, then of b
 #pragma once
 
 #include <type_traits>
@@ -46,6 +51,18 @@ template <bool kSmall>
 inline Words round_codes(Vec x, Vec most) {
   return _mm512_cvtps_epi32(kSmall ? x : _mm512_min_ps(most, x));
 }
+inline Words round_f8(Vec x, Vec y) {
+  const Words most = _mm512_set1_epi32(0x7fffffff), magnitude = _mm512_and_si512(_mm512_castps_si512(y), most);
+  const Words sign = _mm512_and_si512(_mm512_srli_epi32(_mm512_castps_si512(y), 24), _mm512_set1_epi32(0x80));
+  const Words odd = _mm512_and_si512(_mm512_srli_epi32(magnitude, 20), _mm512_set1_epi32(1));
+  const Words large = _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(magnitude, odd), _mm512_set1_epi32(0x7ffff - (120 << 23))), 20);
+  const Vec added = _mm512_add_ps(_mm512_castsi512_ps(magnitude), broadcast(0x1p14f));
+  const Words small = _mm512_sub_epi32(_mm512_castps_si512(added), _mm512_castps_si512(broadcast(0x1p14f)));
+  Words code = _mm512_mask_mov_epi32(large, _mm512_cmplt_epi32_mask(magnitude, _mm512_set1_epi32(0x3c800000)), small);
+  code = _mm512_min_epi32(code, _mm512_set1_epi32(kMostF8));
+  const __mmask16 odd_number = _mm512_cmpge_epi32_mask(_mm512_and_si512(_mm512_castps_si512(x), most), _mm512_set1_epi32(0x7f800000));
+  return _mm512_or_si512(sign, _mm512_mask_mov_epi32(code, odd_number, _mm512_set1_epi32(kNanF8)));
+}
 inline Line pack_codes(const Words (&w)[4]) { return _mm512_packus_epi16(_mm512_packs_epi32(w[0], w[1]), _mm512_packs_epi32(w[2], w[3])); }
 inline Line interleave_codes(const Words (&w)[4]) {
   return _mm512_shuffle_epi8(pack_codes(w), _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)));
@@ -53,10 +70,23 @@ inline Line interleave_codes(const Words (&w)[4]) {
 inline Line concat_codes(const Words (&w)[4]) {
   return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), pack_codes(w));
 }
-inline Line join_nibbles(Line low, Line high) {
-  const Line most = _mm512_set1_epi8(15);
-  return _mm512_or_si512(_mm512_min_epu8(low, most), _mm512_slli_epi16(_mm512_min_epu8(high, most), 4));
+template <int kBits>
+inline Line bound_codes(Line x) {
+  return kBits == 8 ? x : _mm512_min_epu8(x, _mm512_set1_epi8(static_cast<char>((1 << kBits) - 1)));
 }
+template <int kShift>
+inline Line join_codes(Line low, Line high) {
+  return _mm512_or_si512(low, _mm512_slli_epi16(high, kShift));
+}
+inline Line pair_codes(Line x) {
+  return _mm512_shuffle_epi8(x, _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15)));
+}
+inline void interleave_lanes(Line &a, Line &b) {
+  const Line first = _mm512_permutex2var_epi64(a, _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), b);
+  b = _mm512_permutex2var_epi64(a, _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15), b);
+  a = first;
+}
+inline Line concat_halves(Line a, Line b) { return _mm512_permutex2var_epi64(a, _mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14), b); }
 
 #elif defined(THINK_ISA_UNIT_AVX2)
 
@@ -83,15 +113,40 @@ template <bool kSmall>
 inline Words round_codes(Vec x, Vec most) {
   return _mm256_cvtps_epi32(kSmall ? x : _mm256_min_ps(most, x));
 }
+inline Words round_f8(Vec x, Vec y) {
+  const Words most = _mm256_set1_epi32(0x7fffffff), magnitude = _mm256_and_si256(_mm256_castps_si256(y), most);
+  const Words sign = _mm256_and_si256(_mm256_srli_epi32(_mm256_castps_si256(y), 24), _mm256_set1_epi32(0x80));
+  const Words odd = _mm256_and_si256(_mm256_srli_epi32(magnitude, 20), _mm256_set1_epi32(1));
+  const Words large = _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(magnitude, odd), _mm256_set1_epi32(0x7ffff - (120 << 23))), 20);
+  const Vec added = _mm256_add_ps(_mm256_castsi256_ps(magnitude), broadcast(0x1p14f));
+  const Words small = _mm256_sub_epi32(_mm256_castps_si256(added), _mm256_castps_si256(broadcast(0x1p14f)));
+  Words code = _mm256_blendv_epi8(large, small, _mm256_cmpgt_epi32(_mm256_set1_epi32(0x3c800000), magnitude));
+  code = _mm256_min_epi32(code, _mm256_set1_epi32(kMostF8));
+  const Words odd_number = _mm256_cmpgt_epi32(_mm256_and_si256(_mm256_castps_si256(x), most), _mm256_set1_epi32(0x7f7fffff));
+  return _mm256_or_si256(sign, _mm256_blendv_epi8(code, _mm256_set1_epi32(kNanF8), odd_number));
+}
 inline Line pack_codes(const Words (&w)[4]) { return _mm256_packus_epi16(_mm256_packs_epi32(w[0], w[1]), _mm256_packs_epi32(w[2], w[3])); }
 inline Line interleave_codes(const Words (&w)[4]) {
   return _mm256_shuffle_epi8(pack_codes(w), _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)));
 }
 inline Line concat_codes(const Words (&w)[4]) { return _mm256_permutevar8x32_epi32(pack_codes(w), _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)); }
-inline Line join_nibbles(Line low, Line high) {
-  const Line most = _mm256_set1_epi8(15);
-  return _mm256_or_si256(_mm256_min_epu8(low, most), _mm256_slli_epi16(_mm256_min_epu8(high, most), 4));
+template <int kBits>
+inline Line bound_codes(Line x) {
+  return kBits == 8 ? x : _mm256_min_epu8(x, _mm256_set1_epi8(static_cast<char>((1 << kBits) - 1)));
 }
+template <int kShift>
+inline Line join_codes(Line low, Line high) {
+  return _mm256_or_si256(low, _mm256_slli_epi16(high, kShift));
+}
+inline Line pair_codes(Line x) {
+  return _mm256_shuffle_epi8(x, _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15)));
+}
+inline void interleave_lanes(Line &a, Line &b) {
+  const Line first = _mm256_permute2x128_si256(a, b, 0x20);
+  b = _mm256_permute2x128_si256(a, b, 0x31);
+  a = first;
+}
+inline Line concat_halves(Line a, Line b) { return _mm256_permute4x64_epi64(_mm256_unpacklo_epi64(a, b), 0xd8); }
 
 #else
 
@@ -125,6 +180,17 @@ inline Words round_codes(Vec x, Vec most) {
   x = x < most ? x : most;
   return reinterpret_cast<Words>(add(x, broadcast(12582912.0f))) & 0xff;  // 1.5 * 2^23: the sum is rounded to an integer
 }
+inline Words round_f8(Vec x, Vec y) {
+  const auto bits = reinterpret_cast<Signed32>(y), magnitude = bits & 0x7fffffff, odd = (magnitude >> 20) & 1;
+  const auto large = (magnitude + odd + (0x7ffff - (120 << 23))) >> 20;
+  const Vec base = broadcast(0x1p14f);
+  const auto small = reinterpret_cast<Signed32>(add(reinterpret_cast<Vec>(magnitude), base)) - reinterpret_cast<Signed32>(base);
+  Signed32 code = magnitude < 0x3c800000 ? small : large;
+  constexpr int32_t most = kMostF8, nan = kNanF8;
+  code = code < most ? code : Signed32{most, most, most, most};
+  code = (reinterpret_cast<Signed32>(x) & 0x7fffffff) >= 0x7f800000 ? Signed32{nan, nan, nan, nan} : code;
+  return reinterpret_cast<Words>(code | ((bits >> 24) & 0x80));
+}
 inline Line interleave_codes(const Words (&w)[4]) { return reinterpret_cast<Line>(w[0] | w[1] << 8 | w[2] << 16 | w[3] << 24); }
 inline Line concat_codes(const Words (&w)[4]) {
   const Line a = __builtin_shufflevector(reinterpret_cast<Line>(w[0]), reinterpret_cast<Line>(w[1]), 0, 2, 4, 6, 8, 10, 12, 14);
@@ -132,7 +198,20 @@ inline Line concat_codes(const Words (&w)[4]) {
   return reinterpret_cast<Line>(
       __builtin_shufflevector(reinterpret_cast<Line8>(a), reinterpret_cast<Line8>(b), 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30));
 }
-inline Line join_nibbles(Line low, Line high) { return low | high << 4; }
+template <int>
+inline Line bound_codes(Line x) {
+  return x;  // round_codes() did
+}
+template <int kShift>
+inline Line join_codes(Line low, Line high) {
+  return low | high << kShift;
+}
+inline Line pair_codes(Line x) {
+  const auto bytes = reinterpret_cast<Line8>(x);
+  return reinterpret_cast<Line>(__builtin_shufflevector(bytes, bytes, 0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15));
+}
+inline void interleave_lanes(Line &, Line &) {}
+inline Line concat_halves(Line a, Line b) { return low64(a, b); }
 
 #endif
 

@@ -21,7 +21,8 @@ void describe_slab(const think_cache &cache, int32_t kind, int32_t layer, Slab &
   slab.page_bytes = slab.value_begin + bytes(THINK_VALUES, kValueBasis);
 }
 
-void describe_pool(const Shape &shape, int32_t kind, Pool &pool) {
+void describe_pool(const think_cache &cache, int32_t kind, Pool &pool) {
+  const Shape &shape = cache.plan->shape;
   pool = {};
   if (kind == kDense) return;
   pool.key_basis = (kind & kKeyBasis) != 0;
@@ -29,6 +30,11 @@ void describe_pool(const Shape &shape, int32_t kind, Pool &pool) {
   const int64_t offsets = shape.kv_heads * static_cast<int64_t>(sizeof(int64_t));
   if (pool.key_basis) pool.slot_bytes += basis_bytes(shape, THINK_KEYS) + offsets;
   if (pool.value_basis) pool.slot_bytes += basis_bytes(shape, THINK_VALUES) + offsets;
+  for (int32_t layer = 0; layer < cache.layers; ++layer) {
+    pool.key_scale |= stored_dtype(cache, layer, THINK_KEYS) == THINK_F8_E4M3;
+    pool.value_scale |= stored_dtype(cache, layer, THINK_VALUES) == THINK_F8_E4M3;
+  }
+  pool.slot_bytes += (pool.key_scale + pool.value_scale) * shape.kv_heads * static_cast<int64_t>(sizeof(float));
 }
 
 int64_t score_bytes(const think_cache &cache) { return score::state_bytes(cache.plan->shape) * cache.layers; }
@@ -44,6 +50,7 @@ bool open(think_cache &cache, const Options &options) {
     cache.formats.push(format);
   }
   for (int32_t kind = 0; kind < kKinds; ++kind) {
+    describe_pool(cache, kind, cache.pools[kind]);
     const auto set = [&](int32_t layer, Slab &slab) { describe_slab(cache, kind, layer, slab); };
     if (!open_pool(cache.memory, cache.pools[kind], options.layers, set)) return false;
   }
@@ -85,7 +92,6 @@ think_cache *make(const think_plan &plan, const Options &options) {
   cache->rollback = options.rollback;
   cache->flags = options.flags;
   cache->prune = options.prune;
-  for (int32_t kind = 0; kind < kKinds; ++kind) describe_pool(plan.shape, kind, cache->pools[kind]);
   retain(*plan.context);
   if (open(*cache, options)) return cache;
   destroy(*cache);
@@ -312,6 +318,8 @@ think_segment compact_segment(const think_cache &cache, int32_t layer, int32_t k
   segment.value_stride[1] = head_bytes(kPageTokens, shape.value_channels, segment.value_dtype, false);
   segment.key_head_offset = slab.key_head_offset;
   segment.value_head_offset = slab.value_head_offset;
+  if (format.key_dtype == THINK_F8_E4M3) segment.key_scale = slab.key_scale;
+  if (format.value_dtype == THINK_F8_E4M3) segment.value_scale = slab.value_scale;
   segment.key_basis = pool.key_basis ? &slab.key_basis : nullptr;
   segment.value_basis = pool.value_basis ? &slab.value_basis : nullptr;
   segment.pages = pages;

@@ -19,7 +19,7 @@ void copy_slots(const Shape &shape, int32_t side, const think_basis &from, const
   copy_array(from.kept, to.kept, layout.kept * slots);
 }
 
-// Head offsets come last: they need 8 bytes only, and a basis is a multiple of 64.
+// Head offsets come behind them, as they need 8 bytes only and a basis is a multiple of 64, then scales.
 void bind(const Shape &shape, const Pool &pool, char *memory, int32_t slots, Slab &slab) {
   char *at = memory;
   const auto side = [&](bool has, int32_t which, think_basis &basis) {
@@ -36,6 +36,13 @@ void bind(const Shape &shape, const Pool &pool, char *memory, int32_t slots, Sla
   };
   offsets(pool.key_basis, slab.key_head_offset);
   offsets(pool.value_basis, slab.value_head_offset);
+  const auto scales = [&](bool has, float *&array) {
+    if (!has) return;
+    array = reinterpret_cast<float *>(at);
+    at += int64_t{slots} * shape.kv_heads * static_cast<int64_t>(sizeof(float));
+  };
+  scales(pool.key_scale, slab.key_scale);
+  scales(pool.value_scale, slab.value_scale);
   slab.bases = memory;
   slab.slots = slots;
 }
@@ -64,6 +71,9 @@ bool resize_slots(Memory &memory, const Shape &shape, const Pool &pool, Slab &sl
     copy_slots(shape, THINK_VALUES, before.value_basis, slab.value_basis, copied);
     copy_array(before.value_head_offset, slab.value_head_offset, offsets);
   }
+  const int64_t scales = int64_t{copied} * shape.kv_heads * static_cast<int64_t>(sizeof(float));
+  if (copied > 0 && pool.key_scale) copy_array(before.key_scale, slab.key_scale, scales);
+  if (copied > 0 && pool.value_scale) copy_array(before.value_scale, slab.value_scale, scales);
   give(memory, before.bases, before.slots * pool.slot_bytes);
   return true;
 }

@@ -17,10 +17,11 @@ struct Slab {
   int32_t slots;
   think_basis key_basis, value_basis;             // where the kind has them
   int64_t *key_head_offset, *value_head_offset;   // the same
+  float *key_scale, *value_scale;                 // where rows are F8
 };
 
 struct Pool {
-  bool key_basis, value_basis;
+  bool key_basis, value_basis, key_scale, value_scale;  // scales: in some layer
   int64_t page_bytes;            // of all layers
   int64_t slot_bytes;            // of one layer
   int32_t floor;                 // pages that are always kept

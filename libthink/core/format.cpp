@@ -5,21 +5,15 @@
 
 namespace think {
 
-// Forms that the layouts of tiles have room for and that no kernel reads yet.
-constexpr think_dtype kPlanned[] = {0x00010201, 0x0001080A};  // 2 bits, f8 e4m3
-
 think_status check_storage(const Argument &argument, int32_t side, int32_t layout, think_dtype dtype, const Shape &shape) {
   const bool keys = side == THINK_KEYS;
   const char *dtype_field = keys ? "key_dtype" : "value_dtype", *layout_field = keys ? "key_layout" : "value_layout";
   if (is_float_dtype(dtype)) {
     if (keys || layout == THINK_ROWS) return THINK_OK;
-    return unsupported(argument, layout_field, "expected 0 (rows): values in tiles must be quantized (u8, u4), got 1 with %s", dtype_name(dtype));
-  }
-  for (const think_dtype planned : kPlanned) {
-    if (dtype == planned) return unsupported(argument, dtype_field, "this version stores u8 and u4 in tiles, not yet 0x%x", static_cast<unsigned>(dtype));
+    return unsupported(argument, layout_field, "expected 0 (rows): values in tiles must be quantized (u8, u4, u2, f8_e4m3), got 1 with %s", dtype_name(dtype));
   }
   if (!is_quantized(dtype)) {
-    return wrong(argument, dtype_field, "expected f32, f16, bf16, u8 or u4, got 0x%x", static_cast<unsigned>(dtype));
+    return wrong(argument, dtype_field, "expected f32, f16, bf16, u8, u4, u2 or f8_e4m3, got 0x%x", static_cast<unsigned>(dtype));
   }
   if (layout != THINK_TILES) return wrong(argument, layout_field, "expected 1 (tiles) of quantized %s (%s), got %d", keys ? "keys" : "values",
                                           dtype_name(dtype), layout);

@@ -21,6 +21,7 @@ PartName::PartName(const Part &part) {
     case What::fitted: of_run(".fitted"); break;
     case What::offset: of_run(".offset"); break;
     case What::weight: of_run(".weight"); break;
+    case What::scale: of_run(".scale"); break;
     case What::rows: of_run(""); break;
     case What::dense: write("layers.%d.dense.%s", part.layer, side); break;
     case What::square_sum: write("layers.%d.scores.square_sum", part.layer); break;
@@ -161,6 +162,20 @@ bool move_prediction(const Slot &slot, const Part &part, Io &io) {
 }
 
 template <class Io>
+bool move_scale(const think_cache &cache, const cache::Run &run, const Part &part, Io &io) {
+  const cache::Slab &slab = cache.pools[run.kind].slabs[part.layer];
+  const int32_t heads = cache.plan->shape.kv_heads;
+  float *scale = (part.side == THINK_KEYS ? slab.key_scale : slab.value_scale) + int64_t{run.slot} * heads;
+  if (!io.move(scale, part.bytes())) return false;
+  if constexpr (Io::loading) {
+    for (int32_t head = 0; head < heads; ++head) {
+      if (!is_scale(scale[head])) return io.reader.damaged("damaged: a scale of %g, expected 2^-100 .. 2^100", static_cast<double>(scale[head]));
+    }
+  }
+  return true;
+}
+
+template <class Io>
 bool move_rows(const think_cache &cache, const cache::Run &run, const Part &part, Io &io) {
   const Shape &shape = cache.plan->shape;
   const think_segment segment = cache::compact_segment(cache, part.layer, run);
@@ -219,6 +234,7 @@ bool move_part(const think_cache &cache, const cache::Sequence &sequence, const 
     case What::fitted: return move_fitted(slot_of(cache, run, part), io);
     case What::offset:
     case What::weight: return move_prediction(slot_of(cache, run, part), part, io);
+    case What::scale: return move_scale(cache, run, part, io);
     case What::rows: return move_rows(cache, run, part, io);
     case What::dense: return move_dense(cache, sequence, part, io);
     case What::square_sum:

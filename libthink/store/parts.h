@@ -61,7 +61,7 @@ bool for_each_setting(const think_cache &cache, const Visit &visit) {
          number("key_kept", cache.prune.key_kept) && number("value_kept", cache.prune.value_kept) && number("sinks", cache.prune.sinks);
 }
 
-enum class What { kept, index, fitted, offset, weight, dense, rows, square_sum, window, tokens, digest };
+enum class What { kept, index, fitted, offset, weight, scale, dense, rows, square_sum, window, tokens, digest };
 
 // A tensor of the file.
 struct Part {
@@ -107,6 +107,7 @@ bool for_each_part(const think_cache &cache, const Contents &contents, const Vis
             if (!more) return false;
           }
           const think_dtype dtype = cache::stored_dtype(cache, layer, side);
+          if (dtype == THINK_F8_E4M3 && !part({What::scale, layer, run, side, "F32", 4, {heads}, 1})) return false;
           const int32_t bytes = is_quantized(dtype) ? 1 : dtype_bytes(dtype);
           const int64_t items = cache::compact_side_bytes(cache, layer, side, basis) / bytes;
           if (!part({What::rows, layer, run, side, name_of(dtype), bytes, {tiles, items}, 2})) return false;

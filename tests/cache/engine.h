@@ -361,7 +361,7 @@ class Engine {
     const think_problem &problem = settings_.problem;
     const int32_t group = problem.query_heads / problem.kv_heads;
     const think_format &format = settings_.layer_formats.empty() ? settings_.format : settings_.layer_formats[static_cast<size_t>(layer)];
-    const bool quantized = format.key_dtype == THINK_U8 || format.key_dtype == THINK_U4 || format.value_dtype == THINK_U8 || format.value_dtype == THINK_U4;
+    const bool quantized = is_code(format.key_dtype) || is_code(format.value_dtype);
     const bool packed = mode == Rows::packed;
     std::vector<double> found;
     int64_t begin = 0;

@@ -26,7 +26,7 @@ Settings settings_of(const Odd &odd) {
   settings.format.key_dtype = odd.key;
   settings.format.value_dtype = odd.value;
   settings.format.key_layout = THINK_TILES;
-  if (odd.value == THINK_U8 || odd.value == THINK_U4) settings.format.value_layout = THINK_TILES;
+  if (is_code(odd.value)) settings.format.value_layout = THINK_TILES;
   return settings;
 }
 
@@ -37,6 +37,9 @@ constexpr Odd kOdd[] = {
     {4, 4, 24, 72, 0, 40, THINK_BF16, THINK_U8, THINK_U8},    // values wider than keys
     {6, 2, 32, 128, 31, -1, THINK_F16, THINK_U4, THINK_U4},   // sinks all but fill a page
     {1, 1, 128, 8, -1, 3, THINK_F32, 0, THINK_U8},            // one head
+    {5, 1, 56, 24, 4, 2, THINK_BF16, THINK_U2, THINK_U2},     // the coarsest codes
+    {2, 2, 48, 32, 4, 2, THINK_F16, THINK_F8_E4M3, THINK_F8_E4M3},  // scales of slots
+    {2, 2, 16, 8, 4, -1, THINK_F32, 0, THINK_F8_E4M3},        // ... and no basis beside them
 };
 
 class OddShapes : public testing::TestWithParam<Odd> {};
@@ -63,7 +66,10 @@ TEST_P(OddShapes, LiveLikeOthers) {
     EXPECT_LE(engine.usage(3).runs, 2);
     engine.step({3, 0}, {1, 1});
     // Half a step of the codes, and what predictions sum up.
-    const auto coarse = [](think_dtype dtype) { return dtype == THINK_U4 ? 0.6 : dtype == THINK_U8 ? 0.12 : 1e-5; };
+    const auto coarse = [](think_dtype dtype) {
+      if (dtype == THINK_U2) return 3.0;
+      return dtype == THINK_U4 ? 0.6 : dtype == THINK_F8_E4M3 ? 0.3 : dtype == THINK_U8 ? 0.12 : 1e-5;
+    };
     engine.expect_exported(3, std::max(coarse(settings.format.key_dtype), coarse(settings.format.value_dtype)));
 
     // A sequence goes in the middle of a step; the others are as they were, one that was new is gone.

@@ -53,7 +53,8 @@ fi
 head -c 3000 "$repository/include/think/prune.h" >"$scratch/short"
 rows= count=0
 for eviction in '' snapkv:400 h2o:50% tova:300 recent:256; do
-  for channels in keys:think:39:int8+values:think:64:int4 keys:adaptive:24:int4+values:adaptive:44 keys:regressed:32+values:regressed:40:int4+fold:block; do
+  for channels in keys:think:39:int8+values:think:64:int4 keys:adaptive:24:int2+values:adaptive:44:int2 \
+    keys:regressed:32:fp8+values:regressed:40:fp8+fold:block; do
     rows+=${rows:+,}${eviction:+evict:$eviction+}$channels count=$((count + 1))
   done
 done

@@ -41,7 +41,7 @@ class Cache {
     prune.dense_limit = -1;
     think_format format = THINK_FORMAT_INIT;
     if (variant == 1) {
-      format.key_dtype = THINK_U4, format.value_dtype = THINK_U8;
+      format.key_dtype = THINK_U2, format.value_dtype = THINK_F8_E4M3;
       format.key_layout = format.value_layout = THINK_TILES;
     }
     think_cache_options options = THINK_CACHE_OPTIONS_INIT;
