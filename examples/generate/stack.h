@@ -27,9 +27,6 @@ struct Stack {
   CacheSettings cache;
   std::optional<Eviction> eviction;
 
-  // Does it change anything?
-  bool empty() const { return !eviction && !cache.prunes; }
-
   // A cache with these settings that holds what eviction leaves of a dense one, not pruned yet.
   Cache apply(const Cache &dense) const;
 };

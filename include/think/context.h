@@ -37,9 +37,9 @@ typedef void (*think_log)(void *user, int32_t level, const char *message);
 /**
  * How to make a context. All zero (or NULL instead of options) means: CPU, the caller's thread only, malloc, no log.
  *
- * Hooks are called from the thread that called the library (the log also from the library's own threads), must not throw, and must stay valid until
- * the last plan of the context is gone. allocate and deallocate are given together or not at all; they are used when contexts and plans are made and
- * destroyed, never by run calls.
+ * Hooks are called from the thread that called the library, must not throw, and must stay valid until the last plan and cache of the context is gone.
+ * allocate and deallocate are given together or not at all; they are used when contexts and plans are made and destroyed and by the functions of a cache
+ * (think/cache.h, think/store.h), never by other run calls.
  */
 typedef struct think_context_options {
   uint32_t struct_size;         /* sizeof(think_context_options) */

@@ -31,7 +31,8 @@ typedef struct think_prune_options {
   int32_t recent;        /* last rows that are not moved, at least: 0 = 32, -1 = none */
   float attention_share; /* see think_moments_options: 0 = 0.9 */
   float ridge;           /* see think_fit_options: 0 = 1e-3 */
-  float dense_limit;     /* a side stays dense unless basis + compact rows are below this share of its dense rows: 0 = 0.9, -1 = prune anyway */
+  float dense_limit;     /* a side stays dense unless basis + compact rows are below this share of its rows with all channels, as they
+                            would be stored (quantized where the plan says so): 0 = 0.9, -1 = prune anyway */
   float reserved;        /* 0 */
 } think_prune_options;
 

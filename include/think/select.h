@@ -16,7 +16,7 @@ typedef struct think_budget_options {
   uint32_t struct_size; /* sizeof(think_budget_options) */
   uint32_t flags;       /* THINK_BUDGET_NORMALISE */
   int32_t layers;       /* layers that share the total: 0 = 1 */
-  int32_t floor;        /* fewest channels of a head, a multiple of step: 0 = 8, rounded up to one */
+  int32_t floor;        /* fewest channels of a head, a multiple of step: 0 = 8, rounded up to one, or the most that a head has */
   int32_t step;         /* channels are handed out in blocks of so many: 0 = 8 */
   int32_t reserved;     /* 0 */
   int64_t total;        /* channels that one sequence keeps in all heads of all layers together */

@@ -29,19 +29,24 @@ inline float larger_or_nan(float a, float b) { return b != b ? b : std::max(a, b
 
 THINK_KERNELS_OF
 
-// An instruction set may have better kernels for codes alone.
-Kernels kernels_with_codes(int32_t isa) {
-  Kernels kernels = kernels_of(isa);
 #if THINK_HAVE_AVX512BF16
-  if (isa == THINK_ISA_AVX512BF16) {
-    for (int32_t code = 0; code < 2; ++code) {
-      kernels.score[THINK_TILES][element_index(THINK_U8) + code] = codes_avx512bf16.score[code];
-      kernels.value[element_index(THINK_U8) + code] = codes_avx512bf16.value[code];
-    }
-    kernels.codes_by_column = true;
+Kernels with_codes(Kernels kernels, const CodeKernels &codes) {
+  for (int32_t code = 0; code < 2; ++code) {
+    kernels.score[THINK_TILES][element_index(THINK_U8) + code] = codes.score[code];
+    kernels.value[element_index(THINK_U8) + code] = codes.value[code];
   }
-#endif
+  kernels.codes_by_column = true;
   return kernels;
+}
+#endif
+
+// An instruction set may have better kernels for codes alone. Their table is put together once: every thread of every call reads it.
+const Kernels &kernels_with_codes(int32_t isa) {
+#if THINK_HAVE_AVX512BF16
+  static const Kernels integer = with_codes(kernels_of(THINK_ISA_AVX512BF16), codes_avx512bf16);
+  if (isa == THINK_ISA_AVX512BF16) return integer;
+#endif
+  return kernels_of(isa);
 }
 
 // A basis of one slot and KV head; `index` NULL = all channels.
@@ -93,6 +98,12 @@ struct Place {
   int64_t block = 0, position = 0, partials = 0, counter = 0;
 };
 
+// The run that a thread will most likely read after this one.
+struct Next {
+  const think_segment *segment = nullptr;  // NULL = there is none
+  int32_t slot = 0, head = 0;
+};
+
 // What one thread works with from slice to slice, all on its stack.
 struct Worker {
   alignas(64) float query[kBlockFloats];   // folded queries of the block, in the order that the score kernel wants
@@ -106,9 +117,15 @@ struct Worker {
   int32_t folded_slot, folded_split;
   bool folded_by_column;
   bool folded = false, started = false;
-  int32_t sequence, head;
-  int64_t first_column;  // of the group that this was
-  Place place;           // where the last slice ended
+  // Where the last slice ended, mostly where the next one begins: the group there, its run that was prepared last (-1 = none), and what comes after.
+  Place place;
+  Group group;
+  bool made = false;
+  int32_t prepared = -1;
+  Stream key[2], value[2];
+  Next next;
+  // Items of the group at `place` that are done and that its counter has not been told of.
+  int32_t done = 0;
 };
 
 int32_t query_head_of(const Call &call, const Group &group, int32_t column) {
@@ -173,16 +190,21 @@ void clear(const Call &call, const Group &group, Worker &w) {
   }
 }
 
-// Tokens [begin, end) of a run: scores, softmax and value sums, step by step.
-void attend_tokens(const Call &call, const Group &group, int32_t segment_index, const Stream (&key)[2], const Stream (&value)[2], int64_t begin, int64_t end,
-                   Worker &w) {
-  const think_segment &segment = call.a.segments[segment_index];
+int64_t tokens_ahead(const SideView &keys, const SideView &values) {
+  const int64_t token_bytes = std::max<int64_t>(1, (keys.tile_bytes + values.tile_bytes) / kTileTokens);
+  return std::max(kStepTokens, round_up(static_cast<int32_t>(kAheadBytes / token_bytes), kTileTokens));
+}
+
+// Tokens [begin, end) of the run that is prepared: scores, softmax and value sums, step by step.
+void attend_tokens(const Call &call, int64_t begin, int64_t end, Worker &w) {
+  const Group &group = w.group;
+  const think_segment &segment = call.a.segments[w.prepared];
+  const Stream(&key)[2] = w.key, (&value)[2] = w.value;
   const SideView &keys = key[0].view, &values = value[0].view;
   fold(call, group, segment, keys, w);
   const auto score = call.kernels.score[keys.layout][element_index(keys.dtype)];
   const auto add_values = call.kernels.value[element_index(values.dtype)];
-  const int64_t token_bytes = std::max<int64_t>(1, (keys.tile_bytes + values.tile_bytes) / kTileTokens);
-  const int64_t ahead = std::max(kStepTokens, round_up(static_cast<int32_t>(kAheadBytes / token_bytes), kTileTokens));
+  const int64_t ahead = tokens_ahead(keys, values);
   const int64_t key_piece = keys.layout == THINK_TILES ? kTileTokens : kStepTokens;
   const int64_t value_piece = values.layout == THINK_TILES ? kTileTokens : kStepTokens;
   const bool causal = segment.flags & THINK_SEGMENT_CAUSAL;
@@ -261,26 +283,23 @@ void fetch_basis(const Call &call, const think_basis *basis, int32_t channels, i
   prefetch_far(of_head.weight, of_head.dropped * of_head.weight_stride);
 }
 
-// The run that a thread will most likely read after this one.
-struct Next {
-  const think_segment *segment = nullptr;  // NULL = there is none
-  int32_t slot = 0, head = 0;
-};
-
 void fetch_bases(const Call &call, const Next &next) {
   if (!next.segment) return;
   fetch_basis(call, next.segment->key_basis, call.a.shape.key_channels, next.slot, next.head);
   fetch_basis(call, next.segment->value_basis, call.a.shape.value_channels, next.slot, next.head);
 }
 
-// The first rows that a thread reads, and their bases: no run before them asked for these. All at once, while the first of them are on their way.
+// The first rows that a thread reads, and their bases: no run before them asked for these. As many as later steps are ahead of their use, in the order of
+// use, while the first of them are on their way.
 void fetch_start(const Call &call, const Next &now, const Stream &key, const Stream &value, int64_t begin) {
   fetch_bases(call, now);
-  const int64_t end = std::min(begin + kStepTokens, key.run.length);
-  for (const Stream *stream : {&key, &value}) {
-    const bool tiles = stream->view.layout == THINK_TILES;
-    for (int64_t token = begin; token < end; token += tiles ? kTileTokens : 1) {
-      prefetch_far(address(*stream, token), tiles ? stream->view.tile_bytes : stream->view.tile_bytes / kTileTokens);
+  const int64_t end = std::min(begin + tokens_ahead(key.view, value.view), key.run.length);
+  for (int64_t step = begin; step < end; step += kStepTokens) {
+    for (const Stream *stream : {&key, &value}) {
+      const bool tiles = stream->view.layout == THINK_TILES;
+      for (int64_t token = step; token < std::min(step + kStepTokens, end); token += tiles ? kTileTokens : 1) {
+        prefetch_far(address(*stream, token), tiles ? stream->view.tile_bytes : stream->view.tile_bytes / kTileTokens);
+      }
     }
   }
 }
@@ -310,17 +329,18 @@ Next streams(const Call &call, const Group &group, int32_t segment, Stream (&key
   return {};
 }
 
-// streams(), and where the thread has read nothing yet, what it reads first.
-Next begin_run(const Call &call, const Group &group, int32_t segment, int64_t begin, Stream (&key)[2], Stream (&value)[2], Worker &w) {
-  const Next next = streams(call, group, segment, key, value);
-  if (!w.started) fetch_start(call, {&call.a.segments[segment], key[0].view.slot, group.head}, key[0], value[0], begin);
+// The streams of a run of the worker's group, and where the thread has read nothing yet, what it reads first.
+void begin_run(const Call &call, int32_t segment, int64_t begin, Worker &w) {
+  w.prepared = segment;
+  w.next = streams(call, w.group, segment, w.key, w.value);
+  if (!w.started) fetch_start(call, {&call.a.segments[segment], w.key[0].view.slot, w.group.head}, w.key[0], w.value[0], begin);
   w.started = true;
-  return next;
 }
 
 // ---- a group that is one item ---------------------------------------------------------------------------------------------------------------------
 
-void attend_whole(const Call &call, const Group &group, Worker &w) {
+void attend_whole(const Call &call, Worker &w) {
+  const Group &group = w.group;
   const int64_t stride = sum_stride(call.a.shape);
   float maximum[kBlockColumns], mass[kBlockColumns];
   for (int32_t c = 0; c < group.columns; ++c) {
@@ -346,13 +366,13 @@ void attend_whole(const Call &call, const Group &group, Worker &w) {
     }
     clear(call, group, w);
   };
-  Stream key[2], value[2];
   for (int32_t s = 0; s < call.a.segment_count; ++s) {
     if (group.run[s].length == 0) continue;
     if (open >= 0 && !same_value_basis(call, group.sequence, open, s)) flush();
     open = s;
-    fetch_bases(call, begin_run(call, group, s, 0, key, value, w));
-    attend_tokens(call, group, s, key, value, 0, group.run[s].length, w);
+    begin_run(call, s, 0, w);
+    fetch_bases(call, w.next);
+    attend_tokens(call, 0, group.run[s].length, w);
   }
   if (open >= 0) flush();
   for (int32_t c = 0; c < group.columns; ++c) finish(call, group, c, w.total + c * stride, maximum[c], mass[c]);
@@ -372,6 +392,7 @@ void reduce(const Call &call, const Group &group, const float *partials) {
   const Arguments &a = call.a;
   const int64_t size = partial_floats(a.shape, group.columns), stride = sum_stride(a.shape);
   const int32_t header = round_up(group.columns, 16);
+  prefetch_far(partials, group.items * size * static_cast<int64_t>(sizeof *partials));  // some are in the caches of other cores
   alignas(64) float total[kMaxChannels + kPadding], sum[kMaxChannels + kPadding], factor[kMaxItems + 1];
   for (int32_t c = 0; c < group.columns; ++c) {
     float maximum = -kInfinity, mass = 0;
@@ -405,92 +426,123 @@ void reduce(const Call &call, const Group &group, const float *partials) {
   }
 }
 
-// The items of a group whose start lies in [low, high) of the work; `position` is where the group starts.
-void attend_items(const Call &call, const Group &group, int64_t position, int64_t low, int64_t high, float *partials, int32_t *counter, Worker &w) {
-  int32_t item = 0, done = 0;
-  Stream key[2], value[2];
-  Next next;
+// Tells the counter of a group which of its items this thread has done. Whoever adds the last one has seen, through the counter, the partial results of
+// all others. Once per group and stretch of work, not per slice: a line that two threads write in turns costs each of them a trip to the other's cache.
+void report_items(const Call &call, Worker &w) {
+  if (w.done == 0) return;
+  int32_t *counter = call.counters + w.place.counter;
+  if (__atomic_add_fetch(counter, w.done, __ATOMIC_ACQ_REL) == w.group.items) {
+    __atomic_store_n(counter, 0, __ATOMIC_RELAXED);
+    reduce(call, w.group, call.partials + w.place.partials);
+  }
+  w.done = 0;
+}
+
+// The items of the worker's group whose start lies in [low, high) of the work.
+void attend_items(const Call &call, int64_t low, int64_t high, Worker &w) {
+  const Group &group = w.group;
+  const int64_t size = partial_floats(call.a.shape, group.columns);
+  int64_t position = w.place.position;
+  float *partial = call.partials + w.place.partials;
   for (int32_t s = 0; s < call.a.segment_count; ++s) {
-    int32_t prepared = -1;
-    for (int64_t begin = 0; begin < group.run[s].length; begin += group.item_tokens, ++item) {
+    for (int64_t begin = 0; begin < group.run[s].length; begin += group.item_tokens, partial += size) {
+      if (position >= high) return;
       const int64_t end = std::min(begin + group.item_tokens, group.run[s].length);
-      if (position >= low && position < high) {
-        if (prepared != s) next = begin_run(call, group, s, begin, key, value, w);
-        prepared = s;
-        if (end == group.run[s].length) fetch_bases(call, next);
+      if (position >= low) {
+        if (w.prepared != s) begin_run(call, s, begin, w);
+        if (end == group.run[s].length) fetch_bases(call, w.next);
         clear(call, group, w);
-        attend_tokens(call, group, s, key, value, begin, end, w);
-        store_partial(call, group, w, partials + item * partial_floats(call.a.shape, group.columns));
-        ++done;
+        attend_tokens(call, begin, end, w);
+        store_partial(call, group, w, partial);
+        ++w.done;
       }
       position += (end - begin) * group.token_weight[s] + kItemWeight;
     }
   }
-  if (done == 0) return;
-  // Whoever adds the last item has seen, through the counter, the partial results of all others.
-  if (__atomic_add_fetch(counter, done, __ATOMIC_ACQ_REL) == group.items) {
-    __atomic_store_n(counter, 0, __ATOMIC_RELAXED);
-    reduce(call, group, partials);
-  }
 }
 
-// Groups from `place` on, until body(group) says false: `place` is then that group's.
-template <class Body>
-void walk_groups(const Arguments &a, Place &place, const Body &body) {
-  Group group;
+// The group at `place`, or at the first place after it that there is; false: none.
+bool find_group(const Arguments &a, Place &place, Group &group) {
   for (; place.sequence < a.batch.count; ++place.sequence, place.head = 0) {
     const int64_t blocks = blocks_of(a.shape, rows_of(a.query, a.batch, place.sequence).count);
     for (; place.head < a.shape.kv_heads; ++place.head, place.block = 0) {
-      for (; place.block < blocks; ++place.block) {
-        make_group(a, place.sequence, place.head, place.block, group);
-        if (!body(group)) return;
-        place.position += group.weight;
-        if (group.whole) continue;
-        place.partials += group.items * partial_floats(a.shape, group.columns);
-        ++place.counter;
-      }
+      if (place.block >= blocks) continue;
+      make_group(a, place.sequence, place.head, place.block, group);
+      return true;
     }
   }
+  return false;
 }
 
-void run_slice(const Call &call, int64_t total, Slice slice, Worker &worker) {
+void pass_group(const Arguments &a, Place &place, const Group &group) {
+  ++place.block;
+  place.position += group.weight;
+  if (group.whole) return;
+  place.partials += group.items * partial_floats(a.shape, group.columns);
+  ++place.counter;
+}
+
+// The slices of a stretch that nobody has taken. Who begins there takes them from the front; others from the end, so as not to take what it has fetched.
+class alignas(64) Stretch {
+ public:
+  void set(uint32_t slices) { range_.store(uint64_t{slices} << 32, std::memory_order_relaxed); }
+  // -1: none is left
+  int64_t take(bool front) {
+    uint64_t range = range_.load(std::memory_order_relaxed);
+    for (;;) {
+      const uint64_t begin = range & UINT32_MAX, end = range >> 32;
+      if (begin == end) return -1;
+      const uint64_t rest = front ? end << 32 | (begin + 1) : (end - 1) << 32 | begin;
+      if (range_.compare_exchange_weak(range, rest, std::memory_order_relaxed)) return static_cast<int64_t>(front ? begin : end - 1);
+    }
+  }
+
+ private:
+  std::atomic<uint64_t> range_;
+};
+
+void run_slice(const Call &call, int64_t total, Slice slice, Worker &w) {
   const int64_t low = total / slice.count * slice.index + total % slice.count * slice.index / slice.count;
   const int64_t high = total / slice.count * (slice.index + 1) + total % slice.count * (slice.index + 1) / slice.count;
   // A slice mostly follows the one before it: go on from there.
-  if (worker.place.position > low) worker.place = {};
-  walk_groups(call.a, worker.place, [&](const Group &group) {
-    const int64_t position = worker.place.position;
-    if (position >= high) return false;
-    if (position + group.weight > low) {
-      worker.folded = worker.folded && worker.sequence == group.sequence && worker.head == group.head && worker.first_column == group.first_column;
-      worker.sequence = group.sequence;
-      worker.head = group.head;
-      worker.first_column = group.first_column;
-      if (!group.whole) {
-        attend_items(call, group, position, low, high, call.partials + worker.place.partials, call.counters + worker.place.counter, worker);
-      } else if (position >= low) {
-        attend_whole(call, group, worker);
-      }
+  if (w.place.position > low) {
+    report_items(call, w);
+    w.place = {};
+    w.made = false;
+  }
+  for (;;) {
+    if (!w.made) {
+      if (!find_group(call.a, w.place, w.group)) return;
+      w.made = true;
+      w.folded = false;
+      w.prepared = -1;
     }
-    return position + group.weight < high;
-  });
+    const int64_t position = w.place.position, end = position + w.group.weight;
+    if (position >= high) return;
+    if (end > low && !w.group.whole) {
+      attend_items(call, low, high, w);
+    } else if (position >= low) {
+      attend_whole(call, w);
+    }
+    if (end >= high) return;
+    report_items(call, w);
+    pass_group(call.a, w.place, w.group);
+    w.made = false;
+  }
 }
 
 }  // namespace
 
 void attend(int32_t isa, const Arguments &arguments, void *workspace, const Parallel &parallel, Slice slice) {
   const int64_t counters = counter_bytes(arguments.shape);
-  const Kernels kernels = kernels_with_codes(isa);
-  const Call call{arguments, kernels, static_cast<int32_t *>(workspace), reinterpret_cast<float *>(static_cast<char *>(workspace) + counters)};
+  const Call call{arguments, kernels_with_codes(isa), static_cast<int32_t *>(workspace), reinterpret_cast<float *>(static_cast<char *>(workspace) + counters)};
   int64_t total = 0;
-  Place first;
-  walk_groups(arguments, first, [&](const Group &group) {
-    total += group.weight;
-    return true;
-  });
+  Place place;
+  for (Group group; find_group(arguments, place, group); pass_group(arguments, place, group)) total += group.weight;
   if (slice.count > 1) {
     Worker worker;
     run_slice(call, total, slice, worker);
+    report_items(call, worker);
     return;
   }
   // Alone, the call need not rely on the counters being zero.
@@ -499,17 +551,18 @@ void attend(int32_t isa, const Arguments &arguments, void *workspace, const Para
   const int64_t stretches = std::min(threads, kStretches);
   // Slices of one stretch. Without others to share with, one slice is all.
   const int64_t slices = threads == 1 ? 1 : std::clamp<int64_t>(total / (stretches * kSliceWeight), 1, kSlicesPerThread * threads / stretches);
-  struct alignas(64) Cursor {
-    std::atomic<int64_t> next{0};
-  };
-  Cursor cursors[kStretches];
+  Stretch left[kStretches];
+  for (int64_t stretch = 0; stretch < stretches; ++stretch) left[stretch].set(static_cast<uint32_t>(slices));
   parallel_for(parallel, threads, [&](int64_t task) {
     Worker worker;
     for (int64_t turn = 0; turn < stretches; ++turn) {
       const int64_t stretch = (task + turn) % stretches;
-      for (int64_t i; (i = cursors[stretch].next.fetch_add(1, std::memory_order_relaxed)) < slices;) {
+      const bool own = turn == 0;
+      for (int64_t i; (i = left[stretch].take(own)) >= 0;) {
+        if (!own) worker.started = false;  // nothing was fetched for what another thread leaves
         run_slice(call, total, {static_cast<int32_t>(stretch * slices + i), static_cast<int32_t>(stretches * slices)}, worker);
       }
+      report_items(call, worker);
     }
   });
 }

@@ -197,7 +197,7 @@ think_status think_cache_step(think_cache *cache, const int32_t *sequences, cons
     if (const think_status status = check_count({error, 4, "count"}, count, most, "max_batch of the plan, sequences of the cache")) return status;
     if (const think_status status = check_sequences(sequences_argument, *cache, sequences, count)) return status;
     bool refits = false;
-    int64_t longest = 0;
+    int64_t longest = 0, total = 0;
     for (int32_t index = 0; index < count; ++index) {
       const cache::Sequence &sequence = cache->sequences[sequences[index]];
       const int64_t room = shape.max_tokens - cache::tokens_of(sequence);
@@ -205,6 +205,8 @@ think_status think_cache_step(think_cache *cache, const int32_t *sequences, cons
         return wrong(tokens_argument, Text("[%d]", index).text, "expected 0 .. %lld (max_tokens of the plan, less those of sequence %d), got %d",
                      static_cast<Long>(room), sequences[index], new_tokens[index]);
       }
+      total += new_tokens[index];
+      if (total > INT32_MAX) return wrong(tokens_argument, "", "expected at most %d tokens in all, got %lld", INT32_MAX, static_cast<Long>(total));
       refits |= plan_fold(*cache, sequence).refit.rows > 0;
       longest = std::max<int64_t>(longest, sequence.dense_rows);
     }

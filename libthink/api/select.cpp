@@ -1,5 +1,7 @@
 #include "kernels/select/select.h"
 
+#include <algorithm>
+
 #include "libthink/core/check.h"
 #include "libthink/core/device.h"
 #include "libthink/core/workspace.h"
@@ -31,7 +33,8 @@ think_status read_budgets(const Argument &argument, const think_budget_options *
   budgets.total = options.total;
   budgets.normalise = (options.flags & THINK_BUDGET_NORMALISE) != 0;
   if (budgets.step < 1 || budgets.step > channels) return wrong(argument, "step", "expected 1 .. %d, got %d", channels, options.step);
-  budgets.floor = options.floor ? options.floor : (8 + budgets.step - 1) / budgets.step * budgets.step;
+  const int32_t whole = channels / budgets.step * budgets.step;
+  budgets.floor = options.floor ? options.floor : std::min(whole, (8 + budgets.step - 1) / budgets.step * budgets.step);
   if (budgets.floor < 1 || budgets.floor > channels || budgets.floor % budgets.step) {
     return wrong(argument, "floor", "expected a multiple of step (%d) from %d to %d, got %d", budgets.step, budgets.step, channels, budgets.floor);
   }

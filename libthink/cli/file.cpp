@@ -78,6 +78,17 @@ Buffer read_file(const std::string &path) {
   return buffer;
 }
 
+namespace {
+
+// The file that a name means, also where it does not exist yet.
+std::filesystem::path meaning(const std::string &name) {
+  std::error_code error;
+  const std::filesystem::path path = std::filesystem::weakly_canonical(std::filesystem::absolute(name, error), error);
+  return error ? std::filesystem::path(name) : path;
+}
+
+}  // namespace
+
 void check_output(const std::string &output, const std::vector<std::string> &others) {
   struct stat target;
   const bool exists = stat(output.c_str(), &target) == 0;
@@ -85,7 +96,7 @@ void check_output(const std::string &output, const std::vector<std::string> &oth
   if (exists && !S_ISREG(target.st_mode)) throw Failure(kIo, output + ": cannot write: is not a regular file");
   for (const std::string &other : others) {
     struct stat info;
-    const bool same = other == output || (exists && stat(other.c_str(), &info) == 0 && same_file(info, target));
+    const bool same = meaning(other) == meaning(output) || (exists && stat(other.c_str(), &info) == 0 && same_file(info, target));
     if (same) throw Failure(kUsage, output + ": the output would replace " + (other == output ? "another file of this command" : other));
   }
 }
@@ -108,7 +119,8 @@ OutputFile::OutputFile(const std::string &path) : path_(path) {
   slot_ = watch(temporary_);
   const mode_t mask = umask(0);
   umask(mask);
-  if (fchmod(descriptor_, 0666 & ~mask) != 0) fail("cannot set the permissions: " + reason());
+  // A file system without permissions is one to write to all the same.
+  (void)fchmod(descriptor_, 0666 & ~mask);
 }
 
 OutputFile::~OutputFile() {

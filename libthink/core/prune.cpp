@@ -125,8 +125,6 @@ void measure(const PruneCall &call, const Sequence &sequence, const Scratch &scr
 // The paper's score of values: squares of what the window's queries get from each channel.
 void score_values_by_attention(const PruneCall &call, const Sequence &sequence, const Scratch &scratch) {
   const attend::Arguments arguments = window_attention(call.shape, kOneSequence, sequence.window, sequence.source, scratch.attention);
-  // The memory has served other stages, attend counts on zeros.
-  std::memset(scratch.stage, 0, static_cast<size_t>(window_attend_workspace(call.shape, sequence.tokens)));
   attend::attend(call.isa, arguments, scratch.stage, call.parallel, {0, 1});
   score::value_score(arguments.shape, arguments.output, kOneSequence, scratch.value_score);
 }

@@ -50,7 +50,6 @@ void Writer::flush() {
 void Writer::put(const void *data, int64_t bytes) {
   if (failed() || bytes == 0) return;
   digest_.add(data, bytes);
-  position_ += bytes;
   if (held_ + bytes > kBufferBytes) flush();
   if (bytes > kBufferBytes) return pass(data, bytes);
   std::memcpy(buffer_ + held_, data, static_cast<size_t>(bytes));

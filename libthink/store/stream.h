@@ -35,7 +35,6 @@ class Writer {
   void flush();
   bool failed() const { return code_ != 0; }
   int32_t code() const { return code_; }  // the caller's
-  int64_t position() const { return position_; }
   const Digest &digest() const { return digest_; }
 
  private:
@@ -43,7 +42,7 @@ class Writer {
   think_writer write_;
   void *user_;
   Digest digest_;
-  int64_t position_ = 0, held_ = 0;
+  int64_t held_ = 0;
   int32_t code_ = 0;
   char buffer_[kBufferBytes];
 };

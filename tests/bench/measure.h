@@ -102,6 +102,16 @@ class Passes {
     }
     return median(figures);
   }
+  // How many times faster than `other`, whose passes took turns with these: rounds in which the memory had one speed for both count, if there are any.
+  double speedup_over(const Passes &other) const {
+    std::vector<double> all, even;
+    for (size_t pass = 0; pass < times_.size(); ++pass) {
+      if (!counts(pass)) continue;
+      all.push_back(other.times_[pass] / times_[pass]);
+      if (std::max(probes_[pass], other.probes_[pass]) <= 1.1 * std::min(probes_[pass], other.probes_[pass])) even.push_back(all.back());
+    }
+    return median(even.empty() ? all : even);
+  }
   double seconds() const { return median_of([&](size_t pass) { return times_[pass]; }); }
   double probe() const { return median_of([&](size_t pass) { return probes_[pass]; }); }
   double probe_over_time() const { return median_of([&](size_t pass) { return probes_[pass] / times_[pass]; }); }

@@ -23,6 +23,9 @@ class Arena {
   int64_t bytes_;
 };
 
+// What a thread reads in one go, and the distance of the parts that several threads read from their own caches.
+constexpr int64_t kProbeBlock = int64_t{8} << 20;
+
 // Reads the arena once with all threads of `parallel`.
 double probe_seconds_per_byte(const Arena &arena, const Parallel &parallel);
 

@@ -402,6 +402,7 @@ class Outputs(ProgramCase):
         attend = ["attend", "--layer", self.path("layer.safetensors"), "--query", self.path("q.npy")]
         self.run_json(*attend, "--out", self.path("q.npy"), code=1)
         self.run_json(*attend, "--out", self.path("x.npy"), "--lse", self.path("x.npy"), code=1)
+        self.run_json(*attend, "--out", self.path("x.npy"), "--lse", self.path("./x.npy"), code=1)
         self.run_json("inspect", self.path("layer.safetensors"), "--svg", self.path("layer.safetensors"), code=1)
 
     def test_output_cannot_be_written(self):
