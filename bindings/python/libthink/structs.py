@@ -57,8 +57,9 @@ class Batch(Struct):
 
 class ContextOptions(Struct):
     """How to make a context. All zero (or NULL instead of options) means: CPU, the caller's thread only, malloc, no log. Hooks are called from the thread
-    that called the library (the log also from the library's own threads), must not throw, and must stay valid until the last plan of the context is
-    gone. allocate and deallocate are given together or not at all; they are used when contexts and plans are made and destroyed, never by run calls.
+    that called the library, must not throw, and must stay valid until the last plan and cache of the context is gone. allocate and deallocate are
+    given together or not at all; they are used when contexts and plans are made and destroyed and by the functions of a cache (think/cache.h,
+    think/store.h), never by other run calls.
 
     flags: 0
     device_type: 0 = THINK_DEVICE_CPU. THINK_DEVICE_CUDA loads libthink_cuda.so.1
@@ -279,7 +280,7 @@ class BudgetOptions(Struct):
 
     flags: THINK_BUDGET_NORMALISE
     layers: layers that share the total: 0 = 1
-    floor: fewest channels of a head, a multiple of step: 0 = 8, rounded up to one
+    floor: fewest channels of a head, a multiple of step: 0 = 8, rounded up to one, or the most that a head has
     step: channels are handed out in blocks of so many: 0 = 8
     total: channels that one sequence keeps in all heads of all layers together
     """
@@ -325,7 +326,8 @@ class PruneOptions(Struct):
     recent: last rows that are not moved, at least: 0 = 32, -1 = none
     attention_share: see think_moments_options: 0 = 0.9
     ridge: see think_fit_options: 0 = 1e-3
-    dense_limit: a side stays dense unless basis + compact rows are below this share of its dense rows: 0 = 0.9, -1 = prune anyway
+    dense_limit: a side stays dense unless basis + compact rows are below this share of its rows with all channels, as they would be stored (quantized
+        where the plan says so): 0 = 0.9, -1 = prune anyway
     """
 
     _name = "think_prune_options"
