@@ -6,7 +6,6 @@ import pathlib
 from typing import Any
 
 import libthink
-import numpy
 import pytest
 
 ROOT = pathlib.Path(os.environ.get("THINK_ROOT", pathlib.Path(__file__).resolve().parents[3]))
