@@ -31,9 +31,9 @@ struct Ahead {
     if (line >= row_bytes) return;
     for (int32_t r = 0; r < kRows; ++r) prefetch_near(rows[chunk % kChunks * kRows + r] + line);
   }
-  // Rows, which are read one after the other: only a little ahead, into the first cache.
-  inline void fetch_row(int32_t current) {
-    const int32_t after = current + static_cast<int32_t>((kBytes + row_bytes - 1) / row_bytes);
+  // Rows, which are read one after the other: only a little ahead, into the first cache; twice as much where the work comes in bursts.
+  inline void fetch_row(int32_t current, int64_t distance = kBytes) {
+    const int32_t after = current + static_cast<int32_t>((distance + row_bytes - 1) / row_bytes);
     if (after >= known) return;
     for (int64_t byte = 0; byte < row_bytes; byte += 64) prefetch_near(rows[after] + byte);
   }

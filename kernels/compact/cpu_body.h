@@ -179,6 +179,14 @@ inline void gather_row(const Map &map, const char *row, char *out) {
   }
 }
 
+// Where numbers that are collected from rows from `row` on are put: in `buffer`, which has a page more than they take, a line in front of the row's place
+// within a page. A processor takes a load for one of a store before it that ended in the same place of another page, and waits; so stores follow the loads
+// in their pages and are never met by them. Left to the stack's address, some processes were a third slower than others.
+constexpr int64_t kPage = 4096;
+inline char *behind(char *buffer, const char *row) {
+  return buffer + ((reinterpret_cast<uintptr_t>(row) - 64 - reinterpret_cast<uintptr_t>(buffer)) & (kPage - 64));
+}
+
 // Reading lines of 32 rows across costs the same for few kept channels as for all: up to one in three, they are collected first.
 constexpr int32_t kFewShare = 3;
 template <int kBytes>
@@ -188,11 +196,12 @@ template <int kBytes>
   Ahead ahead(block, int64_t{map.channels} * kBytes, 0);
   Outlet<kBytes> outlet{block.destination, can_stream(block.destination, block.stream)};
   // An odd number of lines from row to row uses all of the first cache.
-  alignas(64) char collected[kTileTokens * (kMaxChannels / kFewShare * kBytes + 128) + 64];
+  alignas(64) char buffer[kTileTokens * (kMaxChannels / kFewShare * kBytes + 128) + 64 + kPage];
+  char *const collected = behind(buffer, block.rows[0]);
   const int64_t stride = ((map.kept * kBytes + 63) / 64 | 1) * 64;
   const char *at[kTileTokens];
   for (int t = 0; t < kTileTokens; ++t) {
-    block.together ? ahead.fetch_block(t, kTileTokens) : ahead.fetch_row(t);
+    block.together ? ahead.fetch_block(t, kTileTokens) : ahead.fetch_row(t, 2 * Ahead::kBytes);
     at[t] = collected + t * stride;
     gather_row<kBytes>(map, block.rows[t], collected + t * stride);
   }
@@ -242,8 +251,9 @@ inline void rows_to_rows_sized(const Block &block) {
   // A few rows at a time are packed on the stack, then written in one piece where the destination is packed as well; a turn later, because a load waits
   // for all that was just stored under it in smaller pieces.
   constexpr int32_t kRows = 8;
-  alignas(64) char staged[2][kRows * kMaxChannels * kBytes + 64];
+  alignas(64) char buffer[2][kRows * kMaxChannels * kBytes + 64 + kPage];
   alignas(64) char converted[kMaxChannels * kBytes];
+  char *staged[2];
   const auto deliver = [&](int32_t t) {
     const int32_t rows = block.count - t < kRows ? block.count - t : kRows;
     const char *from = staged[t / kRows % 2];
@@ -257,6 +267,7 @@ inline void rows_to_rows_sized(const Block &block) {
   int32_t t = 0;
   for (; t < block.count; t += kRows) {
     const int32_t rows = block.count - t < kRows ? block.count - t : kRows;
+    staged[t / kRows % 2] = behind(buffer[t / kRows % 2], block.rows[t]);
     for (int32_t r = 0; r < rows; ++r) {
       fetch(t + r);
       const char *row = block.rows[t + r];
