@@ -58,4 +58,6 @@ for crate in think-sys think; do
   diff "$work/there" "$work/packaged" || fail "the package of $crate is not complete"
 done
 export THINK_LIB_DIR=$build
-cargo package -q --allow-dirty --workspace
+# Cargo keeps what it unpacked and compiled of a package, and would build against an earlier think-sys of the same version.
+rm -rf "${CARGO_HOME:-$HOME/.cargo}"/registry/src/-*/think-sys-*
+CARGO_TARGET_DIR=$work/target cargo package -q --allow-dirty --workspace

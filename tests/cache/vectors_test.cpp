@@ -236,7 +236,7 @@ class Case {
                         {"page_bytes", info.page_bytes},   {"basis_bytes", info.basis_bytes},       {"score_bytes", info.score_bytes},
                         {"table_bytes", info.table_bytes}, {"spare_bytes", info.spare_bytes},       {"allocated_bytes", info.allocated_bytes},
                         {"key_channels", info.key_channels}, {"value_channels", info.value_channels}, {"runs", info.runs},
-                        {"sequences", info.sequences}};
+                        {"sequences", info.sequences},     {"evicted_tokens", info.evicted_tokens}};
     EXPECT_EQ(from.at("usage"), usage);
   }
 

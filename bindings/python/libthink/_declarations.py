@@ -127,6 +127,8 @@ typedef struct think_segment {
   const int32_t *slot;
   const think_basis *key_basis;
   const think_basis *value_basis;
+  float *key_scale;
+  float *value_scale;
 } think_segment;
 typedef struct think_format {
   uint32_t struct_size;
@@ -234,6 +236,7 @@ typedef struct think_cache_options {
   int64_t limit_bytes;
   const think_prune_options *prune;
   const think_format *format;
+  const think_format *layer_formats;
 } think_cache_options;
 typedef struct think_cache_info {
   uint32_t struct_size;
@@ -251,6 +254,7 @@ typedef struct think_cache_info {
   int32_t value_channels;
   int32_t runs;
   int32_t sequences;
+  int64_t evicted_tokens;
 } think_cache_info;
 int32_t think_version(void);
 int32_t think_abi_version(void);
@@ -330,6 +334,9 @@ think_status think_cache_export_dense(const think_cache *cache, int32_t sequence
 think_status think_cache_save_size(const think_cache *cache, int32_t sequence, int64_t *bytes, think_error *error);
 think_status think_cache_save(const think_cache *cache, int32_t sequence, think_writer write, void *user, think_error *error);
 think_status think_cache_load(think_cache *cache, int32_t sequence, think_reader read, void *user, think_error *error);
+think_status think_cache_evict(think_cache *cache, const int32_t *sequences, int32_t count, const think_evict_options *options, const think_tensor *window_query, float *score, const think_launch *launch, think_error *error);
+think_status think_cache_keep(think_cache *cache, int32_t sequence, const int32_t *kept, int32_t rows, think_error *error);
+think_status think_cache_sequence_segments(const think_cache *cache, int32_t sequence, int32_t layer, think_segment *segments, int32_t capacity, int32_t *count, think_error *error);
 """
 
 POINTERS = {
@@ -353,6 +360,8 @@ POINTERS = {
     ("think_segment", "first"): "const int32_t *",
     ("think_segment", "lengths"): "const int32_t *",
     ("think_segment", "slot"): "const int32_t *",
+    ("think_segment", "key_scale"): "float *",
+    ("think_segment", "value_scale"): "float *",
 }
 
 SINCE = {
@@ -434,4 +443,7 @@ SINCE = {
     "think_cache_save_size": "0.11",
     "think_cache_save": "0.11",
     "think_cache_load": "0.11",
+    "think_cache_evict": "0.11",
+    "think_cache_keep": "0.11",
+    "think_cache_sequence_segments": "0.11",
 }

@@ -11,9 +11,9 @@ from .constants import MAX_SEGMENTS
 from .context import Owner
 from .errors import StreamError
 from .plan import Plan
-from .structs import CacheInfo, CacheOptions, Launch, Segment
+from .structs import CacheInfo, CacheOptions, EvictOptions, Launch, Segment
 
-_FLOATS, _CONST_FLOATS = Pointer("float *"), Pointer("const float *")
+_FLOATS, _CONST_FLOATS, _CONST_INTS = Pointer("float *"), Pointer("const float *"), Pointer("const int32_t *")
 
 
 class Cache(Owner):
@@ -73,6 +73,18 @@ class Cache(Owner):
         with self._one_at_a_time:
             call("think_cache_prune", self._handle, ffi.new("int32_t[]", list(sequences)), len(sequences), self._launch(launch))
 
+    def evict(self, sequences: "Sequence[int]", options: EvictOptions, window_query: Any = None, score: Data = None, launch: "Launch | None" = None) -> None:
+        """Every KV head keeps options.budget of its dense rows, in all layers, as Plan.evict() would choose them. Comes before prune()."""
+        query, (at_score, _keep) = None if window_query is None else Tensor.view(window_query), pointer(score, _FLOATS)
+        with self._one_at_a_time:
+            call("think_cache_evict", self._handle, ffi.new("int32_t[]", list(sequences)), len(sequences), at(options), at(query), at_score, self._launch(launch))
+
+    def keep(self, sequence: int, kept: Data, rows: int) -> None:
+        """Evict by lists of your own: kept is [layers][kv_heads][rows], int32, dense rows in ascending order."""
+        at_kept, _keep = pointer(kept, _CONST_INTS)
+        with self._one_at_a_time:
+            call("think_cache_keep", self._handle, sequence, at_kept, rows)
+
     def usage(self, sequence: int = -1) -> CacheInfo:
         """What a sequence holds, or the whole cache (-1)."""
         info = CacheInfo()
@@ -82,10 +94,17 @@ class Cache(Owner):
 
     def segments(self, layer: int) -> "list[Segment]":
         """The segments that attend() works on. They point into the cache, and are valid until the next call that changes it."""
+        return self._segments("think_cache_segments", layer)
+
+    def sequence_segments(self, sequence: int, layer: int) -> "list[Segment]":
+        """The same of one sequence, of a step or not: a batch of one, compact runs from the oldest on, then dense rows."""
+        return self._segments("think_cache_sequence_segments", sequence, layer)
+
+    def _segments(self, name: str, *arguments: int) -> "list[Segment]":
         array, count = ffi.new("think_segment[]", MAX_SEGMENTS), ffi.new("int32_t *")
         array[0].struct_size = ffi.sizeof("think_segment")
         with self._one_at_a_time:
-            call("think_cache_segments", self._handle, layer, array, MAX_SEGMENTS, count)
+            call(name, self._handle, *arguments, array, MAX_SEGMENTS, count)
         return [Segment._of(array[position], {"cache": self._handle}) for position in range(count[0])]
 
     def export_dense(self, sequence: int, layer: int, first: int = 0, count: "int | None" = None, key: Any = None, value: Any = None,

@@ -39,6 +39,9 @@ BF16: Final = 0x11004
 U8: Final = 0x10801
 """Stored forms of segments in tiles (think/segment.h), never of tensors: 8 or 4 bits, asymmetric."""
 U4: Final = 0x10401
+U2: Final = 0x10201
+"""The same in 2 bits, and floating point in 8 bits: sign, 4 bits of exponent, 3 of fraction, one NaN, no infinity, at most 448."""
+F8_E4M3: Final = 0x1080a
 
 # Device kinds, DLPack's numbers.
 DEVICE_CPU: Final = 1
@@ -119,6 +122,8 @@ TILES: Final = 1
 
 # At most one segment of think_attend() is causal. Its length includes the new rows: query i of n sees its first length - n + i + 1 rows.
 SEGMENT_CAUSAL: Final = 1
+SEGMENT_MEASURE: Final = 2
+"""Destination of think_compact() only: key_scale and value_scale (where given, of F8 sides) are written first, from the rows that move. A scale is the least power of two by which the largest finite number is at most 224, half of what a code can be, so that rows which come later have room; 1 where all are 0. Bounded as below. Not in slices. think_prune() always does it."""
 
 # Methods. The mass of a row is the sum of the softmax weights that the window's queries of the group give it, with the plan's scale and soft cap, over
 # all rows of the sequence. SNAPKV the mass, pooled over neighbouring rows; the window's own rows are always kept H2O masses of all calls added up in

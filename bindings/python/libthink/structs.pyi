@@ -142,7 +142,7 @@ class Basis(Struct):
     def offset(self, value: Data | None) -> None: ...
 
 class Segment(Struct):
-    def __init__(self, *, flags: int = ..., key_layout: int = ..., value_layout: int = ..., page_tokens: int = ..., key_dtype: int = ..., value_dtype: int = ..., key: Data | None = ..., value: Data | None = ..., key_stride: Sequence[int] = ..., value_stride: Sequence[int] = ..., key_head_offset: Data | None = ..., value_head_offset: Data | None = ..., pages: Data | None = ..., pages_stride: int = ..., first: Data | None = ..., lengths: Data | None = ..., lengths_stride: Sequence[int] = ..., slot: Data | None = ..., key_basis: Basis | None = ..., value_basis: Basis | None = ...) -> None: ...
+    def __init__(self, *, flags: int = ..., key_layout: int = ..., value_layout: int = ..., page_tokens: int = ..., key_dtype: int = ..., value_dtype: int = ..., key: Data | None = ..., value: Data | None = ..., key_stride: Sequence[int] = ..., value_stride: Sequence[int] = ..., key_head_offset: Data | None = ..., value_head_offset: Data | None = ..., pages: Data | None = ..., pages_stride: int = ..., first: Data | None = ..., lengths: Data | None = ..., lengths_stride: Sequence[int] = ..., slot: Data | None = ..., key_basis: Basis | None = ..., value_basis: Basis | None = ..., key_scale: Data | None = ..., value_scale: Data | None = ...) -> None: ...
     flags: int
     key_layout: int
     value_layout: int
@@ -196,6 +196,14 @@ class Segment(Struct):
     def slot(self, value: Data | None) -> None: ...
     key_basis: Basis | None
     value_basis: Basis | None
+    @property
+    def key_scale(self) -> int: ...
+    @key_scale.setter
+    def key_scale(self, value: Data | None) -> None: ...
+    @property
+    def value_scale(self) -> int: ...
+    @value_scale.setter
+    def value_scale(self, value: Data | None) -> None: ...
 
 class Format(Struct):
     def __init__(self, *, flags: int = ..., key_layout: int = ..., value_layout: int = ..., key_dtype: int = ..., value_dtype: int = ...) -> None: ...
@@ -285,7 +293,7 @@ class PruneResult(Struct):
     value_basis_bytes: int
 
 class CacheOptions(Struct):
-    def __init__(self, *, flags: int = ..., layers: int = ..., sequences: int = ..., fold: int = ..., refit: int = ..., rollback: int = ..., reserve_tokens: int = ..., limit_bytes: int = ..., prune: PruneOptions | None = ..., format: Format | None = ...) -> None: ...
+    def __init__(self, *, flags: int = ..., layers: int = ..., sequences: int = ..., fold: int = ..., refit: int = ..., rollback: int = ..., reserve_tokens: int = ..., limit_bytes: int = ..., prune: PruneOptions | None = ..., format: Format | None = ..., layer_formats: Format | None = ...) -> None: ...
     flags: int
     layers: int
     sequences: int
@@ -296,9 +304,10 @@ class CacheOptions(Struct):
     limit_bytes: int
     prune: PruneOptions | None
     format: Format | None
+    layer_formats: Format | None
 
 class CacheInfo(Struct):
-    def __init__(self, *, flags: int = ..., tokens: int = ..., compact_tokens: int = ..., dense_bytes: int = ..., page_bytes: int = ..., basis_bytes: int = ..., score_bytes: int = ..., table_bytes: int = ..., spare_bytes: int = ..., allocated_bytes: int = ..., key_channels: int = ..., value_channels: int = ..., runs: int = ..., sequences: int = ...) -> None: ...
+    def __init__(self, *, flags: int = ..., tokens: int = ..., compact_tokens: int = ..., dense_bytes: int = ..., page_bytes: int = ..., basis_bytes: int = ..., score_bytes: int = ..., table_bytes: int = ..., spare_bytes: int = ..., allocated_bytes: int = ..., key_channels: int = ..., value_channels: int = ..., runs: int = ..., sequences: int = ..., evicted_tokens: int = ...) -> None: ...
     flags: int
     tokens: int
     compact_tokens: int
@@ -313,3 +322,4 @@ class CacheInfo(Struct):
     value_channels: int
     runs: int
     sequences: int
+    evicted_tokens: int

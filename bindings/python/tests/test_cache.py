@@ -48,6 +48,26 @@ def test_pruned_rows_export_as_attention_sees_them(plan):
     assert key.extent == value.extent == (1, HKV, 20, D)
 
 
+def test_eviction(plan):
+    cache = libthink.Cache(plan, layers=1, sequences=2)
+    query, key, _ = fill(plan, cache, 0, 100)
+    key = key.astype(numpy.float16)  # as rows are exported unless told otherwise
+    cache.evict([0], libthink.EvictOptions(method=libthink.constants.EVICT_RECENT, sinks=4, budget=40))
+    assert (cache.usage(0).tokens, cache.usage(0).evicted_tokens) == (40, 60)
+    key_left, _ = cache.export_dense(0, 0)
+    assert (numpy.from_dlpack(key_left)[0] == numpy.concatenate([key[0, :, :4], key[0, :, 64:]], 1)).all()
+    lists = numpy.arange(0, 40, 2, dtype=numpy.int32)
+    cache.keep(0, numpy.ascontiguousarray(numpy.broadcast_to(lists, (1, HKV, 20))), 20)
+    key_left, value_left = cache.export_dense(0, 0)
+    assert cache.usage(0).tokens == 20 and (numpy.from_dlpack(key_left)[0, :, 2:] == key[0, :, 64::2]).all()
+    segments = cache.sequence_segments(0, 0)
+    out = numpy.from_dlpack(plan.attend(query[:, :, -1:], segments))
+    expected, _ = softmax_attention(query[0, :, -1:], numpy.from_dlpack(key_left)[0], numpy.from_dlpack(value_left)[0])
+    assert numpy.abs(out[0] - expected).max() < 2e-3
+    with pytest.raises(libthink.ArgumentError, match="budget"):
+        cache.evict([0], libthink.EvictOptions(method=libthink.constants.EVICT_RECENT))
+
+
 def test_life(plan):
     cache = libthink.Cache(plan, layers=1, sequences=3)
     fill(plan, cache, 0, 40)

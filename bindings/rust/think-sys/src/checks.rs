@@ -5,7 +5,7 @@ use core::mem::{offset_of, size_of};
 use crate::types::*;
 
 /// Every function, in the order of the table.
-pub const FUNCTIONS: [&str; 78] = [
+pub const FUNCTIONS: [&str; 81] = [
     "think_version",
     "think_abi_version",
     "think_version_string",
@@ -84,6 +84,9 @@ pub const FUNCTIONS: [&str; 78] = [
     "think_cache_save_size",
     "think_cache_save",
     "think_cache_load",
+    "think_cache_evict",
+    "think_cache_keep",
+    "think_cache_sequence_segments",
 ];
 
 /// Every struct and its size.
@@ -192,7 +195,7 @@ const _: () = {
     assert!(offset_of!(think_basis, weight_bytes) == 40);
     assert!(offset_of!(think_basis, weight_offset) == 48);
     assert!(offset_of!(think_basis, offset) == 56);
-    assert!(size_of::<think_segment>() == 184);
+    assert!(size_of::<think_segment>() == 200);
     assert!(offset_of!(think_segment, struct_size) == 0);
     assert!(offset_of!(think_segment, flags) == 4);
     assert!(offset_of!(think_segment, key_layout) == 8);
@@ -215,6 +218,8 @@ const _: () = {
     assert!(offset_of!(think_segment, slot) == 160);
     assert!(offset_of!(think_segment, key_basis) == 168);
     assert!(offset_of!(think_segment, value_basis) == 176);
+    assert!(offset_of!(think_segment, key_scale) == 184);
+    assert!(offset_of!(think_segment, value_scale) == 192);
     assert!(size_of::<think_format>() == 24);
     assert!(offset_of!(think_format, struct_size) == 0);
     assert!(offset_of!(think_format, flags) == 4);
@@ -298,7 +303,7 @@ const _: () = {
     assert!(offset_of!(think_prune_result, value_bytes) == 56);
     assert!(offset_of!(think_prune_result, key_basis_bytes) == 64);
     assert!(offset_of!(think_prune_result, value_basis_bytes) == 72);
-    assert!(size_of::<think_cache_options>() == 64);
+    assert!(size_of::<think_cache_options>() == 72);
     assert!(offset_of!(think_cache_options, struct_size) == 0);
     assert!(offset_of!(think_cache_options, flags) == 4);
     assert!(offset_of!(think_cache_options, layers) == 8);
@@ -311,7 +316,8 @@ const _: () = {
     assert!(offset_of!(think_cache_options, limit_bytes) == 40);
     assert!(offset_of!(think_cache_options, prune) == 48);
     assert!(offset_of!(think_cache_options, format) == 56);
-    assert!(size_of::<think_cache_info>() == 96);
+    assert!(offset_of!(think_cache_options, layer_formats) == 64);
+    assert!(size_of::<think_cache_info>() == 104);
     assert!(offset_of!(think_cache_info, struct_size) == 0);
     assert!(offset_of!(think_cache_info, flags) == 4);
     assert!(offset_of!(think_cache_info, tokens) == 8);
@@ -327,6 +333,7 @@ const _: () = {
     assert!(offset_of!(think_cache_info, value_channels) == 84);
     assert!(offset_of!(think_cache_info, runs) == 88);
     assert!(offset_of!(think_cache_info, sequences) == 92);
+    assert!(offset_of!(think_cache_info, evicted_tokens) == 96);
     assert!(THINK_VERSION_MAJOR == 0);
     assert!(THINK_VERSION_MINOR == 10);
     assert!(THINK_VERSION_PATCH == 0);
@@ -346,6 +353,8 @@ const _: () = {
     assert!(THINK_BF16 == 69636);
     assert!(THINK_U8 == 67585);
     assert!(THINK_U4 == 66561);
+    assert!(THINK_U2 == 66049);
+    assert!(THINK_F8_E4M3 == 67594);
     assert!(THINK_DEVICE_CPU == 1);
     assert!(THINK_DEVICE_CUDA == 2);
     assert!(THINK_LOG_DEBUG == 0);
@@ -381,6 +390,7 @@ const _: () = {
     assert!(THINK_ROWS == 0);
     assert!(THINK_TILES == 1);
     assert!(THINK_SEGMENT_CAUSAL == 1);
+    assert!(THINK_SEGMENT_MEASURE == 2);
     assert!(THINK_EVICT_SNAPKV == 0);
     assert!(THINK_EVICT_H2O == 1);
     assert!(THINK_EVICT_WINDOW == 2);
@@ -488,6 +498,9 @@ const _: () = {
     let _: unsafe extern "C" fn(*const think_cache, i32, *mut i64, *mut think_error) -> think_status = think_cache_save_size;
     let _: unsafe extern "C" fn(*const think_cache, i32, think_writer, *mut c_void, *mut think_error) -> think_status = think_cache_save;
     let _: unsafe extern "C" fn(*mut think_cache, i32, think_reader, *mut c_void, *mut think_error) -> think_status = think_cache_load;
+    let _: unsafe extern "C" fn(*mut think_cache, *const i32, i32, *const think_evict_options, *const think_tensor, *mut f32, *const think_launch, *mut think_error) -> think_status = think_cache_evict;
+    let _: unsafe extern "C" fn(*mut think_cache, i32, *const i32, i32, *mut think_error) -> think_status = think_cache_keep;
+    let _: unsafe extern "C" fn(*const think_cache, i32, i32, *mut think_segment, i32, *mut i32, *mut think_error) -> think_status = think_cache_sequence_segments;
 };
 
 impl Default for think_error {

@@ -551,3 +551,24 @@ pub unsafe fn think_cache_load(cache: *mut think_cache, sequence: i32, read: thi
     note(77);
     (table().cache_load.unwrap_unchecked())(cache, sequence, read, user, error)
 }
+
+/// # Safety
+/// As in C.
+pub unsafe fn think_cache_evict(cache: *mut think_cache, sequences: *const i32, count: i32, options: *const think_evict_options, window_query: *const think_tensor, score: *mut f32, launch: *const think_launch, error: *mut think_error) -> think_status {
+    note(78);
+    (table().cache_evict.unwrap_unchecked())(cache, sequences, count, options, window_query, score, launch, error)
+}
+
+/// # Safety
+/// As in C.
+pub unsafe fn think_cache_keep(cache: *mut think_cache, sequence: i32, kept: *const i32, rows: i32, error: *mut think_error) -> think_status {
+    note(79);
+    (table().cache_keep.unwrap_unchecked())(cache, sequence, kept, rows, error)
+}
+
+/// # Safety
+/// As in C.
+pub unsafe fn think_cache_sequence_segments(cache: *const think_cache, sequence: i32, layer: i32, segments: *mut think_segment, capacity: i32, count: *mut i32, error: *mut think_error) -> think_status {
+    note(80);
+    (table().cache_sequence_segments.unwrap_unchecked())(cache, sequence, layer, segments, capacity, count, error)
+}

@@ -466,6 +466,27 @@ extern "C" {
     ) -> think_status;
 }
 extern "C" {
+    pub fn think_cache_evict(
+        cache: *mut think_cache,
+        sequences: *const i32,
+        count: i32,
+        options: *const think_evict_options,
+        window_query: *const think_tensor,
+        score: *mut f32,
+        launch: *const think_launch,
+        error: *mut think_error,
+    ) -> think_status;
+}
+extern "C" {
+    pub fn think_cache_keep(
+        cache: *mut think_cache,
+        sequence: i32,
+        kept: *const i32,
+        rows: i32,
+        error: *mut think_error,
+    ) -> think_status;
+}
+extern "C" {
     pub fn think_cache_prune(
         cache: *mut think_cache,
         sequences: *const i32,
@@ -485,6 +506,17 @@ extern "C" {
 extern "C" {
     pub fn think_cache_segments(
         cache: *const think_cache,
+        layer: i32,
+        segments: *mut think_segment,
+        capacity: i32,
+        count: *mut i32,
+        error: *mut think_error,
+    ) -> think_status;
+}
+extern "C" {
+    pub fn think_cache_sequence_segments(
+        cache: *const think_cache,
+        sequence: i32,
         layer: i32,
         segments: *mut think_segment,
         capacity: i32,

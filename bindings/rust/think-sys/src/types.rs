@@ -19,6 +19,8 @@ pub const THINK_F16: i32 = 69634;
 pub const THINK_BF16: i32 = 69636;
 pub const THINK_U8: i32 = 67585;
 pub const THINK_U4: i32 = 66561;
+pub const THINK_U2: i32 = 66049;
+pub const THINK_F8_E4M3: i32 = 67594;
 pub const THINK_DEVICE_CPU: i32 = 1;
 pub const THINK_DEVICE_CUDA: i32 = 2;
 pub const THINK_LOG_DEBUG: i32 = 0;
@@ -54,6 +56,7 @@ pub const THINK_VALUES: i32 = 1;
 pub const THINK_ROWS: i32 = 0;
 pub const THINK_TILES: i32 = 1;
 pub const THINK_SEGMENT_CAUSAL: i32 = 1;
+pub const THINK_SEGMENT_MEASURE: i32 = 2;
 pub const THINK_EVICT_SNAPKV: i32 = 0;
 pub const THINK_EVICT_H2O: i32 = 1;
 pub const THINK_EVICT_WINDOW: i32 = 2;
@@ -239,6 +242,8 @@ pub struct think_segment {
     pub slot: *const i32,
     pub key_basis: *const think_basis,
     pub value_basis: *const think_basis,
+    pub key_scale: *mut f32,
+    pub value_scale: *mut f32,
 }
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -373,6 +378,7 @@ pub struct think_cache_options {
     pub limit_bytes: i64,
     pub prune: *const think_prune_options,
     pub format: *const think_format,
+    pub layer_formats: *const think_format,
 }
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -392,6 +398,7 @@ pub struct think_cache_info {
     pub value_channels: i32,
     pub runs: i32,
     pub sequences: i32,
+    pub evicted_tokens: i64,
 }
 pub type think_writer = ::std::option::Option<
     unsafe extern "C" fn(user: *mut core::ffi::c_void, data: *const core::ffi::c_void, bytes: i64) -> i32,
@@ -900,6 +907,38 @@ pub struct think_api {
             sequence: i32,
             read: think_reader,
             user: *mut core::ffi::c_void,
+            error: *mut think_error,
+        ) -> think_status,
+    >,
+    pub cache_evict: ::std::option::Option<
+        unsafe extern "C" fn(
+            cache: *mut think_cache,
+            sequences: *const i32,
+            count: i32,
+            options: *const think_evict_options,
+            window_query: *const think_tensor,
+            score: *mut f32,
+            launch: *const think_launch,
+            error: *mut think_error,
+        ) -> think_status,
+    >,
+    pub cache_keep: ::std::option::Option<
+        unsafe extern "C" fn(
+            cache: *mut think_cache,
+            sequence: i32,
+            kept: *const i32,
+            rows: i32,
+            error: *mut think_error,
+        ) -> think_status,
+    >,
+    pub cache_sequence_segments: ::std::option::Option<
+        unsafe extern "C" fn(
+            cache: *const think_cache,
+            sequence: i32,
+            layer: i32,
+            segments: *mut think_segment,
+            capacity: i32,
+            count: *mut i32,
             error: *mut think_error,
         ) -> think_status,
     >,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use think_sys as sys;
 
 use crate::error::{call, Error, ErrorKind, Result};
-use crate::options::{stamped, CacheInfo, CacheOptions};
+use crate::options::{stamped, CacheInfo, CacheOptions, EvictOptions};
 use crate::plan::{expect, pointer, Inner as PlanInner, Plan, Workspace};
 use crate::segment::Segment;
 use crate::tensor::{Tensor, TensorMut};
@@ -33,6 +33,8 @@ pub struct Cache {
     raw: *mut sys::think_cache,
     plan: Arc<PlanInner>,
     query_heads: usize,
+    layers: usize,
+    lists: usize, // KV heads of all layers
     step_sequences: usize,
     workspace: Workspace,
 }
@@ -66,7 +68,9 @@ impl Cache {
         let mut raw = std::ptr::null_mut();
         // SAFETY: all are valid; the cache holds its plan.
         call(|error| unsafe { sys::think_cache_create(plan.raw(), &fields, &mut raw, error) })?;
-        let mut made = Self { raw, plan: plan.inner.clone(), query_heads: plan.problem.query_heads as usize, step_sequences: 0, workspace: Workspace::of(0) };
+        let (query_heads, layers) = (plan.problem.query_heads as usize, options.layers.max(1) as usize);
+        let lists = layers * plan.kv_heads();
+        let mut made = Self { raw, plan: plan.inner.clone(), query_heads, layers, lists, step_sequences: 0, workspace: Workspace::of(0) };
         let mut bytes = 0;
         // SAFETY: the cache is valid.
         call(|error| unsafe { sys::think_cache_workspace_size(made.raw, &mut bytes, std::ptr::null_mut(), error) })?;
@@ -107,6 +111,31 @@ impl Cache {
         call(|error| unsafe { sys::think_cache_prune(self.raw, sequences.as_ptr(), sequences.len() as i32, &self.workspace.launch, error) })
     }
 
+    /// Every KV head keeps `options.budget` of its dense rows, in all layers, as [`Plan::evict`] would choose them. Comes before [`prune`](Self::prune).
+    /// `score` is \[sequences\]\[layers\]\[kv_heads\]\[options.score_stride\].
+    pub fn evict(&mut self, sequences: &[i32], options: &EvictOptions, window: Option<&Tensor>, score: Option<&mut [f32]>) -> Result<()> {
+        if let Some(window) = window {
+            let needed = sequences.len() * self.layers;
+            expect(window.extent()[0] >= needed, || format!("window has {} rows, {needed} are needed", window.extent()[0]))?;
+        }
+        if let Some(score) = score.as_deref() {
+            let needed = sequences.len() * self.lists * options.score_stride.max(0) as usize;
+            expect(score.len() >= needed, || format!("score has {} numbers, {needed} are needed", score.len()))?;
+        }
+        let (options, window) = (stamped(options), window.map_or(std::ptr::null(), |rows| &rows.raw));
+        let score = score.map_or(std::ptr::null_mut(), <[f32]>::as_mut_ptr);
+        let (array, count, launch) = (sequences.as_ptr(), sequences.len() as i32, &self.workspace.launch);
+        // SAFETY: tensors lie inside of their slices, and the lengths of the arrays were checked.
+        call(|error| unsafe { sys::think_cache_evict(self.raw, array, count, &options, window, score, launch, error) })
+    }
+
+    /// Evict by lists of your own: `kept` is \[layers\]\[kv_heads\]\[rows\], dense rows in ascending order.
+    pub fn keep(&mut self, sequence: i32, kept: &[i32], rows: usize) -> Result<()> {
+        expect(kept.len() == self.lists * rows, || format!("kept has {} rows, expected {} lists of {rows}", kept.len(), self.lists))?;
+        // SAFETY: the lists have so many rows; what is in them is checked by the library.
+        call(|error| unsafe { sys::think_cache_keep(self.raw, sequence, kept.as_ptr(), rows as i32, error) })
+    }
+
     /// What a sequence holds; `None` = the whole cache.
     pub fn usage(&self, sequence: Option<i32>) -> Result<CacheInfo> {
         let mut info = CacheInfo::default();
@@ -117,11 +146,25 @@ impl Cache {
 
     /// The segments that [`attend`](Self::attend) works on, borrowed: the cache cannot change while they are there.
     pub fn segments(&self, layer: i32) -> Result<Vec<Segment<'_>>> {
+        // SAFETY: the array has so many elements.
+        self.borrowed(self.step_sequences, |array, capacity, count, error| unsafe { sys::think_cache_segments(self.raw, layer, array, capacity, count, error) })
+    }
+
+    /// The same of one sequence, of a step or not: a batch of one, compact runs from the oldest on, then dense rows.
+    pub fn sequence_segments(&self, sequence: i32, layer: i32) -> Result<Vec<Segment<'_>>> {
+        // SAFETY: the array has so many elements.
+        self.borrowed(1, |array, capacity, count, error| unsafe { sys::think_cache_sequence_segments(self.raw, sequence, layer, array, capacity, count, error) })
+    }
+
+    fn borrowed(
+        &self,
+        slots: usize,
+        function: impl FnOnce(*mut sys::think_segment, i32, *mut i32, *mut sys::think_error) -> sys::think_status,
+    ) -> Result<Vec<Segment<'_>>> {
         let mut raw = [sys::think_segment::default(); sys::THINK_MAX_SEGMENTS as usize];
         let mut count = 0;
-        // SAFETY: the array has so many elements.
-        call(|error| unsafe { sys::think_cache_segments(self.raw, layer, raw.as_mut_ptr(), sys::THINK_MAX_SEGMENTS, &mut count, error) })?;
-        Ok(raw[..count as usize].iter().map(|segment| Segment::of_cache(*segment, self.step_sequences)).collect())
+        call(|error| function(raw.as_mut_ptr(), sys::THINK_MAX_SEGMENTS, &mut count, error))?;
+        Ok(raw[..count as usize].iter().map(|segment| Segment::of_cache(*segment, slots)).collect())
     }
 
     /// Rebuild rows of one sequence and layer at full width.

@@ -203,6 +203,17 @@ fn caches(plan: &Plan) -> Result<()> {
     let error = cache.save(0, &mut Broken).unwrap_err();
     assert!(error.kind == ErrorKind::Io && error.message.ends_with("the peer is gone"), "{error}");
     assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| cache.load(2, &mut Panics))).is_err());
+    let options = EvictOptions { method: sys::THINK_EVICT_RECENT, sinks: 4, budget: 24, ..Default::default() };
+    cache.step(&[2], &[T as i32])?;
+    cache.append(0, Some(&q), &k, &v)?;
+    cache.evict(&[2], &options, None, None)?;
+    cache.keep(2, &(0..HKV).flat_map(|_| (0..24).step_by(2)).collect::<Vec<i32>>(), 12)?;
+    assert_eq!((cache.usage(Some(2))?.tokens, cache.usage(Some(2))?.evicted_tokens), (12, T as i64 - 12));
+    let (mut left, extent) = (vec![0.0f32; HKV * 12 * D], [1, HKV, 12, D]);
+    cache.export_dense(2, 0, 0, 12, Some(&mut TensorMut::new(&mut left, extent)?), None)?;
+    assert_eq!(left[2 * D..3 * D], key[(T - 20) * D..(T - 19) * D]);
+    assert_eq!(cache.sequence_segments(2, 0)?.len(), 1);
+    assert_eq!(cache.keep(2, &[0], 1).unwrap_err().code, 0);
     cache.reset()?;
     assert_eq!(cache.usage(None)?.tokens, 0);
     Ok(())

@@ -205,7 +205,7 @@ fn flows_are_the_same_in_every_language() {
         let found = json!({"tokens": usage.tokens, "compact_tokens": usage.compact_tokens, "dense_bytes": usage.dense_bytes, "page_bytes": usage.page_bytes,
             "basis_bytes": usage.basis_bytes, "score_bytes": usage.score_bytes, "table_bytes": usage.table_bytes, "spare_bytes": usage.spare_bytes,
             "allocated_bytes": usage.allocated_bytes, "key_channels": usage.key_channels, "value_channels": usage.value_channels, "runs": usage.runs,
-            "sequences": usage.sequences});
+            "sequences": usage.sequences, "evicted_tokens": usage.evicted_tokens});
         assert_eq!(found, case["usage"]);
     }
 }
