@@ -83,7 +83,7 @@ copy; edit include/think/plan.h 's/^(  int32_t slices; .*)/  int32_t slices; \/*
 copy; edit include/think/status.h 's/^(#define THINK_E_IO .*)/\1\n#define THINK_E_NEW 10/'; accepted constant_added
 copy; edit include/think/version.h 's/^(THINK_API int32_t think_version.*)/\1\n\/** New. @since 1.1 *\/\nTHINK_API int32_t think_more(int32_t n);/'
 edit libthink/abi/functions.def '$ a THINK_FUNCTION(think_more, 1.1)'; accepted function_added
-copy; edit include/think/version.h 's/THINK_VERSION_MINOR 10/THINK_VERSION_MINOR 11/'; accepted version
+copy; edit include/think/version.h 's/THINK_VERSION_MINOR 11/THINK_VERSION_MINOR 12/'; accepted version
 
 # drift and the way out before 1.0
 copy; edit libthink/abi/think.map 's/^    think_attend;$//'; generate --check && fail "a changed map passed"; generate; generate --check || fail "the map was not rewritten"

@@ -4,7 +4,7 @@ from typing import Final
 
 # Version of these headers. The library that runs may be newer: ask think_version().
 VERSION_MAJOR: Final = 0
-VERSION_MINOR: Final = 10
+VERSION_MINOR: Final = 11
 VERSION_PATCH: Final = 0
 
 # ABI generation: the number in libthink.so.1, and the argument of think_get_api(). Within one generation functions and struct fields are only added,

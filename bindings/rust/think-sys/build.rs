@@ -12,7 +12,7 @@ fn main() {
         announce(&folder);
         return;
     }
-    match pkg_config::Config::new().range_version("0.10".."2").probe("think") {
+    match pkg_config::Config::new().range_version("0.11".."2").probe("think") {
         Ok(library) => library.link_paths.iter().for_each(|folder| announce(&folder.display().to_string())),
         Err(problem) => {
             eprintln!("libthink was not found: set THINK_LIB_DIR to the folder of libthink.so, or PKG_CONFIG_PATH to that of think.pc,");

@@ -335,7 +335,7 @@ const _: () = {
     assert!(offset_of!(think_cache_info, sequences) == 92);
     assert!(offset_of!(think_cache_info, evicted_tokens) == 96);
     assert!(THINK_VERSION_MAJOR == 0);
-    assert!(THINK_VERSION_MINOR == 10);
+    assert!(THINK_VERSION_MINOR == 11);
     assert!(THINK_VERSION_PATCH == 0);
     assert!(THINK_ABI_MAJOR == 1);
     assert!(THINK_OK == 0);

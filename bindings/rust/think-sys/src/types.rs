@@ -1,7 +1,7 @@
 // Written by bindings/tools/regenerate.sh with bindgen from the C headers: do not edit.
 
 pub const THINK_VERSION_MAJOR: i32 = 0;
-pub const THINK_VERSION_MINOR: i32 = 10;
+pub const THINK_VERSION_MINOR: i32 = 11;
 pub const THINK_VERSION_PATCH: i32 = 0;
 pub const THINK_ABI_MAJOR: i32 = 1;
 pub const THINK_OK: i32 = 0;
