@@ -165,11 +165,11 @@ void print_conversation(const Arguments &arguments, const Conversation &c, const
                     fixed(100.0 * static_cast<double>(usage.dense_bytes - usage.bytes) / static_cast<double>(usage.dense_bytes), 1) + " %)");
   line("attention per token, dense", fixed(c.dense.attention_ms, 3) + " ms");
   line("attention per token, pruned", fixed(pruned.attention_ms, 3) + " ms");
-  line("tokens per second, dense", fixed(rate(c.dense), 1));
-  line("tokens per second, pruned", fixed(rate(c.compact), 1));
+  line("tokens per second, dense", fixed(rate(c.dense), 1) + ", whole engine, its own answer (one after the other: the load of the machine shows here)");
+  line("tokens per second, pruned", fixed(rate(c.compact), 1) + ", the same");
   line("KL(dense || pruned)", fixed(pruned.difference.kl, 4) + " nats per token, mean over the " + std::to_string(pruned.compared) + " tokens of the dense answer");
   line("change of -log p of these tokens", fixed(pruned.difference.delta_nll, 4) + " nats per token");
-  line("same most likely token", fixed(100 * pruned.difference.top1, 1) + " %");
+  line("same most likely token", fixed(100 * pruned.difference.top1, 1) + " % of the same tokens, before the repetition penalty that answers are chosen with");
   line("prefill", fixed(c.prefill_seconds, 2) + " s, prune " + fixed(c.prune_seconds, 2) + " s");
 }
 

@@ -182,7 +182,7 @@ inline Words round_codes(Vec x, Vec most) {
 }
 inline Words round_f8(Vec x, Vec y) {
   const auto bits = reinterpret_cast<Signed32>(y), magnitude = bits & 0x7fffffff, odd = (magnitude >> 20) & 1;
-  const auto large = (magnitude + odd + (0x7ffff - (120 << 23))) >> 20;
+  const auto large = (magnitude + (0x7ffff - (120 << 23)) + odd) >> 20;  // in this order, as the magnitude of a NaN may be the largest integer
   const Vec base = broadcast(0x1p14f);
   const auto small = reinterpret_cast<Signed32>(add(reinterpret_cast<Vec>(magnitude), base)) - reinterpret_cast<Signed32>(base);
   Signed32 code = magnitude < 0x3c800000 ? small : large;
