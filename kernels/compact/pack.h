@@ -181,8 +181,10 @@ inline Words round_codes(Vec x, Vec most) {
   return reinterpret_cast<Words>(add(x, broadcast(12582912.0f))) & 0xff;  // 1.5 * 2^23: the sum is rounded to an integer
 }
 inline Words round_f8(Vec x, Vec y) {
-  const auto bits = reinterpret_cast<Signed32>(y), magnitude = bits & 0x7fffffff, odd = (magnitude >> 20) & 1;
-  const auto large = (magnitude + (0x7ffff - (120 << 23)) + odd) >> 20;  // in this order, as the magnitude of a NaN may be the largest integer
+  const auto bits = reinterpret_cast<Signed32>(y), magnitude = bits & 0x7fffffff;
+  // Unsigned, as the magnitude of a NaN may be the largest integer.
+  const Words wide = reinterpret_cast<Words>(magnitude);
+  const auto large = reinterpret_cast<Signed32>((wide + (wide >> 20 & 1) + (0x7ffffu - (120u << 23))) >> 20);
   const Vec base = broadcast(0x1p14f);
   const auto small = reinterpret_cast<Signed32>(add(reinterpret_cast<Vec>(magnitude), base)) - reinterpret_cast<Signed32>(base);
   Signed32 code = magnitude < 0x3c800000 ? small : large;
