@@ -51,18 +51,6 @@ template <bool kSmall>
 inline Words round_codes(Vec x, Vec most) {
   return _mm512_cvtps_epi32(kSmall ? x : _mm512_min_ps(most, x));
 }
-inline Words round_f8(Vec x, Vec y) {
-  const Words most = _mm512_set1_epi32(0x7fffffff), magnitude = _mm512_and_si512(_mm512_castps_si512(y), most);
-  const Words sign = _mm512_and_si512(_mm512_srli_epi32(_mm512_castps_si512(y), 24), _mm512_set1_epi32(0x80));
-  const Words odd = _mm512_and_si512(_mm512_srli_epi32(magnitude, 20), _mm512_set1_epi32(1));
-  const Words large = _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(magnitude, odd), _mm512_set1_epi32(0x7ffff - (120 << 23))), 20);
-  const Vec added = _mm512_add_ps(_mm512_castsi512_ps(magnitude), broadcast(0x1p14f));
-  const Words small = _mm512_sub_epi32(_mm512_castps_si512(added), _mm512_castps_si512(broadcast(0x1p14f)));
-  Words code = _mm512_mask_mov_epi32(large, _mm512_cmplt_epi32_mask(magnitude, _mm512_set1_epi32(0x3c800000)), small);
-  code = _mm512_min_epi32(code, _mm512_set1_epi32(kMostF8));
-  const __mmask16 odd_number = _mm512_cmpge_epi32_mask(_mm512_and_si512(_mm512_castps_si512(x), most), _mm512_set1_epi32(0x7f800000));
-  return _mm512_or_si512(sign, _mm512_mask_mov_epi32(code, odd_number, _mm512_set1_epi32(kNanF8)));
-}
 inline Line pack_codes(const Words (&w)[4]) { return _mm512_packus_epi16(_mm512_packs_epi32(w[0], w[1]), _mm512_packs_epi32(w[2], w[3])); }
 inline Line interleave_codes(const Words (&w)[4]) {
   return _mm512_shuffle_epi8(pack_codes(w), _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)));
@@ -112,18 +100,6 @@ using Words = __m256i;
 template <bool kSmall>
 inline Words round_codes(Vec x, Vec most) {
   return _mm256_cvtps_epi32(kSmall ? x : _mm256_min_ps(most, x));
-}
-inline Words round_f8(Vec x, Vec y) {
-  const Words most = _mm256_set1_epi32(0x7fffffff), magnitude = _mm256_and_si256(_mm256_castps_si256(y), most);
-  const Words sign = _mm256_and_si256(_mm256_srli_epi32(_mm256_castps_si256(y), 24), _mm256_set1_epi32(0x80));
-  const Words odd = _mm256_and_si256(_mm256_srli_epi32(magnitude, 20), _mm256_set1_epi32(1));
-  const Words large = _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(magnitude, odd), _mm256_set1_epi32(0x7ffff - (120 << 23))), 20);
-  const Vec added = _mm256_add_ps(_mm256_castsi256_ps(magnitude), broadcast(0x1p14f));
-  const Words small = _mm256_sub_epi32(_mm256_castps_si256(added), _mm256_castps_si256(broadcast(0x1p14f)));
-  Words code = _mm256_blendv_epi8(large, small, _mm256_cmpgt_epi32(_mm256_set1_epi32(0x3c800000), magnitude));
-  code = _mm256_min_epi32(code, _mm256_set1_epi32(kMostF8));
-  const Words odd_number = _mm256_cmpgt_epi32(_mm256_and_si256(_mm256_castps_si256(x), most), _mm256_set1_epi32(0x7f7fffff));
-  return _mm256_or_si256(sign, _mm256_blendv_epi8(code, _mm256_set1_epi32(kNanF8), odd_number));
 }
 inline Line pack_codes(const Words (&w)[4]) { return _mm256_packus_epi16(_mm256_packs_epi32(w[0], w[1]), _mm256_packs_epi32(w[2], w[3])); }
 inline Line interleave_codes(const Words (&w)[4]) {
@@ -180,19 +156,6 @@ inline Words round_codes(Vec x, Vec most) {
   x = x < most ? x : most;
   return reinterpret_cast<Words>(add(x, broadcast(12582912.0f))) & 0xff;  // 1.5 * 2^23: the sum is rounded to an integer
 }
-inline Words round_f8(Vec x, Vec y) {
-  const auto bits = reinterpret_cast<Signed32>(y), magnitude = bits & 0x7fffffff;
-  // Unsigned, as the magnitude of a NaN may be the largest integer.
-  const Words wide = reinterpret_cast<Words>(magnitude);
-  const auto large = reinterpret_cast<Signed32>((wide + (wide >> 20 & 1) + (0x7ffffu - (120u << 23))) >> 20);
-  const Vec base = broadcast(0x1p14f);
-  const auto small = reinterpret_cast<Signed32>(add(reinterpret_cast<Vec>(magnitude), base)) - reinterpret_cast<Signed32>(base);
-  Signed32 code = magnitude < 0x3c800000 ? small : large;
-  constexpr int32_t most = kMostF8, nan = kNanF8;
-  code = code < most ? code : Signed32{most, most, most, most};
-  code = (reinterpret_cast<Signed32>(x) & 0x7fffffff) >= 0x7f800000 ? Signed32{nan, nan, nan, nan} : code;
-  return reinterpret_cast<Words>(code | ((bits >> 24) & 0x80));
-}
 inline Line interleave_codes(const Words (&w)[4]) { return reinterpret_cast<Line>(w[0] | w[1] << 8 | w[2] << 16 | w[3] << 24); }
 inline Line concat_codes(const Words (&w)[4]) {
   const Line a = __builtin_shufflevector(reinterpret_cast<Line>(w[0]), reinterpret_cast<Line>(w[1]), 0, 2, 4, 6, 8, 10, 12, 14);
@@ -216,6 +179,22 @@ inline void interleave_lanes(Line &, Line &) {}
 inline Line concat_halves(Line a, Line b) { return low64(a, b); }
 
 #endif
+
+inline Words round_f8(Vec x, Vec y) {
+  typedef int32_t Numbers __attribute__((vector_size(sizeof(Vec))));
+  typedef uint32_t Bits __attribute__((vector_size(sizeof(Vec))));
+  const auto bits = reinterpret_cast<Numbers>(y), magnitude = bits & 0x7fffffff;
+  // Unsigned, as the magnitude of a NaN may be the largest integer.
+  const auto wide = reinterpret_cast<Bits>(magnitude);
+  const auto large = reinterpret_cast<Numbers>((wide + (wide >> 20 & 1) + (0x7ffffu - (120u << 23))) >> 20);
+  const Vec base = broadcast(0x1p14f);
+  const auto small = reinterpret_cast<Numbers>(add(reinterpret_cast<Vec>(magnitude), base)) - reinterpret_cast<Numbers>(base);
+  const Numbers most = Numbers{} + kMostF8, nan = Numbers{} + kNanF8;
+  Numbers code = magnitude < 0x3c800000 ? small : large;
+  code = code < most ? code : most;
+  code = (reinterpret_cast<Numbers>(x) & 0x7fffffff) >= 0x7f800000 ? nan : code;
+  return reinterpret_cast<Words>(code | ((bits >> 24) & 0x80));
+}
 
 }  // namespace
 }  // namespace think::compact
