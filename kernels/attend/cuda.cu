@@ -52,7 +52,7 @@ __global__ void __launch_bounds__(kMergeThreads) attend_merge(const __grid_const
       }
       sum = fmaf(weight, value, sum);
     }
-    store_number(row, m.to.dtype, j, mass == 0.0f ? 0.0f : sum / mass);
+    device::store_number(row, m.to.dtype, j, mass == 0.0f ? 0.0f : sum / mass);
   }
   sync_block();
   if (thread_index() == 0 && m.to_lse) store_global(m.to_lse + place, mass == 0.0f ? maximum : maximum + log2_fast(mass) * kLn2);

@@ -137,16 +137,6 @@ THINK_DEVICE void expand(const Reduction &r, const Decode &d, const Output &o, c
   }
 }
 
-THINK_DEVICE void store_number(char *row, think_dtype dtype, int32_t i, float value) {
-  if (dtype == THINK_F32) {
-    store_global(reinterpret_cast<float *>(row) + i, value);
-  } else if (dtype == THINK_F16) {
-    store_global(reinterpret_cast<F16 *>(row) + i, from_float<F16>(value));
-  } else {
-    store_global(reinterpret_cast<BF16 *>(row) + i, from_float<BF16>(value));
-  }
-}
-
 THINK_DEVICE void reduce_unit(const Decode &d, const Output &o, const Block &block, const Cuts &cuts, int32_t index) {
   const Geometry &g = d.geometry;
   const Unit unit = unit_at(g, o.batch, index);
@@ -222,7 +212,7 @@ THINK_DEVICE void reduce_unit(const Decode &d, const Output &o, const Block &blo
     const float whole = mass + (o.sink_logit ? exp2_fast(load_constant(o.sink_logit + head) * kLog2E - maximum) : 0.0f);
     const float value = load_shared(r.outputs + channel * kColumns + column);
     char *row = const_cast<char *>(device::element(o.tensor, rows.row, head, token, bytes_of(o.tensor.dtype)));
-    store_number(row, o.tensor.dtype, channel, mass == 0.0f ? 0.0f : value / whole);
+    device::store_number(row, o.tensor.dtype, channel, mass == 0.0f ? 0.0f : value / whole);
     if (channel == 0 && o.lse) {
       const int64_t at = (rows.row * o.tensor.extent[1] + head) * o.tensor.extent[2] + token;
       store_global(o.lse + at, mass == 0.0f ? -INFINITY : (maximum + log2_fast(mass)) * kLn2);

@@ -81,6 +81,14 @@ think_status check_count(const Argument &argument, int32_t count, int32_t most, 
   return wrong(argument, "", "expected 1 .. %d (%s), got %d", most, most_name, count);
 }
 
+// Arguments 2 and 3 of what is done to any number of sequences.
+think_status check_some_sequences(think_error *error, const think_cache &cache, const int32_t *sequences, int32_t count) {
+  const Argument argument{error, 2, "sequences", ""};
+  if (const think_status status = check_array(argument, sequences)) return status;
+  if (const think_status status = check_count({error, 3, "count"}, count, cache.sequences.size, "sequences of the cache")) return status;
+  return check_sequences(argument, cache, sequences, count);
+}
+
 think_status check_appended(const Argument &argument, const think_cache &cache, int32_t layer) {
   if (const think_status status = check_layer(argument, cache, layer)) return status;
   if (cache.step.count == 0) return fail(argument.error, THINK_E_STATE, 1, "cache: no step, or sequences were changed after it: call think_cache_step() first");
@@ -380,10 +388,7 @@ think_status think_cache_evict(think_cache *cache, const int32_t *sequences, int
   return fence(error, [&]() -> think_status {
     if (!cache) return null_pointer({error, 1, "cache"});
     const Shape &shape = cache->plan->shape;
-    const Argument argument{error, 2, "sequences", ""};
-    if (const think_status status = check_array(argument, sequences)) return status;
-    if (const think_status status = check_count({error, 3, "count"}, count, cache->sequences.size, "sequences of the cache")) return status;
-    if (const think_status status = check_sequences(argument, *cache, sequences, count)) return status;
+    if (const think_status status = check_some_sequences(error, *cache, sequences, count)) return status;
     cache::Eviction eviction{};
     if (const think_status status = read_eviction(error, *cache, sequences, count, options, window_query, score, eviction)) return status;
     Launch call;
@@ -427,10 +432,7 @@ think_status think_cache_prune(think_cache *cache, const int32_t *sequences, int
   return fence(error, [&]() -> think_status {
     if (!cache) return null_pointer({error, 1, "cache"});
     const Shape &shape = cache->plan->shape;
-    const Argument argument{error, 2, "sequences", ""};
-    if (const think_status status = check_array(argument, sequences)) return status;
-    if (const think_status status = check_count({error, 3, "count"}, count, cache->sequences.size, "sequences of the cache")) return status;
-    if (const think_status status = check_sequences(argument, *cache, sequences, count)) return status;
+    if (const think_status status = check_some_sequences(error, *cache, sequences, count)) return status;
     Launch call;
     if (const think_status status = read_launch({error, 4, "launch"}, launch, shape, false, call)) return status;
     if (const think_status status = check_no_step(error, *cache, "think_cache_prune")) return status;

@@ -29,20 +29,15 @@ void bind(const Shape &shape, const Pool &pool, char *memory, int32_t slots, Sla
   };
   side(pool.key_basis, THINK_KEYS, slab.key_basis);
   side(pool.value_basis, THINK_VALUES, slab.value_basis);
-  const auto offsets = [&](bool has, int64_t *&array) {
+  const auto of_heads = [&]<class T>(bool has, T *&array) {
     if (!has) return;
-    array = reinterpret_cast<int64_t *>(at);
-    at += int64_t{slots} * shape.kv_heads * static_cast<int64_t>(sizeof(int64_t));
+    array = reinterpret_cast<T *>(at);
+    at += int64_t{slots} * shape.kv_heads * static_cast<int64_t>(sizeof(T));
   };
-  offsets(pool.key_basis, slab.key_head_offset);
-  offsets(pool.value_basis, slab.value_head_offset);
-  const auto scales = [&](bool has, float *&array) {
-    if (!has) return;
-    array = reinterpret_cast<float *>(at);
-    at += int64_t{slots} * shape.kv_heads * static_cast<int64_t>(sizeof(float));
-  };
-  scales(pool.key_scale, slab.key_scale);
-  scales(pool.value_scale, slab.value_scale);
+  of_heads(pool.key_basis, slab.key_head_offset);
+  of_heads(pool.value_basis, slab.value_head_offset);
+  of_heads(pool.key_scale, slab.key_scale);
+  of_heads(pool.value_scale, slab.value_scale);
   slab.bases = memory;
   slab.slots = slots;
 }

@@ -14,8 +14,6 @@ namespace {
 
 constexpr char kFormat[] = "libthink-layer";
 constexpr char kFormatVersion[] = "1";
-constexpr int32_t kMaxHeads = 65536;
-constexpr int32_t kMaxChannels = 256;
 
 // Widths, index and weights must be what attention relies on without looking again.
 void check_basis(const TensorReader &reader, const LayerSide &side, int32_t kv_heads, bool keys, const std::string &prefix) {
@@ -131,12 +129,12 @@ Layer parse_layer(const SafetensorsView &file, const std::string &name) {
     reader.fail("layer format version '" + printable(reader.text("format_version")) + "', this program reads version " + kFormatVersion);
   }
   Layer layer;
-  layer.kv_heads = static_cast<int32_t>(reader.integer("kv_heads", 1, kMaxHeads));
-  layer.query_heads = static_cast<int32_t>(reader.integer("query_heads", layer.kv_heads, kMaxHeads));
+  layer.kv_heads = static_cast<int32_t>(reader.integer("kv_heads", 1, kMostHeads));
+  layer.query_heads = static_cast<int32_t>(reader.integer("query_heads", layer.kv_heads, kMostHeads));
   if (layer.query_heads % layer.kv_heads != 0) reader.damaged("'query_heads' must be a multiple of 'kv_heads'");
   for (const bool keys : {true, false}) {
     LayerSide &side = keys ? layer.key : layer.value;
-    side.channels = static_cast<int32_t>(reader.integer(keys ? "key_channels" : "value_channels", 8, kMaxChannels));
+    side.channels = static_cast<int32_t>(reader.integer(keys ? "key_channels" : "value_channels", 8, kMostChannels));
     if (side.channels % 8 != 0) reader.damaged("head sizes must be multiples of 8");
   }
   layer.tokens = reader.integer("tokens", 1, INT32_MAX);

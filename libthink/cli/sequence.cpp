@@ -11,12 +11,6 @@ namespace {
 
 constexpr char kFormat[] = "libthink sequence";
 constexpr char kVersion[] = "1";
-constexpr int32_t kMaxHeads = 65536;
-constexpr int32_t kMaxChannels = 256;
-
-bool ends_with(const std::string &text, const std::string &end) {
-  return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
-}
 
 StoredSide read_side(const TensorReader &reader, const std::string &prefix, int32_t kv_heads, int32_t channels, int32_t unit) {
   StoredSide side;
@@ -61,7 +55,7 @@ void count_bytes(const SafetensorsView &file, int64_t file_bytes, StoredSequence
     } else if (name.find(".scores.") != std::string::npos) {
       place = &sequence.bytes_scores;
     } else if (name.find(".runs.") != std::string::npos) {
-      place = ends_with(name, ".key") ? &sequence.bytes_key_rows : ends_with(name, ".value") ? &sequence.bytes_value_rows : &sequence.bytes_basis;
+      place = name.ends_with(".key") ? &sequence.bytes_key_rows : name.ends_with(".value") ? &sequence.bytes_value_rows : &sequence.bytes_basis;
     } else {
       continue;  // the digest
     }
@@ -105,11 +99,11 @@ StoredSequence parse_sequence(const SafetensorsView &file, int64_t file_bytes, c
   StoredSequence sequence;
   // Every layer has tensors, so their number keeps a made-up one small.
   sequence.layers = number("layers", 1, static_cast<int64_t>(file.tensors.size()));
-  sequence.kv_heads = number("kv_heads", 1, kMaxHeads);
-  sequence.query_heads = number("query_heads", sequence.kv_heads, kMaxHeads);
+  sequence.kv_heads = number("kv_heads", 1, kMostHeads);
+  sequence.query_heads = number("query_heads", sequence.kv_heads, kMostHeads);
   if (sequence.query_heads % sequence.kv_heads != 0) reader.damaged("'query_heads' must be a multiple of 'kv_heads'");
-  sequence.key_channels = number("key_channels", 8, kMaxChannels);
-  sequence.value_channels = number("value_channels", 8, kMaxChannels);
+  sequence.key_channels = number("key_channels", 8, kMostChannels);
+  sequence.value_channels = number("value_channels", 8, kMostChannels);
   if (sequence.key_channels % 8 != 0 || sequence.value_channels % 8 != 0) reader.damaged("head sizes must be multiples of 8");
   sequence.window = number("window", 1, 65536);
   const auto word = [&](const std::string &key) { return printable(reader.text(key), 16); };

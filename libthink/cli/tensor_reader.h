@@ -10,6 +10,9 @@
 
 namespace think::cli {
 
+// What a file may say at the most.
+constexpr int32_t kMostHeads = 65536, kMostChannels = 256;
+
 const char *dtype_tag(think_dtype dtype);  // "F16", as safetensors calls f32, f16 and bf16
 std::string number_text(double value);     // the shortest that is read as the same number
 
