@@ -37,12 +37,6 @@ sequence and layer. The 16-bit cache that it is compared with has no slack at al
 
 TEXT
   "$program"
-  if ! "$program" --model SmolLM2-135M --tokens 64 --prompt 64 --generated 0 --layers 1 --sequences 1 --bits 2 >/dev/null 2>&1; then
-    cat <<'TEXT'
-**This library has no format of 2 bits**, so the tables are made with 4. The paper's 2.8 and 5 times need 2 bits and are out of reach with 4.
-
-TEXT
-  fi
   cat <<'TEXT'
 ## Where the figures differ from the paper's
 

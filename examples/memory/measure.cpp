@@ -78,12 +78,7 @@ class Rows {
 
 }  // namespace
 
-think_dtype format_of(int32_t bits) { return bits == 16 ? THINK_F16 : bits == 8 || bits == 4 || bits == 2 ? 0x00010001 | bits << 8 : 0; }
-
-bool supports(int32_t bits) {
-  // DLPack's numbers: unsigned integers of so many bits.
-  return format_of(bits) != 0 && std::string(think_dtype_name(format_of(bits))) != "unknown";
-}
+think_dtype format_of(int32_t bits) { return bits == 16 ? THINK_F16 : bits == 8 ? THINK_U8 : bits == 4 ? THINK_U4 : bits == 2 ? THINK_U2 : 0; }
 
 Measured measure(const Shape &shape, const Stack &stack, const Load &load) {
   Allocator allocator;

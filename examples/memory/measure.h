@@ -46,6 +46,5 @@ Measured measure(const Shape &shape, const Stack &stack, const Load &load);
 
 // The format of so many bits, 0 where there is none.
 think_dtype format_of(int32_t bits);
-bool supports(int32_t bits);  // this library
 
 }  // namespace memory

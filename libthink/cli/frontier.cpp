@@ -57,7 +57,7 @@ Findings from_layers(const Options &options) {
 
   const auto key_channels = static_cast<int32_t>(layers[0].key.channels), value_channels = static_cast<int32_t>(layers[0].value.channels);
   std::vector<Stack> stacks{dense_stack()};
-  const std::vector<std::string> names = options.stacks.empty() ? default_stacks(key_channels, value_channels, quantized_formats()) : options.stacks;
+  const std::vector<std::string> names = options.stacks.empty() ? default_stacks(key_channels, value_channels) : options.stacks;
   for (const std::string &name : names) stacks.push_back(parse_stack(name, key_channels, value_channels));
   Progress progress("stacks", static_cast<int64_t>(stacks.size() * layers.size()));
   Findings findings;
@@ -114,18 +114,16 @@ Findings from_results(const Options &options) {
     for (const EngineResults::Row &row : usage.rows) longer[row.stack] = &row;
   }
   std::vector<Stack> stacks;
-  int32_t key_channels = 0, value_channels = 0;
+  int32_t most = 0;
   for (const EngineResults::Row &row : results.rows) {
     try {
       stacks.push_back(row.stack == "dense" ? dense_stack() : parse_stack(row.stack));
     } catch (const Failure &failure) {
       throw Failure(kInput, options.results[0] + ": " + failure.what());
     }
-    key_channels = std::max(key_channels, stacks.back().key.kept);
-    value_channels = std::max(value_channels, stacks.back().value.kept);
+    most = std::max({most, stacks.back().key.kept, stacks.back().value.kept});
   }
-  const int32_t usual = options.channels > 0 ? options.channels : usual_channels(std::max(key_channels, value_channels));
-  key_channels = value_channels = usual;
+  const int32_t channels = options.channels > 0 ? options.channels : usual_channels(most);
   Findings findings;
   const bool nll = options.metric == "nll";
   for (size_t i = 0; i < results.rows.size(); ++i) {
@@ -137,7 +135,7 @@ Findings from_results(const Options &options) {
       bytes = found->second;
     }
     if (!options.stacks.empty() && std::find(options.stacks.begin(), options.stacks.end(), row.stack) == options.stacks.end()) continue;
-    findings.points.push_back({row.stack, family_of(stacks[i], key_channels, value_channels), nll ? std::max(row.delta_nll, 0.0) : row.kl,
+    findings.points.push_back({row.stack, family_of(stacks[i], channels, channels), nll ? std::max(row.delta_nll, 0.0) : row.kl,
         bytes->bytes, bytes->dense_bytes});
   }
   if (findings.points.empty()) throw Failure(kUsage, "none of the --stacks is in " + options.results[0]);

@@ -10,17 +10,15 @@ struct NamedFormat {
   const char *name;
   think_dtype dtype;
 };
-constexpr NamedFormat kQuantized[] = {{"int8", THINK_U8}, {"int4", THINK_U4}};
+constexpr NamedFormat kFormats[] = {{"f32", THINK_F32}, {"f16", THINK_F16}, {"bf16", THINK_BF16}, {"int8", THINK_U8},
+                                    {"int4", THINK_U4}, {"int2", THINK_U2}, {"fp8", THINK_F8_E4M3}};
 
-think_dtype format_of(const std::string &name, think_dtype otherwise, const std::string &stack) {
-  if (name.empty()) return otherwise;
-  for (const NamedFormat &format : {NamedFormat{"f32", THINK_F32}, {"f16", THINK_F16}, {"bf16", THINK_BF16}}) {
+// parse_stack() lets no other name through.
+think_dtype format_of(const std::string &name, think_dtype otherwise) {
+  for (const NamedFormat &format : kFormats) {
     if (name == format.name) return format.dtype;
   }
-  for (const NamedFormat &format : kQuantized) {
-    if (name == format.name) return format.dtype;
-  }
-  throw Failure(kUsage, "stack '" + stack + "': this library has no format " + name);
+  return otherwise;
 }
 
 think_problem problem_of(const CapturedLayer &layer, const FrontierSettings &settings, think_dtype dtype) {
@@ -171,8 +169,8 @@ class Subject {
     prune.budget = method == "adaptive" ? THINK_BUDGET_ADAPTIVE : THINK_BUDGET_UNIFORM;
     prune.sinks = method == "think" ? -1 : 0;  // the paper keeps none
     prune.dense_limit = -1;                    // the question is what pruning costs, not whether it pays
-    format.key_dtype = format_of(stack.key.format, settings_.dtype, stack.name);
-    format.value_dtype = format_of(stack.value.format, settings_.dtype, stack.name);
+    format.key_dtype = format_of(stack.key.format, settings_.dtype);
+    format.value_dtype = format_of(stack.value.format, settings_.dtype);
     format.key_layout = THINK_TILES;
     format.value_layout = stack.value.quantized() ? THINK_TILES : THINK_ROWS;
     const bool prunes = prune.key_kept > 0 || prune.value_kept > 0 || stack.key.quantized() || stack.value.quantized();
@@ -261,12 +259,6 @@ std::vector<FrontierPoint> measure_stacks(const std::vector<CapturedLayer> &laye
     }
   }
   return points;
-}
-
-std::vector<std::string> quantized_formats() {
-  std::vector<std::string> names;
-  for (const NamedFormat &format : kQuantized) names.push_back(format.name);
-  return names;
 }
 
 }  // namespace think::cli

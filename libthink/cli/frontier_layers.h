@@ -29,7 +29,4 @@ void check_layer(const CapturedLayer &layer, int64_t scored);
 std::vector<FrontierPoint> measure_stacks(const std::vector<CapturedLayer> &layers, const std::vector<Stack> &stacks, const FrontierSettings &settings,
                                           Progress &progress);
 
-// Formats ("int4") that this library stores rows in, most bits first.
-std::vector<std::string> quantized_formats();
-
 }  // namespace think::cli

@@ -115,11 +115,7 @@ class Panel {
 
   void legend() {
     const double y = row_top(heads_) + 46, width = 200;
-    constexpr int kSteps = 50;
-    for (int i = 0; i < kSteps; ++i) {
-      svg_ += format("<rect x=\"%.2f\" y=\"%.1f\" width=\"%.2f\" height=\"10\" ", kLeft + i * width / kSteps, y, width / kSteps + 0.3) +
-              "fill=\"" + scale_colour((i + 0.5) / kSteps) + "\"/>\n";
-    }
+    svg_ += colour_bar(kLeft, y, width, 50);
     const int decades = static_cast<int>(scale_.high - scale_.low);
     const int step = decades > 4 ? 2 : 1;
     for (int decade = 0; decade <= decades; decade += step) {

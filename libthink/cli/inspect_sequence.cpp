@@ -15,7 +15,7 @@ using Long = long long;
 
 // By the library's own names.
 think_dtype known_dtype(const std::string &name) {
-  for (const think_dtype dtype : {THINK_F32, THINK_F16, THINK_BF16, THINK_U8, THINK_U4}) {
+  for (const think_dtype dtype : {THINK_F32, THINK_F16, THINK_BF16, THINK_U8, THINK_U4, THINK_U2, THINK_F8_E4M3}) {
     if (name == think_dtype_name(dtype)) return dtype;
   }
   throw Failure(kInput, "damaged sequence: this library has no dtype '" + name + "'");
@@ -53,12 +53,13 @@ Cache make_cache(const Plan &plan, const StoredSequence &sequence) {
   prune.key_kept = sequence.key_kept;
   prune.value_kept = sequence.value_kept;
   prune.sinks = sequence.sinks == 0 ? -1 : sequence.sinks;
-  const think_format format = format_of(sequence.formats[0]);
+  std::vector<think_format> formats;
+  for (const StoredFormat &stored : sequence.formats) formats.push_back(format_of(stored));
   think_cache_options options = THINK_CACHE_OPTIONS_INIT;
   options.layers = sequence.layers;
   options.sequences = 1;
   options.prune = &prune;
-  options.format = &format;
+  options.layer_formats = formats.data();
   think_cache *cache = nullptr;
   ErrorRecord error;
   error.check(think_cache_create(plan.get(), &options, &cache, error));

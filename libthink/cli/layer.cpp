@@ -148,12 +148,8 @@ Layer parse_layer(const SafetensorsView &file, const std::string &name) {
   layer.softcap = static_cast<float>(reader.real("softcap", 0, 1e30));
   layer.key_ratio = reader.real("key_ratio", 0, 1);
   layer.value_ratio = reader.real("value_ratio", 0, 1);
-  layer.mode = reader.text("mode");
-  layer.budget = reader.text("budget");
-  if (layer.mode != "regressed" && layer.mode != "channels")
-    reader.damaged("'mode' is '" + printable(layer.mode) + "', expected regressed or channels");
-  if (layer.budget != "adaptive" && layer.budget != "uniform")
-    reader.damaged("'budget' is '" + printable(layer.budget) + "', expected adaptive or uniform");
+  layer.mode = reader.one_of("mode", "regressed", "channels");
+  layer.budget = reader.one_of("budget", "adaptive", "uniform");
   layer.library = reader.text("library");
 
   read_side(reader, file, layer, layer.key, true);

@@ -109,12 +109,8 @@ StoredSequence parse_sequence(const SafetensorsView &file, int64_t file_bytes, c
   const auto word = [&](const std::string &key) { return printable(reader.text(key), 16); };
   sequence.query_dtype = word("query_dtype");
   sequence.cache_dtype = word("cache_dtype");
-  sequence.mode = word("mode");
-  sequence.budget = word("budget");
-  if (sequence.mode != "regressed" && sequence.mode != "channels")
-    reader.damaged("'mode' is '" + sequence.mode + "', expected regressed or channels");
-  if (sequence.budget != "adaptive" && sequence.budget != "uniform")
-    reader.damaged("'budget' is '" + sequence.budget + "', expected adaptive or uniform");
+  sequence.mode = reader.one_of("mode", "regressed", "channels");
+  sequence.budget = reader.one_of("budget", "adaptive", "uniform");
   sequence.formats = read_formats(reader, file, sequence.layers);
   sequence.key_kept = number("key_kept", 1, sequence.key_channels);
   sequence.value_kept = number("value_kept", 1, sequence.value_channels);

@@ -115,12 +115,8 @@ class Panel {
 };
 
 void draw_legend(double x, double y, std::string &svg) {
-  constexpr int kSteps = 40;
   constexpr double kWidth = 160;
-  for (int i = 0; i < kSteps; ++i) {
-    svg += format("<rect x=\"%.2f\" y=\"%.1f\" width=\"%.2f\" height=\"10\" fill=\"", x + i * kWidth / kSteps, y, kWidth / kSteps + 0.3) +
-           scale_colour((i + 0.5) / kSteps) + "\"/>\n";
-  }
+  svg += colour_bar(x, y, kWidth, 40);
   for (const int percent : {0, 25, 50, 75, 100}) {
     svg += text_at(x + kWidth * percent / 100, y + 24, "class=\"m\"", std::to_string(percent));
   }

@@ -106,7 +106,7 @@ Family family_of(const Stack &stack, int32_t key_channels, int32_t value_channel
   return stack.key.method == "think" ? Family::think : stack.key.method == "regressed" ? Family::regressed : Family::adaptive;
 }
 
-std::vector<std::string> default_stacks(int32_t key_channels, int32_t value_channels, const std::vector<std::string> &formats) {
+std::vector<std::string> default_stacks(int32_t key_channels, int32_t value_channels) {
   const auto keys = [&](const char *method, int32_t numerator, int32_t denominator) {
     return std::string("keys:") + method + ":" + std::to_string(part_of(key_channels, numerator, denominator));
   };
@@ -120,8 +120,8 @@ std::vector<std::string> default_stacks(int32_t key_channels, int32_t value_chan
   const std::string half = keys("adaptive", 4, 8) + "+" + values("adaptive", 11, 16), most = keys("adaptive", 3, 8) + "+" + values("adaptive", 11, 16),
                     quarter = keys("adaptive", 2, 8) + "+" + values("adaptive", 4, 8);
   for (const std::string &stack : {half, most, quarter}) stacks.push_back(stack);
-  for (const std::string &format : formats) {
-    const std::string end = ":" + format, all_values = "values:adaptive:" + std::to_string(value_channels) + end;
+  for (const std::string end : {":int8", ":int4"}) {
+    const std::string all_values = "values:adaptive:" + std::to_string(value_channels) + end;
     stacks.push_back("keys:adaptive:" + std::to_string(key_channels) + end + "+" + all_values);
     for (const int32_t eighths : {4, 3}) stacks.push_back(keys("adaptive", eighths, 8) + end + "+" + all_values);
     stacks.push_back(keys("think", 5, 8) + end + "+values:think:" + std::to_string(value_channels) + end);
@@ -133,8 +133,7 @@ std::vector<std::string> default_stacks(int32_t key_channels, int32_t value_chan
     const std::string evict = std::string("evict:snapkv:") + budget;
     stacks.push_back(evict);
     stacks.push_back(evict + "+" + keys("adaptive", 4, 8));
-    if (!formats.empty()) stacks.push_back(evict + "+" + keys("adaptive", 3, 8) + ":" + formats.back() + "+" + values("adaptive", 11, 16) +
-        ":" + formats.back());
+    stacks.push_back(evict + "+" + keys("adaptive", 3, 8) + ":int4+" + values("adaptive", 11, 16) + ":int4");
   }
   std::vector<std::string> unique;  // small heads have fewer widths
   for (const std::string &stack : stacks) {

@@ -38,6 +38,6 @@ const char *family_name(Family family);
 Family family_of(const Stack &stack, int32_t key_channels, int32_t value_channels);
 
 // The stacks that are looked at when none are named, for heads of this size.
-std::vector<std::string> default_stacks(int32_t key_channels, int32_t value_channels, const std::vector<std::string> &formats);
+std::vector<std::string> default_stacks(int32_t key_channels, int32_t value_channels);
 
 }  // namespace think::cli

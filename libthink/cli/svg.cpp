@@ -49,6 +49,15 @@ std::string scale_colour(double position) {
   return text;
 }
 
+std::string colour_bar(double x, double y, double width, int steps) {
+  std::string bar;
+  for (int i = 0; i < steps; ++i) {
+    bar += format("<rect x=\"%.2f\" y=\"%.1f\" width=\"%.2f\" height=\"10\" fill=\"", x + i * width / steps, y, width / steps + 0.3) +
+           scale_colour((i + 0.5) / steps) + "\"/>\n";
+  }
+  return bar;
+}
+
 std::string begin_picture(double width, double height, const std::string &title) {
   return format("<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%.0f\" height=\"%.0f\" viewBox=\"0 0 %.0f %.0f\" ", width, height, width,
                 height) +

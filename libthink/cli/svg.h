@@ -15,6 +15,9 @@ std::string escape(const std::string &text);
 // blindness.
 std::string scale_colour(double position);
 
+// A legend of that scale: `steps` coloured rectangles from left to right, `width` wide in all and 10 high.
+std::string colour_bar(double x, double y, double width, int steps);
+
 // The start of a picture: its size, its font, a white ground and its title. Classes: e, m = text that ends or is centred at its place; t, h = text, heading;
 // k = filled black; a = a thin grey line. The caller closes it with "</svg>\n".
 std::string begin_picture(double width, double height, const std::string &title);

@@ -25,6 +25,12 @@ const std::string &TensorReader::text(const std::string &key) const {
   return found->second;
 }
 
+const std::string &TensorReader::one_of(const std::string &key, const char *a, const char *b) const {
+  const std::string &value = text(key);
+  if (value != a && value != b) damaged("'" + key + "' is '" + printable(value) + "', expected " + a + " or " + b);
+  return value;
+}
+
 int64_t TensorReader::integer(const std::string &key, int64_t low, int64_t high) const {
   const std::string &value = text(key);
   int64_t number = 0;

@@ -25,6 +25,7 @@ class TensorReader {
   [[noreturn]] void damaged(const std::string &what) const;  // "damaged layer: ..."
 
   const std::string &text(const std::string &key) const;
+  const std::string &one_of(const std::string &key, const char *a, const char *b) const;
   int64_t integer(const std::string &key, int64_t low, int64_t high) const;
   double real(const std::string &key, double low, double high) const;
 

@@ -130,7 +130,7 @@ think_format format_of(think_dtype key, think_dtype value) {
   format.key_dtype = key;
   format.value_dtype = value;
   format.key_layout = THINK_TILES;
-  format.value_layout = value == THINK_U8 || value == THINK_U4 ? THINK_TILES : THINK_ROWS;
+  format.value_layout = is_code(value) ? THINK_TILES : THINK_ROWS;
   return format;
 }
 

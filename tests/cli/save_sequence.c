@@ -1,6 +1,7 @@
 /* Writes a sequence of a managed cache to a file, and prints what the cache says it holds. What think inspect is tested with.
- *   save_sequence OUT LAYERS QUERY_HEADS KV_HEADS KEY_CHANNELS VALUE_CHANNELS TOKENS MODE BUDGET KEY_KEPT VALUE_KEPT KEY_FORMAT VALUE_FORMAT LATER FLAGS
- * MODE, BUDGET, FLAGS: the numbers of think/prune.h and think/cache.h. FORMAT: 16, 8, 4. LATER: tokens after the prune, folded in blocks. */
+ *   save_sequence OUT LAYERS QUERY_HEADS KV_HEADS KEY_CHANNELS VALUE_CHANNELS TOKENS MODE BUDGET KEY_KEPT VALUE_KEPT KEY_FORMAT VALUE_FORMAT LATER FLAGS KEPT_LAYERS
+ * MODE, BUDGET, FLAGS: the numbers of think/prune.h and think/cache.h. FORMAT: 16, 8, 4, 2, f8. LATER: tokens after the prune, folded in blocks. So many
+ * first layers keep 16 bits. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,7 +19,16 @@
 
 static int32_t put(void *file, const void *data, int64_t bytes) { return fwrite(data, 1, (size_t)bytes, file) != (size_t)bytes; }
 
-static think_dtype format_of(const char *bits) { return strcmp(bits, "8") == 0 ? THINK_U8 : strcmp(bits, "4") == 0 ? THINK_U4 : THINK_F16; }
+static think_dtype dtype_of(const char *bits) {
+  return strcmp(bits, "8") == 0 ? THINK_U8 : strcmp(bits, "4") == 0 ? THINK_U4 : strcmp(bits, "2") == 0 ? THINK_U2 : strcmp(bits, "f8") == 0 ? THINK_F8_E4M3 : THINK_F16;
+}
+
+static think_format format_of(think_dtype key, think_dtype value) {
+  think_format format = THINK_FORMAT_INIT;
+  format.key_layout = THINK_TILES, format.key_dtype = key, format.value_dtype = value;
+  format.value_layout = value == THINK_F16 ? THINK_ROWS : THINK_TILES;
+  return format;
+}
 
 static think_tensor rows(float *data, int64_t heads, int64_t tokens, int64_t channels) {
   think_tensor tensor = {sizeof tensor, 0, data, THINK_F32, 0, {1, heads, tokens, channels}, {0, tokens * channels, channels, 1}};
@@ -40,9 +50,9 @@ static void fill(float *data, int64_t heads, int64_t tokens, int64_t channels, u
 }
 
 int main(int argc, char **argv) {
-  if (argc != 16) return 2;
-  int64_t number[16];
-  for (int i = 2; i < 16; ++i) number[i] = strtoll(argv[i], NULL, 10);
+  if (argc != 17) return 2;
+  int64_t number[17];
+  for (int i = 2; i < 17; ++i) number[i] = strtoll(argv[i], NULL, 10);
   const int32_t layers = (int32_t)number[2], sequence = 0;
   const int64_t query_heads = number[3], kv_heads = number[4], channels = number[5], value_channels = number[6], tokens = number[7], later = number[14];
   think_error error = THINK_ERROR_INIT;
@@ -57,12 +67,13 @@ int main(int argc, char **argv) {
   prune.mode = (int32_t)number[8], prune.budget = (int32_t)number[9];
   prune.key_kept = (int32_t)number[10], prune.value_kept = (int32_t)number[11];
   prune.recent = 16, prune.dense_limit = -1;
-  think_format format = THINK_FORMAT_INIT;
-  format.key_layout = THINK_TILES, format.key_dtype = format_of(argv[12]), format.value_dtype = format_of(argv[13]);
-  format.value_layout = format.value_dtype == THINK_F16 ? THINK_ROWS : THINK_TILES;
+  think_format *formats = malloc((size_t)layers * sizeof *formats);
+  for (int32_t layer = 0; layer < layers; ++layer) {
+    formats[layer] = layer < number[16] ? format_of(THINK_F16, THINK_F16) : format_of(dtype_of(argv[12]), dtype_of(argv[13]));
+  }
   think_cache_options options = THINK_CACHE_OPTIONS_INIT;
   options.layers = layers, options.sequences = 1, options.fold = THINK_FOLD_BLOCK, options.flags = (uint32_t)number[15], options.rollback = -1;
-  options.prune = &prune, options.format = &format;
+  options.prune = &prune, options.layer_formats = formats;
   TRY(think_context_create(NULL, &context, &error));
   TRY(think_plan_create(context, &problem, &plan, &error));
   TRY(think_cache_create(plan, &options, &cache, &error));
@@ -103,7 +114,7 @@ int main(int argc, char **argv) {
   printf("{\"tokens\": %" PRId64 ", \"compact\": %" PRId64 ", \"dense_bytes\": %" PRId64 ", \"pages\": %" PRId64 ", \"basis\": %" PRId64 ", \"scores\": %" PRId64
          ", \"key_channels\": %d, \"value_channels\": %d, \"runs\": %d}\n",
          info.tokens, info.compact_tokens, info.dense_bytes, info.page_bytes, info.basis_bytes, info.score_bytes, info.key_channels, info.value_channels, info.runs);
-  free(query), free(key), free(value), free(launch.workspace);
+  free(query), free(key), free(value), free(launch.workspace), free(formats);
   think_cache_destroy(cache), think_plan_destroy(plan), think_context_destroy(context);
   return 0;
 }

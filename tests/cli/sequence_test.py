@@ -30,9 +30,9 @@ def digest(data):
 class SequenceCase(ProgramCase):
     layers, query_heads, kv_heads, channels, value_channels, tokens = 3, 4, 2, 32, 24, 200
 
-    def save(self, mode=REGRESSED, budget=ADAPTIVE, key_kept=16, value_kept=0, key_format=16, value_format=16, later=70, flags=KEEP_SCORES, out="s.safetensors"):
+    def save(self, mode=REGRESSED, budget=ADAPTIVE, key_kept=16, value_kept=0, key_format=16, value_format=16, later=70, flags=KEEP_SCORES, kept_layers=0, out="s.safetensors"):
         numbers = (self.layers, self.query_heads, self.kv_heads, self.channels, self.value_channels, self.tokens)
-        numbers += (mode, budget, key_kept, value_kept, key_format, value_format, later, flags)
+        numbers += (mode, budget, key_kept, value_kept, key_format, value_format, later, flags, kept_layers)
         return json.loads(subprocess.run([WRITER, self.path(out)] + [str(n) for n in numbers], check=True, stdout=subprocess.PIPE).stdout)
 
     def inspect(self, *more, code=0, name="s.safetensors"):
@@ -94,6 +94,16 @@ class Sequences(SequenceCase):
     def test_quantized_without_a_basis(self):
         report = self.check(self.save(key_kept=-1, key_format=8, value_format=4), 32, 24, "u8", "u4")
         self.assertEqual((report["bytes_in_memory"]["basis"], report["runs"][0]["key"]["predicted"]), (0, False))
+
+    def test_two_bits_and_fp8(self):
+        for key, value, names in ((2, 2, ("u2", "u2")), ("f8", "f8", ("f8_e4m3", "f8_e4m3"))):
+            with self.subTest(format=names):
+                self.check(self.save(value_kept=16, key_format=key, value_format=value), 16, 16, *names)
+
+    def test_layers_of_other_formats(self):
+        report = self.check(self.save(key_format=4, value_format=4, kept_layers=1), 16, 24, "f16", "f16")
+        self.assertEqual(report["formats"], [{"key": "f16", "value": "f16"}] + 2 * [{"key": "u4", "value": "u4"}])
+        self.assertIn("(2 layers have others)", self.run_program("inspect", self.path("s.safetensors"))[0])
 
     def test_the_papers_mode(self):
         report = self.check(self.save(mode=CHANNELS, budget=UNIFORM, key_kept=13), 13, 24, "f16", "f16")
