@@ -61,8 +61,6 @@ __global__ void __launch_bounds__(kMergeThreads) attend_merge(const __grid_const
 // ---- shapes of launches
 
 int32_t widest(const Shape &shape) { return shape.key_channels > shape.value_channels ? shape.key_channels : shape.value_channels; }
-// Few enough warps for two blocks or more on every architecture's multiprocessor of the kernel's class; see __launch_bounds__ of attend_decode.
-int32_t warps_of(int32_t channels) { return channels > 128 ? 1 : channels > 64 ? 2 : 4; }
 
 uint32_t decode_shared_bytes(int32_t key_channels, int32_t value_channels) {
   SharedCarver carver;
@@ -98,9 +96,10 @@ struct Space {
 
 int64_t carve(const Shape &shape, const Extent &extent, void *memory, Space &space) {
   const int64_t units = shape.kv_heads * places_of(shape, extent);
+  const int64_t counters = shape.batch_invariant ? units : int64_t{shape.attend_blocks} * 3;
   const int64_t places = shape.batch_invariant ? units * (kMaxItems + extent.segments) : int64_t{shape.attend_blocks} * 3 * extent.segments;
   Carver carver = {static_cast<char *>(memory), 0};
-  space.counters = take<uint32_t>(carver, shape.batch_invariant ? units : shape.attend_blocks);
+  space.counters = take<uint32_t>(carver, counters);
   space.start = take<int64_t>(carver, units + 1);
   space.constant = take<float>(carver, units * extent.segments * kColumns);
   space.folded = take<uint32_t>(carver, units * extent.segments * steps_of(shape.key_channels) * 64);
@@ -158,7 +157,8 @@ int32_t resident(const Shape &shape, int32_t *blocks) {
   const uint32_t shared_bytes = decode_shared_bytes(shape.key_channels, shape.value_channels);
   const int32_t error = with_kernel(shape.cache_dtype == THINK_F16 ? THINK_F16 : THINK_BF16, channels,
                                     [&](auto decode, auto) { return resident_blocks(&each, decode, warps_of(channels) * 32, shared_bytes); });
-  *blocks = processors * (each < 1 ? 1 : each);
+  const int32_t all = processors * (each < 1 ? 1 : each), most = kGroupParts * kMostParts;
+  *blocks = all < most ? all : most;
   return error;
 }
 
@@ -213,7 +213,7 @@ int32_t attend(const Arguments &a, const Extent &extent, const int32_t *query_sl
   p.query_slot = query_slot;
   p.batch = o.batch = a.batch;
   p.folded = space.folded, p.constant = space.constant, p.start = space.start, p.counters = space.counters;
-  p.counter_count = static_cast<int32_t>(g.invariant ? g.units : shape.attend_blocks);
+  p.counter_count = g.invariant ? g.units : shape.attend_blocks * 3;
   d.folded = space.folded, d.constant = space.constant, d.start = space.start, d.counters = space.counters, d.partial = space.partial;
   d.least = kLeastTiles * tile_weight(shape.key_channels, shape.value_channels);
   d.warps = warps_of(widest(shape));
@@ -232,7 +232,8 @@ int32_t attend(const Arguments &a, const Extent &extent, const int32_t *query_sl
                            .grid = {shape.attend_blocks},
                            .threads = d.warps * 32,
                            .shared_bytes = decode_shared_bytes(shape.key_channels, shape.value_channels),
-                           .stream = stream};
+                           .stream = stream,
+                           .overlap = true};
     return launch(second, decode, d, o);
   });
 }

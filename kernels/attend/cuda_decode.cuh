@@ -7,7 +7,9 @@
 namespace think::attend::cuda {
 
 constexpr int32_t kStages = 2;  // of a warp's ring
-constexpr int32_t kBatchParts = 128;  // parts that the reduction looks at together
+constexpr int32_t kGroupParts = 16;   // parts of a unit that are reduced to one before the unit is, where it has more
+constexpr int32_t kMostParts = 128;   // that a reduction takes; a grid has at most kGroupParts times as many blocks
+constexpr int32_t kPartsAhead = 8;    // partial results that a thread asks for at once
 
 struct DecodeSegment {
   device::Side key, value;
@@ -28,7 +30,7 @@ struct Decode {
   const float *constant;
   const int64_t *start;
   float *partial;
-  uint32_t *counters;
+  uint32_t *counters;  // of units that are cut; then, unless they are invariant, two for each block: of the groups of parts that it leads
   int32_t least;  // weight that a block has at least, while there are fewer blocks than in the grid
   int32_t warps;
 };
@@ -53,20 +55,26 @@ struct Block {
   SharedCarver behind;             // what begins where the ring begins: for the reduction
 };
 
-THINK_HOST_DEVICE int32_t key_words(int32_t channels) { return steps_of(channels) * 2 * kTileTokens; }  // of 16 bytes, tiles and rows alike
-THINK_HOST_DEVICE int32_t stage_words(int32_t key_channels, int32_t value_channels) { return key_words(key_channels) + key_words(value_channels); }
+// A stage holds a tile; of wide heads half of it, so that a multiprocessor holds as many warps.
+THINK_HOST_DEVICE constexpr int32_t stage_rows(int32_t channels) { return channels > 128 ? kTileTokens / 2 : kTileTokens; }
+THINK_HOST_DEVICE int32_t key_words(int32_t channels, int32_t rows) { return steps_of(channels) * 2 * rows; }  // of 16 bytes, tiles and rows alike
+THINK_HOST_DEVICE int32_t stage_words(int32_t key_channels, int32_t value_channels) {
+  const int32_t rows = stage_rows(key_channels > value_channels ? key_channels : value_channels);
+  return key_words(key_channels, rows) + key_words(value_channels, rows);
+}
 // Maxima and masses of 8 columns, then the sums of each value channel: floats of a partial result.
 THINK_HOST_DEVICE int32_t partial_floats(int32_t value_channels) { return (2 + value_channels) * kColumns; }
-// The reduction: sums and outputs of all channels, weights and places of a batch of parts, maxima.
+// The reduction: sums and outputs of all channels, weights and places of parts, maxima.
 THINK_HOST_DEVICE int32_t reduce_floats(int32_t value_channels, int32_t threads) {
-  return (1 + 2 * value_channels) * kColumns + kBatchParts * (kColumns + 2) + (threads / kColumns + 2) * kColumns + 32;
+  return (1 + 2 * value_channels) * kColumns + kMostParts * (kColumns + 2) + (threads / kColumns + 2) * kColumns + 32;
 }
 
 THINK_HOST_DEVICE Block take_block(SharedCarver &carver, int32_t key_channels, int32_t value_channels, int32_t warps) {
   Block block;
   block.tiles = carver.take<uint32_t>(THINK_MAX_SEGMENTS);
   block.weight = carver.take<uint32_t>(THINK_MAX_SEGMENTS);
-  block.folded = carver.take<Words2>(warps == 1 ? static_cast<uint32_t>(steps_of(key_channels) * 32) : 0);
+  const int32_t widest = key_channels > value_channels ? key_channels : value_channels;
+  block.folded = carver.take<Words2>(widest > 128 ? static_cast<uint32_t>(warps * steps_of(key_channels) * 32) : 0);
   block.views = carver.take<Words2>(static_cast<uint32_t>(warps * 2 * kViewWords));
   int32_t words = warps * kStages * stage_words(key_channels, value_channels);
   const int32_t merge = warps * partial_floats(steps_of(value_channels) * kStep) / 4, reduce = (reduce_floats(value_channels, warps * 32) + 3) / 4;
@@ -81,7 +89,10 @@ THINK_HOST_DEVICE Block take_block(SharedCarver &carver, int32_t key_channels, i
 // ---- staged tiles
 
 // Channel-major keys: chunk c of eight tokens of channel r. Eight rows of a matrix lie in different banks.
-THINK_DEVICE int32_t tile_place(int32_t channel, int32_t chunk) { return channel * 4 + (chunk ^ (channel >> 1 & 3)); }
+template <int32_t kRows>
+THINK_DEVICE int32_t tile_place(int32_t channel, int32_t chunk) {
+  return kRows == 32 ? channel * 4 + (chunk ^ (channel >> 1 & 3)) : channel * 2 + (chunk ^ (channel >> 2 & 1));
+}
 
 // Rows of `chunks` (even) chunks without gaps: an exclusive-or with the bits of the row that the multiplication by `chunks` shifts out.
 struct RowPlace {
@@ -106,14 +117,31 @@ THINK_DEVICE LanePlace lane_place(int32_t steps, int32_t row, int32_t half) {
 }
 
 // `rows` rows from `first` on; what is missing of rows and channels becomes zero. Rows off the 16 bytes go through registers.
+template <int32_t kRows>
 THINK_DEVICE void fetch_rows(Shared<Words4> to, const device::View &view, int32_t first, int32_t rows) {
-  const int32_t lane = lane_index(), steps = steps_of(view.channels), chunks = steps * 2;
+  const int32_t lane = lane_index(), steps = steps_of(view.channels), chunks = steps * 2, times = chunks * kRows / 32;
   const RowPlace place = row_place(steps);
-  const char *own = lane < rows ? device::row_address(view, first + lane) : nullptr;
   int32_t row = lane / chunks, chunk = lane - row * chunks;
   const int32_t rows_on = 32 / chunks, chunks_on = 32 - rows_on * chunks;
+  const char *begin = rows > 0 ? device::row_address(view, first) : nullptr;
+  const bool in_one_page = !view.pages || first % view.page_tokens + rows <= view.page_tokens;
+  if (in_one_page && ((reinterpret_cast<uint64_t>(begin) | static_cast<uint64_t>(view.row_stride)) & 15) == 0) {
+    const char *from = begin + row * view.row_stride + chunk * 16;
+    const int64_t on = rows_on * view.row_stride + chunks_on * 16, back = view.row_stride - chunks * 16;
+#pragma unroll 4
+    for (int32_t i = 0; i < times; ++i) {
+      const int32_t left = view.channels - chunk * 8, numbers = row < rows ? left : 0;
+      cp_async_zfill<16>(to + place(row, chunk), numbers > 0 ? from : nullptr, numbers <= 0 ? 0 : numbers < 8 ? numbers * 2 : 16);
+      const bool wraps = chunk + chunks_on >= chunks;
+      row += wraps ? rows_on + 1 : rows_on;
+      chunk += wraps ? chunks_on - chunks : chunks_on;
+      from += wraps ? on + back : on;
+    }
+    return;
+  }
+  const char *own = lane < rows ? device::row_address(view, first + lane) : nullptr;
 #pragma unroll 1
-  for (int32_t i = 0; i < chunks; ++i) {
+  for (int32_t i = 0; i < times; ++i) {
     const char *from = device::shuffle_pointer(own, row) + chunk * 16;
     const int32_t numbers = row < rows ? view.channels - chunk * 8 : 0;
     const Shared<Words4> at = to + place(row, chunk);
@@ -133,11 +161,17 @@ THINK_DEVICE void fetch_rows(Shared<Words4> to, const device::View &view, int32_
   }
 }
 
+// Tokens [first, first + kRows) of a tile.
+template <int32_t kRows>
 THINK_DEVICE void fetch_tile(Shared<Words4> to, const device::View &view, int32_t first) {
-  const int32_t stored = view.channels * 4, all = steps_of(view.channels) * kStep * 4;
+  constexpr int32_t kChunks = kRows / 8;
+  const int32_t stored = view.channels * kChunks, all = steps_of(view.channels) * kStep * kChunks;
   const char *from = device::row_address(view, first);
-#pragma unroll 2
-  for (int32_t i = lane_index(); i < all; i += 32) cp_async_zfill<16>(to + tile_place(i / 4, i % 4), i < stored ? from + i * 16 : nullptr, i < stored ? 16 : 0);
+  if constexpr (kRows < kTileTokens) from += first % kTileTokens * 2;
+#pragma unroll 4
+  for (int32_t i = lane_index(); i < all; i += 32) {
+    cp_async_zfill<16>(to + tile_place<kRows>(i / kChunks, i % kChunks), i < stored ? from + i / kChunks * 64 + i % kChunks * 16 : nullptr, i < stored ? 16 : 0);
+  }
 }
 
 // A view is needed for a moment per tile: in shared memory it holds no registers while a tile is summed.
@@ -199,12 +233,14 @@ THINK_DEVICE int32_t cut(const Geometry &g, const Block &block, int64_t distance
 // How the unit is cut: parts [i * chunk ...) when it is invariant, else what the blocks first .. last have of it.
 struct Cuts {
   int64_t start, total;  // of the unit, and of the line
-  int32_t blocks;        // that share the line
+  int64_t each;          // total / blocks
+  int32_t rest, blocks;  // total % blocks; blocks that share the line
   int32_t tiles, chunk;  // of the unit; chunk: 0 = not invariant
   int32_t first_block, last_block;
 };
 
-THINK_DEVICE int64_t stretch_of(const Cuts &cuts, int32_t block) { return block * cuts.total / cuts.blocks; }
+// block * total / blocks, in divisions of 32 bits.
+THINK_DEVICE int64_t stretch_of(const Cuts &cuts, int32_t block) { return block * cuts.each + block * cuts.rest / cuts.blocks; }
 THINK_DEVICE int32_t block_at(const Cuts &cuts, int64_t place) { return static_cast<int32_t>(((place + 1) * cuts.blocks - 1) / cuts.total); }
 
 // The unit's first tile that is not in front of the stretch of `block`.
@@ -289,13 +325,15 @@ struct Sums {
   float out[kMatrices][4], maximum[2], mass[2];
 };
 
-template <class T, int32_t kSteps, int32_t kMatrices>
+// kRows tokens, of which `first` is the first in the segment.
+template <class T, int32_t kRows, int32_t kSteps, int32_t kMatrices>
 THINK_DEVICE void sum_tile(Sums<kMatrices> &sums, const Keys<kSteps> &keys, const Geometry &g, float scale, float softcap, Shared<Words4> staged_keys,
-                           Shared<Words4> staged_values, int32_t value_steps, int32_t tile_in_segment) {
+                           Shared<Words4> staged_values, int32_t value_steps, int32_t first) {
+  constexpr int32_t kBlocks = kRows / 16;
   const int32_t lane = lane_index(), group = lane / 4, matrix = lane / 8, row = lane % 8;
-  float score[2][4];
+  float score[kBlocks][4];
 #pragma unroll
-  for (int32_t m = 0; m < 2; ++m) score[m][0] = score[m][2] = keys.begin[0], score[m][1] = score[m][3] = keys.begin[1];
+  for (int32_t m = 0; m < kBlocks; ++m) score[m][0] = score[m][2] = keys.begin[0], score[m][1] = score[m][3] = keys.begin[1];
   // load(a, m, k): the rows m * 16 .. of step k as the A operand.
   const auto add_scores = [&](const auto &load) {
 #pragma unroll
@@ -304,7 +342,7 @@ THINK_DEVICE void sum_tile(Sums<kMatrices> &sums, const Keys<kSteps> &keys, cons
         uint32_t query[2];
         load_query(query, keys, k);
 #pragma unroll
-        for (int32_t m = 0; m < 2; ++m) {
+        for (int32_t m = 0; m < kBlocks; ++m) {
           uint32_t a[4];
           load(a, m, k);
           mma<T>(score[m], a, query);
@@ -313,15 +351,17 @@ THINK_DEVICE void sum_tile(Sums<kMatrices> &sums, const Keys<kSteps> &keys, cons
     }
   };
   if (keys.layout == THINK_TILES) {
-    const int32_t place[2] = {tile_place(matrix / 2 * 8 + row, matrix % 2), tile_place(matrix / 2 * 8 + row, 2 + matrix % 2)};
-    add_scores([&](uint32_t(&a)[4], int32_t m, int32_t k) { ldmatrix_trans(a, staged_keys + (place[m] + k * kStep * 4)); });
+    int32_t place[kBlocks];
+#pragma unroll
+    for (int32_t m = 0; m < kBlocks; ++m) place[m] = tile_place<kRows>(matrix / 2 * 8 + row, m * 2 + matrix % 2);
+    add_scores([&](uint32_t(&a)[4], int32_t m, int32_t k) { ldmatrix_trans(a, staged_keys + (place[m] + k * kStep * (kRows / 8))); });
   } else {
     const LanePlace place = lane_place(keys.steps, matrix % 2 * 8 + row, matrix / 2);
     add_scores([&](uint32_t(&a)[4], int32_t m, int32_t k) { ldmatrix(a, staged_keys + place(m, k)); });
   }
   if (g.residue) {
 #pragma unroll
-    for (int32_t m = 0; m < 2; ++m) {
+    for (int32_t m = 0; m < kBlocks; ++m) {
 #pragma unroll
       for (int32_t i = 0; i < 4; ++i) score[m][i] += shuffle_xor(score[m][i], 2);
     }
@@ -331,13 +371,13 @@ THINK_DEVICE void sum_tile(Sums<kMatrices> &sums, const Keys<kSteps> &keys, cons
   for (int32_t x = 0; x < 2; ++x) {
     float largest = sums.maximum[x];
 #pragma unroll
-    for (int32_t m = 0; m < 2; ++m) {
+    for (int32_t m = 0; m < kBlocks; ++m) {
 #pragma unroll
       for (int32_t half = 0; half < 2; ++half) {
         float &z = score[m][half * 2 + x];
         z *= factor;
         if (softcap > 0.0f) z = softcap * kLog2E * (1.0f - 2.0f * reciprocal_fast(1.0f + exp2_fast(z)));  // tanh
-        if (tile_in_segment * kTileTokens + m * 16 + half * 8 + group >= keys.limit[x]) z = -INFINITY;
+        if (first + m * 16 + half * 8 + group >= keys.limit[x]) z = -INFINITY;
         largest = fmaxf(largest, z);
       }
     }
@@ -349,7 +389,7 @@ THINK_DEVICE void sum_tile(Sums<kMatrices> &sums, const Keys<kSteps> &keys, cons
 #pragma unroll
     for (int32_t j = 0; j < kMatrices; ++j) sums.out[j][x] *= shrink, sums.out[j][2 + x] *= shrink;
 #pragma unroll
-    for (int32_t m = 0; m < 2; ++m) {
+    for (int32_t m = 0; m < kBlocks; ++m) {
 #pragma unroll
       for (int32_t half = 0; half < 2; ++half) {
         float &p = score[m][half * 2 + x];
@@ -359,30 +399,22 @@ THINK_DEVICE void sum_tile(Sums<kMatrices> &sums, const Keys<kSteps> &keys, cons
     }
   }
   const LanePlace place = lane_place(value_steps, matrix / 2 * 8 + row, matrix % 2);
-  uint32_t p[2][2];
+  uint32_t p[kBlocks][2];
 #pragma unroll
-  for (int32_t m = 0; m < 2; ++m) {
+  for (int32_t m = 0; m < kBlocks; ++m) {
     p[m][0] = movmatrix_trans(pack<T>(score[m][0], score[m][1]));
     p[m][1] = movmatrix_trans(pack<T>(score[m][2], score[m][3]));
   }
-  const auto sum_half = [&](int32_t m, uint32_t low, uint32_t high) {
-    const uint32_t probability[2] = {low, high};
+#pragma unroll
+  for (int32_t m = 0; m < kBlocks; ++m) {
 #pragma unroll
     for (int32_t j = 0; j < kMatrices; ++j) {
       if (j < value_steps) {
         uint32_t a[4];
         ldmatrix_trans(a, staged_values + place(m, j));
-        mma<T>(sums.out[j], a, probability);
+        mma<T>(sums.out[j], a, p[m]);
       }
     }
-  };
-  if constexpr (kMatrices <= 8) {
-    sum_half(0, p[0][0], p[0][1]);
-    sum_half(1, p[1][0], p[1][1]);
-  } else {
-    // Unrolled, so many matrices are fetched ahead that registers spill.
-#pragma unroll 1
-    for (int32_t m = 0; m < 2; ++m) sum_half(m, m ? p[1][0] : p[0][0], m ? p[1][1] : p[0][1]);
   }
 }
 
@@ -431,17 +463,19 @@ THINK_DEVICE void merge_warps(Sums<kMatrices> &sums, const Decode &d, const Bloc
 }
 
 // Tiles [first, end) of the unit, all of one run, which begins with segment `cursor.segment`.
-template <class T, int32_t kSteps, int32_t kMatrices>
+template <class T, int32_t kRows, int32_t kSteps, int32_t kMatrices>
 THINK_DEVICE void sum_piece(const Decode &d, float scale, float softcap, const Block &block, const Unit &unit, int32_t queries, Cursor cursor, int32_t first,
                             int32_t end, float *to) {
   const Geometry &g = d.geometry;
-  const int32_t warp = warp_index(), keys_at = key_words(g.key_channels), words = stage_words(g.key_channels, g.value_channels);
+  constexpr int32_t kShares = kTileTokens / kRows;  // of a tile
+  const int32_t warp = warp_index(), keys_at = key_words(g.key_channels, kRows), words = stage_words(g.key_channels, g.value_channels);
   const Shared<Words4> ring = block.ring + warp * kStages * words;
   Cursor ahead = cursor;
   const Shared<Words2> key_at = block.views + warp * 2 * kViewWords, value_at = key_at + kViewWords;
   int32_t ahead_first = 0, ahead_length = 0;
   bool fresh = true;
-  const auto fetch = [&](int32_t tile, int32_t round) {
+  const auto fetch = [&](int32_t share, int32_t round) {
+    const int32_t tile = share / kShares;
     if (tile < end) {
       if (advance(ahead, block, tile) || fresh) {
         const DecodeSegment &segment = d.segment[ahead.segment];
@@ -453,15 +487,15 @@ THINK_DEVICE void sum_piece(const Decode &d, float scale, float softcap, const B
         ahead_length = device::length_of(segment.run, unit.sequence, unit.head);
         fresh = false;
       }
-      const int32_t row = (tile - ahead.begin) * kTileTokens, left = ahead_length - row, rows = left < kTileTokens ? left : kTileTokens;
+      const int32_t row = share * kRows - ahead.begin * kTileTokens, left = ahead_length - row, rows = left < kRows ? left : kRows;
       const Shared<Words4> stage = ring + round % kStages * words;
       const device::View key_view = get_view(key_at);
       if (key_view.layout == THINK_TILES) {
-        fetch_tile(stage, key_view, ahead_first + row);
+        fetch_tile<kRows>(stage, key_view, ahead_first + row);
       } else {
-        fetch_rows(stage, key_view, ahead_first + row, rows);
+        fetch_rows<kRows>(stage, key_view, ahead_first + row, rows);
       }
-      fetch_rows(stage + keys_at, get_view(value_at), ahead_first + row, rows);
+      fetch_rows<kRows>(stage + keys_at, get_view(value_at), ahead_first + row, rows);
     }
     cp_async_commit();
   };
@@ -471,18 +505,18 @@ THINK_DEVICE void sum_piece(const Decode &d, float scale, float softcap, const B
   Sums<kMatrices> sums = {};
   sums.maximum[0] = sums.maximum[1] = kLowest;
   Keys<kSteps> keys;
-  keys.folded = block.folded;
+  keys.folded = block.folded + (Keys<kSteps>::kInRegisters ? 0 : warp * steps_of(g.key_channels) * 32);
   bool met = false;
   // The first rounds only fetch.
 #pragma unroll 1
-  for (int32_t round = 1 - kStages, tile = first + warp + round * d.warps; tile < end; tile += d.warps, ++round) {
-    fetch(tile + (kStages - 1) * d.warps, round + kStages - 1);
+  for (int32_t round = 1 - kStages, share = first * kShares + warp + round * d.warps; share < end * kShares; share += d.warps, ++round) {
+    fetch(share + (kStages - 1) * d.warps, round + kStages - 1);
     if (round < 0) continue;
-    if (advance(cursor, block, tile) || !met) meet_segment(keys, d, unit, cursor.segment, queries), met = true;
+    if (advance(cursor, block, share / kShares) || !met) meet_segment(keys, d, unit, cursor.segment, queries), met = true;
     cp_async_wait<kStages - 1>();
     sync_warp();
     const Shared<Words4> stage = ring + round % kStages * words;
-    sum_tile<T>(sums, keys, g, scale, softcap, stage, stage + keys_at, value_steps, tile - cursor.begin);
+    sum_tile<T, kRows>(sums, keys, g, scale, softcap, stage, stage + keys_at, value_steps, share * kRows - cursor.begin * kTileTokens);
     sync_warp();  // the stage may be filled again
   }
   cp_async_wait<0>();

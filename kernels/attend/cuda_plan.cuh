@@ -19,6 +19,7 @@ using namespace ptx;
 constexpr int32_t kColumns = 8;          // N of the MMA
 constexpr int32_t kStep = 16;            // K of the MMA: channels, and rows of a matrix of value channels
 constexpr int32_t kPrepareThreads = 128;
+constexpr int32_t kWeightRows = 16;      // of W that a thread asks for at once
 constexpr int32_t kUnitWeight = 64;      // what a unit costs besides its tiles, in rows of a tile (64 bytes)
 constexpr int32_t kLeastTiles = 8;       // that a block should have before there are more blocks
 constexpr int32_t kMaxItems = 32;        // of a unit, when cuts may depend on nothing but the unit
@@ -113,16 +114,10 @@ THINK_DEVICE int32_t kept_of(const int32_t *kept, int32_t channels, int64_t head
 
 THINK_DEVICE int32_t bytes_of(think_dtype dtype) { return dtype == THINK_F32 ? 4 : 2; }
 
-THINK_DEVICE float number_at(const char *row, think_dtype dtype, int32_t i) {
-  if (dtype == THINK_F32) return load_constant(reinterpret_cast<const float *>(row) + i);
-  if (dtype == THINK_F16) return to_float(load_constant(reinterpret_cast<const F16 *>(row) + i));
-  return to_float(load_constant(reinterpret_cast<const BF16 *>(row) + i));
-}
-
 // The place of every unit on the line: one block, a stretch of units for each thread.
 THINK_DEVICE void write_plan(const Prepare &p, SharedCarver carver) {
   const Geometry &g = p.geometry;
-  const Shared<int64_t> sums = carver.take<int64_t>(kPrepareThreads);
+  const Shared<int64_t> sums = carver.take<int64_t>(kPrepareThreads / 32);
   const int32_t each = (g.units + kPrepareThreads - 1) / kPrepareThreads, first = thread_index() * each;
   const int32_t end = first + each < g.units ? first + each : g.units;
   const auto weight_of = [&](const Unit &unit) {
@@ -156,10 +151,17 @@ THINK_DEVICE void write_plan(const Prepare &p, SharedCarver carver) {
   };
   int64_t sum = 0;
   for_each_unit([&](int32_t, int64_t weight) { sum += weight; });
-  store_shared(sums + thread_index(), sum);
+  // Sums of the warp up to each lane, then those of the warps in front.
+  int64_t before = sum;
+#pragma unroll
+  for (int32_t distance = 1; distance < 32; distance *= 2) {
+    const int64_t other = device::shuffle_up_wide(before, distance);
+    if (lane_index() >= distance) before += other;
+  }
+  if (lane_index() == 31) store_shared(sums + warp_index(), before);
   sync_block();
-  int64_t before = 0;
-  for (int32_t i = 0; i < thread_index(); ++i) before += load_shared(sums + i);
+  before -= sum;
+  for (int32_t i = 0; i < warp_index(); ++i) before += load_shared(sums + i);
   if (each == 1) {
     if (first < end) store_global(p.start + first, before);
     before += sum;
@@ -175,7 +177,7 @@ THINK_DEVICE void write_plan(const Prepare &p, SharedCarver carver) {
 
 uint32_t prepare_shared_bytes(int32_t key_channels) {
   SharedCarver carver;
-  carver.take<int64_t>(kPrepareThreads);
+  carver.take<int64_t>(kPrepareThreads / 32);
   SharedCarver other;
   other.take<Float4>(static_cast<uint32_t>(steps_of(key_channels) * kStep * 2));
   return carver.bytes() > other.bytes() ? carver.bytes() : other.bytes();
@@ -191,6 +193,7 @@ THINK_DEVICE float representable(float x) {
 // q_eff = q_I + W^T q_P of 8 columns in f32, rounded once. Grid: (key bases x places + 1 for the plan, KV heads).
 template <class T>
 __global__ void __launch_bounds__(kPrepareThreads) attend_prepare(const __grid_constant__ Prepare p) {
+  allow_next_launch();
   const Geometry &g = p.geometry;
   if (block_x() == g.bases * g.places) {
     if (block_y() == 0) write_plan(p, shared_memory());
@@ -213,14 +216,34 @@ __global__ void __launch_bounds__(kPrepareThreads) attend_prepare(const __grid_c
   const Shared<float> numbers = queries.as<float>();
   const int32_t wanted = block < 0 ? kept : channels;
   const int64_t query_row = p.query_slot ? load_constant(p.query_slot + unit.sequence) : rows.row;
-  for (int32_t i = thread_index(); i < wanted * kColumns; i += kPrepareThreads) {
-    const int32_t column = i / wanted, position = i - column * wanted, c = unit.column_group * kColumns + column;
-    float value = 0.0f;
-    if (column < columns) {
-      const char *row = device::element(p.query, query_row, unit.head * g.group + c % g.group, rows.first + c / g.group, bytes_of(p.query.dtype));
-      value = number_at(row, p.query.dtype, index ? load_constant(index + position) : position);
+  const auto gather = [&](auto type) {
+    using Q = decltype(type);
+    const Q *row[kColumns];
+#pragma unroll
+    for (int32_t column = 0; column < kColumns; ++column) {
+      const int32_t c = unit.column_group * kColumns + (column < columns ? column : 0);
+      row[column] = reinterpret_cast<const Q *>(device::element(p.query, query_row, unit.head * g.group + c % g.group, rows.first + c / g.group, sizeof(Q)));
     }
-    store_shared(numbers + position * kColumns + column, value);
+    for (int32_t position = thread_index(); position < wanted; position += kPrepareThreads) {
+      const int32_t channel = index ? load_constant(index + position) : position;
+      Q q[kColumns] = {};  // all of them under way before the first is needed
+#pragma unroll
+      for (int32_t column = 0; column < kColumns; ++column) {
+        if (column < columns) q[column] = load_constant(row[column] + channel);
+      }
+      float x[kColumns];
+#pragma unroll
+      for (int32_t column = 0; column < kColumns; ++column) x[column] = to_float(q[column]);
+      store_shared(queries + position * 2, Float4{x[0], x[1], x[2], x[3]});
+      store_shared(queries + position * 2 + 1, Float4{x[4], x[5], x[6], x[7]});
+    }
+  };
+  if (p.query.dtype == THINK_F32) {
+    gather(float{});
+  } else if (p.query.dtype == THINK_F16) {
+    gather(F16{});
+  } else {
+    gather(BF16{});
   }
   sync_block();
 
@@ -237,13 +260,25 @@ __global__ void __launch_bounds__(kPrepareThreads) attend_prepare(const __grid_c
       }
     }
     if (block >= 0 && pair * 2 < width) {
-#pragma unroll 4
-      for (int32_t row = 0; row < channels - kept; ++row) {
-        const Float2 w = unpack<F16>(load_constant(reinterpret_cast<const uint32_t *>(weight + row * width + pair * 2)));
-        const Float4 low = load_shared(queries + (kept + row) * 2), high = load_shared(queries + (kept + row) * 2 + 1);
-        const float q[kColumns] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+      const int32_t dropped = channels - kept;
+      const uint32_t *column = reinterpret_cast<const uint32_t *>(weight + pair * 2);
+#pragma unroll 1
+      for (int32_t begin = 0; begin < dropped; begin += kWeightRows) {
+        uint32_t w[kWeightRows] = {};  // all of them under way before the first is needed
 #pragma unroll
-        for (int32_t c = 0; c < kColumns; ++c) sum[0][c] = fmaf(w.x, q[c], sum[0][c]), sum[1][c] = fmaf(w.y, q[c], sum[1][c]);
+        for (int32_t i = 0; i < kWeightRows; ++i) {
+          if (begin + i < dropped) w[i] = load_constant(column + (begin + i) * (width / 2));
+        }
+#pragma unroll
+        for (int32_t i = 0; i < kWeightRows; ++i) {
+          if (begin + i < dropped) {
+            const Float2 two = unpack<F16>(w[i]);
+            const Float4 low = load_shared(queries + (kept + begin + i) * 2), high = load_shared(queries + (kept + begin + i) * 2 + 1);
+            const float q[kColumns] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+#pragma unroll
+            for (int32_t c = 0; c < kColumns; ++c) sum[0][c] = fmaf(two.x, q[c], sum[0][c]), sum[1][c] = fmaf(two.y, q[c], sum[1][c]);
+          }
+        }
       }
     }
     if (g.residue) {
