@@ -6,7 +6,6 @@
 
 namespace think::attend::cuda {
 
-constexpr int32_t kStages = 2;  // of a warp's ring
 constexpr int32_t kGroupParts = 16;   // parts of a unit that are reduced to one before the unit is, where it has more
 constexpr int32_t kMostParts = 128;   // that a reduction takes; a grid has at most kGroupParts times as many blocks
 constexpr int32_t kPartsAhead = 8;    // partial results that a thread asks for at once
@@ -55,8 +54,12 @@ struct Block {
   SharedCarver behind;             // what begins where the ring begins: for the reduction
 };
 
-// A stage holds a tile; of wide heads half of it, so that a multiprocessor holds as many warps.
-THINK_HOST_DEVICE constexpr int32_t stage_rows(int32_t channels) { return channels > 128 ? kTileTokens / 2 : kTileTokens; }
+// Shape of a kernel for heads of 64, 128 or 256. A stage of a warp's ring holds a tile, or half of it where a whole one would leave a multiprocessor few
+// warps: what a warp does for a tile is one long chain, and only other warps fill its gaps.
+THINK_HOST_DEVICE constexpr int32_t stage_rows(int32_t channels) { return channels > 64 ? kTileTokens / 2 : kTileTokens; }
+THINK_HOST_DEVICE constexpr int32_t stages_of(int32_t channels) { return channels > 128 ? 2 : 3; }
+THINK_HOST_DEVICE constexpr int32_t warps_of(int32_t channels) { return channels > 128 ? 2 : 4; }
+THINK_HOST_DEVICE constexpr int32_t blocks_of(int32_t channels) { return channels > 128 ? 3 : 2; }  // of a multiprocessor, at least, for its registers
 THINK_HOST_DEVICE int32_t key_words(int32_t channels, int32_t rows) { return steps_of(channels) * 2 * rows; }  // of 16 bytes, tiles and rows alike
 THINK_HOST_DEVICE int32_t stage_words(int32_t key_channels, int32_t value_channels) {
   const int32_t rows = stage_rows(key_channels > value_channels ? key_channels : value_channels);
@@ -76,7 +79,7 @@ THINK_HOST_DEVICE Block take_block(SharedCarver &carver, int32_t key_channels, i
   const int32_t widest = key_channels > value_channels ? key_channels : value_channels;
   block.folded = carver.take<Words2>(widest > 128 ? static_cast<uint32_t>(warps * steps_of(key_channels) * 32) : 0);
   block.views = carver.take<Words2>(static_cast<uint32_t>(warps * 2 * kViewWords));
-  int32_t words = warps * kStages * stage_words(key_channels, value_channels);
+  int32_t words = warps * stages_of(widest) * stage_words(key_channels, value_channels);
   const int32_t merge = warps * partial_floats(steps_of(value_channels) * kStep) / 4, reduce = (reduce_floats(value_channels, warps * 32) + 3) / 4;
   if (words < merge) words = merge;
   if (words < reduce) words = reduce;
@@ -467,7 +470,7 @@ template <class T, int32_t kRows, int32_t kSteps, int32_t kMatrices>
 THINK_DEVICE void sum_piece(const Decode &d, float scale, float softcap, const Block &block, const Unit &unit, int32_t queries, Cursor cursor, int32_t first,
                             int32_t end, float *to) {
   const Geometry &g = d.geometry;
-  constexpr int32_t kShares = kTileTokens / kRows;  // of a tile
+  constexpr int32_t kShares = kTileTokens / kRows, kStages = stages_of(kSteps * kStep);
   const int32_t warp = warp_index(), keys_at = key_words(g.key_channels, kRows), words = stage_words(g.key_channels, g.value_channels);
   const Shared<Words4> ring = block.ring + warp * kStages * words;
   Cursor ahead = cursor;

@@ -357,10 +357,9 @@ THINK_DEVICE void visit(const Decode &d, const Output &o, const Block &block, Cu
   reduce_unit(d, o, block, cuts, index, parts);
 }
 
-THINK_HOST_DEVICE constexpr int32_t warps_of(int32_t channels) { return channels > 64 ? 2 : 4; }
-
 template <class T, int32_t kChannels>
-__global__ void __launch_bounds__(warps_of(kChannels) * 32, kChannels > 64 ? 3 : 2) attend_decode(const __grid_constant__ Decode d, const __grid_constant__ Output o) {
+__global__ void __launch_bounds__(warps_of(kChannels) * 32, blocks_of(kChannels)) attend_decode(const __grid_constant__ Decode d,
+                                                                                                  const __grid_constant__ Output o) {
   constexpr int32_t kSteps = kChannels / kStep;
   const Geometry &g = d.geometry;
   SharedCarver carver = shared_memory();
