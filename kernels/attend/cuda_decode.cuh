@@ -8,7 +8,8 @@ namespace think::attend::cuda {
 
 constexpr int32_t kGroupParts = 16;   // parts of a unit that are reduced to one before the unit is, where it has more
 constexpr int32_t kMostParts = 128;   // that a reduction takes; a grid has at most kGroupParts times as many blocks
-constexpr int32_t kPartsAhead = 8;    // partial results that a thread asks for at once
+constexpr int32_t kPartsAhead = 16;   // partial results that a thread asks for at once
+constexpr int32_t kStepsAhead = 4;    // steps whose matrices are loaded before the first is multiplied
 
 struct DecodeSegment {
   device::Side key, value;
@@ -119,37 +120,55 @@ THINK_DEVICE LanePlace lane_place(int32_t steps, int32_t row, int32_t half) {
   return {row * place.chunks, 16 * place.chunks, half, row >> place.shift & place.mask};
 }
 
+// A chunk of 16 bytes, of which the first `numbers` numbers exist.
+THINK_DEVICE void fetch_chunk(Shared<Words4> to, const char *from, int32_t numbers) {
+  cp_async_zfill<16>(to, numbers > 0 ? from : nullptr, numbers <= 0 ? 0 : numbers < 8 ? numbers * 2 : 16);
+}
+
+// As many rows as a stage has, whole chunks at even distances: lanes hold 8 rows x 4 chunks, so that from one copy to the next only constants are added.
+template <int32_t kRows, int32_t kSteps>
+THINK_DEVICE void fetch_whole_rows(Shared<Words4> to, const char *from, int64_t stride, int32_t channels) {
+  const int32_t lane = lane_index(), chunk = lane % 4, stored = channels / 8, chunks = steps_of(channels) * 2;
+  const RowPlace place = row_place(steps_of(channels));
+  // Eight lanes that store together have two rows, so far apart that their chunks lie in different banks: 4, 1 or 2.
+  const int32_t bit = (place.shift + 2) % 3, rest = lane / 8;
+  const int32_t row = (rest >> bit << (bit + 1)) + (lane / 4 % 2 << bit) + (rest & ((1 << bit) - 1));
+  // Of the exclusive-or the two lower bits lie within the lanes' four chunks; the third changes places of four.
+  const int32_t twist = row >> place.shift & place.mask, odd = twist & 4;
+  const Shared<Words4> at = to + (row * chunks + (chunk ^ (twist & 3)));
+  from += row * stride + chunk * 16;
+#pragma unroll
+  for (int32_t r = 0; r < kRows / 8; ++r) {
+#pragma unroll
+    for (int32_t c = 0; c < kSteps / 2; ++c) {
+      if (c < stored / 4) cp_async<16>(at + (r * 8 * chunks + ((c * 4) ^ odd)), from + r * 8 * stride + c * 64);
+    }
+  }
+  if (chunk < stored % 4) {
+    const int32_t last = stored / 4;
+#pragma unroll
+    for (int32_t r = 0; r < kRows / 8; ++r) cp_async<16>(at + (r * 8 * chunks + ((last * 4) ^ odd)), from + r * 8 * stride + last * 64);
+  }
+  if (stored < chunks && lane < kRows) store_shared(to + place(lane, stored), Words4{0, 0, 0, 0});
+}
+
 // `rows` rows from `first` on; what is missing of rows and channels becomes zero. Rows off the 16 bytes go through registers.
-template <int32_t kRows>
+template <int32_t kRows, int32_t kSteps>
 THINK_DEVICE void fetch_rows(Shared<Words4> to, const device::View &view, int32_t first, int32_t rows) {
-  const int32_t lane = lane_index(), steps = steps_of(view.channels), chunks = steps * 2, times = chunks * kRows / 32;
-  const RowPlace place = row_place(steps);
-  int32_t row = lane / chunks, chunk = lane - row * chunks;
-  const int32_t rows_on = 32 / chunks, chunks_on = 32 - rows_on * chunks;
   const char *begin = rows > 0 ? device::row_address(view, first) : nullptr;
   const bool in_one_page = !view.pages || first % view.page_tokens + rows <= view.page_tokens;
-  if (in_one_page && ((reinterpret_cast<uint64_t>(begin) | static_cast<uint64_t>(view.row_stride)) & 15) == 0) {
-    const char *from = begin + row * view.row_stride + chunk * 16;
-    const int64_t on = rows_on * view.row_stride + chunks_on * 16, back = view.row_stride - chunks * 16;
-#pragma unroll 4
-    for (int32_t i = 0; i < times; ++i) {
-      const int32_t left = view.channels - chunk * 8, numbers = row < rows ? left : 0;
-      cp_async_zfill<16>(to + place(row, chunk), numbers > 0 ? from : nullptr, numbers <= 0 ? 0 : numbers < 8 ? numbers * 2 : 16);
-      const bool wraps = chunk + chunks_on >= chunks;
-      row += wraps ? rows_on + 1 : rows_on;
-      chunk += wraps ? chunks_on - chunks : chunks_on;
-      from += wraps ? on + back : on;
-    }
-    return;
-  }
+  const bool even = ((reinterpret_cast<uint64_t>(begin) | static_cast<uint64_t>(view.row_stride)) & 15) == 0;
+  if (rows == kRows && in_one_page && even && view.channels % 8 == 0) return fetch_whole_rows<kRows, kSteps>(to, begin, view.row_stride, view.channels);
+  const int32_t lane = lane_index(), steps = steps_of(view.channels), chunks = steps * 2;
+  const RowPlace place = row_place(steps);
   const char *own = lane < rows ? device::row_address(view, first + lane) : nullptr;
 #pragma unroll 1
-  for (int32_t i = 0; i < times; ++i) {
+  for (int32_t i = lane; i < kRows * chunks; i += 32) {
+    const int32_t row = i / chunks, chunk = i - row * chunks, numbers = row < rows ? view.channels - chunk * 8 : 0;
     const char *from = device::shuffle_pointer(own, row) + chunk * 16;
-    const int32_t numbers = row < rows ? view.channels - chunk * 8 : 0;
     const Shared<Words4> at = to + place(row, chunk);
     if (numbers <= 0 || (reinterpret_cast<uint64_t>(from) & 15) == 0) {
-      cp_async_zfill<16>(at, numbers > 0 ? from : nullptr, numbers <= 0 ? 0 : numbers < 8 ? numbers * 2 : 16);
+      fetch_chunk(at, from, numbers);
     } else {
       uint32_t words[4] = {};
 #pragma unroll
@@ -158,22 +177,24 @@ THINK_DEVICE void fetch_rows(Shared<Words4> to, const device::View &view, int32_
       }
       store_shared(at, Words4{words[0], words[1], words[2], words[3]});
     }
-    row += rows_on;
-    chunk += chunks_on;
-    if (chunk >= chunks) chunk -= chunks, ++row;
   }
 }
 
-// Tokens [first, first + kRows) of a tile.
-template <int32_t kRows>
+// Tokens [first, first + kRows) of a tile. The exclusive-or of tile_place() is the same for all channels of a lane.
+template <int32_t kRows, int32_t kSteps>
 THINK_DEVICE void fetch_tile(Shared<Words4> to, const device::View &view, int32_t first) {
-  constexpr int32_t kChunks = kRows / 8;
-  const int32_t stored = view.channels * kChunks, all = steps_of(view.channels) * kStep * kChunks;
-  const char *from = device::row_address(view, first);
+  constexpr int32_t kChunks = kRows / 8, kOn = 32 / kChunks;  // channels that the lanes hold
+  const int32_t channel = lane_index() / kChunks, chunk = lane_index() % kChunks, padded = steps_of(view.channels) * kStep;
+  const char *from = device::row_address(view, first) + channel * 64 + chunk * 16;
   if constexpr (kRows < kTileTokens) from += first % kTileTokens * 2;
-#pragma unroll 4
-  for (int32_t i = lane_index(); i < all; i += 32) {
-    cp_async_zfill<16>(to + tile_place<kRows>(i / kChunks, i % kChunks), i < stored ? from + i / kChunks * 64 + i % kChunks * 16 : nullptr, i < stored ? 16 : 0);
+  const Shared<Words4> at = to + tile_place<kRows>(channel, chunk);
+#pragma unroll
+  for (int32_t c = 0; c < kSteps * kStep; c += kOn) {
+    if (c + kOn <= view.channels) {
+      cp_async<16>(at + c * kChunks, from + c * 64);
+    } else if (c < padded) {
+      fetch_chunk(at + c * kChunks, from + c * 64, c + channel < view.channels ? 8 : 0);
+    }
   }
 }
 
@@ -293,13 +314,11 @@ THINK_DEVICE void meet_segment(Keys<kSteps> &keys, const Decode &d, const Unit &
   const Words2 *folded = reinterpret_cast<const Words2 *>(d.folded + place * steps_of(g.key_channels) * 64) + lane;
 #pragma unroll
   for (int32_t k = 0; k < kSteps; ++k) {
-    if (k < keys.steps) {
-      const Words2 pair = lane / 4 < columns ? load_global(folded + k * 32) : Words2{0, 0};
-      if constexpr (Keys<kSteps>::kInRegisters) {
-        keys.query[k][0] = pair.x, keys.query[k][1] = pair.y;
-      } else {
-        store_shared(keys.folded + k * 32 + lane, pair);  // each lane reads what it wrote
-      }
+    const Words2 pair = k < keys.steps && lane / 4 < columns ? load_global(folded + k * 32) : Words2{0, 0};
+    if constexpr (Keys<kSteps>::kInRegisters) {
+      keys.query[k][0] = pair.x, keys.query[k][1] = pair.y;
+    } else if (k < steps_of(g.key_channels)) {
+      store_shared(keys.folded + k * 32 + lane, pair);  // each lane reads what it wrote
     }
   }
   const Float2 begin = load_global(reinterpret_cast<const Float2 *>(d.constant + place * kColumns) + lane % 4);
@@ -334,21 +353,28 @@ THINK_DEVICE void sum_tile(Sums<kMatrices> &sums, const Keys<kSteps> &keys, cons
                            Shared<Words4> staged_values, int32_t value_steps, int32_t first) {
   constexpr int32_t kBlocks = kRows / 16;
   const int32_t lane = lane_index(), group = lane / 4, matrix = lane / 8, row = lane % 8;
-  float score[kBlocks][4];
+  // Two sums of every other step, so that a product does not wait for the one before.
+  float score[kBlocks][4], other[kBlocks][4] = {};
 #pragma unroll
   for (int32_t m = 0; m < kBlocks; ++m) score[m][0] = score[m][2] = keys.begin[0], score[m][1] = score[m][3] = keys.begin[1];
-  // load(a, m, k): the rows m * 16 .. of step k as the A operand.
+  // load(a, m, k): the rows m * 16 .. of step k as the A operand. Steps behind the last multiply zeros.
   const auto add_scores = [&](const auto &load) {
 #pragma unroll
-    for (int32_t k = 0; k < kSteps; ++k) {
-      if (k < keys.steps) {
-        uint32_t query[2];
-        load_query(query, keys, k);
+    for (int32_t first_step = 0; first_step < kSteps; first_step += kStepsAhead) {
+      if (first_step < keys.steps) {
+        uint32_t a[kStepsAhead][kBlocks][4] = {}, query[kStepsAhead][2];
 #pragma unroll
-        for (int32_t m = 0; m < kBlocks; ++m) {
-          uint32_t a[4];
-          load(a, m, k);
-          mma<T>(score[m], a, query);
+        for (int32_t i = 0; i < kStepsAhead; ++i) {
+          if (first_step + i < keys.steps) {
+#pragma unroll
+            for (int32_t m = 0; m < kBlocks; ++m) load(a[i][m], m, first_step + i);
+          }
+          load_query(query[i], keys, first_step + i);
+        }
+#pragma unroll
+        for (int32_t i = 0; i < kStepsAhead; ++i) {
+#pragma unroll
+          for (int32_t m = 0; m < kBlocks; ++m) mma<T>(i % 2 ? other[m] : score[m], a[i][m], query[i]);
         }
       }
     }
@@ -361,6 +387,11 @@ THINK_DEVICE void sum_tile(Sums<kMatrices> &sums, const Keys<kSteps> &keys, cons
   } else {
     const LanePlace place = lane_place(keys.steps, matrix % 2 * 8 + row, matrix / 2);
     add_scores([&](uint32_t(&a)[4], int32_t m, int32_t k) { ldmatrix(a, staged_keys + place(m, k)); });
+  }
+#pragma unroll
+  for (int32_t m = 0; m < kBlocks; ++m) {
+#pragma unroll
+    for (int32_t i = 0; i < 4; ++i) score[m][i] += other[m][i];
   }
   if (g.residue) {
 #pragma unroll
@@ -409,13 +440,17 @@ THINK_DEVICE void sum_tile(Sums<kMatrices> &sums, const Keys<kSteps> &keys, cons
     p[m][1] = movmatrix_trans(pack<T>(score[m][2], score[m][3]));
   }
 #pragma unroll
-  for (int32_t m = 0; m < kBlocks; ++m) {
+  for (int32_t first_matrix = 0; first_matrix < kMatrices; first_matrix += kStepsAhead) {
+    if (first_matrix < value_steps) {
 #pragma unroll
-    for (int32_t j = 0; j < kMatrices; ++j) {
-      if (j < value_steps) {
-        uint32_t a[4];
-        ldmatrix_trans(a, staged_values + place(m, j));
-        mma<T>(sums.out[j], a, p[m]);
+      for (int32_t m = 0; m < kBlocks; ++m) {
+        uint32_t a[kStepsAhead][4] = {};
+#pragma unroll
+        for (int32_t i = 0; i < kStepsAhead; ++i) {
+          if (first_matrix + i < value_steps) ldmatrix_trans(a[i], staged_values + place(m, first_matrix + i));
+        }
+#pragma unroll
+        for (int32_t i = 0; i < kStepsAhead; ++i) mma<T>(sums.out[first_matrix + i], a[i], p[m]);
       }
     }
   }
@@ -494,11 +529,11 @@ THINK_DEVICE void sum_piece(const Decode &d, float scale, float softcap, const B
       const Shared<Words4> stage = ring + round % kStages * words;
       const device::View key_view = get_view(key_at);
       if (key_view.layout == THINK_TILES) {
-        fetch_tile<kRows>(stage, key_view, ahead_first + row);
+        fetch_tile<kRows, kSteps>(stage, key_view, ahead_first + row);
       } else {
-        fetch_rows<kRows>(stage, key_view, ahead_first + row, rows);
+        fetch_rows<kRows, kSteps>(stage, key_view, ahead_first + row, rows);
       }
-      fetch_rows<kRows>(stage + keys_at, get_view(value_at), ahead_first + row, rows);
+      fetch_rows<kRows, kSteps>(stage + keys_at, get_view(value_at), ahead_first + row, rows);
     }
     cp_async_commit();
   };

@@ -18,8 +18,8 @@ using namespace ptx;
 
 constexpr int32_t kColumns = 8;          // N of the MMA
 constexpr int32_t kStep = 16;            // K of the MMA: channels, and rows of a matrix of value channels
-constexpr int32_t kPrepareThreads = 128;
-constexpr int32_t kWeightRows = 16;      // of W that a thread asks for at once
+constexpr int32_t kPrepareThreads = 256;
+constexpr int32_t kWeightRows = 8;       // of W that a thread asks for at once
 constexpr int32_t kUnitWeight = 64;      // what a unit costs besides its tiles, in rows of a tile (64 bytes)
 constexpr int32_t kLeastTiles = 8;       // that a block should have before there are more blocks
 constexpr int32_t kMaxItems = 32;        // of a unit, when cuts may depend on nothing but the unit
@@ -180,6 +180,7 @@ uint32_t prepare_shared_bytes(int32_t key_channels) {
   carver.take<int64_t>(kPrepareThreads / 32);
   SharedCarver other;
   other.take<Float4>(static_cast<uint32_t>(steps_of(key_channels) * kStep * 2));
+  other.take<Float4>(kPrepareThreads * 4);
   return carver.bytes() > other.bytes() ? carver.bytes() : other.bytes();
 }
 
@@ -247,33 +248,36 @@ __global__ void __launch_bounds__(kPrepareThreads) attend_prepare(const __grid_c
   }
   sync_block();
 
+  // Pairs of channels; the threads of a pair share its rows of W.
   const int64_t place = int64_t{unit.index} * g.bases + which;
-  const F16 *weight = block < 0 ? nullptr : reinterpret_cast<const F16 *>(static_cast<const char *>(basis.weight) + block);
-  uint32_t *folded = p.folded + place * steps_of(channels) * 64;
-  for (int32_t pair = thread_index(); pair < steps * kStep / 2; pair += kPrepareThreads) {
+  const int32_t pairs = steps * kStep / 2, shares = kPrepareThreads / pairs, share = thread_index() / pairs, own = thread_index() - share * pairs;
+  const Shared<Float4> parts = carver.take<Float4>(kPrepareThreads * 4);
+  if (share < shares) {
     float sum[2][kColumns] = {};
 #pragma unroll
     for (int32_t x = 0; x < 2; ++x) {
-      if (pair * 2 + x < kept) {
-#pragma unroll
-        for (int32_t c = 0; c < kColumns; ++c) sum[x][c] = load_shared(numbers + (pair * 2 + x) * kColumns + c);
+      if (share == 0 && own * 2 + x < kept) {
+        const Float4 low = load_shared(queries + (own * 2 + x) * 2), high = load_shared(queries + (own * 2 + x) * 2 + 1);
+        sum[x][0] = low.x, sum[x][1] = low.y, sum[x][2] = low.z, sum[x][3] = low.w;
+        sum[x][4] = high.x, sum[x][5] = high.y, sum[x][6] = high.z, sum[x][7] = high.w;
       }
     }
-    if (block >= 0 && pair * 2 < width) {
-      const int32_t dropped = channels - kept;
-      const uint32_t *column = reinterpret_cast<const uint32_t *>(weight + pair * 2);
+    if (block >= 0 && own * 2 < width) {
+      const uint32_t *column = reinterpret_cast<const uint32_t *>(static_cast<const char *>(basis.weight) + block) + own;
 #pragma unroll 1
-      for (int32_t begin = 0; begin < dropped; begin += kWeightRows) {
+      for (int32_t begin = share; begin < channels - kept; begin += shares * kWeightRows) {
         uint32_t w[kWeightRows] = {};  // all of them under way before the first is needed
 #pragma unroll
         for (int32_t i = 0; i < kWeightRows; ++i) {
-          if (begin + i < dropped) w[i] = load_constant(column + (begin + i) * (width / 2));
+          const int32_t row = begin + i * shares;
+          if (row < channels - kept) w[i] = load_constant(column + row * (width / 2));
         }
 #pragma unroll
         for (int32_t i = 0; i < kWeightRows; ++i) {
-          if (begin + i < dropped) {
+          const int32_t row = begin + i * shares;
+          if (row < channels - kept) {
             const Float2 two = unpack<F16>(w[i]);
-            const Float4 low = load_shared(queries + (kept + begin + i) * 2), high = load_shared(queries + (kept + begin + i) * 2 + 1);
+            const Float4 low = load_shared(queries + (kept + row) * 2), high = load_shared(queries + (kept + row) * 2 + 1);
             const float q[kColumns] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
 #pragma unroll
             for (int32_t c = 0; c < kColumns; ++c) sum[0][c] = fmaf(two.x, q[c], sum[0][c]), sum[1][c] = fmaf(two.y, q[c], sum[1][c]);
@@ -281,17 +285,29 @@ __global__ void __launch_bounds__(kPrepareThreads) attend_prepare(const __grid_c
         }
       }
     }
-    if (g.residue) {
 #pragma unroll
-      for (int32_t c = 0; c < kColumns / 2; ++c) {
-        for (int32_t x = 0; x < 2; ++x) sum[x][c + kColumns / 2] = sum[x][c] - to_float(from_float<T>(sum[x][c]));
+    for (int32_t i = 0; i < 4; ++i) {
+      const float(&four)[kColumns] = sum[i / 2];
+      const int32_t c = i % 2 * 4;
+      store_shared(parts + i * kPrepareThreads + thread_index(), Float4{four[c], four[c + 1], four[c + 2], four[c + 3]});
+    }
+  }
+  sync_block();
+  uint32_t *folded = p.folded + place * steps_of(channels) * 64;
+  for (int32_t i = thread_index(); i < pairs * kColumns; i += kPrepareThreads) {
+    const int32_t pair = i / kColumns, column = i % kColumns, from = g.residue ? column % (kColumns / 2) : column;
+    float sum[2] = {};
+#pragma unroll
+    for (int32_t x = 0; x < 2; ++x) {
+      for (int32_t of = 0; of < shares; ++of) {
+        sum[x] += load_shared((parts + (x * 2 + from / 4) * kPrepareThreads + of * pairs + pair).as<float>() + from % 4);
       }
+      if (from != column) sum[x] -= to_float(from_float<T>(sum[x]));
+      sum[x] = representable<T>(sum[x]);
     }
     // b[half] of lane 4 c + t: rows 2t, 2t + 1 (+ 8) of the step, column c.
     const int32_t in_step = pair % 8;
-    uint32_t *to = folded + pair / 8 * 64 + in_step % 4 * 2 + in_step / 4;
-#pragma unroll
-    for (int32_t c = 0; c < kColumns; ++c) store_global(to + c * 8, pack<T>(representable<T>(sum[0][c]), representable<T>(sum[1][c])));
+    store_global(folded + pair / 8 * 64 + column * 8 + in_step % 4 * 2 + in_step / 4, pack<T>(sum[0], sum[1]));
   }
 
   for (int32_t column = warp_index(); column < kColumns; column += kPrepareThreads / 32) {

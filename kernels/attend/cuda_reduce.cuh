@@ -13,7 +13,7 @@ struct Reduction {
   Shared<float> weights;  // [part][column]
   Shared<int64_t> places;  // of partial results
   Shared<int32_t> count;   // of those
-  Shared<float> maxima;    // [thread / 8][column]
+  Shared<float> maxima;    // [warp][column]
   Shared<float> largest, mass;  // [column]
 };
 
@@ -23,7 +23,7 @@ THINK_DEVICE Reduction take_reduction(SharedCarver carver, int32_t value_channel
   r.sums = carver.take<float>(static_cast<uint32_t>((1 + value_channels) * kColumns));
   r.outputs = carver.take<float>(static_cast<uint32_t>(value_channels * kColumns));
   r.weights = carver.take<float>(kMostParts * kColumns);
-  r.maxima = carver.take<float>(static_cast<uint32_t>(block_threads() / kColumns * kColumns));
+  r.maxima = carver.take<float>(static_cast<uint32_t>(block_threads() / 32 * kColumns));
   r.largest = carver.take<float>(kColumns);
   r.mass = carver.take<float>(kColumns);
   r.count = carver.take<int32_t>(1);
@@ -107,10 +107,12 @@ THINK_DEVICE float largest_of(const Reduction &r, const Decode &d, int32_t count
 
 // Every thread's to the block's.
 THINK_DEVICE void share_largest(const Reduction &r, float largest) {
-  store_shared(r.maxima + thread_index(), largest);
+#pragma unroll
+  for (int32_t distance = kColumns; distance < 32; distance *= 2) largest = fmaxf(largest, shuffle_xor(largest, distance));
+  if (lane_index() < kColumns) store_shared(r.maxima + warp_index() * kColumns + lane_index(), largest);
   sync_block();
   if (thread_index() < kColumns) {
-    for (int32_t i = 0; i < block_threads() / kColumns; ++i) largest = fmaxf(largest, load_shared(r.maxima + i * kColumns + thread_index()));
+    for (int32_t warp = 0; warp < block_threads() / 32; ++warp) largest = fmaxf(largest, load_shared(r.maxima + warp * kColumns + thread_index()));
     store_shared(r.largest + thread_index(), largest);
   }
   sync_block();
