@@ -11,8 +11,8 @@ namespace {
 
 using namespace ptx;
 
-constexpr int32_t kThreads = 256;
-constexpr int32_t kBlocks = 2;         // of a multiprocessor, at least: as many registers as that allows, or ptxas spills for the sake of more
+constexpr int32_t kThreads = 512;
+constexpr int32_t kBlocks = 1;  // of a multiprocessor, at least
 constexpr double kNegligible = 1e-12;  // share of the mean variance below which a channel has none
 constexpr double kSingular = 1e-9;     // share of its variance that a channel must add to the others: moments are f32
 constexpr float kLargestHalf = 65504.0f;
@@ -72,7 +72,7 @@ THINK_DEVICE bool is_finite(double x) {
 
 // column[i * width] -= factor[i] * number for i in {first, first + step, ... last}; numbers are under way together.
 THINK_DEVICE void subtract(Shared<double> factor, double number, double *column, int32_t width, int32_t first, int32_t last, int32_t step) {
-  constexpr int32_t kAhead = 8;
+  constexpr int32_t kAhead = 4;
 #pragma unroll 1
   for (int32_t begin = first; begin <= last; begin += step * kAhead) {
     double x[kAhead] = {};

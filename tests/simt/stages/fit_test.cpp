@@ -47,7 +47,7 @@ void fit_on_device(Problem &problem, uint64_t seed) {
   // None in the loops over rows. The index is read in the order of the choice once, and where a line of the matrix ends inside of a warp the numbers
   // of a step are; in small heads, whose loops are short, that is all there is.
   if (problem.channels() >= 64) {
-    EXPECT_LE(simt::machine().total().bank_conflicts * 20, simt::machine().total().shared_wavefronts);
+    EXPECT_LE(simt::machine().total().bank_conflicts * 16, simt::machine().total().shared_wavefronts);
   }
   EXPECT_EQ(0u, simt::machine().total().atomics);
 }
