@@ -247,7 +247,8 @@ THINK_DEVICE int32_t cut(const Geometry &g, const Block &block, int64_t distance
     if (distance >= at + whole) {
       before += tiles;
     } else if (distance > at) {
-      before += static_cast<int32_t>((distance - at + weight - 1) / weight);
+      const int64_t reached = distance - at + weight - 1;
+      before += static_cast<int32_t>(reached >> 31 ? reached / weight : static_cast<uint32_t>(reached) / static_cast<uint32_t>(weight));
     }
     at += whole;
   }
@@ -265,7 +266,14 @@ struct Cuts {
 
 // block * total / blocks, in divisions of 32 bits.
 THINK_DEVICE int64_t stretch_of(const Cuts &cuts, int32_t block) { return block * cuts.each + block * cuts.rest / cuts.blocks; }
-THINK_DEVICE int32_t block_at(const Cuts &cuts, int64_t place) { return static_cast<int32_t>(((place + 1) * cuts.blocks - 1) / cuts.total); }
+// The block that has `place`: a guess in f32, which is off by one at most, as there are fewer than 2^12 blocks.
+THINK_DEVICE int32_t block_at(const Cuts &cuts, int64_t place) {
+  int32_t block = static_cast<int32_t>(static_cast<float>(place) / static_cast<float>(cuts.total) * static_cast<float>(cuts.blocks));
+  block = device::clamp(block, cuts.blocks - 1);
+  while (stretch_of(cuts, block) > place) --block;
+  while (stretch_of(cuts, block + 1) <= place) ++block;
+  return block;
+}
 
 // The unit's first tile that is not in front of the stretch of `block`.
 THINK_DEVICE int32_t first_tile(const Geometry &g, const Block &block, const Cuts &cuts, int32_t of_block) {

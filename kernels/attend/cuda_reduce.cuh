@@ -11,8 +11,7 @@ struct Reduction {
   Shared<float> sums;     // [mass, channel][column]
   Shared<float> outputs;  // [channel][column]
   Shared<float> weights;  // [part][column]
-  Shared<int64_t> places;  // of partial results
-  Shared<int32_t> count;   // of those
+  Shared<int64_t> places;  // of their partial results, in floats
   Shared<float> maxima;    // [warp][column]
   Shared<float> largest, mass;  // [column]
 };
@@ -26,7 +25,6 @@ THINK_DEVICE Reduction take_reduction(SharedCarver carver, int32_t value_channel
   r.maxima = carver.take<float>(static_cast<uint32_t>(block_threads() / 32 * kColumns));
   r.largest = carver.take<float>(kColumns);
   r.mass = carver.take<float>(kColumns);
-  r.count = carver.take<int32_t>(1);
   return r;
 }
 
@@ -35,19 +33,10 @@ struct Parts {
   int32_t first, count, step;
 };
 
-// Tiles of a part, of whatever run.
+// Tiles of a unit.
 struct Range {
   int32_t first, end;
 };
-
-THINK_DEVICE Range range_of(const Geometry &g, const Block &block, const Cuts &cuts, const Parts &parts, int32_t i) {
-  if (cuts.chunk) {
-    const int32_t first = i * cuts.chunk, end = first + cuts.chunk;
-    return {first, end < cuts.tiles ? end : cuts.tiles};
-  }
-  const int32_t begin = parts.first + i * parts.step, end = begin + parts.step;
-  return {first_tile(g, block, cuts, begin), first_tile(g, block, cuts, end <= cuts.last_block ? end : cuts.last_block + 1)};
-}
 
 // The tiles of a run.
 THINK_DEVICE Range run_range(const Decode &d, const Block &block, int32_t run) {
@@ -61,46 +50,25 @@ THINK_DEVICE Range run_range(const Decode &d, const Block &block, int32_t run) {
   return range;
 }
 
-// places[i]: where partial results of the run are, in floats, in the order of the parts; how many. Every thread of the block must call it.
-THINK_DEVICE int32_t find_places(const Reduction &r, const Decode &d, const Block &block, const Cuts &cuts, int32_t unit, int32_t run, const Parts &parts) {
-  sync_block();
-  if (warp_index() == 0) {
-    const Range tiles = run_range(d, block, run);
-    const int32_t lane = lane_index();
-    int32_t found = 0;
-#pragma unroll 1
-    for (int32_t begin = 0; begin < parts.count; begin += 32) {
-      bool has = false;
-      if (begin + lane < parts.count) {
-        const Range own = range_of(d.geometry, block, cuts, parts, begin + lane);
-        has = (own.first > tiles.first ? own.first : tiles.first) < (own.end < tiles.end ? own.end : tiles.end);
-      }
-      const uint32_t those = ballot(has);
-      const int32_t before = count_bits(those & ((1u << lane) - 1));
-      if (has) store_shared(r.places + found + before, partial_at(d, cuts, unit, parts.first + (begin + lane) * parts.step, run) - d.partial);
-      found += count_bits(those);
-    }
-    if (lane == 0) store_shared(r.count, found);
-  }
-  sync_block();
-  return load_shared(r.count);
+// The parts of `parts` that have a place for the run. Of an invariant unit those whose items meet its tiles; else all of them, unless it has no tiles.
+THINK_DEVICE Parts parts_of_run(const Decode &d, const Block &block, const Cuts &cuts, int32_t run, const Parts &parts) {
+  const Range tiles = run_range(d, block, run);
+  if (tiles.first == tiles.end) return {0, 0, 1};
+  if (!cuts.chunk) return parts;
+  const int32_t first = tiles.first / cuts.chunk;
+  return {first, (tiles.end + cuts.chunk - 1) / cuts.chunk - first, 1};
 }
 
-// The largest maxima of the parts in `places`, of this thread's column: those of every kColumns-th thread together are all.
-THINK_DEVICE float largest_of(const Reduction &r, const Decode &d, int32_t count, float largest) {
-  const int32_t rows = block_threads() / kColumns, column = thread_index() % kColumns;
-#pragma unroll 1
-  for (int32_t i = thread_index() / kColumns; i < count; i += rows * 4) {
-    int64_t place[4];
-    float maximum[4] = {kLowest, kLowest, kLowest, kLowest};
-#pragma unroll
-    for (int32_t x = 0; x < 4; ++x) place[x] = load_shared(r.places + (i + x * rows < count ? i + x * rows : i));
-#pragma unroll
-    for (int32_t x = 0; x < 4; ++x) {
-      if (i + x * rows < count) maximum[x] = load_l2(d.partial + place[x] + column);
-    }
-#pragma unroll
-    for (int32_t x = 0; x < 4; ++x) largest = fmaxf(largest, maximum[x]);
+// Maxima of the parts, to `weights`, and their places. Returns the largest of this thread's column: those of every kColumns-th thread together are all.
+THINK_DEVICE float read_maxima(const Reduction &r, const Decode &d, const Cuts &cuts, int32_t unit, int32_t run, const Parts &parts) {
+  float largest = kLowest;
+  for (int32_t i = thread_index(); i < parts.count * kColumns; i += block_threads()) {
+    const int32_t part = i / kColumns, column = i % kColumns;
+    const int64_t place = partial_at(d, cuts, unit, parts.first + part * parts.step, run) - d.partial;
+    const float maximum = load_l2(d.partial + place + column);
+    store_shared(r.weights + i, maximum);
+    if (column == 0) store_shared(r.places + part, place);
+    largest = fmaxf(largest, maximum);
   }
   return largest;
 }
@@ -118,15 +86,13 @@ THINK_DEVICE void share_largest(const Reduction &r, float largest) {
   sync_block();
 }
 
-// body(i, sum): sums over the parts in `places`, i counts halves of mass and channels. The same thread has the same i everywhere.
+// body(i, sum): sums over the parts of read_maxima(), i counts halves of mass and channels. The same thread has the same i everywhere. A part that saw
+// nothing in four columns has no sums of them, or only zeros.
 template <class Body>
 THINK_DEVICE void sum_parts(const Reduction &r, const Decode &d, int32_t count, int32_t kept, const Body &body) {
-  const int32_t padded = (count + kPartsAhead - 1) / kPartsAhead * kPartsAhead;
-  for (int32_t i = thread_index(); i < padded * kColumns; i += block_threads()) {
-    const int32_t part = i / kColumns, column = i % kColumns;
-    float weight = 0.0f;
-    if (part < count) weight = exp2_fast(load_l2(d.partial + load_shared(r.places + part) + column) - load_shared(r.largest + column));
-    store_shared(r.weights + i, weight);
+  for (int32_t i = thread_index(); i < count * kColumns; i += block_threads()) {
+    const float maximum = load_shared(r.weights + i);
+    store_shared(r.weights + i, maximum > kLowest ? exp2_fast(maximum - load_shared(r.largest + i % kColumns)) : 0.0f);
   }
   sync_block();
 #pragma unroll 1
@@ -134,18 +100,22 @@ THINK_DEVICE void sum_parts(const Reduction &r, const Decode &d, int32_t count, 
     Float4 sum = {0.0f, 0.0f, 0.0f, 0.0f};
 #pragma unroll 1
     for (int32_t begin = 0; begin < count; begin += kPartsAhead) {
+      Float4 w[kPartsAhead], x[kPartsAhead] = {};
       int64_t place[kPartsAhead];
-      Float4 x[kPartsAhead] = {};
-#pragma unroll
-      for (int32_t j = 0; j < kPartsAhead; ++j) place[j] = load_shared(r.places + (begin + j < count ? begin + j : begin));
 #pragma unroll
       for (int32_t j = 0; j < kPartsAhead; ++j) {
-        if (begin + j < count) x[j] = load_l2(reinterpret_cast<const Float4 *>(d.partial + place[j] + kColumns) + i);
+        const int32_t part = begin + j < count ? begin + j : begin;
+        place[j] = load_shared(r.places + part);
+        w[j] = load_shared((r.weights + part * kColumns + i % 2 * 4).as<Float4>());
       }
 #pragma unroll
       for (int32_t j = 0; j < kPartsAhead; ++j) {
-        const Float4 w = load_shared((r.weights + (begin + j) * kColumns + i % 2 * 4).as<Float4>());
-        sum = {fmaf(w.x, x[j].x, sum.x), fmaf(w.y, x[j].y, sum.y), fmaf(w.z, x[j].z, sum.z), fmaf(w.w, x[j].w, sum.w)};
+        const bool seen = w[j].x + w[j].y + w[j].z + w[j].w != 0.0f;  // of a NaN too
+        if (begin + j < count && seen) x[j] = load_l2(reinterpret_cast<const Float4 *>(d.partial + place[j] + kColumns) + i);
+      }
+#pragma unroll
+      for (int32_t j = 0; j < kPartsAhead; ++j) {
+        sum = {fmaf(w[j].x, x[j].x, sum.x), fmaf(w[j].y, x[j].y, sum.y), fmaf(w[j].z, x[j].z, sum.z), fmaf(w[j].w, x[j].w, sum.w)};
       }
     }
     body(i, sum);
@@ -169,11 +139,11 @@ THINK_DEVICE void reduce_group(const Decode &d, const Output &o, const Block &bl
   const Reduction r = take_reduction(block.behind, g.value_channels);
 #pragma unroll 1
   for (int32_t run = 0; run < g.runs; ++run) {
-    const int32_t count = find_places(r, d, block, cuts, index, run, parts);
-    if (count == 0) continue;
-    share_largest(r, largest_of(r, d, count, kLowest));
+    if (parts_of_run(d, block, cuts, run, parts).count == 0) continue;
+    sync_block();
+    share_largest(r, read_maxima(r, d, cuts, index, run, parts));
     Float4 *to = reinterpret_cast<Float4 *>(partial_at(d, cuts, index, parts.first, run));
-    sum_parts(r, d, count, value_width(d, unit, first_segment(d, run)), [&](int32_t i, const Float4 &sum) { store_global(to + 2 + i, sum); });
+    sum_parts(r, d, parts.count, value_width(d, unit, first_segment(d, run)), [&](int32_t i, const Float4 &sum) { store_global(to + 2 + i, sum); });
     if (thread_index() < 2) store_global(to + thread_index(), load_shared((r.largest + thread_index() * 4).as<Float4>()));
   }
 }
@@ -246,11 +216,10 @@ THINK_DEVICE void reduce_unit(const Decode &d, const Output &o, const Block &blo
   sync_block();
 
   float largest = kLowest;
-  int32_t count = 0;
 #pragma unroll 1
   for (int32_t run = 0; run < g.runs; ++run) {
-    count = find_places(r, d, block, cuts, index, run, parts);
-    largest = largest_of(r, d, count, largest);
+    if (run > 0) sync_block();
+    largest = fmaxf(largest, read_maxima(r, d, cuts, index, run, parts_of_run(d, block, cuts, run, parts)));
   }
   for (int32_t i = thread; i < channels * kColumns; i += threads) store_shared(r.outputs + i, 0.0f);
   if (thread < kColumns) store_shared(r.mass + thread, 0.0f);
@@ -258,10 +227,14 @@ THINK_DEVICE void reduce_unit(const Decode &d, const Output &o, const Block &blo
 
 #pragma unroll 1
   for (int32_t run = 0; run < g.runs; ++run) {
-    if (g.runs > 1) count = find_places(r, d, block, cuts, index, run, parts);
-    if (count == 0) continue;
+    const Parts own = parts_of_run(d, block, cuts, run, parts);
+    if (own.count == 0) continue;
+    if (g.runs > 1) {
+      read_maxima(r, d, cuts, index, run, own);
+      sync_block();
+    }
     const int32_t segment = first_segment(d, run), kept = value_width(d, unit, segment);
-    sum_parts(r, d, count, kept, [&](int32_t i, const Float4 &sum) { store_shared((r.sums + i * 4).as<Float4>(), sum); });
+    sum_parts(r, d, own.count, kept, [&](int32_t i, const Float4 &sum) { store_shared((r.sums + i * 4).as<Float4>(), sum); });
     sync_block();
     expand(r, d, o, unit, run, segment, kept);
     if (thread < kColumns) store_shared(r.mass + thread, load_shared(r.mass + thread) + load_shared(r.sums + thread));
@@ -328,8 +301,12 @@ THINK_DEVICE void visit(const Decode &d, const Output &o, const Block &block, Cu
     }
     const Range tiles = run_range(d, block, run);
     const int32_t last = tiles.end < end ? tiles.end : end;
+    const int32_t begin = tiles.first > first ? tiles.first : first;
+    if (begin >= last && tiles.first < tiles.end && cuts.chunk == 0 && thread_index() < 2) {  // a part that saw nothing of the run
+      store_global(reinterpret_cast<Float4 *>(partial_at(d, cuts, index, block_x(), run)) + thread_index(), Float4{kLowest, kLowest, kLowest, kLowest});
+    }
 #pragma unroll 1
-    for (int32_t at = tiles.first > first ? tiles.first : first, next; at < last; at = next) {
+    for (int32_t at = begin, next; at < last; at = next) {
       next = last;
       if (cuts.chunk && (at / cuts.chunk + 1) * cuts.chunk < last) next = (at / cuts.chunk + 1) * cuts.chunk;
       float *to = partial_at(d, cuts, index, cuts.chunk ? at / cuts.chunk : block_x(), run);
