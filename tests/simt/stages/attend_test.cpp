@@ -337,7 +337,7 @@ TEST_P(AttendOnDevice, PackedRowsOfManySequences) {
   const Extent &extent = device.extent();
   const int64_t rows = problem.row_start.back(), units = shape.kv_heads * (rows * shape.group / 8 + kSequences);
   const int64_t of_unit = 8 + extent.segments * (8 * 4 + 8 * shape.key_channels * 2);
-  const int64_t partial = int64_t{shape.attend_blocks} * (3 * extent.segments * (2 + shape.value_channels) * 8 * 4 + 3 * 4);
+  const int64_t partial = int64_t{shape.attend_blocks} * (3 * extent.segments * (4 + shape.value_channels) * 8 * 4 + 3 * 4);
   EXPECT_LE(static_cast<int64_t>(device.workspace_bytes()), units * of_unit + partial + 5 * 64);
   for (const bool invariant : {false, true}) {
     // Without the rows every sequence counts as if it were the longest. Twice the batch with twice the rows takes twice as much and a place of each KV head,
@@ -528,8 +528,9 @@ Model model_of(const Problem &problem, const OnDevice &device) {
     const int64_t first = ((start + 1) * blocks - 1) / line, last = ((start + head.weight) * blocks - 1) / line, parts = last - first + 1;
     const int64_t folded = device.warps() * (steps(head.key) * 32 * (residue ? 8 : columns) + 32);
     const int64_t tables = device.warps() * kLookups * 32;
-    model.reads += static_cast<double>(parts * (folded + tables + (3 + head.value) * 32));
-    model.writes += static_cast<double>(parts * (2 + head.value) * 32);
+    const int64_t partial = (2 + head.value) * 16 * (columns > 4 ? 2 : 1);  // maximum, mass and sums of four columns, or of eight
+    model.reads += static_cast<double>(parts * (folded + tables + partial));
+    model.writes += static_cast<double>(parts * partial);
     start += head.weight;
   }
   model.reads += static_cast<double>(units * 64 + blocks * device.warps() * 32 * 8);  // the line: written by prepare, searched by each warp
