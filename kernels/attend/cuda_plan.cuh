@@ -19,6 +19,7 @@ using namespace ptx;
 constexpr int32_t kColumns = 8;          // N of the MMA
 constexpr int32_t kStep = 16;            // K of the MMA: channels, and rows of a matrix of value channels
 constexpr int32_t kPrepareThreads = 256;
+constexpr int32_t kPrepareBlocks = 2;    // of a multiprocessor, at least: as many registers as that allows, or ptxas spills for the sake of more
 constexpr int32_t kWeightRows = 8;       // of W that a thread asks for at once
 constexpr int32_t kUnitWeight = 64;      // what a unit costs besides its tiles, in rows of a tile (64 bytes)
 constexpr int32_t kLeastTiles = 8;       // that a block should have before there are more blocks
@@ -193,7 +194,7 @@ THINK_DEVICE float representable(float x) {
 
 // q_eff = q_I + W^T q_P of 8 columns in f32, rounded once. Grid: (key bases x places + 1 for the plan, KV heads).
 template <class T>
-__global__ void __launch_bounds__(kPrepareThreads) attend_prepare(const __grid_constant__ Prepare p) {
+__global__ void __launch_bounds__(kPrepareThreads, kPrepareBlocks) attend_prepare(const __grid_constant__ Prepare p) {
   allow_next_launch();
   const Geometry &g = p.geometry;
   if (block_x() == g.bases * g.places) {
