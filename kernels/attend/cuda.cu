@@ -60,20 +60,21 @@ __global__ void __launch_bounds__(kMergeThreads) attend_merge(const __grid_const
 
 // ---- shapes of launches
 
-int32_t widest(const Shape &shape) { return shape.key_channels > shape.value_channels ? shape.key_channels : shape.value_channels; }
 
 uint32_t decode_shared_bytes(int32_t key_channels, int32_t value_channels) {
   SharedCarver carver;
-  take_block(carver, key_channels, value_channels, warps_of(key_channels > value_channels ? key_channels : value_channels));
+  take_block(carver, key_channels, value_channels);
   return carver.bytes();
 }
 
+int32_t kernel_of(const Shape &shape) { return class_of(shape.key_channels, shape.value_channels); }
+
 template <class Body>
-int32_t with_kernel(think_dtype dtype, int32_t channels, const Body &body) {
+int32_t with_kernel(think_dtype dtype, int32_t kernel, const Body &body) {
   const auto of_type = [&](auto type) {
     using T = decltype(type);
-    if (channels > 128) return body(attend_decode<T, 256>, attend_prepare<T>);
-    if (channels > 64) return body(attend_decode<T, 128>, attend_prepare<T>);
+    if (kernel == 256) return body(attend_decode<T, 256>, attend_prepare<T>);
+    if (kernel == 128) return body(attend_decode<T, 128>, attend_prepare<T>);
     return body(attend_decode<T, 64>, attend_prepare<T>);
   };
   return dtype == THINK_F16 ? of_type(F16{}) : of_type(BF16{});
@@ -139,9 +140,9 @@ KeyBasis key_basis_of(const think_segment &segment, const Batch &batch) {
 
 int32_t load() {
   for (const think_dtype dtype : {THINK_F16, THINK_BF16}) {
-    for (const int32_t channels : {64, 128, 256}) {
-      const int32_t error = with_kernel(dtype, channels, [&](auto decode, auto fold) {
-        if (const int32_t failed = prepare(decode, decode_shared_bytes(channels, channels))) return failed;
+    for (const int32_t kernel : {64, 128, 256}) {
+      const int32_t error = with_kernel(dtype, kernel, [&](auto decode, auto fold) {
+        if (const int32_t failed = prepare(decode, decode_shared_bytes(kernel, kernel))) return failed;
         return prepare(fold, prepare_shared_bytes(kMaxChannels));
       });
       if (error) return error;
@@ -153,10 +154,10 @@ int32_t load() {
 int32_t resident(const Shape &shape, int32_t *blocks) {
   int32_t processors = 0, each = 0;
   if (const int32_t error = multiprocessors(&processors)) return error;
-  const int32_t channels = widest(shape);
+  const int32_t kernel = kernel_of(shape);
   const uint32_t shared_bytes = decode_shared_bytes(shape.key_channels, shape.value_channels);
-  const int32_t error = with_kernel(shape.cache_dtype == THINK_F16 ? THINK_F16 : THINK_BF16, channels,
-                                    [&](auto decode, auto) { return resident_blocks(&each, decode, warps_of(channels) * 32, shared_bytes); });
+  const int32_t error = with_kernel(shape.cache_dtype == THINK_F16 ? THINK_F16 : THINK_BF16, kernel,
+                                    [&](auto decode, auto) { return resident_blocks(&each, decode, warps_of(kernel) * 32, shared_bytes); });
   const int32_t all = processors * (each < 1 ? 1 : each), most = kGroupParts * kMostParts;
   *blocks = all < most ? all : most;
   return error;
@@ -216,12 +217,11 @@ int32_t attend(const Arguments &a, const Extent &extent, const int32_t *query_sl
   p.counter_count = g.invariant ? g.units : shape.attend_blocks * 3;
   d.folded = space.folded, d.constant = space.constant, d.start = space.start, d.counters = space.counters, d.partial = space.partial;
   d.least = kLeastTiles * tile_weight(shape.key_channels, shape.value_channels);
-  d.warps = warps_of(widest(shape));
   o.tensor = a.output;
   o.sink_logit = a.sink_logit;
   o.lse = a.lse;
   o.scale = shape.scale, o.softcap = shape.softcap;
-  return with_kernel(dtype, widest(shape), [&](auto decode, auto fold) {
+  return with_kernel(dtype, kernel_of(shape), [&](auto decode, auto fold) {
     const Launch first = {.name = "attend_prepare",
                           .grid = {g.bases * g.places + 1, shape.kv_heads},
                           .threads = kPrepareThreads,
@@ -230,7 +230,7 @@ int32_t attend(const Arguments &a, const Extent &extent, const int32_t *query_sl
     if (const int32_t error = launch(first, fold, p)) return error;
     const Launch second = {.name = "attend_decode",
                            .grid = {shape.attend_blocks},
-                           .threads = d.warps * 32,
+                           .threads = warps_of(kernel_of(shape)) * 32,
                            .shared_bytes = decode_shared_bytes(shape.key_channels, shape.value_channels),
                            .stream = stream,
                            .overlap = true};

@@ -251,7 +251,7 @@ __global__ void __launch_bounds__(kPrepareThreads, kPrepareBlocks) attend_prepar
 
   // Pairs of channels; the threads of a pair share its rows of W.
   const int64_t place = int64_t{unit.index} * g.bases + which;
-  const int32_t pairs = steps * kStep / 2, shares = kPrepareThreads / pairs, share = thread_index() / pairs, own = thread_index() - share * pairs;
+  const int32_t pairs = (steps > 0 ? steps : 1) * kStep / 2, shares = kPrepareThreads / pairs, share = thread_index() / pairs, own = thread_index() - share * pairs;
   const Shared<Float4> parts = carver.take<Float4>(kPrepareThreads * 4);
   if (share < shares) {
     float sum[2][kColumns] = {};
@@ -295,7 +295,7 @@ __global__ void __launch_bounds__(kPrepareThreads, kPrepareBlocks) attend_prepar
   }
   sync_block();
   uint32_t *folded = p.folded + place * steps_of(channels) * 64;
-  for (int32_t i = thread_index(); i < pairs * kColumns; i += kPrepareThreads) {
+  for (int32_t i = thread_index(); i < steps * kStep / 2 * kColumns; i += kPrepareThreads) {
     const int32_t pair = i / kColumns, column = i % kColumns, from = g.residue ? column % (kColumns / 2) : column;
     float sum[2] = {};
 #pragma unroll
