@@ -269,15 +269,14 @@ TEST_P(AttendOnDevice, LongUnitsAreReducedInGroups) {
 // A part whose weight is nothing beside the others' still counts when it holds a NaN, however the unit is cut.
 TEST_P(AttendOnDevice, NaNValuesAreNeverLost) {
   const Case c = long_units(GetParam());
-  const Problem clean(c), damaged(c);
+  const Problem damaged(c);
   constexpr int32_t kSequence = 0, kRow = 100, kChannel = 3;
   const Arguments &a = damaged.arguments;
   const SideView values = side_view(damaged.owned[0]->segment, Side::values, a.shape, a.batch, kSequence, 0);
   const SideView keys = side_view(damaged.owned[0]->segment, Side::keys, a.shape, a.batch, kSequence, 0);
   store_element(row_address(values, kRow), values.dtype, kChannel, std::numeric_limits<float>::quiet_NaN());
-  // All queries turn away from the tile of that row by hundreds.
-  const Result exact = exact_result(clean);
-  for (int32_t row = kRow / 32 * 32; row < kRow / 32 * 32 + 32; ++row) {
+  // All queries turn away from the rows around it by hundreds, which are all that some blocks have.
+  for (int32_t row = 0; row < 2048; ++row) {
     for (int32_t j = 0; j < keys.channels; ++j) {
       char *at = keys.layout == THINK_TILES ? row_address(keys, row) + (j * 32 + row % 32) * 2 : row_address(keys, row) + j * 2;
       const float sum = load_element(element(a.query, kSequence, 0, 0), a.query.dtype, j) + load_element(element(a.query, kSequence, 1, 0), a.query.dtype, j) +
