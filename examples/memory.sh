@@ -44,8 +44,8 @@ TEXT
   20 %" is that, rounded; half of the channels, or values too, pass it.
 - **Rows in 16 bits.** Of 498 tokens the last 18 (50 with sinks and recent rows) stay in 16 bits, in whole pages of 32. No channel of them goes, so ThinK gives
   less on top of a short quantized sequence. For 2 bits they are a quarter of all bytes: 5.3 times less by the bits is then about 4.
-- **Bases.** A pruned side has index, weights and offsets per head, as large after 498 tokens as after 100,000. ThinK's own mode uses no weights, but the cache
-  lays the same basis out for both modes: for 128 channels 9 KB per head where 0.5 KB would do.
+- **Bases.** A pruned side has an index per head, and in the regressed mode weights and offsets, as large after 498 tokens as after 100,000: for 128 channels
+  0.5 KB per head in ThinK's own mode, 9 KB in the other.
 - **Pools.** When pages run out the cache takes an eighth more than it has, a layer at a time, and copies: the allocator's peak is above what is held, the more the
   fewer layers there are.
 - **Eviction** of the rows is not repeated here: which rows are left does not change what they take, so the cache is given as many as SnapKV leaves.
