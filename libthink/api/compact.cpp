@@ -23,7 +23,7 @@ think_status check_pair(const Argument &source_argument, const Argument &destina
   const think_basis *from_basis = keys ? source.key_basis : source.value_basis, *to_basis = keys ? destination.key_basis : destination.value_basis;
   if (!from_basis) return THINK_OK;
   if (!to_basis) return wrong(destination_argument, names.basis, "expected the basis of the source, got NULL: dropped channels cannot be rebuilt");
-  if (from_basis->kept == to_basis->kept && from_basis->index == to_basis->index) return THINK_OK;
+  if (from_basis->kept == to_basis->kept && from_basis->index == to_basis->index && source.slot == destination.slot) return THINK_OK;
   for (int32_t sequence = 0; check && sequence < batch.count; ++sequence) {
     const int64_t from_row = int64_t{slot_of(source, batch, sequence)} * shape.kv_heads, to_row = int64_t{slot_of(destination, batch, sequence)} * shape.kv_heads;
     const size_t kept_bytes = static_cast<size_t>(shape.kv_heads) * sizeof(int32_t), index_bytes = kept_bytes * static_cast<size_t>(to_basis->channels);
@@ -70,7 +70,7 @@ think_status think_compact(const think_plan *plan, const think_segment *source, 
       }
     }
     if (const think_status status = check_source_room(source_argument, from.segment, to.segment, shape, arguments.batch, call.check)) return status;
-    if (to.longest == 0) return THINK_OK;
+    if (to.longest == 0 && (to.segment.flags & THINK_SEGMENT_MEASURE) == 0) return THINK_OK;
     arguments.source = from.segment;
     arguments.destination = to.segment;
     if (plan->context->cuda) {

@@ -68,7 +68,10 @@ think_status think_tensor_from_dlpack(const struct DLTensor *source, think_devic
                          static_cast<long long>(answer.stride[3]));
     }
     if (!source->data && !empty) return null_pointer(argument, "data");
-    answer.data = source->data ? static_cast<char *>(source->data) + source->byte_offset : nullptr;
+    if (source->data && source->byte_offset > UINTPTR_MAX - reinterpret_cast<uintptr_t>(source->data)) {
+      return wrong(argument, "byte_offset", "data and byte_offset %llu lead behind the last address", static_cast<unsigned long long>(source->byte_offset));
+    }
+    answer.data = source->data ? reinterpret_cast<void *>(reinterpret_cast<uintptr_t>(source->data) + source->byte_offset) : nullptr;
     if (const think_status status = check_optional({error, 2, "device"}, device)) return status;
     if (const think_status status = check_output({error, 3, "tensor"}, tensor)) return status;
     if (device) *device = source->device.device_type;

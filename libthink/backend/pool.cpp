@@ -16,6 +16,7 @@ constexpr int kSpins = 512;  // some microseconds: layers follow each other clos
 // The caller waits for a worker's last task, which ends soon for certain: sleeping there costs a wake-up of tens of microseconds in every call.
 constexpr int kFinishSpins = 16384;
 constexpr int32_t kMostCores = 1024;
+constexpr size_t kStackBytes = 512 << 10;  // twice what is asked of a host's threads
 
 // Starting and joining workers is serialised for all contexts, so that fork() can wait for it.
 std::mutex life_cycle;
@@ -80,8 +81,15 @@ bool Pool::start() {
   sigfillset(&all);
   for (const int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP}) sigdelset(&all, fault);
   if (pthread_sigmask(SIG_SETMASK, &all, &before) != 0) return false;
+  // What the process gives threads by default (ulimit -s) may be too little.
+  pthread_attr_t attributes;
   int32_t started = 0;
-  while (started < workers_ && pthread_create(&handles_[started], nullptr, serve_thread, this) == 0) ++started;
+  if (pthread_attr_init(&attributes) == 0) {
+    size_t stack_bytes = 0;
+    if (pthread_attr_getstacksize(&attributes, &stack_bytes) == 0 && stack_bytes < kStackBytes) pthread_attr_setstacksize(&attributes, kStackBytes);
+    while (started < workers_ && pthread_create(&handles_[started], &attributes, serve_thread, this) == 0) ++started;
+    pthread_attr_destroy(&attributes);
+  }
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
   if (started < workers_) {
     stop(started);

@@ -275,7 +275,7 @@ think_segment dense_segment(const think_cache &cache, int32_t layer, const int32
   segment.key_dtype = segment.value_dtype = shape.cache_dtype;
   segment.page_tokens = kPageTokens;
   segment.key = slab.pages;
-  segment.value = slab.pages + slab.value_begin;
+  segment.value = slab.pages ? slab.pages + slab.value_begin : nullptr;
   segment.key_stride[0] = segment.value_stride[0] = slab.page_bytes;
   segment.key_stride[2] = int64_t{shape.key_channels} * dtype_bytes(shape.cache_dtype);
   segment.value_stride[2] = int64_t{shape.value_channels} * dtype_bytes(shape.cache_dtype);
@@ -290,7 +290,7 @@ think_segment dense_segment(const think_cache &cache, int32_t layer, const int32
 }
 
 think_segment dense_segment(const think_cache &cache, int32_t layer, const Sequence &sequence) {
-  return dense_segment(cache, layer, sequence.pages.data, sequence.pages.size, nullptr, &sequence.dense_rows);
+  return dense_segment(cache, layer, sequence.pages.size > 0 ? sequence.pages.data : nullptr, sequence.pages.size, nullptr, &sequence.dense_rows);
 }
 
 think_segment compact_segment(const think_cache &cache, int32_t layer, const Run &run) {

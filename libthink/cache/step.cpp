@@ -210,8 +210,7 @@ void append(think_cache &cache, int32_t layer, const Append &rows, void *workspa
     const int64_t bytes = dtype_bytes(tensor.dtype);
     dtype = tensor.dtype;
     data = tensor.data;
-    // The stride of an axis that has one element is never used, and may be any number.
-    for (int axis = 0; axis < 3; ++axis) stride[axis] = tensor.extent[axis] > 1 ? tensor.stride[axis] * bytes : 0;
+    for (int axis = 0; axis < 3; ++axis) stride[axis] = tensor.stride[axis] * bytes;
   };
   describe(rows.key, fresh.key_dtype, fresh.key, fresh.key_stride);
   describe(rows.value, fresh.value_dtype, fresh.value, fresh.value_stride);

@@ -35,7 +35,12 @@ int watch(const std::string &path) {
     if (used[slot] || path.size() >= sizeof unfinished[slot]) continue;
     std::memcpy(unfinished[slot], path.c_str(), path.size() + 1);
     used[slot] = 1;
-    for (const int number : {SIGINT, SIGTERM, SIGHUP}) signal(number, remove_unfinished);
+    for (const int number : {SIGINT, SIGTERM, SIGHUP}) {
+      struct sigaction before;
+      // What is ignored (nohup, a job in the background) stays so.
+      if (sigaction(number, nullptr, &before) == 0 && before.sa_handler != SIG_IGN) signal(number, remove_unfinished);
+    }
+    signal(SIGXFSZ, SIG_IGN);  // a file that is too large is an error of write(), which says so
     return slot;
   }
   return -1;
@@ -102,15 +107,16 @@ void check_output(const std::string &output, const std::vector<std::string> &oth
 }
 
 OutputFile::OutputFile(const std::string &path) : path_(path) {
-  // Behind a symbolic link the file it points to is replaced, not the link.
+  // Behind a symbolic link the file it points to is replaced or made, not the link.
   std::error_code error;
-  if (std::filesystem::is_symlink(path, error)) {
-    const auto target = std::filesystem::canonical(path, error);
-    if (!error) path_ = target.string();
+  for (int links = 0; links < 40 && std::filesystem::is_symlink(path_, error); ++links) {
+    const std::filesystem::path target = std::filesystem::read_symlink(path_, error);
+    if (error) break;
+    path_ = (std::filesystem::path(path_).parent_path() / target).string();
   }
+  if (std::filesystem::is_symlink(path_, error)) fail(std::strerror(ELOOP));
   const size_t slash = path_.rfind('/');
-  const std::string folder = slash == std::string::npos ? "" : path_.substr(0, slash + 1);
-  temporary_ = folder + "." + path_.substr(folder.size()) + ".XXXXXX";
+  temporary_ = (slash == std::string::npos ? "" : path_.substr(0, slash + 1)) + ".think.XXXXXX";  // not longer than any name that a file may have
   descriptor_ = mkostemp(temporary_.data(), O_CLOEXEC);
   if (descriptor_ < 0) {
     temporary_.clear();

@@ -52,7 +52,7 @@ think_status read_tensor(const Argument &argument, const think_tensor *in, const
   return check_tensor(argument, tensor, rule);
 }
 
-think_status check_tensor(const Argument &argument, const think_tensor &tensor, const TensorRule &rule) {
+think_status check_tensor(const Argument &argument, think_tensor &tensor, const TensorRule &rule) {
   if (rule.dtype ? tensor.dtype != rule.dtype : !is_float_dtype(tensor.dtype)) {
     const char *expected = rule.dtype ? dtype_name(rule.dtype) : "f32, f16 or bf16";
     return wrong(argument, "dtype", "expected %s, got %s (0x%x)", expected, dtype_name(tensor.dtype), static_cast<unsigned>(tensor.dtype));
@@ -89,6 +89,9 @@ think_status check_tensor(const Argument &argument, const think_tensor &tensor, 
       return wrong(argument, Text("stride[%d]", widest).text, "extent %lld with stride %lld exceeds 64-bit offsets",
                    static_cast<Long>(tensor.extent[widest]), static_cast<Long>(tensor.stride[widest]));
     }
+  }
+  for (int axis = 0; axis < 3; ++axis) {
+    if (tensor.extent[axis] == 1) tensor.stride[axis] = 0;
   }
   return THINK_OK;
 }

@@ -32,7 +32,8 @@ struct TensorRule {
   think_dtype dtype;
 };
 think_status read_tensor(const Argument &argument, const think_tensor *in, const TensorRule &rule, think_tensor &tensor);
-think_status check_tensor(const Argument &argument, const think_tensor &tensor, const TensorRule &rule);  // of a copy
+// Of a copy: an axis of one element, whose stride may be anything, gets the stride 0.
+think_status check_tensor(const Argument &argument, think_tensor &tensor, const TensorRule &rule);
 
 // A batch; NULL = `count_of_null` sequences.
 think_status read_batch(const Argument &argument, const think_batch *in, const Shape &shape, int64_t count_of_null, Batch &batch);

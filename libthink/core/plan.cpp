@@ -10,6 +10,7 @@ namespace think {
 namespace {
 
 constexpr int32_t kMostWindow = 1024;
+constexpr double kMostOverSoftcap = 1e30;  // scale / softcap
 constexpr int32_t kMostHeads = 65536;
 
 think_status check_dtype(const Argument &argument, const char *field, think_dtype dtype) {
@@ -82,6 +83,11 @@ think_status read_problem(const Argument &argument, const think_problem *in, Sha
   if (problem.softcap == -1) problem.softcap = 0;
   if (!std::isfinite(problem.softcap) || problem.softcap < 0) {
     return wrong(argument, "softcap", "expected -1 or a finite number of at least 0, got %s", NumberText(problem.softcap).text);
+  }
+  // The kernels multiply with scale / softcap; what overflows there is NaN.
+  if (problem.softcap > 0 && !(std::fabs(static_cast<double>(problem.scale)) / static_cast<double>(problem.softcap) < kMostOverSoftcap)) {
+    return wrong(argument, "softcap", "expected more than scale / %g (scale is %s), got %s", kMostOverSoftcap, NumberText(problem.scale).text,
+                 NumberText(problem.softcap).text);
   }
   shape = {problem.query_heads,    problem.kv_heads,  problem.query_heads / problem.kv_heads,
            problem.key_channels,   problem.value_channels, problem.window,

@@ -139,6 +139,8 @@ std::vector<Case> problem_cases() {
     }
     cases.push_back(
         {function, "problem", "softcap negative", [](World &w, Values &) { w.problem->softcap = -2; }, {"problem->softcap", "-2"}});
+    cases.push_back({function, "problem", "softcap that the scale is infinite beside", [](World &w, Values &) { w.problem->softcap = 1e-40f; },
+                     {"problem->softcap", "scale"}});
     // every number by itself is fine, together no offset fits
     cases.push_back({function,
                      "problem",

@@ -365,6 +365,8 @@ std::vector<Case> dlpack_cases() {
   spoil(
       "data NULL", [](DLTensorFields &t) { t.data = nullptr; }, {"source->data", "NULL"}, THINK_E_ARGUMENT);
   spoil(
+      "offset past the last address", [](DLTensorFields &t) { t.byte_offset = UINT64_MAX; }, {"source->byte_offset", "last address"}, THINK_E_ARGUMENT);
+  spoil(
       "negative extent",
       [](DLTensorFields &t) {
         static int64_t shape[4] = {2, 4, -96, 24};

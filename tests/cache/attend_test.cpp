@@ -141,6 +141,31 @@ TEST(Attend, BorrowedSegmentsGiveTheSame) {
   EXPECT_EQ(4, error.argument);
 }
 
+// A sequence all of whose rows are compact has a dense segment without rows, and one that is empty has nothing else: both are segments like others.
+TEST(Attend, BorrowedSegmentsWithoutRows) {
+  Settings settings;
+  settings.prune.sinks = settings.prune.recent = -1;
+  settings.prune.dense_limit = -1;
+  Site site(settings);
+  Engine engine(settings, site);
+  const auto attend = [&](int32_t expected) {
+    think_segment segments[THINK_MAX_SEGMENTS];
+    think_segment_init(segments, sizeof segments[0]);
+    int32_t count = 0;
+    THINK_CALL(think_cache_sequence_segments, engine.cache(), 0, 0, segments, THINK_MAX_SEGMENTS, &count);
+    ASSERT_EQ(expected, count);
+    EXPECT_EQ(0, segments[count - 1].lengths[0]);
+    const flow::Tensor query(THINK_F32, 1, 4, 1, 32), output(THINK_F32, 1, 4, 1, 32);
+    think_error error = THINK_ERROR_INIT;
+    EXPECT_EQ(THINK_OK, think_attend(site.plan, query.view(), nullptr, segments, count, nullptr, output.view(), nullptr, engine.launch(), &error))
+        << error.message;
+  };
+  attend(1);
+  engine.step({0}, {64});
+  engine.prune({0});
+  attend(2);
+}
+
 // Slices of one attend are the whole.
 TEST(Attend, Slices) {
   Settings settings;

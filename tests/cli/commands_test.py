@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shlex
 import struct
 import subprocess
 import unittest
@@ -417,6 +418,32 @@ class Outputs(ProgramCase):
         if os.geteuid() != 0:
             os.chmod(self.path("folder"), 0o500)
             self.prune(out="folder/layer.safetensors", code=4)
+
+    def test_links_and_long_names(self):
+        self.make_inputs()
+        os.mkdir(self.path("folder"))
+        os.symlink("folder/target", self.path("dangling"))
+        os.symlink("dangling", self.path("link"))
+        self.prune(out="link")
+        self.assertTrue(os.path.islink(self.path("link")) and os.path.islink(self.path("dangling")))
+        self.assertTrue(os.path.isfile(self.path("folder/target")))
+        os.symlink("circle", self.path("circle"))
+        self.prune(out="circle", code=4)
+        self.prune(out="n" * 250)
+
+    def test_limits_and_ignored_signals(self):
+        self.make_inputs()
+        arrays_of = ["--query", self.path("q.npy"), "--key", self.path("k.npy"), "--value", self.path("v.npy"), "--out", self.path("layer.safetensors")]
+        command = " ".join(shlex.quote(word) for word in [PROGRAM, "prune"] + arrays_of)
+        done = subprocess.run(["bash", "-c", "ulimit -f 1; exec " + command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=300)
+        self.assertEqual(done.returncode, 4, done.stderr)
+        self.assertIn(b"too large", done.stderr)
+        self.assertEqual([name for name in os.listdir(self.folder) if "think" in name or "layer" in name], [])
+        # Ignored signals stay ignored: the writing of a run under nohup goes on.
+        script = "trap '' HUP TERM; " + command + " & child=$!; for i in $(seq 200); do kill -HUP $child; kill -TERM $child; done 2>/dev/null; wait $child"
+        done = subprocess.run(["bash", "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=300)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertTrue(os.path.isfile(self.path("layer.safetensors")))
 
     def test_old_output_survives_an_error(self):
         self.make_inputs()

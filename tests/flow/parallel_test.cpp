@@ -131,6 +131,26 @@ TEST(Parallel, OwnThreads) {
   }
 }
 
+// The library's threads have room enough whatever the process gives threads by default.
+TEST(Parallel, OwnThreadsWhereStacksAreSmall) {
+  pthread_attr_t before, small;
+  ASSERT_EQ(0, pthread_getattr_default_np(&before));
+  ASSERT_EQ(0, pthread_attr_init(&small));
+  ASSERT_EQ(0, pthread_attr_setstacksize(&small, 64 << 10));
+  ASSERT_EQ(0, pthread_setattr_default_np(&small));
+  think_problem problem = problem_of(THINK_F16);
+  problem.key_channels = problem.value_channels = 256;
+  think_context_options context = THINK_CONTEXT_OPTIONS_INIT;
+  context.threads = 3;
+  {
+    const Plan plan(problem, nullptr, &context);
+    run(plan, options_of(problem));
+  }
+  pthread_setattr_default_np(&before);
+  pthread_attr_destroy(&small);
+  pthread_attr_destroy(&before);
+}
+
 // Tasks in reverse order, each on a thread of its own.
 void reversed_threads(void *user, int64_t count, think_task task, void *arg) {
   static_cast<std::atomic<int64_t> *>(user)->fetch_add(count);

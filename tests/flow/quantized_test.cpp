@@ -411,6 +411,12 @@ TEST(Quantized, ScalesOfF8) {
   slices.slices = 2;
   EXPECT_EQ(THINK_E_ARGUMENT, think_compact(plan, &dense, &codes, nullptr, &slices, &error));
   EXPECT_NE(nullptr, std::strstr(error.message, "THINK_SEGMENT_MEASURE")) << error.message;
+  // Without rows there is nothing to measure: 1, not what was there.
+  const int32_t none = 0;
+  think_segment nothing = dense, empty = codes;
+  nothing.lengths = empty.lengths = &none;
+  THINK_CALL(think_compact, plan, &nothing, &empty, nullptr, &launch);
+  for (const float one : scale) EXPECT_EQ(1, one);
   THINK_CALL(think_compact, plan, &dense, &codes, nullptr, &launch);
   EXPECT_EQ(8, scale[0]);  // 1000 / 224, to a power of two
   EXPECT_EQ(0x1p-6f, scale[1]);
@@ -423,6 +429,42 @@ TEST(Quantized, ScalesOfF8) {
   codes.key_scale = reinterpret_cast<float *>(reinterpret_cast<char *>(scale.data()) + 1);
   EXPECT_EQ(THINK_E_ARGUMENT, think_compact(plan, &dense, &codes, nullptr, &launch, &error));
   EXPECT_NE(nullptr, std::strstr(error.message, "destination->key_scale")) << error.message;
+}
+
+// Another slot of the same basis keeps other channels.
+TEST(Quantized, ASlotIsPartOfTheBasis) {
+  think_problem problem = THINK_PROBLEM_INIT;
+  problem.query_heads = problem.kv_heads = 1;
+  problem.key_channels = 64;
+  problem.max_batch = 2;
+  const Plan plan(problem);
+  int64_t bytes = 0;
+  THINK_CALL(think_basis_size, plan, THINK_KEYS, 2, &bytes, nullptr);
+  Memory memory(bytes, 0);
+  think_basis basis = THINK_BASIS_INIT;
+  THINK_CALL(think_basis_bind, plan, THINK_KEYS, 2, memory.data(), bytes, &basis);
+  for (int32_t slot = 0; slot < 2; ++slot) {
+    basis.kept[slot] = slot == 0 ? 8 : 64;
+    basis.weight_offset[slot] = -1;
+    std::iota(basis.index + slot * 64, basis.index + slot * 64 + 64, 0);
+  }
+  const int32_t length = 32, slots[2] = {0, 1};
+  Memory rows(4 * 64 * 32, 0), tiles(4 * 64 * 32, 0);
+  think_segment source = THINK_SEGMENT_INIT;
+  source.key = rows.data();
+  source.key_dtype = source.value_dtype = THINK_F32;
+  source.key_basis = &basis;
+  source.lengths = &length;
+  source.page_tokens = 32;
+  think_segment destination = source;
+  destination.key = tiles.data();
+  destination.key_layout = THINK_TILES;
+  source.slot = &slots[0], destination.slot = &slots[1];
+  think_launch launch = {sizeof(think_launch), THINK_LAUNCH_CHECK, nullptr, 0, nullptr, 0, 0};
+  think_error error = THINK_ERROR_INIT;
+  EXPECT_EQ(THINK_E_ARGUMENT, think_compact(plan, &source, &destination, nullptr, &launch, &error));
+  EXPECT_EQ(3, error.argument) << error.message;
+  EXPECT_NE(nullptr, std::strstr(error.message, "expected the channels of the source's basis")) << error.message;
 }
 
 // What is refused, and why.
