@@ -52,7 +52,7 @@ __global__ void __launch_bounds__(kMergeThreads) attend_merge(const __grid_const
       }
       sum = fmaf(weight, value, sum);
     }
-    store_number(row, m.to.dtype, j, mass == 0.0f ? 0.0f : sum / mass);
+    device::store_number(row, m.to.dtype, j, mass == 0.0f ? 0.0f : sum / mass);
   }
   sync_block();
   if (thread_index() == 0 && m.to_lse) store_global(m.to_lse + place, mass == 0.0f ? maximum : maximum + log2_fast(mass) * kLn2);
@@ -71,12 +71,13 @@ uint32_t decode_shared_bytes(int32_t key_channels, int32_t value_channels) {
 }
 
 template <class Body>
-int32_t with_kernel(think_dtype dtype, int32_t channels, const Body &body) {
+int32_t with_kernel(think_dtype dtype, int32_t channels, bool codes, const Body &body) {
   const auto of_type = [&](auto type) {
     using T = decltype(type);
-    if (channels > 128) return body(attend_decode<T, 256>, attend_prepare<T>);
-    if (channels > 64) return body(attend_decode<T, 128>, attend_prepare<T>);
-    return body(attend_decode<T, 64>, attend_prepare<T>);
+    if (codes) return body(codes_kernel(dtype, channels), attend_prepare<T>);
+    if (channels > 128) return body(attend_decode<T, 256, false>, attend_prepare<T>);
+    if (channels > 64) return body(attend_decode<T, 128, false>, attend_prepare<T>);
+    return body(attend_decode<T, 64, false>, attend_prepare<T>);
   };
   return dtype == THINK_F16 ? of_type(F16{}) : of_type(BF16{});
 }
@@ -108,9 +109,11 @@ int64_t carve(const Shape &shape, const Extent &extent, void *memory, Space &spa
   return carver.offset;
 }
 
-// Segments in the order in which units have them: those with one value basis and slot table next to each other.
+// Segments in the order in which units have them: those with one value basis, slot table and form of values next to each other.
 int32_t order_runs(const Arguments &a, int32_t (&order)[THINK_MAX_SEGMENTS], int8_t (&run)[THINK_MAX_SEGMENTS]) {
   const auto same = [&](const think_segment &x, const think_segment &y) {
+    if (device::is_codes(x.value_dtype) != device::is_codes(y.value_dtype)) return false;  // their sums are scaled
+    if (device::is_codes(x.value_dtype) && x.value_dtype != y.value_dtype) return false;
     if (!x.value_basis || !y.value_basis) return !x.value_basis && !y.value_basis;
     return x.value_basis->kept == y.value_basis->kept && x.value_basis->index == y.value_basis->index && x.value_basis->weight == y.value_basis->weight &&
            x.value_basis->offset == y.value_basis->offset && x.value_basis->weight_offset == y.value_basis->weight_offset && x.slot == y.slot;
@@ -132,8 +135,9 @@ int32_t order_runs(const Arguments &a, int32_t (&order)[THINK_MAX_SEGMENTS], int
 
 KeyBasis key_basis_of(const think_segment &segment, const Batch &batch) {
   const think_basis *basis = segment.key_basis;
-  if (!basis) return {};
-  return {basis->kept, basis->index, segment.slot ? segment.slot : batch.slot, basis->weight, basis->weight_offset, basis->offset};
+  const int64_t codes = device::is_codes(segment.key_dtype);
+  if (!basis) return {nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, codes};
+  return {basis->kept, basis->index, segment.slot ? segment.slot : batch.slot, basis->weight, basis->weight_offset, basis->offset, codes};
 }
 
 }  // namespace
@@ -141,11 +145,13 @@ KeyBasis key_basis_of(const think_segment &segment, const Batch &batch) {
 int32_t load() {
   for (const think_dtype dtype : {THINK_F16, THINK_BF16}) {
     for (const int32_t channels : {64, 128, 256}) {
-      const int32_t error = with_kernel(dtype, channels, [&](auto decode, auto fold) {
-        if (const int32_t failed = prepare(decode, decode_shared_bytes(channels, channels))) return failed;
-        return prepare(fold, prepare_shared_bytes(kMaxChannels));
-      });
-      if (error) return error;
+      for (const bool codes : {false, true}) {
+        const int32_t error = with_kernel(dtype, channels, codes, [&](auto decode, auto fold) {
+          if (const int32_t failed = prepare(decode, decode_shared_bytes(channels, channels))) return failed;
+          return prepare(fold, prepare_shared_bytes(kMaxChannels));
+        });
+        if (error) return error;
+      }
     }
   }
   return prepare(attend_merge, 0);
@@ -156,7 +162,7 @@ int32_t resident(const Shape &shape, int32_t *blocks) {
   if (const int32_t error = multiprocessors(&processors)) return error;
   const int32_t channels = widest(shape);
   const uint32_t shared_bytes = decode_shared_bytes(shape.key_channels, shape.value_channels);
-  const int32_t error = with_kernel(shape.cache_dtype == THINK_F16 ? THINK_F16 : THINK_BF16, channels,
+  const int32_t error = with_kernel(shape.cache_dtype == THINK_F16 ? THINK_F16 : THINK_BF16, channels, false,
                                     [&](auto decode, auto) { return resident_blocks(&each, decode, warps_of(channels) * 32, shared_bytes); });
   *blocks = processors * (each < 1 ? 1 : each);
   return error;
@@ -181,7 +187,18 @@ int32_t attend(const Arguments &a, const Extent &extent, const int32_t *query_sl
   g.units = shape.kv_heads * g.places;
   g.most_queries = extent.queries;
   g.invariant = shape.batch_invariant;
-  const think_dtype dtype = a.segments[0].value_dtype;
+  // The type of what is no code, which is one; f16 where there is none.
+  think_dtype dtype = THINK_F16;
+  bool codes = false;
+  for (int32_t i = 0; i < a.segment_count; ++i) {
+    for (const think_dtype own : {a.segments[i].key_dtype, a.segments[i].value_dtype}) {
+      if (device::is_codes(own)) {
+        codes = true;
+      } else {
+        dtype = own;
+      }
+    }
+  }
   // How q_eff is rounded must not depend on the rest of the batch either.
   const int64_t most_queries = shape.batch_invariant ? shape.max_queries : extent.queries;
   g.residue = dtype == THINK_BF16 && most_queries * shape.group * 2 <= kColumns;
@@ -205,7 +222,7 @@ int32_t attend(const Arguments &a, const Extent &extent, const int32_t *query_sl
     to.value_run = run[i];
     to.basis = static_cast<int8_t>(which);
     to.causal = (segment.flags & THINK_SEGMENT_CAUSAL) != 0;
-    p.segment[i] = {to.run, to.key.kept, to.value.kept};
+    p.segment[i] = {to.run, to.key.kept, to.value.kept, device::bits_of(to.key.dtype), device::bits_of(to.value.dtype)};
     if (segment.value_basis) o.basis[run[i]] = {segment.value_basis->weight, segment.value_basis->weight_offset, segment.value_basis->offset};
   }
   p.geometry = d.geometry = g;
@@ -215,13 +232,13 @@ int32_t attend(const Arguments &a, const Extent &extent, const int32_t *query_sl
   p.folded = space.folded, p.constant = space.constant, p.start = space.start, p.counters = space.counters;
   p.counter_count = static_cast<int32_t>(g.invariant ? g.units : shape.attend_blocks);
   d.folded = space.folded, d.constant = space.constant, d.start = space.start, d.counters = space.counters, d.partial = space.partial;
-  d.least = kLeastTiles * tile_weight(shape.key_channels, shape.value_channels);
+  d.least = kLeastTiles * tile_weight(shape.key_channels, 16, shape.value_channels, 16);
   d.warps = warps_of(widest(shape));
   o.tensor = a.output;
   o.sink_logit = a.sink_logit;
   o.lse = a.lse;
   o.scale = shape.scale, o.softcap = shape.softcap;
-  return with_kernel(dtype, widest(shape), [&](auto decode, auto fold) {
+  return with_kernel(dtype, widest(shape), codes, [&](auto decode, auto fold) {
     const Launch first = {.name = "attend_prepare",
                           .grid = {g.bases * g.places + 1, shape.kv_heads},
                           .threads = kPrepareThreads,

@@ -2,7 +2,7 @@
 // its own tiles, ring and softmax; at the end of a piece the warps of the block merge, and the last block of a unit reduces it (cuda_reduce.cuh).
 #pragma once
 
-#include "cuda_plan.cuh"
+#include "cuda_codes.cuh"
 
 namespace think::attend::cuda {
 
@@ -76,68 +76,6 @@ THINK_HOST_DEVICE Block take_block(SharedCarver &carver, int32_t key_channels, i
   block.behind = carver;
   block.ring = carver.take<Words4>(static_cast<uint32_t>(words), 128);
   return block;
-}
-
-// ---- staged tiles
-
-// Channel-major keys: chunk c of eight tokens of channel r. Eight rows of a matrix lie in different banks.
-THINK_DEVICE int32_t tile_place(int32_t channel, int32_t chunk) { return channel * 4 + (chunk ^ (channel >> 1 & 3)); }
-
-// Rows of `chunks` (even) chunks without gaps: an exclusive-or with the bits of the row that the multiplication by `chunks` shifts out.
-struct RowPlace {
-  int32_t chunks, shift, mask;
-  THINK_DEVICE int32_t operator()(int32_t row, int32_t chunk) const { return row * chunks + (chunk ^ (row >> shift & mask)); }
-};
-
-THINK_DEVICE RowPlace row_place(int32_t steps) {
-  const int32_t chunks = steps * 2, even = trailing_zeros(static_cast<uint32_t>(chunks)), bits = even < 3 ? even : 3;
-  return {chunks, 3 - bits, (1 << bits) - 1};
-}
-
-// place(m * 16 + row, k * 2 + half) of a lane's matrix row, in few registers: the exclusive-or knows neither m nor more of k than its two lowest bits.
-struct LanePlace {
-  int32_t begin, step, half, twist;
-  THINK_DEVICE int32_t operator()(int32_t m, int32_t k) const { return begin + m * step + ((k % 4 * 2 + half) ^ twist) + k / 4 * 8; }
-};
-
-THINK_DEVICE LanePlace lane_place(int32_t steps, int32_t row, int32_t half) {
-  const RowPlace place = row_place(steps);
-  return {row * place.chunks, 16 * place.chunks, half, row >> place.shift & place.mask};
-}
-
-// `rows` rows from `first` on; what is missing of rows and channels becomes zero. Rows off the 16 bytes go through registers.
-THINK_DEVICE void fetch_rows(Shared<Words4> to, const device::View &view, int32_t first, int32_t rows) {
-  const int32_t lane = lane_index(), steps = steps_of(view.channels), chunks = steps * 2;
-  const RowPlace place = row_place(steps);
-  const char *own = lane < rows ? device::row_address(view, first + lane) : nullptr;
-  int32_t row = lane / chunks, chunk = lane - row * chunks;
-  const int32_t rows_on = 32 / chunks, chunks_on = 32 - rows_on * chunks;
-#pragma unroll 1
-  for (int32_t i = 0; i < chunks; ++i) {
-    const char *from = device::shuffle_pointer(own, row) + chunk * 16;
-    const int32_t numbers = row < rows ? view.channels - chunk * 8 : 0;
-    const Shared<Words4> at = to + place(row, chunk);
-    if (numbers <= 0 || (reinterpret_cast<uint64_t>(from) & 15) == 0) {
-      cp_async_zfill<16>(at, numbers > 0 ? from : nullptr, numbers <= 0 ? 0 : numbers < 8 ? numbers * 2 : 16);
-    } else {
-      uint32_t words[4] = {};
-#pragma unroll
-      for (int32_t x = 0; x < 8; ++x) {
-        if (x < numbers) words[x / 2] |= static_cast<uint32_t>(load_constant(reinterpret_cast<const uint16_t *>(from) + x)) << x % 2 * 16;
-      }
-      store_shared(at, Words4{words[0], words[1], words[2], words[3]});
-    }
-    row += rows_on;
-    chunk += chunks_on;
-    if (chunk >= chunks) chunk -= chunks, ++row;
-  }
-}
-
-THINK_DEVICE void fetch_tile(Shared<Words4> to, const device::View &view, int32_t first) {
-  const int32_t stored = view.channels * 4, all = steps_of(view.channels) * kStep * 4;
-  const char *from = device::row_address(view, first);
-#pragma unroll 2
-  for (int32_t i = lane_index(); i < all; i += 32) cp_async_zfill<16>(to + tile_place(i / 4, i % 4), i < stored ? from + i * 16 : nullptr, i < stored ? 16 : 0);
 }
 
 // A view is needed for a moment per tile: in shared memory it holds no registers while a tile is summed.
@@ -231,24 +169,15 @@ THINK_DEVICE float *partial_at(const Decode &d, const Cuts &cuts, int32_t unit, 
 
 // ---- a piece
 
-// What a segment means for the tiles that are summed next.
-template <int32_t kSteps>
-struct Keys {
-  static constexpr bool kInRegisters = kSteps <= 8;
-  uint32_t query[kInRegisters ? kSteps : 1][2];
-  Shared<Words2> folded;
-  float begin[2];   // of the sums of this lane's two columns
-  int32_t limit[2];  // rows that they see
-  int32_t steps, layout;
-};
-
 template <int32_t kSteps>
 THINK_DEVICE void meet_segment(Keys<kSteps> &keys, const Decode &d, const Unit &unit, int32_t s, int32_t queries) {
   const Geometry &g = d.geometry;
   const int32_t columns = g.residue ? kColumns : columns_of(g, unit, queries);
   const DecodeSegment &segment = d.segment[s];
   const int32_t slot = device::slot_of(segment.run.slot, unit.sequence), lane = lane_index();
-  keys.steps = steps_of(device::width_of(segment.key, int64_t{slot} * g.kv_heads + unit.head));
+  keys.kept = device::width_of(segment.key, int64_t{slot} * g.kv_heads + unit.head);
+  keys.steps = steps_of(keys.kept);
+  keys.bits = device::bits_of(segment.key.dtype);
   keys.layout = segment.key.layout;
   const int64_t place = int64_t{unit.index} * g.bases + segment.basis;
   const Words2 *folded = reinterpret_cast<const Words2 *>(d.folded + place * steps_of(g.key_channels) * 64) + lane;
@@ -266,6 +195,7 @@ THINK_DEVICE void meet_segment(Keys<kSteps> &keys, const Decode &d, const Unit &
   const Float2 begin = load_global(reinterpret_cast<const Float2 *>(d.constant + place * kColumns) + lane % 4);
   keys.begin[0] = begin.x, keys.begin[1] = begin.y;
   const int32_t length = device::length_of(segment.run, unit.sequence, unit.head);
+  keys.length = length;
 #pragma unroll
   for (int32_t x = 0; x < 2; ++x) {
     const int32_t column = (g.residue ? lane % 2 : lane % 4) * 2 + x;
@@ -274,25 +204,11 @@ THINK_DEVICE void meet_segment(Keys<kSteps> &keys, const Decode &d, const Unit &
   }
 }
 
-template <int32_t kSteps>
-THINK_DEVICE void load_query(uint32_t (&query)[2], const Keys<kSteps> &keys, int32_t k) {
-  if constexpr (Keys<kSteps>::kInRegisters) {
-    query[0] = keys.query[k][0], query[1] = keys.query[k][1];
-  } else {
-    const Words2 pair = load_shared(keys.folded + k * 32 + lane_index());
-    query[0] = pair.x, query[1] = pair.y;
-  }
-}
-
-template <int32_t kMatrices>
-struct Sums {
-  float out[kMatrices][4], maximum[2], mass[2];
-};
-
-template <class T, int32_t kSteps, int32_t kMatrices>
+// kCodes: there may be tiles of codes, of keys and of values.
+template <class T, bool kCodes, int32_t kSteps, int32_t kMatrices>
 THINK_DEVICE void sum_tile(Sums<kMatrices> &sums, const Keys<kSteps> &keys, const Geometry &g, float scale, float softcap, Shared<Words4> staged_keys,
-                           Shared<Words4> staged_values, int32_t value_steps, int32_t tile_in_segment) {
-  const int32_t lane = lane_index(), group = lane / 4, matrix = lane / 8, row = lane % 8;
+                           Shared<Words4> staged_values, int32_t value_kept, int32_t value_bits, int32_t tile_in_segment, int32_t rows) {
+  const int32_t lane = kCodes ? opaque(lane_index()) : lane_index(), group = lane / 4, matrix = lane / 8, row = lane % 8;
   float score[2][4];
 #pragma unroll
   for (int32_t m = 0; m < 2; ++m) score[m][0] = score[m][2] = keys.begin[0], score[m][1] = score[m][3] = keys.begin[1];
@@ -312,7 +228,16 @@ THINK_DEVICE void sum_tile(Sums<kMatrices> &sums, const Keys<kSteps> &keys, cons
       }
     }
   };
-  if (keys.layout == THINK_TILES) {
+  const bool codes = kCodes && keys.bits < 16;
+  if (codes) {
+    if constexpr (kCodes) {
+      if (keys.bits == 8) {
+        sum_key_codes<8>(score, keys, staged_keys);
+      } else {
+        sum_key_codes<4>(score, keys, staged_keys);
+      }
+    }
+  } else if (keys.layout == THINK_TILES) {
     const int32_t place[2] = {tile_place(matrix / 2 * 8 + row, matrix % 2), tile_place(matrix / 2 * 8 + row, 2 + matrix % 2)};
     add_scores([&](uint32_t(&a)[4], int32_t m, int32_t k) { ldmatrix_trans(a, staged_keys + (place[m] + k * kStep * 4)); });
   } else {
@@ -337,7 +262,8 @@ THINK_DEVICE void sum_tile(Sums<kMatrices> &sums, const Keys<kSteps> &keys, cons
         float &z = score[m][half * 2 + x];
         z *= factor;
         if (softcap > 0.0f) z = softcap * kLog2E * (1.0f - 2.0f * reciprocal_fast(1.0f + exp2_fast(z)));  // tanh
-        if (tile_in_segment * kTileTokens + m * 16 + half * 8 + group >= keys.limit[x]) z = -INFINITY;
+        const int32_t token = codes ? 2 * group + half : half * 8 + group;
+        if (tile_in_segment * kTileTokens + m * 16 + token >= keys.limit[x]) z = -INFINITY;
         largest = fmaxf(largest, z);
       }
     }
@@ -348,6 +274,7 @@ THINK_DEVICE void sum_tile(Sums<kMatrices> &sums, const Keys<kSteps> &keys, cons
     sums.mass[x] *= shrink;
 #pragma unroll
     for (int32_t j = 0; j < kMatrices; ++j) sums.out[j][x] *= shrink, sums.out[j][2 + x] *= shrink;
+    if constexpr (kCodes) sums.zero[x] *= shrink;
 #pragma unroll
     for (int32_t m = 0; m < 2; ++m) {
 #pragma unroll
@@ -358,13 +285,33 @@ THINK_DEVICE void sum_tile(Sums<kMatrices> &sums, const Keys<kSteps> &keys, cons
       }
     }
   }
-  const LanePlace place = lane_place(value_steps, matrix / 2 * 8 + row, matrix % 2);
   uint32_t p[2][2];
+  const auto make_operands = [&](auto type) {
+    using P = decltype(type);
 #pragma unroll
-  for (int32_t m = 0; m < 2; ++m) {
-    p[m][0] = movmatrix_trans(pack<T>(score[m][0], score[m][1]));
-    p[m][1] = movmatrix_trans(pack<T>(score[m][2], score[m][3]));
+    for (int32_t m = 0; m < 2; ++m) {
+      if (codes) {
+        order_probabilities<P>(p[m], score[m]);
+      } else {
+        p[m][0] = movmatrix_trans(pack<P>(score[m][0], score[m][1]));
+        p[m][1] = movmatrix_trans(pack<P>(score[m][2], score[m][3]));
+      }
+    }
+  };
+  if constexpr (kCodes) {
+    if (value_bits < 16) {
+      make_operands(F16{});
+      if (value_bits == 8) {
+        sum_value_codes<8>(sums, p, staged_values, value_kept, rows);
+      } else {
+        sum_value_codes<4>(sums, p, staged_values, value_kept, rows);
+      }
+      return;
+    }
   }
+  make_operands(T{});
+  const int32_t value_steps = steps_of(value_kept);
+  const LanePlace place = lane_place(value_steps, matrix / 2 * 8 + row, matrix % 2);
   const auto sum_half = [&](int32_t m, uint32_t low, uint32_t high) {
     const uint32_t probability[2] = {low, high};
 #pragma unroll
@@ -388,7 +335,8 @@ THINK_DEVICE void sum_tile(Sums<kMatrices> &sums, const Keys<kSteps> &keys, cons
 
 // The sums of the block's warps, in the order of the warps, as one partial result.
 template <int32_t kMatrices>
-THINK_DEVICE void merge_warps(Sums<kMatrices> &sums, const Decode &d, const Block &block, int32_t value_steps, int32_t value_kept, float *to) {
+THINK_DEVICE void merge_warps(Sums<kMatrices> &sums, const Decode &d, const Block &block, int32_t value_kept, float *to) {
+  const int32_t value_steps = steps_of(value_kept);
   const int32_t lane = lane_index(), group = lane / 4, column = lane % 4 * 2, floats = partial_floats(value_steps * kStep);
   sync_block();  // every ring is free
   const Shared<float> all = block.ring.as<float>(), own = all + warp_index() * floats;
@@ -431,7 +379,7 @@ THINK_DEVICE void merge_warps(Sums<kMatrices> &sums, const Decode &d, const Bloc
 }
 
 // Tiles [first, end) of the unit, all of one run, which begins with segment `cursor.segment`.
-template <class T, int32_t kSteps, int32_t kMatrices>
+template <class T, bool kCodes, int32_t kSteps, int32_t kMatrices>
 THINK_DEVICE void sum_piece(const Decode &d, float scale, float softcap, const Block &block, const Unit &unit, int32_t queries, Cursor cursor, int32_t first,
                             int32_t end, float *to) {
   const Geometry &g = d.geometry;
@@ -439,7 +387,7 @@ THINK_DEVICE void sum_piece(const Decode &d, float scale, float softcap, const B
   const Shared<Words4> ring = block.ring + warp * kStages * words;
   Cursor ahead = cursor;
   const Shared<Words2> key_at = block.views + warp * 2 * kViewWords, value_at = key_at + kViewWords;
-  int32_t ahead_first = 0, ahead_length = 0;
+  int32_t ahead_first = 0, ahead_length = 0, ahead_key_bits = 16, ahead_value_bits = 16;
   bool fresh = true;
   const auto fetch = [&](int32_t tile, int32_t round) {
     if (tile < end) {
@@ -451,23 +399,31 @@ THINK_DEVICE void sum_piece(const Decode &d, float scale, float softcap, const B
         sync_warp();
         ahead_first = device::first_of(segment.run, unit.sequence, unit.head);
         ahead_length = device::length_of(segment.run, unit.sequence, unit.head);
+        if constexpr (kCodes) ahead_key_bits = device::bits_of(segment.key.dtype), ahead_value_bits = device::bits_of(segment.value.dtype);
         fresh = false;
       }
       const int32_t row = (tile - ahead.begin) * kTileTokens, left = ahead_length - row, rows = left < kTileTokens ? left : kTileTokens;
       const Shared<Words4> stage = ring + round % kStages * words;
       const device::View key_view = get_view(key_at);
-      if (key_view.layout == THINK_TILES) {
+      if (kCodes && ahead_key_bits < 16) {
+        fetch_key_codes(stage, key_view, ahead_key_bits, ahead_first + row);
+      } else if (key_view.layout == THINK_TILES) {
         fetch_tile(stage, key_view, ahead_first + row);
       } else {
         fetch_rows(stage, key_view, ahead_first + row, rows);
       }
-      fetch_rows(stage + keys_at, get_view(value_at), ahead_first + row, rows);
+      if (kCodes && ahead_value_bits < 16) {
+        fetch_value_codes(stage + keys_at, get_view(value_at), ahead_value_bits, ahead_first + row);
+      } else {
+        fetch_rows(stage + keys_at, get_view(value_at), ahead_first + row, rows);
+      }
     }
     cp_async_commit();
   };
 
   const int64_t head_of_slot = int64_t{device::slot_of(d.segment[cursor.segment].run.slot, unit.sequence)} * g.kv_heads + unit.head;
-  const int32_t value_kept = device::width_of(d.segment[cursor.segment].value, head_of_slot), value_steps = steps_of(value_kept);
+  const device::Side &values = d.segment[cursor.segment].value;
+  const int32_t value_kept = device::width_of(values, head_of_slot), value_bits = device::bits_of(values.dtype);
   Sums<kMatrices> sums = {};
   sums.maximum[0] = sums.maximum[1] = kLowest;
   Keys<kSteps> keys;
@@ -482,11 +438,15 @@ THINK_DEVICE void sum_piece(const Decode &d, float scale, float softcap, const B
     cp_async_wait<kStages - 1>();
     sync_warp();
     const Shared<Words4> stage = ring + round % kStages * words;
-    sum_tile<T>(sums, keys, g, scale, softcap, stage, stage + keys_at, value_steps, tile - cursor.begin);
+    const int32_t left = keys.length - (tile - cursor.begin) * kTileTokens;
+    sum_tile<T, kCodes>(sums, keys, g, scale, softcap, stage, stage + keys_at, value_kept, value_bits, tile - cursor.begin, left);
     sync_warp();  // the stage may be filled again
   }
   cp_async_wait<0>();
-  merge_warps(sums, d, block, value_steps, value_kept, to);
+  if constexpr (kCodes) {
+    if (value_bits < 16) finish_value_codes(sums, value_kept);
+  }
+  merge_warps(sums, d, block, value_kept, to);
 }
 
 }  // namespace think::attend::cuda

@@ -27,8 +27,11 @@ constexpr float kLog2E = 1.44269504088896340736f, kLn2 = 0.69314718055994530942f
 
 THINK_HOST_DEVICE int32_t steps_of(int32_t channels) { return (channels + kStep - 1) / kStep; }
 THINK_HOST_DEVICE int32_t tiles_of(int32_t tokens) { return (tokens + kTileTokens - 1) / kTileTokens; }
-// Of a tile: its rows of 64 bytes, keys and values.
-THINK_HOST_DEVICE int32_t tile_weight(int32_t key_kept, int32_t value_kept) { return (steps_of(key_kept) + steps_of(value_kept)) * kStep; }
+// Of a tile: its bytes by 64, keys and values; scales and zeros take as much as one bit more.
+THINK_HOST_DEVICE int32_t channel_weight(int32_t bits) { return bits < 16 ? bits + 1 : 16; }
+THINK_HOST_DEVICE int32_t tile_weight(int32_t key_kept, int32_t key_bits, int32_t value_kept, int32_t value_bits) {
+  return steps_of(key_kept) * channel_weight(key_bits) + steps_of(value_kept) * channel_weight(value_bits);
+}
 
 // Numbers of a call that both kernels need.
 struct Geometry {
@@ -86,11 +89,13 @@ struct KeyBasis {
   const void *weight;
   const int64_t *weight_offset;
   const float *offset;
+  int64_t codes;  // of keys that are codes: queries become f16, whatever the other keys are
 };
 
 struct PrepareSegment {
   device::Run run;
   const int32_t *key_kept, *value_kept;
+  int32_t key_bits, value_bits;
 };
 
 struct Prepare {
@@ -113,12 +118,6 @@ THINK_DEVICE int32_t kept_of(const int32_t *kept, int32_t channels, int64_t head
 
 THINK_DEVICE int32_t bytes_of(think_dtype dtype) { return dtype == THINK_F32 ? 4 : 2; }
 
-THINK_DEVICE float number_at(const char *row, think_dtype dtype, int32_t i) {
-  if (dtype == THINK_F32) return load_constant(reinterpret_cast<const float *>(row) + i);
-  if (dtype == THINK_F16) return to_float(load_constant(reinterpret_cast<const F16 *>(row) + i));
-  return to_float(load_constant(reinterpret_cast<const BF16 *>(row) + i));
-}
-
 // The place of every unit on the line: one block, a stretch of units for each thread.
 THINK_DEVICE void write_plan(const Prepare &p, SharedCarver carver) {
   const Geometry &g = p.geometry;
@@ -130,7 +129,8 @@ THINK_DEVICE void write_plan(const Prepare &p, SharedCarver carver) {
     for (int32_t s = 0; s < g.segments; ++s) {
       const PrepareSegment &segment = p.segment[s];
       const int64_t head_of_slot = int64_t{device::slot_of(segment.run.slot, unit.sequence)} * g.kv_heads + unit.head;
-      const int32_t of_tile = tile_weight(kept_of(segment.key_kept, g.key_channels, head_of_slot), kept_of(segment.value_kept, g.value_channels, head_of_slot));
+      const int32_t of_tile = tile_weight(kept_of(segment.key_kept, g.key_channels, head_of_slot), segment.key_bits,
+                                          kept_of(segment.value_kept, g.value_channels, head_of_slot), segment.value_bits);
       weight += int64_t{tiles_of(device::length_of(segment.run, unit.sequence, unit.head))} * of_tile;
     }
     return weight;
@@ -173,7 +173,7 @@ THINK_DEVICE void write_plan(const Prepare &p, SharedCarver carver) {
   for (int32_t i = thread_index(); i < p.counter_count; i += kPrepareThreads) store_global(p.counters + i, 0);
 }
 
-uint32_t prepare_shared_bytes(int32_t key_channels) {
+inline uint32_t prepare_shared_bytes(int32_t key_channels) {
   SharedCarver carver;
   carver.take<int64_t>(kPrepareThreads);
   SharedCarver other;
@@ -186,6 +186,19 @@ template <class T>
 THINK_DEVICE float representable(float x) {
   if constexpr (IsF16<T>::value) return x > 65504.0f ? 65504.0f : x < -65504.0f ? -65504.0f : x;
   return x;
+}
+
+// Two channels of the queries of all columns, rounded; with `residue` columns 4 .. 7 hold what that takes from columns 0 .. 3.
+template <class T>
+THINK_DEVICE void store_pair(uint32_t *to, float (&sum)[2][kColumns], bool residue) {
+  if (residue) {
+#pragma unroll
+    for (int32_t c = 0; c < kColumns / 2; ++c) {
+      for (int32_t x = 0; x < 2; ++x) sum[x][c + kColumns / 2] = sum[x][c] - to_float(from_float<T>(sum[x][c]));
+    }
+  }
+#pragma unroll
+  for (int32_t c = 0; c < kColumns; ++c) store_global(to + c * 8, pack<T>(representable<T>(sum[0][c]), representable<T>(sum[1][c])));
 }
 
 // q_eff = q_I + W^T q_P of 8 columns in f32, rounded once. Grid: (key bases x places + 1 for the plan, KV heads).
@@ -218,7 +231,7 @@ __global__ void __launch_bounds__(kPrepareThreads) attend_prepare(const __grid_c
     float value = 0.0f;
     if (column < columns) {
       const char *row = device::element(p.query, query_row, unit.head * g.group + c % g.group, rows.first + c / g.group, bytes_of(p.query.dtype));
-      value = number_at(row, p.query.dtype, index ? load_constant(index + position) : position);
+      value = device::load_number(row, p.query.dtype, index ? load_constant(index + position) : position);
     }
     store_shared(numbers + position * kColumns + column, value);
   }
@@ -246,17 +259,14 @@ __global__ void __launch_bounds__(kPrepareThreads) attend_prepare(const __grid_c
         for (int32_t c = 0; c < kColumns; ++c) sum[0][c] = fmaf(w.x, q[c], sum[0][c]), sum[1][c] = fmaf(w.y, q[c], sum[1][c]);
       }
     }
-    if (g.residue) {
-#pragma unroll
-      for (int32_t c = 0; c < kColumns / 2; ++c) {
-        for (int32_t x = 0; x < 2; ++x) sum[x][c + kColumns / 2] = sum[x][c] - to_float(from_float<T>(sum[x][c]));
-      }
-    }
     // b[half] of lane 4 c + t: rows 2t, 2t + 1 (+ 8) of the step, column c.
     const int32_t in_step = pair % 8;
     uint32_t *to = folded + pair / 8 * 64 + in_step % 4 * 2 + in_step / 4;
-#pragma unroll
-    for (int32_t c = 0; c < kColumns; ++c) store_global(to + c * 8, pack<T>(representable<T>(sum[0][c]), representable<T>(sum[1][c])));
+    if (basis.codes) {
+      store_pair<F16>(to, sum, g.residue);
+    } else {
+      store_pair<T>(to, sum, g.residue);
+    }
   }
 
   for (int32_t column = warp_index(); column < kColumns; column += kPrepareThreads / 32) {

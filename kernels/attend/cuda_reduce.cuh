@@ -137,16 +137,6 @@ THINK_DEVICE void expand(const Reduction &r, const Decode &d, const Output &o, c
   }
 }
 
-THINK_DEVICE void store_number(char *row, think_dtype dtype, int32_t i, float value) {
-  if (dtype == THINK_F32) {
-    store_global(reinterpret_cast<float *>(row) + i, value);
-  } else if (dtype == THINK_F16) {
-    store_global(reinterpret_cast<F16 *>(row) + i, from_float<F16>(value));
-  } else {
-    store_global(reinterpret_cast<BF16 *>(row) + i, from_float<BF16>(value));
-  }
-}
-
 THINK_DEVICE void reduce_unit(const Decode &d, const Output &o, const Block &block, const Cuts &cuts, int32_t index) {
   const Geometry &g = d.geometry;
   const Unit unit = unit_at(g, o.batch, index);
@@ -222,7 +212,7 @@ THINK_DEVICE void reduce_unit(const Decode &d, const Output &o, const Block &blo
     const float whole = mass + (o.sink_logit ? exp2_fast(load_constant(o.sink_logit + head) * kLog2E - maximum) : 0.0f);
     const float value = load_shared(r.outputs + channel * kColumns + column);
     char *row = const_cast<char *>(device::element(o.tensor, rows.row, head, token, bytes_of(o.tensor.dtype)));
-    store_number(row, o.tensor.dtype, channel, mass == 0.0f ? 0.0f : value / whole);
+    device::store_number(row, o.tensor.dtype, channel, mass == 0.0f ? 0.0f : value / whole);
     if (channel == 0 && o.lse) {
       const int64_t at = (rows.row * o.tensor.extent[1] + head) * o.tensor.extent[2] + token;
       store_global(o.lse + at, mass == 0.0f ? -INFINITY : (maximum + log2_fast(mass)) * kLn2);
@@ -231,7 +221,7 @@ THINK_DEVICE void reduce_unit(const Decode &d, const Output &o, const Block &blo
 }
 
 // Every tile of a unit that begins on the block's stretch of the line, and the reduction where this block is the last.
-template <class T, int32_t kSteps, int32_t kMatrices>
+template <class T, bool kCodes, int32_t kSteps, int32_t kMatrices>
 THINK_DEVICE void visit(const Decode &d, const Output &o, const Block &block, Cuts &cuts, int32_t index) {
   const Geometry &g = d.geometry;
   const Unit unit = unit_at(g, o.batch, index);
@@ -241,7 +231,8 @@ THINK_DEVICE void visit(const Decode &d, const Output &o, const Block &block, Cu
     const int64_t head_of_slot = int64_t{device::slot_of(segment.run.slot, unit.sequence)} * g.kv_heads + unit.head;
     store_shared(block.tiles + thread_index(), static_cast<uint32_t>(tiles_of(device::length_of(segment.run, unit.sequence, unit.head))));
     store_shared(block.weight + thread_index(),
-                 static_cast<uint32_t>(tile_weight(device::width_of(segment.key, head_of_slot), device::width_of(segment.value, head_of_slot))));
+                 static_cast<uint32_t>(tile_weight(device::width_of(segment.key, head_of_slot), device::bits_of(segment.key.dtype),
+                                                   device::width_of(segment.value, head_of_slot), device::bits_of(segment.value.dtype))));
   }
   sync_block();
   int64_t weight = 0;
@@ -276,7 +267,7 @@ THINK_DEVICE void visit(const Decode &d, const Output &o, const Block &block, Cu
       next = last;
       if (cuts.chunk && (at / cuts.chunk + 1) * cuts.chunk < last) next = (at / cuts.chunk + 1) * cuts.chunk;
       float *to = partial_at(d, cuts, index, cuts.chunk ? at / cuts.chunk : block_x(), run);
-      sum_piece<T, kSteps, kMatrices>(d, o.scale, o.softcap, block, unit, queries, cursor, at, next, to);
+      sum_piece<T, kCodes, kSteps, kMatrices>(d, o.scale, o.softcap, block, unit, queries, cursor, at, next, to);
     }
   }
   const int32_t arrivals = cuts.last_block - cuts.first_block + 1;
@@ -284,7 +275,7 @@ THINK_DEVICE void visit(const Decode &d, const Output &o, const Block &block, Cu
   reduce_unit(d, o, block, cuts, index);
 }
 
-template <class T, int32_t kChannels>
+template <class T, int32_t kChannels, bool kCodes>
 __global__ void __launch_bounds__(kChannels > 128 ? 32 : kChannels > 64 ? 64 : 128, kChannels > 64 ? 3 : 2) attend_decode(const __grid_constant__ Decode d,
                                                                                                   const __grid_constant__ Output o) {
   constexpr int32_t kSteps = kChannels / kStep;
@@ -313,8 +304,12 @@ __global__ void __launch_bounds__(kChannels > 128 ? 32 : kChannels > 64 ? 64 : 1
   for (int32_t index = low; index < g.units; ++index) {
     cuts.start = load_global(d.start + index);
     if (cuts.start >= stretch_of(cuts, block_x() + 1)) return;
-    if (load_global(d.start + index + 1) > cuts.start) visit<T, kSteps, kSteps>(d, o, block, cuts, index);
+    if (load_global(d.start + index + 1) > cuts.start) visit<T, kCodes, kSteps, kSteps>(d, o, block, cuts, index);
   }
 }
+
+// The kernels for calls with tiles of codes, in a unit of their own.
+using DecodeKernel = void (*)(Decode, Output);
+DecodeKernel codes_kernel(think_dtype dtype, int32_t channels);
 
 }  // namespace think::attend::cuda

@@ -34,6 +34,12 @@ THINK_DEVICE int32_t trailing_zeros(uint32_t bits) { return bits ? __ffs(static_
 // Four bytes of {high, low}, nibble i of the selector names byte i of the result (prmt).
 THINK_DEVICE uint32_t permute_bytes(uint32_t low, uint32_t high, uint32_t selector) { return __byte_perm(low, high, selector); }
 
+// The same value, of which the compiler knows nothing: what follows from it is computed here, not far ahead and kept in registers.
+THINK_DEVICE int32_t opaque(int32_t value) {
+  asm volatile("" : "+r"(value));
+  return value;
+}
+
 // ---- global memory -------------------------------------------------------------------------------------------------------------------------
 
 THINK_DEVICE uint64_t global_address(const void *pointer) { return static_cast<uint64_t>(__cvta_generic_to_global(pointer)); }

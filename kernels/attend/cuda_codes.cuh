@@ -1,0 +1,267 @@
+// Tiles of codes: how they lie in shared memory, and how their codes become operands. Codes are made f16 by their bits alone, with the middle of their range
+// as zero, so that rounding what they are multiplied with costs no more than it does with numbers:
+//   keys    z = sum (q scale) (code - middle) + sum q (zero + scale middle): scales go into the queries of a tile, the second sum is one matrix more
+//   values  o = sum (p scale) (code - middle) + sum p (zero + scale middle): scales go into the probabilities of a group, the second sum is one row of a group
+// Operands are f16 whatever the numbers of other segments are. Keys scaled by a power of two per tile, and values by kValueScale, keep all products in f16.
+#pragma once
+
+#include "cuda_tiles.cuh"
+
+namespace think::attend::cuda {
+
+constexpr uint32_t kPower6 = 0x54005400u;      // 64, twice
+constexpr float kValueScale = 1.0f / 64.0f;    // a scale is below 2 * 65504 / 15, a probability at most 1
+
+// ---- codes as f16
+
+// The f16 whose lowest bits are a code is 1024 + code; less 1024 and the middle it is exact.
+THINK_DEVICE uint32_t centred(uint32_t magic, int32_t bits) { return sub2<F16>(magic, bits == 8 ? 0x64806480u : 0x64086408u); }
+THINK_DEVICE uint32_t middle_of(int32_t bits) { return bits == 8 ? 0x58005800u : 0x48004800u; }
+
+// Of a register of ldmatrix_trans, four bytes of two lines (channels of keys, tokens of values) and two neighbours in each: the pair of the first
+// neighbours (`second` 0) or of the second ones. Nibbles: of their lower or upper halves.
+THINK_DEVICE uint32_t bytes_pair(uint32_t word, int32_t second) { return centred(permute_bytes(word, 0x64646464u, second ? 0x4341 : 0x4240), 8); }
+THINK_DEVICE uint32_t nibbles_pair(uint32_t word, int32_t second, int32_t upper) {
+  return centred((word >> (8 * second + 4 * upper) & 0x000f000fu) | 0x64006400u, 4);
+}
+
+// ---- in shared memory
+
+// Chunk `half` of line r (a channel of keys, a token in a block of values) of 32 bytes: eight lines of a matrix lie in different banks. Lines of 16 bytes do so
+// by themselves.
+THINK_DEVICE int32_t line_place(int32_t line, int32_t half) { return line * 2 + (half ^ (line >> 2 & 1)); }
+
+// Where the parts of a tile lie, in words of 16 bytes.
+struct KeyCodes {
+  Shared<uint16_t> half;     // scales, then zeros, as they are stored
+  Shared<Words2> pairs;      // of two channels: scales, which are ready to be multiplied with queries, and zeros of centred codes
+};
+
+THINK_DEVICE KeyCodes key_codes(Shared<Words4> stage, int32_t steps, int32_t bits) {
+  const Shared<Words4> behind = stage + steps * bits * 4;
+  return {behind.as<uint16_t>(), (behind + steps * 4).as<Words2>()};
+}
+
+THINK_DEVICE void fetch_key_codes(Shared<Words4> to, const device::View &view, int32_t bits, int32_t first) {
+  const int32_t steps = steps_of(view.channels), stored = view.channels * bits / 4, all = steps * bits * 4;
+  const int32_t rest = static_cast<int32_t>(view.tile_bytes / 16) - stored;
+  const char *from = device::row_address(view, first);
+#pragma unroll 1
+  for (int32_t i = lane_index(); i < all; i += 32) {
+    cp_async_zfill<16>(to + (bits == 8 ? line_place(i / 2, i % 2) : i), i < stored ? from + i * 16 : nullptr, i < stored ? 16 : 0);
+  }
+#pragma unroll 1
+  for (int32_t i = lane_index(); i < rest; i += 32) cp_async<16>(to + all + i, from + (stored + i) * 16);
+}
+
+// Scales and zeros of values, 32 halves of each group: rows of four chunks, placed like those of a tile of numbers.
+THINK_DEVICE Shared<Words4> value_scales(Shared<Words4> stage, int32_t steps, int32_t bits) { return stage + steps * bits * 4; }
+
+THINK_DEVICE void fetch_value_codes(Shared<Words4> to, const device::View &view, int32_t bits, int32_t first) {
+  const int32_t stored = view.channels * bits / 4, whole = bits == 8 ? view.channels / kBlockChannels * 64 : 0, groups = device::groups_of(view.channels);
+  const char *from = device::row_address(view, first);
+  const Shared<Words4> scales = value_scales(to, steps_of(view.channels), bits);
+#pragma unroll 1
+  for (int32_t i = lane_index(); i < stored; i += 32) cp_async<16>(to + (i < whole ? line_place(i / 2, i % 2) : i), from + i * 16);
+#pragma unroll 1
+  for (int32_t i = lane_index(); i < 8 * groups; i += 32) cp_async<16>(scales + tile_place(i / 4, i % 4), from + (stored + i) * 16);
+}
+
+// ---- keys
+
+// Makes KeyCodes::pairs; the answer is what the products of a tile are too small by. Powers of two, which f16 holds: the largest scale becomes a half or more.
+template <int32_t kSteps>
+THINK_DEVICE float scale_keys(const KeyCodes &codes, int32_t kept, int32_t steps, int32_t bits) {
+  constexpr int32_t kPairs = kSteps / 4;  // of a lane
+  uint32_t scale[kPairs], zero[kPairs], largest = 0;
+#pragma unroll
+  for (int32_t i = 0; i < kPairs; ++i) {
+    const int32_t channel = 2 * (i * 32 + lane_index());
+    scale[i] = zero[i] = 0;
+    if (channel < kept) scale[i] = load_shared(codes.half + channel), zero[i] = load_shared(codes.half + (kept + channel));
+    if (channel + 1 < kept) {
+      scale[i] |= static_cast<uint32_t>(load_shared(codes.half + (channel + 1))) << 16;
+      zero[i] |= static_cast<uint32_t>(load_shared(codes.half + (kept + channel + 1))) << 16;
+    }
+    const uint32_t low = scale[i] & 0xffff, high = scale[i] >> 16;
+    largest = low > largest ? low : largest;
+    largest = high > largest ? high : largest;
+  }
+#pragma unroll
+  for (int32_t distance = 16; distance > 0; distance /= 2) {
+    const uint32_t other = shuffle_xor(largest, distance);
+    largest = other > largest ? other : largest;
+  }
+  int32_t power = 126 - static_cast<int32_t>(as_bits(device::half_to_float(static_cast<uint16_t>(largest))) >> 23);
+  power = power > 15 ? 15 : power;
+  const F16 factor = from_float<F16>(as_float(static_cast<uint32_t>(127 + power) << 23));
+#pragma unroll
+  for (int32_t i = 0; i < kPairs; ++i) {
+    const int32_t pair = i * 32 + lane_index();
+    if (pair < steps * 8) store_shared(codes.pairs + pair, Words2{mul2<F16>(scale[i], pack(factor, factor)), fma2<F16>(scale[i], middle_of(bits), zero[i])});
+  }
+  sync_warp();
+  return as_float(static_cast<uint32_t>(127 - power) << 23);
+}
+
+// The logits of a tile, as far as they are products. Row r of matrix m is token 16 m + 2 r, row 8 + r the one behind it.
+template <int32_t kBits, int32_t kSteps>
+THINK_DEVICE void sum_key_codes(float (&score)[2][4], const Keys<kSteps> &keys, Shared<Words4> stage) {
+  const int32_t lane = opaque(lane_index());  // or what is computed of it is kept while all other kinds of tiles are summed
+  const KeyCodes codes = key_codes(stage, keys.steps, kBits);
+  const float back = scale_keys<kSteps>(codes, keys.kept, keys.steps, kBits);
+  float centre[4] = {keys.begin[0], keys.begin[1], 0.0f, 0.0f};
+  const Shared<Words4> line = stage + (kBits == 8 ? line_place(lane / 8 % 2 * 8 + lane % 8, lane / 16) : lane % 16);
+  const Shared<Words2> pairs = codes.pairs + lane % 4;
+#pragma unroll
+  for (int32_t m = 0; m < 2; ++m) {
+#pragma unroll
+    for (int32_t i = 0; i < 4; ++i) score[m][i] = 0.0f;
+  }
+#pragma unroll
+  for (int32_t k = 0; k < kSteps; ++k) {
+    if (k < keys.steps) {
+      if (kSteps > 8 || k % 2 == 0) sync_warp();  // so that no more than one or two steps are fetched ahead: registers would spill
+      uint32_t query[2];
+      load_query(query, keys, k);
+      const Words2 low = load_shared(pairs + k * 8), high = load_shared(pairs + (k * 8 + 4));
+      mma<F16>(centre, low.y, 0u, high.y, 0u, query[0], query[1]);
+      query[0] = mul2<F16>(query[0], low.x), query[1] = mul2<F16>(query[1], high.x);
+      if constexpr (kBits == 8) {
+        uint32_t word[4];
+        ldmatrix_trans(word, line + k * 32);
+#pragma unroll
+        for (int32_t m = 0; m < 2; ++m) {
+          const uint32_t a[4] = {bytes_pair(word[2 * m], 0), bytes_pair(word[2 * m], 1), bytes_pair(word[2 * m + 1], 0), bytes_pair(word[2 * m + 1], 1)};
+          mma<F16>(score[m], a, query);
+        }
+      } else {
+        uint32_t word[2];
+        ldmatrix_trans(word, line + k * 16);
+#pragma unroll
+        for (int32_t m = 0; m < 2; ++m) {
+          const uint32_t a[4] = {nibbles_pair(word[0], 0, m), nibbles_pair(word[0], 1, m), nibbles_pair(word[1], 0, m), nibbles_pair(word[1], 1, m)};
+          mma<F16>(score[m], a, query);
+        }
+      }
+    }
+  }
+#pragma unroll
+  for (int32_t m = 0; m < 2; ++m) {
+#pragma unroll
+    for (int32_t i = 0; i < 4; ++i) score[m][i] = fmaf(score[m][i], back, centre[i % 2]);
+  }
+}
+
+// Probabilities in the order of sum_key_codes() as B operands in the order of tokens: lane 4 g + t needs tokens 2t, 2t + 1 (+ 8) of column g, which are neighbours
+// in lane 4 t + g / 2 (+ 16).
+template <class T>
+THINK_DEVICE void order_probabilities(uint32_t (&p)[2], const float (&score)[4]) {
+  const int32_t lane = lane_index(), from = lane % 4 * 4 + lane / 8;
+  const uint32_t even = pack<T>(score[0], score[2]), odd = pack<T>(score[1], score[3]);
+#pragma unroll
+  for (int32_t half = 0; half < 2; ++half) {
+    const uint32_t of_even = shuffle(even, from + half * 16), of_odd = shuffle(odd, from + half * 16);
+    p[half] = lane / 4 % 2 ? of_odd : of_even;
+  }
+}
+
+// ---- values
+
+// A register as ldmatrix_trans would give it, from lines of less than 16 bytes or off them: bytes `at` and at + 1 of tokens 2t and 2t + 1 from `token` on.
+THINK_DEVICE uint32_t two_lines(Shared<uint8_t> block, int32_t line_bytes, int32_t token, int32_t at) {
+  const int32_t first = (token + lane_index() % 4 * 2) * line_bytes + at;
+  return load_shared((block + first).as<uint16_t>()) | static_cast<uint32_t>(load_shared((block + (first + line_bytes)).as<uint16_t>())) << 16;
+}
+
+// Matrix j has channels 16 j + 2 r in row r, and those behind them in row 8 + r. p: f16. Tokens from `rows` on have scales that are none.
+template <int32_t kBits, int32_t kMatrices>
+THINK_DEVICE void sum_value_codes(Sums<kMatrices> &sums, const uint32_t (&p)[2][2], Shared<Words4> stage, int32_t kept, int32_t rows) {
+  const int32_t lane = opaque(lane_index()), group = lane / 4, groups = device::groups_of(kept);
+  const Shared<Words4> scales = value_scales(stage, steps_of(kept), kBits);
+  const auto load_pair = [&](int32_t line, int32_t m, int32_t half) {
+    const int32_t left = rows - (m * 16 + half * 8 + lane % 4 * 2);
+    const uint32_t word = load_shared((scales + tile_place(line, 2 * m + half)).template as<uint32_t>() + lane % 4);
+    return left >= 2 ? word : left == 1 ? word & 0xffffu : 0u;
+  };
+#pragma unroll
+  for (int32_t m = 0; m < 2; ++m) {
+    if (kMatrices > 8) sync_warp();
+    uint32_t centre[2] = {0, 0};
+#pragma unroll
+    for (int32_t half = 0; half < 2; ++half) {
+      if (group < groups) centre[half] = fma2<F16>(load_pair(group, m, half), middle_of(kBits), load_pair(groups + group, m, half));
+    }
+    mma<F16>(sums.zero, centre[0], 0u, centre[1], 0u, p[m][0], p[m][1]);
+  }
+#pragma unroll
+  for (int32_t b = 0; b < kMatrices / 2; ++b) {
+    if (b * kBlockChannels >= kept) continue;
+    sync_warp();  // as above
+    uint32_t scaled[2][2];
+#pragma unroll
+    for (int32_t m = 0; m < 2; ++m) {
+#pragma unroll
+      for (int32_t half = 0; half < 2; ++half) {
+        scaled[m][half] = mul2<F16>(p[m][half], mul2<F16>(load_pair(b < groups ? b : groups - 1, m, half), kPower6));
+      }
+    }
+    const auto add = [&](int32_t j, int32_t m, uint32_t low, uint32_t high, int32_t upper) {
+      if constexpr (kBits == 8) {
+        mma<F16>(sums.out[j], bytes_pair(low, 0), bytes_pair(low, 1), bytes_pair(high, 0), bytes_pair(high, 1), scaled[m][0], scaled[m][1]);
+      } else {
+        mma<F16>(sums.out[j], nibbles_pair(low, 0, upper), nibbles_pair(low, 1, upper), nibbles_pair(high, 0, upper), nibbles_pair(high, 1, upper),
+                 scaled[m][0], scaled[m][1]);
+      }
+    };
+    const int32_t width = kept - b * kBlockChannels;
+    const Shared<Words4> block = stage + b * kBits * 8;
+    if (width >= kBlockChannels) {
+      uint32_t word[4];
+      if constexpr (kBits == 4) ldmatrix_trans(word, block + lane);
+#pragma unroll
+      for (int32_t e = 0; e < 2; ++e) {
+        if (kMatrices > 8) sync_warp();
+        if constexpr (kBits == 8) ldmatrix_trans(word, block + line_place(lane, e));
+#pragma unroll
+        for (int32_t m = 0; m < 2; ++m) add(2 * b + e, m, word[2 * m], word[2 * m + 1], e);
+      }
+      continue;
+    }
+    // The last block, where it is narrower. Its missing channels are copies of others, and nobody asks for their sums.
+    const Shared<uint8_t> bytes = block.template as<uint8_t>();
+#pragma unroll
+    for (int32_t e = 0; e < 2; ++e) {
+      if (16 * e >= width) continue;
+      const int32_t channel = 16 * e + 2 * group < width ? 16 * e + 2 * group : width - 2;
+      const int32_t line = width * kBits / 8, upper = channel >= line, at = channel - upper * line;
+#pragma unroll
+      for (int32_t m = 0; m < 2; ++m) {
+        if (kMatrices > 8) sync_warp();
+        add(2 * b + e, m, two_lines(bytes, line, m * 16, at), two_lines(bytes, line, m * 16 + 8, at), upper);
+      }
+    }
+  }
+}
+
+// The sums of a piece as those of numbers: scaled back, with their zeros, and channel r of a matrix in row r.
+template <int32_t kMatrices>
+THINK_DEVICE void finish_value_codes(Sums<kMatrices> &sums, int32_t kept) {
+  const int32_t groups = device::groups_of(kept), lane = lane_index(), column = lane % 4, group = lane / 4;
+#pragma unroll
+  for (int32_t j = 0; j < kMatrices; ++j) {
+    const int32_t of_zero = (j / 2 < groups ? j / 2 : groups - 1) * 4 + column;
+#pragma unroll
+    for (int32_t x = 0; x < 2; ++x) {
+      const float zero = shuffle(sums.zero[x], of_zero), even = sums.out[j][x], odd = sums.out[j][2 + x];
+#pragma unroll
+      for (int32_t half = 0; half < 2; ++half) {
+        const int32_t from = (half * 4 + group / 2) * 4 + column;
+        const float of_even = shuffle(even, from), of_odd = shuffle(odd, from);
+        sums.out[j][half * 2 + x] = fmaf(group % 2 ? of_odd : of_even, kValueScale, zero);
+      }
+    }
+  }
+}
+
+}  // namespace think::attend::cuda
