@@ -22,7 +22,7 @@ done
 prepare_packages
 if [ -z "$build" ]; then
   build=$repository/out/quickstart
-  build_generate "$build"
+  build_programs "$build" generate
 fi
 fetch_model
 generate=$build/examples/generate/generate

@@ -1,6 +1,7 @@
 # Sourced by quickstart.sh, fidelity.sh and tests/engine/smoke.sh: packages, build, model and texts. Nothing that is fetched enters the repository.
 #   prepare_packages         Debian packages that the build needs
-#   build_generate FOLDER    configures and builds the library and examples/generate in FOLDER; the program is FOLDER/examples/generate/generate
+#   build_programs FOLDER TARGET ...   configures and builds examples (generate, memory) and the think program (think_cli) in FOLDER; they are
+#                            FOLDER/examples/TARGET/TARGET and FOLDER/libthink/cli/think
 #   fetch_model              fetches and checks the model once; sets $model
 #   fetch_text NAME          fetches and checks a text once (moby, speech1862, speech1961, program); sets $text
 # Messages go to stderr. Status 3 = could not be downloaded; any other failure is an error of its own.
@@ -30,12 +31,14 @@ show_build() {
     END { if (terminal) printf "\r\033[K" }' >&2
 }
 
-build_generate() {
-  local folder=$1 log=$1/build.log
+build_programs() {
+  local folder=$1 log=$1/build.log cli=OFF
+  shift
+  case " $* " in *" think_cli "*) cli=ON ;; esac
   mkdir -p "$folder"
   echo "building in $folder" >&2
-  if ! { cd "$repository" && cmake --preset release -B "$folder" -DTHINK_TESTS=OFF -DTHINK_BENCH=OFF -DTHINK_CLI=OFF -DTHINK_EXAMPLES=ON >"$log" 2>&1 &&
-    cmake --build "$folder" --target generate -j "$(nproc)" 2>&1 | show_build "$log"; }; then
+  if ! { cd "$repository" && cmake --preset release -B "$folder" -DTHINK_TESTS=OFF -DTHINK_BENCH=OFF -DTHINK_CLI=$cli -DTHINK_EXAMPLES=ON >"$log" 2>&1 &&
+    cmake --build "$folder" --target "$@" -j "$(nproc)" 2>&1 | show_build "$log"; }; then
     tail -n 30 "$log" >&2
     return 1
   fi

@@ -24,7 +24,7 @@ set -- "${arguments[@]}"
 
 start=$SECONDS
 prepare_packages
-build_generate "$repository/out/quickstart"
+build_programs "$repository/out/quickstart" generate
 
 defaults=()
 given() { local name=$1 argument; shift; for argument in "$@"; do case $argument in "$name" | "$name"=*) return 0 ;; esac; done; return 1; }

@@ -96,6 +96,9 @@ if build release; then
   built_release=1
   suite release release
   step "installed package" bash tests/abi/install_test.sh out/release
+  step "bindings: generated files" bash bindings/tools/regenerate.sh --check
+  step "bindings: rust" bash bindings/rust/test.sh out/release
+  step "bindings: python" bash bindings/python/test.sh out/release
   step "engine smoke" bash tests/engine/smoke.sh out/release
   # Compiled for real, which needs no GPU. The kernels' own tests ran in the emulator, as part of the suite above.
   step "CUDA backend" bash tests/backend/cuda.sh out/release "$([ "$all" = 1 ] || echo '80-real;90-real')"
@@ -113,6 +116,7 @@ if [ "$all" = 1 ]; then
   step "AArch64 under qemu" bash tests/cross/aarch64.sh
   step "AVX2 and baseline under qemu" bash tests/cross/avx2.sh out/release
   step "fuzzing, a minute each" bash tests/fuzz/run.sh
+  THINK_WHEEL_FROM_SOURCE=1 step "bindings: python, the wheel compiled from source" bash bindings/python/test.sh out/release
   step "long generation" bash tests/engine/long.sh out/release
   step "fidelity on the real model" bash examples/fidelity.sh
 fi

@@ -15,7 +15,7 @@ namespace generate {
 namespace {
 
 constexpr size_t kHugePage = size_t{2} << 20;
-constexpr int64_t kWindow = 32; // queries that eviction and pruning look through: the library's default
+constexpr int64_t kWindow = 32; // queries that scores look through: the library's default
 
 void check(think_status status, const think_error &error, const char *what) {
   if (status != THINK_OK) throw std::runtime_error(std::string(what) + ": " + think_status_name(status) + ": " + error.message);
@@ -107,13 +107,19 @@ struct Cache::Shared {
 Cache::Cache(Attention &attention, const CacheSettings &settings) : Cache(attention, std::make_shared<Shared>()) {
   think_error error = THINK_ERROR_INIT;
   think_cache_options options = THINK_CACHE_OPTIONS_INIT;
-  options.flags = settings.prunes ? 0 : THINK_CACHE_NO_SCORES;
+  options.flags = settings.prunes || settings.evicts ? 0 : THINK_CACHE_NO_SCORES;
   options.layers = static_cast<int32_t>(attention.shape().layers);
   options.sequences = static_cast<int32_t>(shared_->taken.size());
   options.fold = settings.fold;
   options.rollback = -1; // nothing is taken back here, so a fold leaves the recent rows only, not as many as a chunk of a prompt has
   options.prune = &settings.prune;
-  options.format = &settings.format;
+  think_format plain = THINK_FORMAT_INIT;
+  plain.key_layout = THINK_TILES;
+  std::vector<think_format> formats(static_cast<size_t>(options.layers), settings.format);
+  const int64_t kept = std::min<int64_t>(settings.keep_layers, options.layers);
+  std::fill_n(formats.begin(), kept, plain);
+  std::fill_n(formats.rbegin(), kept, plain);
+  options.layer_formats = formats.data();
   think_cache *cache = nullptr;
   check(think_cache_create(attention.plan(), &options, &cache, &error), error, "think_cache_create");
   shared_->cache.reset(cache);
@@ -143,7 +149,6 @@ Cache Cache::fork() const {
   Cache other(*attention_, shared_);
   check(think_cache_fork(get(), sequence_, other.sequence_, &error), error, "think_cache_fork");
   other.tokens_ = tokens_;
-  other.evicted_ = evicted_;
   return other;
 }
 
@@ -187,62 +192,37 @@ bool Cache::prune() {
   return usage().compact_tokens > 0;
 }
 
-// Eviction works on dense rows, before anything is pruned: it chooses rows for every head and moves them together; they are a prompt of their own then.
-Cache Cache::copy(const CacheSettings &settings, const think_evict_options *evict) const {
+void Cache::evict(think_evict_options options) {
   const CacheShape &shape = attention_->shape();
-  const int64_t held = tokens_ - evicted_, rows = evict ? std::min<int64_t>(held, evict->budget) : held;
+  std::vector<float> score; // of H2O: the sums so far
+  if (options.method == THINK_EVICT_H2O) score.resize(static_cast<size_t>(shape.layers * shape.kv_heads * tokens_));
+  options.score_stride = tokens_;
+  think_error error = THINK_ERROR_INIT;
+  check(think_cache_evict(get(), &sequence_, 1, &options, nullptr, score.empty() ? nullptr : score.data(), attention_->launch(), &error), error,
+        "think_cache_evict");
+}
+
+Cache Cache::copy(const CacheSettings &settings) const {
+  const CacheShape &shape = attention_->shape();
   const int64_t width = shape.query_heads * shape.channels;
   think_error error = THINK_ERROR_INIT;
-  think_extent extent = THINK_EXTENT_INIT;
-  extent.tokens = held;
-  int64_t bytes = 0;
-  check(think_workspace_size(attention_->plan(), THINK_STAGE_EVICT, &extent, &bytes, nullptr, &error), error, "think_workspace_size");
-  attention_->reserve_workspace(bytes);
-  think_evict_options options = THINK_EVICT_OPTIONS_INIT;
-  if (evict) options = *evict;
-  else options.method = THINK_EVICT_RECENT; // all rows, as there are no more than the budget
-  options.budget = static_cast<int32_t>(rows);
-  options.score_stride = held;
-
   Cache other(*attention_, settings);
-  other.step(rows);
-  other.tokens_ = tokens_;
-  other.evicted_ = held - rows;
+  other.step(tokens_);
   other.window_ = window_;
   // Only the last queries of a prompt count for its scores.
-  const auto window_rows = static_cast<int64_t>(window_.at(0).size()) / width, padding = std::max<int64_t>(0, rows - window_rows);
-  std::vector<float> query(static_cast<size_t>((padding + window_rows) * width));
-  const int64_t element = think_dtype_bytes(attention_->cache_type()), head_bytes = rows * shape.channels * element;
-  std::vector<std::byte> key(static_cast<size_t>(shape.kv_heads * head_bytes)), value(key.size());
-  std::vector<int32_t> kept(static_cast<size_t>(shape.kv_heads * rows)), lengths(static_cast<size_t>(shape.kv_heads));
+  const auto window_rows = static_cast<int64_t>(window_.at(0).size()) / width;
+  std::vector<float> query(static_cast<size_t>(tokens_ * width));
+  std::vector<std::byte> key(static_cast<size_t>(shape.kv_heads * tokens_ * shape.channels * think_dtype_bytes(attention_->cache_type()))), value(key.size());
+  const auto rows = [&](const void *data, think_dtype type, int64_t heads, int64_t head_stride, int64_t token_stride) {
+    return tensor(data, type, heads, tokens_, shape.channels, head_stride, token_stride);
+  };
+  const think_tensor queries = rows(query.data(), THINK_F32, shape.query_heads, shape.channels, width);
+  const think_tensor keys = rows(key.data(), attention_->cache_type(), shape.kv_heads, tokens_ * shape.channels, shape.channels);
+  const think_tensor values = rows(value.data(), attention_->cache_type(), shape.kv_heads, tokens_ * shape.channels, shape.channels);
   for (int32_t layer = 0; layer < static_cast<int32_t>(shape.layers); ++layer) {
     const std::vector<float> &last = window_[static_cast<size_t>(layer)];
-    std::copy(last.begin(), last.end(), query.begin() + padding * width);
-    const think_tensor window = tensor(last.data(), THINK_F32, shape.query_heads, window_rows, shape.channels, shape.channels, width);
-    think_segment source[THINK_MAX_SEGMENTS] = {THINK_SEGMENT_INIT};
-    int32_t count = 0;
-    check(think_cache_segments(get(), layer, source, THINK_MAX_SEGMENTS, &count, &error), error, "think_cache_segments");
-    if (count != 1) throw std::runtime_error("copy: the cache has been pruned");
-    think_segment together = THINK_SEGMENT_INIT;
-    together.key_dtype = together.value_dtype = attention_->cache_type();
-    together.key = key.data();
-    together.value = value.data();
-    together.key_stride[1] = together.value_stride[1] = head_bytes;
-    together.lengths = lengths.data();
-    together.lengths_stride[0] = shape.kv_heads;
-    together.lengths_stride[1] = 1;
-    std::vector<float> score(options.method == THINK_EVICT_H2O ? static_cast<size_t>(shape.kv_heads * held) : 0);
-    check(think_evict(attention_->plan(), options.method == THINK_EVICT_RECENT ? nullptr : &window, source, nullptr, &options, nullptr,
-                      score.empty() ? nullptr : score.data(), kept.data(), lengths.data(), attention_->launch(), &error),
-          error, "think_evict");
-    check(think_evict_move(attention_->plan(), source, &together, nullptr, kept.data(), rows, nullptr, 0, attention_->launch(), &error),
-          error, "think_evict_move");
-    const auto whole = [&](const std::vector<std::byte> &data) {
-      return tensor(data.data(), attention_->cache_type(), shape.kv_heads, rows, shape.channels, rows * shape.channels, shape.channels);
-    };
-    const think_tensor keys = whole(key), values = whole(value);
-    const float *first = query.data() + (padding + window_rows - rows) * width;
-    const think_tensor queries = tensor(first, THINK_F32, shape.query_heads, rows, shape.channels, shape.channels, width);
+    std::copy(last.begin(), last.end(), query.begin() + (tokens_ - window_rows) * width);
+    check(think_cache_export_dense(get(), sequence_, layer, 0, tokens_, &keys, &values, nullptr, &error), error, "think_cache_export_dense");
     check(think_cache_append(other.get(), layer, &queries, &keys, &values, attention_->launch(), &error), error, "think_cache_append");
   }
   return other;
@@ -252,8 +232,7 @@ Cache::Usage Cache::usage() const {
   think_error error = THINK_ERROR_INIT;
   think_cache_info info = THINK_CACHE_INFO_INIT;
   check(think_cache_usage(get(), sequence_, &info, &error), error, "think_cache_usage");
-  const int64_t dense_row = info.dense_bytes / std::max<int64_t>(1, info.tokens);
-  return {tokens_, info.compact_tokens, info.tokens - info.compact_tokens, evicted_, info.page_bytes + info.basis_bytes, dense_row * tokens_,
+  return {tokens_, info.compact_tokens, info.tokens - info.compact_tokens, info.evicted_tokens, info.page_bytes + info.basis_bytes, info.dense_bytes,
           info.key_channels, info.value_channels};
 }
 

@@ -3,7 +3,7 @@
 //   Attention   one per process: libthink's context (on the engine's threads), its plan for this model's heads, and one workspace for all calls
 //   Cache       one per conversation: a sequence of a think_cache, which owns all pages, counts them, prunes them and folds what comes later
 //
-// Life of a Cache: for every chunk of tokens step(), then attend() for every layer; at the end of the prompt prune().
+// Life of a Cache: for every chunk of tokens step(), then attend() for every layer; at the end of the prompt evict() and prune().
 #pragma once
 
 #include "threads.h"
@@ -28,8 +28,10 @@ struct CacheShape {
 struct CacheSettings {
   think_prune_options prune = THINK_PRUNE_OPTIONS_INIT;
   think_format format = THINK_FORMAT_INIT; // of compact rows
+  int64_t keep_layers = 0;                 // so many first layers and so many last ones have the type of the cache instead
   int32_t fold = THINK_FOLD_NEVER;
-  bool prunes = true; // false: stays dense, so no scores are kept
+  bool prunes = true;  // false: rows stay dense
+  bool evicts = false; // rows may go; where neither is so, no scores are kept
 };
 
 // Rows of fresh activations inside a wider buffer; libthink takes strides, so nothing is copied to bring heads together.
@@ -79,8 +81,8 @@ public:
   // The same conversation once more: pages are shared until one of the two changes them.
   Cache fork() const;
 
-  // A cache with other settings that holds the dense rows of this one, before it is pruned or forked; all of them, or those that `evict` leaves.
-  Cache copy(const CacheSettings &settings, const think_evict_options *evict = nullptr) const;
+  // A cache with other settings that holds the rows of this one, before anything was done to it. For comparisons; an engine has one cache.
+  Cache copy(const CacheSettings &settings) const;
 
   int64_t tokens() const { return tokens_; } // so far: the position of the next one
 
@@ -90,6 +92,9 @@ public:
   // Appends the keys and values of the step's tokens to `layer` and lets their queries attend to everything before and to themselves.
   // out: [count][query_heads * channels].
   void attend(int64_t layer, Rows query, Rows key, Rows value, float *out);
+
+  // End of the prompt, before prune(): each head keeps options.budget rows of its choice. A shorter prompt is left alone.
+  void evict(think_evict_options options);
 
   // End of the prompt: all rows but the sinks and the recent ones become compact. Returns false where nothing is gained, as with a short prompt.
   bool prune();
@@ -108,9 +113,9 @@ private:
   Attention *attention_;
   std::shared_ptr<Shared> shared_;
   int32_t sequence_;
-  int64_t tokens_ = 0, evicted_ = 0;
+  int64_t tokens_ = 0;
   int64_t count_ = 0;                      // new tokens of the step
-  std::vector<std::vector<float>> window_; // [layer][token][query_heads * channels]: the last queries of the last chunk, which eviction looks through
+  std::vector<std::vector<float>> window_; // [layer][token][query_heads * channels]: the last queries of the last chunk, for the scores of a copy
   double attention_seconds_ = 0;
 };
 

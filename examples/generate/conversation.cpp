@@ -136,18 +136,18 @@ Conversation converse(Model &model, Attention &attention, const Tokenizer &token
 
   progress("prefill of " + std::to_string(prompt.size()) + " tokens");
   const Stack &stack = options.stack;
-  Cache prefilled(attention, stack.eviction ? stays_dense() : stack.cache);
+  Cache cache(attention, stack.cache);
   std::vector<float> logits;
   auto start = std::chrono::steady_clock::now();
-  model.forward(prompt, prefilled, Logits::last, logits);
+  model.forward(prompt, cache, Logits::last, logits);
   result.prefill_seconds = seconds_since(start);
-  result.prefill_attention_seconds = prefilled.take_attention_seconds();
+  result.prefill_attention_seconds = cache.take_attention_seconds();
 
   // The dense copy is for the comparison only; an engine prunes the cache that it has.
-  Cache dense = prefilled.copy(stays_dense());
+  Cache dense = cache.copy(stays_dense());
   progress("prune");
   start = std::chrono::steady_clock::now();
-  Cache cache = stack.eviction ? stack.apply(prefilled) : std::move(prefilled);
+  stack.evict(cache);
   const bool compact = cache.prune();
   result.prune_seconds = seconds_since(start);
   result.pruned = compact || cache.usage().evicted_tokens > 0;
@@ -180,7 +180,8 @@ Table compare_stacks(Model &model, Attention &attention, const Tokenizer &tokeni
   std::vector<Follower> followers;
   for (const Stack &stack : stacks) {
     progress(stack.name);
-    Cache cache = stack.apply(dense);
+    Cache cache = dense.copy(stack.cache);
+    stack.evict(cache);
     cache.prune();
     if (cache.usage().compact_tokens == 0 && cache.usage().evicted_tokens == 0) throw std::runtime_error(stack.name + ": nothing is pruned of a prompt of " + std::to_string(prompt.size()) + " tokens");
     followers.emplace_back(std::move(cache), stack.name);

@@ -88,7 +88,8 @@ std::vector<SegmentResult> evaluate(Model &model, Attention &attention, std::spa
     logits = {};
     progress(++done, total);
     for (const Stack &stack : stacks) {
-      Cache pruned = stack.apply(prefilled);
+      Cache pruned = prefilled.copy(stack.cache);
+      stack.evict(pruned);
       if (!pruned.prune() && !stack.eviction) throw std::runtime_error(stack.name + ": nothing is pruned of a prefill of " + std::to_string(options.prefill) + " tokens");
       result.usage.push_back(pruned.usage());
       model.forward(follow, pruned, Logits::all, logits);

@@ -29,7 +29,7 @@ struct Arguments {
   std::string evict = "none", evict_pooling = "max", key_format, value_format, fold = "never";
   std::string evaluate, rows, tokenize, raw_logits, check_vectors;
   double ratio = 0.5, value_ratio = 0;
-  int64_t tokens = 64;
+  int64_t tokens = 64, keep_layers = 0;
   int threads = 0;
   bool as_json = false, describe = false, never_ends = false;
   EvaluationOptions evaluation;
@@ -67,6 +67,7 @@ Stack stack_of(const Arguments &arguments, int64_t channels) {
   options.value_kept = kept(arguments.value_ratio);
   stack.cache.format.key_dtype = parse_format(arguments.key_format);
   stack.cache.format.value_dtype = parse_format(arguments.value_format);
+  stack.cache.keep_layers = arguments.keep_layers;
   stack.cache.fold = arguments.fold == "block" ? THINK_FOLD_BLOCK : THINK_FOLD_NEVER;
   if (arguments.evict != "none") stack.eviction = parse_eviction(arguments.evict);
   if (arguments.evict_pooling == "mean") {
@@ -122,6 +123,7 @@ json conversation_json(const Arguments &arguments, const Conversation &c, const 
               {"evict", arguments.evict},
               {"key_format", arguments.key_format},
               {"value_format", arguments.value_format},
+              {"keep_layers", arguments.keep_layers},
               {"fold", arguments.fold},
               {"threads", threads}});
   if (!arguments.next_question.empty()) out["next"] = {{"answer", tokenizer.decode(c.next.tokens)}, {"tokens_generated", c.next.tokens.size()}, {"usage", usage_json(c.end_usage)}};
@@ -163,11 +165,11 @@ void print_conversation(const Arguments &arguments, const Conversation &c, const
                     fixed(100.0 * static_cast<double>(usage.dense_bytes - usage.bytes) / static_cast<double>(usage.dense_bytes), 1) + " %)");
   line("attention per token, dense", fixed(c.dense.attention_ms, 3) + " ms");
   line("attention per token, pruned", fixed(pruned.attention_ms, 3) + " ms");
-  line("tokens per second, dense", fixed(rate(c.dense), 1));
-  line("tokens per second, pruned", fixed(rate(c.compact), 1));
+  line("tokens per second, dense", fixed(rate(c.dense), 1) + ", whole engine, its own answer (one after the other: the load of the machine shows here)");
+  line("tokens per second, pruned", fixed(rate(c.compact), 1) + ", the same");
   line("KL(dense || pruned)", fixed(pruned.difference.kl, 4) + " nats per token, mean over the " + std::to_string(pruned.compared) + " tokens of the dense answer");
   line("change of -log p of these tokens", fixed(pruned.difference.delta_nll, 4) + " nats per token");
-  line("same most likely token", fixed(100 * pruned.difference.top1, 1) + " %");
+  line("same most likely token", fixed(100 * pruned.difference.top1, 1) + " % of the same tokens, before the repetition penalty that answers are chosen with");
   line("prefill", fixed(c.prefill_seconds, 2) + " s, prune " + fixed(c.prune_seconds, 2) + " s");
 }
 
@@ -327,6 +329,7 @@ int main(int argc, char **argv) {
   Arguments arguments;
   CLI::App app{"Ask a question about a text, once over a dense key-value cache and once over a pruned one (libthink), and compare."};
   app.set_version_flag("--version", think_version_string());
+  const std::vector<std::string> formats = {"f16", "f32", "int8", "int4", "int2", "fp8"};
   app.add_option("--model", arguments.model, "GGUF file; default: " + default_model())->type_name("FILE");
   app.add_option("--prompt-file", arguments.prompt_file, "text that the question is about")->check(CLI::ExistingFile)->type_name("FILE");
   app.add_option("--question", arguments.question, "what to ask")->type_name("TEXT");
@@ -338,15 +341,16 @@ int main(int argc, char **argv) {
   app.add_option("--value-ratio", arguments.value_ratio, "share of the value channels to drop; 0 = none")->check(CLI::Range(0.0, 0.99))->capture_default_str();
   app.add_option("--evict", arguments.evict, "METHOD:BUDGET, rows that go first: snapkv, h2o, window, tova, recent; budget in rows of each head, or a share as 50%")->capture_default_str();
   app.add_option("--evict-pooling", arguments.evict_pooling, "of snapkv: max or mean")->check(CLI::IsMember({"max", "mean"}))->capture_default_str();
-  app.add_option("--key-format", arguments.key_format, "of compact keys: f16, f32, int8, int4; default: that of the cache")->check(CLI::IsMember({"f16", "f32", "int8", "int4"}));
-  app.add_option("--value-format", arguments.value_format, "the same for values")->check(CLI::IsMember({"f16", "f32", "int8", "int4"}));
+  app.add_option("--key-format", arguments.key_format, "of compact keys: f16, f32, int8, int4, int2, fp8; default: that of the cache")->check(CLI::IsMember(formats));
+  app.add_option("--value-format", arguments.value_format, "the same for values")->check(CLI::IsMember(formats));
+  app.add_option("--keep-layers", arguments.keep_layers, "so many first and so many last layers keep the type of the cache")->check(CLI::Range(0, 1000))->capture_default_str();
   app.add_option("--fold", arguments.fold, "rows that come after the prune stay dense (never) or are folded, 32 at a time (block)")->check(CLI::IsMember({"never", "block"}))->capture_default_str();
   app.add_flag("--never-ends", arguments.never_ends, "answers go on to --tokens");
   app.add_option("--cache", arguments.cache, "type of the cache: f16 or f32")->check(CLI::IsMember({"f16", "f32"}))->capture_default_str();
   app.add_option("--threads", arguments.threads, "threads; 0 = one per core")->check(CLI::Range(0, 256))->capture_default_str();
   app.add_flag("--json", arguments.as_json, "figures as one JSON object on stdout (keys: README.md)");
   app.add_option("--evaluate", arguments.evaluate, "measure KL, change of log-likelihood and top-1 on this text instead")->check(CLI::ExistingFile)->type_name("TEXT")->group("Evaluation");
-  app.add_option("--rows", arguments.rows, "what to compare, separated by commas; with --question a table instead of answers. SIDE:METHOD:KEPT[:FORMAT], evict:METHOD:BUDGET and fold:block, joined by +; SIDE keys, values; METHOD think, regressed, adaptive")
+  app.add_option("--rows", arguments.rows, "what to compare, separated by commas; with --question a table instead of answers. SIDE:METHOD:KEPT[:FORMAT], evict:METHOD:BUDGET, fold:block and layers:N, joined by +; SIDE keys, values; METHOD think, regressed, adaptive")
       ->group("Evaluation");
   app.add_option("--segments", arguments.evaluation.segments, "windows of the text")->check(CLI::Range(1, 1000))->capture_default_str()->group("Evaluation");
   app.add_option("--prefill", arguments.evaluation.prefill, "tokens before the prune")->check(CLI::Range(64, 1 << 20))->capture_default_str()->group("Evaluation");

@@ -51,17 +51,18 @@ Eviction parse_eviction(const std::string &text) {
 }
 
 think_dtype parse_format(const std::string &text) {
-  constexpr std::pair<const char *, think_dtype> formats[] = {{"f16", THINK_F16}, {"f32", THINK_F32}, {"int8", THINK_U8}, {"int4", THINK_U4}};
+  constexpr std::pair<const char *, think_dtype> formats[] = {{"f16", THINK_F16}, {"f32", THINK_F32}, {"int8", THINK_U8}, {"int4", THINK_U4}, {"int2", THINK_U2}, {"fp8", THINK_F8_E4M3}};
   for (const auto &[name, dtype] : formats)
     if (text == name) return dtype;
-  wrong("format '" + text + "': f16, f32, int8 or int4 expected");
+  wrong("format '" + text + "': f16, f32, int8, int4, int2 or fp8 expected");
 }
 
 void complete(Stack &stack) {
   think_format &format = stack.cache.format;
-  const auto quantized = [](think_dtype dtype) { return dtype == THINK_U8 || dtype == THINK_U4; };
+  const auto quantized = [](think_dtype dtype) { return dtype != THINK_F16 && dtype != THINK_F32 && dtype != 0; };
   format.key_layout = THINK_TILES;
   format.value_layout = quantized(format.value_dtype) ? THINK_TILES : THINK_ROWS;
+  stack.cache.evicts = stack.eviction.has_value();
   stack.cache.prunes = stack.cache.prune.key_kept >= 0 || stack.cache.prune.value_kept > 0 || quantized(format.key_dtype) || quantized(format.value_dtype);
   if (stack.cache.fold == THINK_FOLD_BLOCK && !stack.cache.prunes) wrong("later rows are folded as the prompt was pruned, and here it is not: drop channels or choose a quantized format");
 }
@@ -85,11 +86,16 @@ Stack parse_stack(const std::string &text, int64_t channels) {
       stack.cache.fold = THINK_FOLD_BLOCK;
       continue;
     }
+    if (fields[0] == "layers") {
+      stack.cache.keep_layers = fields.size() == 2 ? number(fields[1]) : -1;
+      if (stack.cache.keep_layers < 1) wrong("row '" + text + "': layers:N expected, so many first and last layers keep the format of the cache");
+      continue;
+    }
     const bool keys = fields[0] == "keys";
     const int64_t kept = fields.size() > 2 ? number(fields[2]) : -1;
     if ((!keys && fields[0] != "values") || fields.size() < 3 || fields.size() > 4 || (fields[1] != "think" && fields[1] != "regressed" && fields[1] != "adaptive") || kept < 1 ||
         kept > channels)
-      wrong("row '" + text + "': SIDE:METHOD:KEPT[:FORMAT], evict:METHOD:BUDGET and fold:block, joined by +, expected; SIDE = keys or values, METHOD = think, regressed or adaptive, KEPT = 1 .. " +
+      wrong("row '" + text + "': SIDE:METHOD:KEPT[:FORMAT], evict:METHOD:BUDGET, fold:block and layers:N, joined by +, expected; SIDE = keys or values, METHOD = think, regressed or adaptive, KEPT = 1 .. " +
             std::to_string(channels));
     if (!method.empty() && method != fields[1]) wrong("row '" + text + "': keys and values are pruned by one method, not by " + method + " and " + fields[1]);
     method = fields[1];
@@ -103,14 +109,14 @@ Stack parse_stack(const std::string &text, int64_t channels) {
   return stack;
 }
 
-Cache Stack::apply(const Cache &dense) const {
-  if (!eviction) return dense.copy(cache);
+void Stack::evict(Cache &prompt) const {
+  if (!eviction) return;
   think_evict_options options = THINK_EVICT_OPTIONS_INIT;
   options.method = eviction->method;
   options.pooling = eviction->pooling;
-  const int64_t rows = eviction->rows > 0 ? eviction->rows : std::llround(eviction->share * static_cast<double>(dense.tokens()));
+  const int64_t rows = eviction->rows > 0 ? eviction->rows : std::llround(eviction->share * static_cast<double>(prompt.tokens()));
   options.budget = static_cast<int32_t>(std::max<int64_t>(1, rows));
-  return dense.copy(cache, &options);
+  prompt.evict(options);
 }
 
 } // namespace generate

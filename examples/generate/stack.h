@@ -2,10 +2,10 @@
 // bits the rest has, and what becomes of the rows that come later.
 //
 // As text: PART+PART+..., every part at most once,
-//   keys:METHOD:KEPT[:FORMAT]    values:METHOD:KEPT[:FORMAT]    evict:METHOD:BUDGET    fold:block
+//   keys:METHOD:KEPT[:FORMAT]    values:METHOD:KEPT[:FORMAT]    evict:METHOD:BUDGET    fold:block    layers:N
 // METHOD of channels: think (the paper: zeros, no sinks), regressed (uniform widths), adaptive (regressed, adaptive widths). KEPT of the head's channels.
-// FORMAT: f16, f32, int8, int4; the cache's where none is given. METHOD of rows: snapkv, h2o, window, tova, recent. BUDGET: rows of each head, or
-// a share of the prompt as 50%.
+// FORMAT: f16, f32, int8, int4, int2, fp8; the cache's where none is given. METHOD of rows: snapkv, h2o, window, tova, recent. BUDGET: rows of each head, or
+// a share of the prompt as 50%. N: so many first and so many last layers keep the format of the cache.
 #pragma once
 
 #include "cache.h"
@@ -27,8 +27,8 @@ struct Stack {
   CacheSettings cache;
   std::optional<Eviction> eviction;
 
-  // A cache with these settings that holds what eviction leaves of a dense one, not pruned yet.
-  Cache apply(const Cache &dense) const;
+  // Rows of a prompt go first, if any; then Cache::prune().
+  void evict(Cache &prompt) const;
 };
 
 Eviction parse_eviction(const std::string &text); // METHOD:BUDGET

@@ -138,6 +138,11 @@ typedef struct think_api {
   think_status (*cache_save_size)(const think_cache *cache, int32_t sequence, int64_t *bytes, think_error *error);
   think_status (*cache_save)(const think_cache *cache, int32_t sequence, think_writer write, void *user, think_error *error);
   think_status (*cache_load)(think_cache *cache, int32_t sequence, think_reader read, void *user, think_error *error);
+
+  /* think/cache.h, since 0.11 */
+  think_status (*cache_evict)(think_cache *cache, const int32_t *sequences, int32_t count, const think_evict_options *options, const think_tensor *window_query, float *score, const think_launch *launch, think_error *error);
+  think_status (*cache_keep)(think_cache *cache, int32_t sequence, const int32_t *kept, int32_t rows, think_error *error);
+  think_status (*cache_sequence_segments)(const think_cache *cache, int32_t sequence, int32_t layer, think_segment *segments, int32_t capacity, int32_t *count, think_error *error);
 } think_api;
 
 /** Does the library's table have this entry? THINK_API_HAS(table, merge) */

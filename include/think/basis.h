@@ -57,7 +57,7 @@ THINK_API think_status think_basis_size(const think_plan *plan, int32_t side, in
 /**
  * Lay a basis out in `memory`, which stays the caller's. Only pointers and sizes are set: the contents come from think_select() and think_fit(), or
  * from the caller.
- * @param memory  of the plan's device, aligned, `bytes` bytes, at least what think_basis_size() says
+ * @param memory  of the plan's device, aligned, `bytes` bytes, at least what think_basis_size() says; must outlive the use of the basis
  * @param basis   receives the pointers; its struct_size is read
  * @since 0.9
  */

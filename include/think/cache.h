@@ -3,14 +3,18 @@
  * @brief The managed cache: all layers of many sequences, dense rows and compact ones, in pages that the library allocates and counts.
  *
  * Life of a sequence:  for every engine step  think_cache_step() once, then for every layer think_cache_append() and think_cache_attend() for the whole
- * batch;  after the prefill think_cache_prune();  at its end think_cache_drop().
+ * batch;  after the prefill think_cache_evict() and think_cache_prune();  at its end think_cache_drop().
  *
  * A sequence is, in the order of its tokens: sinks (dense), compact runs (one for each prune that moved rows), recent rows (dense). Compact pages and their
  * bases are shared by forks until the last of them is gone; a dense page is copied before one of those who share it writes to it.
+ *
+ * Positions: the cache stores keys as they are given, rotary embedding included, and never looks at positions. Evicted tokens leave no gaps between rows, so
+ * the position of a new token is the caller's to count: it goes on from the text (tokens + evicted_tokens of think_cache_usage()), not from the rows held.
  */
 #ifndef THINK_CACHE_H
 #define THINK_CACHE_H
 
+#include "evict.h"
 #include "prune.h"
 
 #ifdef __cplusplus
@@ -49,17 +53,19 @@ typedef struct think_cache_options {
   int64_t limit_bytes;    /* the cache never has more than this, not even for a moment: 0 = no limit */
   const think_prune_options *prune; /* mode, budgets, sinks, recent rows; NULL = defaults */
   const think_format *format;       /* of compact rows; NULL = defaults. Dense rows are the plan's cache_dtype */
+  const think_format *layer_formats; /* [layers] in place of format, for first and last layers that need more bits, say; NULL = format in every layer. The
+                                        step of the array is the first element's struct_size */
 } think_cache_options;
 
-#define THINK_CACHE_OPTIONS_INIT {(uint32_t)sizeof(think_cache_options), 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL}
+#define THINK_CACHE_OPTIONS_INIT {(uint32_t)sizeof(think_cache_options), 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, NULL}
 
 /** What a cache, or one sequence of it, holds. Bytes are of all layers. */
 typedef struct think_cache_info {
   uint32_t struct_size;    /* sizeof(think_cache_info) */
   uint32_t flags;          /* 0 */
-  int64_t tokens;          /* of the sequence; of the cache: of all sequences, forks counted each */
+  int64_t tokens;          /* rows that the sequence holds; of the cache: of all sequences, forks counted each */
   int64_t compact_tokens;  /* of them in compact runs */
-  int64_t dense_bytes;     /* what the tokens would take as dense rows of cache_dtype, without any slack */
+  int64_t dense_bytes;     /* what the tokens, evicted ones too, would take as dense rows of cache_dtype, without any slack */
   int64_t page_bytes;      /* pages that hold rows, whole; of the cache: shared ones once */
   int64_t basis_bytes;     /* bases and head offsets; shared ones once */
   int64_t score_bytes;     /* score states */
@@ -70,9 +76,10 @@ typedef struct think_cache_info {
   int32_t value_channels;  /* the same for values */
   int32_t runs;            /* of a sequence: compact runs */
   int32_t sequences;       /* of the cache: sequences that hold tokens */
+  int64_t evicted_tokens;  /* that the sequence has been given and no longer holds: think_cache_evict(), think_cache_keep() */
 } think_cache_info;
 
-#define THINK_CACHE_INFO_INIT {(uint32_t)sizeof(think_cache_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+#define THINK_CACHE_INFO_INIT {(uint32_t)sizeof(think_cache_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 
 /** THINK_CACHE_OPTIONS_INIT as a function. NULL is ignored. @since 0.11 */
 THINK_API void think_cache_options_init(think_cache_options *options, uint32_t struct_size);
@@ -80,10 +87,10 @@ THINK_API void think_cache_options_init(think_cache_options *options, uint32_t s
 THINK_API void think_cache_info_init(think_cache_info *info, uint32_t struct_size);
 
 /**
- * Make an empty cache. All its memory comes from the context's allocator, in think_cache_create(), _step(), _prune(), _fork(), _load(), and goes back there when
- * pages become free (_prune(), _trim(), _drop(), _reset(): what is left may move into a smaller block, which is allocated first; where that fails, the larger
- * one stays), all of it in _destroy(). When an allocation fails in a call, THINK_E_MEMORY, all sequences are as they were before; pages that were already
- * added stay in the pool.
+ * Make an empty cache. All its memory comes from the context's allocator, in think_cache_create(), _step(), _evict(), _keep(), _prune(), _fork(), _load(), and
+ * goes back there when pages become free (_evict(), _keep(), _prune(), _trim(), _drop(), _reset(): what is left may move into a smaller block, which is
+ * allocated first; where that fails, the larger one stays), all of it in _destroy(). When an allocation fails in a call, THINK_E_MEMORY, all sequences are as
+ * they were before; pages that were already added stay in the pool.
  * @param plan     of one layer; it must outlive the cache. max_batch, max_queries and max_tokens hold for the cache
  * @param options  NULL = defaults
  * @param cache    receives the cache; destroy it with think_cache_destroy()
@@ -147,8 +154,43 @@ THINK_API think_status think_cache_append(think_cache *cache, int32_t layer, con
 THINK_API think_status think_cache_attend(const think_cache *cache, int32_t layer, const think_tensor *query, const float *sink_logit, const think_tensor *output, float *lse, const think_launch *launch, think_error *error);
 
 /**
+ * Evict rows of some sequences, in all layers: every KV head keeps options->budget of its dense rows, those that think_evict() chooses with these options, and
+ * moves them together. A sequence that has no more dense rows than that is left alone. Comes before think_cache_prune(), which then chooses and fits channels
+ * on what is left (evict -> score -> select -> fit -> compact -> quantize); rows that are compact already stay, count nothing towards the budget and are not
+ * looked at, but the sinks of a sequence that has any always stay. Scores for the next prune are those of the rows that are left.
+ *
+ * Afterwards row t of a head is the t-th token that this head has kept: think_cache_export_dense() and think_cache_segments() give such rows, and
+ * think_cache_trim() reaches back as far as all heads of all layers have kept the same last tokens. Forks keep what they had.
+ * @param sequences     [count] different numbers of sequences
+ * @param count         1 .. sequences of the cache
+ * @param options       as for think_evict(), with budget at least 1; kept_stride must be 0
+ * @param window_query  [count * layers][query_heads][rows <= window][key_channels], right-aligned: queries of the caller's choice (pseudo-queries, a probe);
+ *                      batch row i * layers + l is layer l of sequences[i]. NULL = the last queries that think_cache_append() has seen (required with RECENT)
+ * @param score         f32 [count][layers][kv_heads][options->score_stride], one number per dense row, moved with the rows, zero behind them. H2O (required):
+ *                      the sums so far, to which the mass is added; in a cache of THINK_CACHE_NO_SCORES, without window_query, they are taken as they are. A
+ *                      prune or a fold takes rows out of the sequence, behind its sinks: the caller then closes that gap in its numbers.
+ *                      SNAPKV, WINDOW, TOVA: receives the mass; may be NULL. RECENT: NULL
+ * @return THINK_E_ARGUMENT; THINK_E_STATE during a step, or when queries are needed and a sequence keeps no scores (any more); THINK_E_WORKSPACE,
+ *         THINK_E_MEMORY (forks share rows that would move)
+ * @since 0.11
+ */
+THINK_API think_status think_cache_evict(think_cache *cache, const int32_t *sequences, int32_t count, const think_evict_options *options, const think_tensor *window_query, float *score, const think_launch *launch, think_error *error);
+
+/**
+ * Evict rows of one sequence by lists of the caller's own making; all else as think_cache_evict().
+ * @param sequence  0 .. sequences - 1
+ * @param kept      [layers][kv_heads][rows]: which of its dense rows each head keeps, ascending, counted from 0. Of a sequence with compact runs the first ones
+ *                  are its sinks: 0, 1, ..
+ * @param rows      of every head: 1 .. dense rows of the sequence (tokens - compact_tokens of think_cache_usage())
+ * @return THINK_E_ARGUMENT; THINK_E_STATE during a step; THINK_E_MEMORY
+ * @since 0.11
+ */
+THINK_API think_status think_cache_keep(think_cache *cache, int32_t sequence, const int32_t *kept, int32_t rows, think_error *error);
+
+/**
  * Prune all layers of some sequences: every dense row but sinks and recent ones moves into a compact run, and its page becomes free. What happens to a
- * sequence is what think_prune_preview() says for its dense rows; one that is too short, or that would not become smaller, stays as it is.
+ * sequence is what think_prune_preview() says for its dense rows; one that is too short, or that would not become smaller, stays as it is. All layers decide
+ * alike: where they have different formats, by the bytes of all of them together.
  * @param sequences  [count] different numbers of sequences
  * @param count      1 .. sequences of the cache
  * @return THINK_E_ARGUMENT; THINK_E_STATE during a step, or when a sequence keeps no scores (any more) or has THINK_CACHE_MAX_RUNS runs;
@@ -178,6 +220,19 @@ THINK_API think_status think_cache_usage(const think_cache *cache, int32_t seque
 THINK_API think_status think_cache_segments(const think_cache *cache, int32_t layer, think_segment *segments, int32_t capacity, int32_t *count, think_error *error);
 
 /**
+ * The same for one sequence at any time, of a step or not (loaded from a file, say): a batch of one, its compact runs from the oldest on, then its dense rows.
+ * A query of a token behind all that it holds sees every row, so the dense segment is not causal.
+ * @param sequence  0 .. sequences - 1
+ * @param layer     0 .. layers - 1
+ * @param segments  receives them; element 0's struct_size is the step of the array and is set in all elements
+ * @param capacity  elements of the array; THINK_CACHE_MAX_RUNS + 1 are always enough
+ * @param count     receives how many there are, at least 1
+ * @return THINK_E_ARGUMENT, also when capacity is too small; THINK_E_STATE when the sequence has new tokens of a step whose layer has not been appended
+ * @since 0.11
+ */
+THINK_API think_status think_cache_sequence_segments(const think_cache *cache, int32_t sequence, int32_t layer, think_segment *segments, int32_t capacity, int32_t *count, think_error *error);
+
+/**
  * Rebuild rows of one sequence and layer at full width, in the order of their tokens: dense rows as they are stored; of compact ones the kept channels as
  * stored (dequantized), the dropped ones as their basis predicts them, or 0 where it does not (THINK_MODE_CHANNELS). For tests, for other attention kernels,
  * for looking at what is lost; nothing in the cache changes.
@@ -196,7 +251,7 @@ THINK_API think_status think_cache_export_dense(const think_cache *cache, int32_
 /**
  * Forget the last tokens of a sequence (speculative decoding). Score states keep what they have seen of them.
  * @param tokens  that are left: 0 .. those it holds; 0 = drop
- * @return THINK_E_ARGUMENT; THINK_E_STATE during a step, or when the tokens to forget reach into compact rows
+ * @return THINK_E_ARGUMENT; THINK_E_STATE during a step, or when the tokens to forget reach into compact rows, or into rows that an eviction has mixed
  * @since 0.11
  */
 THINK_API think_status think_cache_trim(think_cache *cache, int32_t sequence, int64_t tokens, think_error *error);

@@ -59,7 +59,7 @@ THINK_API think_status think_moments(const think_plan *plan, const think_tensor 
  *
  * @param side   THINK_KEYS: channels are taken in the order of `score` (best first, equal scores: lower channel first).
  *               THINK_VALUES: the best channel first at every step (equal gains: lower channel first), `score` must be NULL
- * @param score  f32 [batch][kv_heads][key_channels]
+ * @param score  f32 [batch][kv_heads][key_channels]; NULL with THINK_VALUES
  * @param gains  receives f32 [batch][kv_heads][channels of the side]
  * @param order  receives int32 of the same extent: the channel of each step; may be NULL
  * @since 0.9

@@ -17,6 +17,13 @@ extern "C" {
 
 /** At most one segment of think_attend() is causal. Its length includes the new rows: query i of n sees its first length - n + i + 1 rows. */
 #define THINK_SEGMENT_CAUSAL 1u
+/**
+ * Destination of think_compact() only: key_scale and value_scale (where given, of F8 sides) are written first, from the rows that move. A scale is the least
+ * power of two by which the largest finite number is at most 224, half of what a code can be, so that rows which come later have room; 1 where all are 0.
+ * Bounded as below.
+ * Not in slices. think_prune() always does it. @since 0.11
+ */
+#define THINK_SEGMENT_MEASURE 2u
 
 /**
  * A run of cached tokens. Dense prefix, compact prefix, sinks and recent window are the same thing with other fields.
@@ -28,27 +35,32 @@ extern "C" {
  *   THINK_TILES: head base + row / 32 * (kept * 32 * element size) + position of the channel * 32 * element size + row % 32 * element size
  * and the same for values. With a basis only the kept channels are stored.
  *
- * Quantized sides (THINK_U8, THINK_U4; CPU so far) are THINK_TILES, with row / 32 * bytes of a tile. A code stands for zero + scale * code, with an f16 scale and
- * zero per group. c channels are kept; everything is little endian, padding is zero:
- *   keys    a group is the 32 tokens of a channel. [c] rows of 32 codes (U4: byte b = token b in the low nibble, token b + 16 in the high one), padded to 16
- *           bytes; scale[c]; zero[c]; padded to 16 bytes
+ * Quantized sides (THINK_U8, THINK_U4, THINK_U2, THINK_F8_E4M3; CPU so far) are THINK_TILES, with row / 32 * bytes of a tile. A code of U8, U4 or U2 stands
+ * for zero + scale * code, with an f16 scale and zero per group. c channels are kept; everything is little endian, padding is zero:
+ *   keys    a group is the 32 tokens of a channel. [c] rows of 32 codes (U4: byte b = token b in the low nibble, token b + 16 in the high one. U2: 16 bytes
+ *           for two channels, byte 2 b = tokens b, b + 8, b + 16, b + 24 of the even one from the low bits up, byte 2 b + 1 of the odd one; an odd c is
+ *           followed by a channel of zero codes), padded to 16 bytes; scale[c]; zero[c]; padded to 16 bytes
  *   values  a group is 32 channels of a token, what is left over joins the last group (40 or 56: one group). [block of 32 channels][32 tokens][codes of the block];
- *           the last block may be w = 8, 16 or 24 channels wide (U4: byte b = channels b and b + w / 2 of the block); scale[group][32]; zero[group][32]
+ *           the last block may be w = 8, 16 or 24 channels wide (U4: byte b = channels b and b + w / 2 of the block; U2: b, b + w / 4, b + w / 2 and
+ *           b + 3 w / 4, from the low bits up); scale[group][32]; zero[group][32]
  * Each number is rounded to the nearest code of its group. A group of equal numbers is exact where f16 holds them. Numbers beyond +-65504 become that, and no
  * code stands for more, so a cache of f16 that they go back to gets no infinity; a group with a NaN or infinity becomes NaN. Tokens behind the end of a partial
  * last tile belong to no group of keys.
+ *
+ * F8 has the rows of U8 and nothing behind them: a code stands for itself times key_scale or value_scale of its slot and head. Numbers are divided by that (by
+ * a product with its inverse) and rounded to nearest even; beyond 448 they become 448 of their sign, NaN and infinities become NaN.
  *
  * Tile segments begin at a row that is a multiple of 32. In a partial last tile the tokens behind the end are never used, and think_compact() writes
  * them as zero. Every base and stride is a multiple of the element size; tiles are aligned to 64 bytes for speed, 16 is enough.
  */
 typedef struct think_segment {
   uint32_t struct_size;        /* sizeof(think_segment) */
-  uint32_t flags;              /* THINK_SEGMENT_CAUSAL */
+  uint32_t flags;              /* THINK_SEGMENT_CAUSAL, THINK_SEGMENT_MEASURE */
   int32_t key_layout;          /* THINK_ROWS, THINK_TILES */
   int32_t value_layout;        /* THINK_ROWS; quantized values: THINK_TILES */
   int32_t page_tokens;         /* rows of a page: a multiple of 32. Without pages: rows that a slot has room for (tiles: a multiple of 32); 0 = not told */
   int32_t reserved;            /* 0 */
-  think_dtype key_dtype;       /* f32, f16, bf16; in tiles also u8, u4 */
+  think_dtype key_dtype;       /* f32, f16, bf16; in tiles also u8, u4, u2, f8 */
   think_dtype value_dtype;
   void *key;
   void *value;
@@ -64,10 +76,13 @@ typedef struct think_segment {
   const int32_t *slot;         /* [batch] slot of each sequence; NULL = the batch's slot, or 0, 1, 2, ... */
   const think_basis *key_basis;   /* NULL = all channels */
   const think_basis *value_basis; /* NULL = all channels */
+  float *key_scale;               /* [slots][kv_heads] what 1 of an F8 code counts: 2^-100 .. 2^100; NULL = 1. @since 0.11 */
+  float *value_scale;
 } think_segment;
 
 #define THINK_SEGMENT_INIT                                                                                                                        \
-  {(uint32_t)sizeof(think_segment), 0, 0, 0, 0, 0, 0, 0, NULL, NULL, {0, 0, 0}, {0, 0, 0}, NULL, NULL, NULL, 0, NULL, NULL, {0, 0}, NULL, NULL, NULL}
+  {(uint32_t)sizeof(think_segment), 0, 0, 0, 0, 0, 0, 0, NULL, NULL, {0, 0, 0}, {0, 0, 0}, NULL, NULL, NULL, 0, NULL, NULL, {0, 0}, NULL, NULL, NULL, NULL, \
+   NULL}
 
 /** How a compact segment stores its two sides. */
 typedef struct think_format {

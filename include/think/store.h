@@ -45,8 +45,9 @@ THINK_API think_status think_cache_save_size(const think_cache *cache, int32_t s
 THINK_API think_status think_cache_save(const think_cache *cache, int32_t sequence, think_writer write, void *user, think_error *error);
 
 /**
- * Read a sequence that was saved from a cache with the same problem (heads, channels, window, query_dtype, cache_dtype), layers, formats, prune mode, widths
- * and sinks. Files are untrusted: everything in them is checked, and what the library cannot know (numbers in rows) can do no worse than give wrong numbers.
+ * Read a sequence that was saved from a cache with the same problem (heads, channels, window, query_dtype, cache_dtype), layers and their formats, prune mode,
+ * widths and sinks. Files are untrusted: everything in them is checked, and what the library cannot know (numbers in rows) can do no worse than give wrong
+ * numbers.
  * Exactly one sequence is read, so several can follow each other in one stream. A cache without scores (THINK_CACHE_NO_SCORES) leaves those of the file out; a
  * sequence that was saved without them cannot be pruned.
  * @param sequence  one without tokens; it receives the file's

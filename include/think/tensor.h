@@ -20,6 +20,9 @@ typedef int32_t think_dtype;
 /** Stored forms of segments in tiles (think/segment.h), never of tensors: 8 or 4 bits, asymmetric. @since 0.10 */
 #define THINK_U8 0x00010801
 #define THINK_U4 0x00010401
+/** The same in 2 bits, and floating point in 8 bits: sign, 4 bits of exponent, 3 of fraction, one NaN, no infinity, at most 448. @since 0.11 */
+#define THINK_U2 0x00010201
+#define THINK_F8_E4M3 0x0001080A
 
 /** Device kinds, DLPack's numbers. */
 typedef int32_t think_device;
@@ -77,7 +80,7 @@ THINK_API void think_batch_init(think_batch *batch, uint32_t struct_size);
 THINK_API int32_t think_dtype_bytes(think_dtype dtype);
 
 /**
- * Name of `dtype` ("f32", "f16", "bf16", "u8", "u4"); "unknown" otherwise. Static text. Any thread.
+ * Name of `dtype` ("f32", "f16", "bf16", "u8", "u4", "u2", "f8_e4m3"); "unknown" otherwise. Static text. Any thread.
  * @since 0.9
  */
 THINK_API const char *think_dtype_name(think_dtype dtype);

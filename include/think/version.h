@@ -10,7 +10,7 @@
 
 /** Version of these headers. The library that runs may be newer: ask think_version(). */
 #define THINK_VERSION_MAJOR 0
-#define THINK_VERSION_MINOR 10
+#define THINK_VERSION_MINOR 11
 #define THINK_VERSION_PATCH 0
 
 /**
@@ -42,7 +42,7 @@ THINK_API int32_t think_version(void);
 THINK_API int32_t think_abi_version(void);
 
 /**
- * The version as text, for example "0.10.0". The text is static, owned by the library. Any thread.
+ * The version as text, for example "0.11.0". The text is static, owned by the library. Any thread.
  * @since 0.9
  */
 THINK_API const char *think_version_string(void);

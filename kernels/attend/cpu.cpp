@@ -31,9 +31,9 @@ THINK_KERNELS_OF
 
 #if THINK_HAVE_AVX512BF16
 Kernels with_codes(Kernels kernels, const CodeKernels &codes) {
-  for (int32_t code = 0; code < 2; ++code) {
-    kernels.score[THINK_TILES][element_index(THINK_U8) + code] = codes.score[code];
-    kernels.value[element_index(THINK_U8) + code] = codes.value[code];
+  for (int32_t code = 0; code < kGroupedCodes; ++code) {
+    kernels.score[THINK_TILES][kFirstCode + code] = codes.score[code];
+    kernels.value[kFirstCode + code] = codes.value[code];
   }
   kernels.codes_by_column = true;
   return kernels;
@@ -115,6 +115,7 @@ struct Worker {
   // What `query` was folded for.
   const think_basis *folded_basis;
   int32_t folded_slot, folded_split;
+  float folded_factor;
   bool folded_by_column;
   bool folded = false, started = false;
   // Where the last slice ended, mostly where the next one begins: the group there, its run that was prepared last (-1 = none), and what comes after.
@@ -137,13 +138,16 @@ int64_t query_of(const Call &call, const Group &group, int32_t column) { return 
 void fold(const Call &call, const Group &group, const think_segment &segment, const SideView &key, Worker &w) {
   const Shape &shape = call.a.shape;
   const int32_t split = key.layout == THINK_ROWS ? call.kernels.split[element_index(key.dtype)] : 0;
-  const bool by_column = key.layout == THINK_ROWS || (is_quantized(key.dtype) && call.kernels.codes_by_column);
-  if (w.folded && w.folded_basis == segment.key_basis && w.folded_slot == key.slot && w.folded_by_column == by_column && w.folded_split == split) return;
+  const bool by_column = key.layout == THINK_ROWS || (has_groups(key.dtype) && call.kernels.codes_by_column);
+  const float factor = key.dtype == THINK_F8_E4M3 ? key.scale * kF8Unit : 1.0f;
+  const bool same_basis = w.folded && w.folded_basis == segment.key_basis && w.folded_slot == key.slot;
+  if (same_basis && w.folded_by_column == by_column && w.folded_split == split && w.folded_factor == factor) return;
   w.folded = true;
   w.folded_basis = segment.key_basis;
   w.folded_slot = key.slot;
   w.folded_by_column = by_column;
   w.folded_split = split;
+  w.folded_factor = factor;
 
   const HeadBasis basis = head_basis(segment.key_basis, shape.key_channels, shape.kv_heads, key.slot, group.head);
   const RowRange rows = rows_of(call.a.query, call.a.batch, group.sequence);
@@ -171,7 +175,7 @@ void fold(const Call &call, const Group &group, const think_segment &segment, co
     if (!by_column) {
       const int32_t block = c / call.kernels.columns * call.kernels.columns, width = std::min(call.kernels.columns, group.columns - block);
       float *out = w.query + static_cast<int64_t>(block) * basis.kept + (c - block);
-      for (int32_t i = 0; i < basis.kept; ++i) out[static_cast<int64_t>(i) * width] = folded[i];
+      for (int32_t i = 0; i < basis.kept; ++i) out[static_cast<int64_t>(i) * width] = folded[i] * factor;
     } else {
       float *out = w.query + static_cast<int64_t>(c) * padded(basis.kept);
       for (int32_t i = 0; i < padded(basis.kept); ++i) {
@@ -231,7 +235,7 @@ void attend_tokens(const Call &call, int64_t begin, int64_t end, Worker &w) {
       const int64_t row = value[0].run.first + step + done;
       const int32_t piece = static_cast<int32_t>(std::min({static_cast<int64_t>(tokens - done), value_piece, rows_in_block(values, row)}));
       add_values({row_address(values, row), values.row_stride, address_ahead(value[0], value[1], step + done + ahead), piece, values.channels, group.columns,
-                  w.score + done, kScoreStride, w.sum, sum_stride(call.a.shape)});
+                  w.score + done, kScoreStride, w.sum, sum_stride(call.a.shape), values.scale});
       done += piece;
     }
   }

@@ -37,7 +37,7 @@ inline Pair load_tokens(const char *tile, int channel, int first) {
   if constexpr (requires { typename Element::Type; }) {
     return load_pair<Element>(reinterpret_cast<const typename Element::Type *>(tile) + static_cast<int64_t>(channel) * kTileTokens + first);
   } else {
-    const CodePair codes = Element::load(reinterpret_cast<const uint8_t *>(tile) + static_cast<int64_t>(channel) * row_bytes_of(Element::dtype), first);
+    const CodePair codes = Element::load_key(reinterpret_cast<const uint8_t *>(tile) + key_row(channel, Element::dtype), first);
     return {codes.first, codes.second};
   }
 }
@@ -371,8 +371,8 @@ constexpr Kernels kernel_table() {
   return {kColumns,
           {{}, {}, kSplit<BF16> ? 2 * kLanes : 0},
           {{score_rows<F32>, score_rows<F16>, score_rows<BF16>},
-           {score_tiles<F32>, score_tiles<F16>, score_tiles<BF16>, score_codes<U8>, score_codes<U4>}},
-          {add_values<F32>, add_values<F16>, add_values<BF16>, add_code_values<U8>, add_code_values<U4>},
+           {score_tiles<F32>, score_tiles<F16>, score_tiles<BF16>, score_codes<U8>, score_codes<U4>, score_codes<U2>, score_tiles<F8>}},
+          {add_values<F32>, add_values<F16>, add_values<BF16>, add_code_values<U8>, add_code_values<U4>, add_code_values<U2>, add_code_values<F8>},
           update_softmax,
           {widen_row<F32>, widen_row<F16>, widen_row<BF16>},
           {narrow_row<F32>, narrow_row<F16>, narrow_row<BF16>},

@@ -27,11 +27,15 @@ struct Order {
   alignas(64) uint32_t shift[2][16];
 };
 
-constexpr Order order_of(int bits, int width) {
+// Paired: the bytes of two rows take turns (keys of U2).
+constexpr Order order_of(int bits, int width, bool paired = false) {
   Order order{};
   const int row_bytes = width * bits / 8;
   for (int lane = 0; lane < width; ++lane) {
-    for (int row = 0; row < kGroup; ++row) order.index[lane / 16][lane % 16 * kGroup + row] = static_cast<uint8_t>(row * row_bytes + lane % row_bytes);
+    for (int row = 0; row < kGroup; ++row) {
+      const int place = paired ? row / 2 * 2 * row_bytes + row % 2 + lane % row_bytes * 2 : row * row_bytes + lane % row_bytes;
+      order.index[lane / 16][lane % 16 * kGroup + row] = static_cast<uint8_t>(place);
+    }
     order.shift[lane / 16][lane % 16] = static_cast<uint32_t>(lane / row_bytes * bits);
   }
   return order;
@@ -41,6 +45,8 @@ constexpr Order order_of(int bits, int width) {
 template <class Code>
 constexpr Order kOrders[4] = {order_of(dtype_bits(Code::dtype), 8), order_of(dtype_bits(Code::dtype), 16), order_of(dtype_bits(Code::dtype), 24),
                               order_of(dtype_bits(Code::dtype), 32)};
+template <class Code>
+constexpr Order kKeyOrder = order_of(dtype_bits(Code::dtype), kTileTokens, Code::dtype == THINK_U2);
 
 // `bytes` of the rows may be read.
 template <class Code, int V, bool Part>
@@ -180,10 +186,13 @@ inline void score_columns(const ScoreArguments &a, int32_t column, const char *a
     store(a.score + (column + c) * a.score_stride + v * kLanes, fma(sum, broadcast(step[c]), broadcast(a.constant[column + c] + constant[c])));
   };
   const auto *rows = reinterpret_cast<const uint8_t *>(a.key);
-  if (a.channels % kGroup) {
-    add_rows_of_columns<Code, C, 2, true>(rows, row_bytes_of(Code::dtype), a.channels, kOrders<Code>[3], ahead, digits, finish);
+  // A line of U2 holds 8 rows: 4 alone, with scales and zeros, are less. The row behind an odd number of them has codes and digits of zero.
+  constexpr bool pairs = Code::dtype == THINK_U2;
+  const int32_t count = pairs ? a.channels + a.channels % 2 : a.channels;
+  if (a.channels % kGroup || (pairs && a.channels < 2 * kGroup)) {
+    add_rows_of_columns<Code, C, 2, true>(rows, row_bytes_of(Code::dtype), count, kKeyOrder<Code>, ahead, digits, finish);
   } else {
-    add_rows_of_columns<Code, C, 2, false>(rows, row_bytes_of(Code::dtype), a.channels, kOrders<Code>[3], ahead, digits, finish);
+    add_rows_of_columns<Code, C, 2, false>(rows, row_bytes_of(Code::dtype), count, kKeyOrder<Code>, ahead, digits, finish);
   }
 }
 
@@ -290,7 +299,7 @@ void add_code_values(const ValueArguments &a) {
   }
 }
 
-constexpr CodeKernels code_kernels() { return {{score_codes<U8>, score_codes<U4>}, {add_code_values<U8>, add_code_values<U4>}}; }
+constexpr CodeKernels code_kernels() { return {{score_codes<U8>, score_codes<U4>, score_codes<U2>}, {add_code_values<U8>, add_code_values<U4>, add_code_values<U2>}}; }
 
 }  // namespace
 }  // namespace think::attend

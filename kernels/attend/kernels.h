@@ -24,7 +24,8 @@ struct ScoreArguments {
   int32_t tokens;         // at most 32 with THINK_TILES, where all 32 scores are written
   int32_t channels;       // stored per row
   int32_t columns;
-  // THINK_ROWS, and codes where Kernels::codes_by_column: [column][padded(channels)]; else blocks of Kernels::columns columns, inside [channel][column].
+  // THINK_ROWS, and codes of groups where Kernels::codes_by_column: [column][padded(channels)]; else blocks of Kernels::columns columns, inside
+  // [channel][column]. For F8 times the scale and kF8Unit.
   const float *query;
   const float *constant;  // [columns]: start value of the score
   float *score;           // [columns][score_stride]
@@ -42,6 +43,7 @@ struct ValueArguments {
   int64_t weight_stride;
   float *sum;             // [columns][sum_stride]: receives += weight * row
   int64_t sum_stride;
+  float scale = 1;        // of F8: what 1 of a code counts
 };
 
 struct SoftmaxArguments {
@@ -57,27 +59,34 @@ struct SoftmaxArguments {
   int32_t channels;
 };
 
-// What a unit with integer dot products gives for tiles of codes, U8 and U4; queries [column][padded(channels)].
+constexpr int32_t kElements = 7, kFirstCode = 3, kGroupedCodes = 3;  // element types; from the fourth on they are codes, at first those of groups
+
+// What a unit with integer dot products gives for tiles of codes of groups, in the order of element_index(); queries [column][padded(channels)].
 struct CodeKernels {
-  void (*score[2])(const ScoreArguments &);
-  void (*value[2])(const ValueArguments &);  // weights are at most 1
+  void (*score[kGroupedCodes])(const ScoreArguments &);
+  void (*value[kGroupedCodes])(const ValueArguments &);  // weights are at most 1
 };
 
 struct Kernels {
   int32_t columns;                                   // of a query block
   // By element: if not 0, queries for THINK_ROWS lie in blocks of this many channels, the even ones first, then the odd ones.
   int32_t split[3];
-  void (*score[2][5])(const ScoreArguments &);       // by layout and element; codes are in tiles
-  void (*value[5])(const ValueArguments &);          // by element; codes are in tiles, of which `tokens` at the start count
+  void (*score[2][kElements])(const ScoreArguments &);       // by layout and element; codes are in tiles
+  void (*value[kElements])(const ValueArguments &);          // by element; codes are in tiles, of which `tokens` at the start count
   void (*softmax)(const SoftmaxArguments &);
   // out = row * factor, n floats
   void (*widen[3])(const void *row, int64_t n, float factor, float *out);
   void (*narrow[3])(const float *row, int64_t n, float factor, void *out);
-  bool codes_by_column;                              // how queries for tiles of codes lie
+  bool codes_by_column;                              // how queries for tiles of codes of groups lie
 };
 
 // Position of an element type in the tables.
-static inline int32_t element_index(think_dtype dtype) { return dtype == THINK_F32 ? 0 : dtype == THINK_F16 ? 1 : dtype == THINK_BF16 ? 2 : dtype == THINK_U8 ? 3 : 4; }
+static inline int32_t element_index(think_dtype dtype) {
+  constexpr think_dtype elements[kElements] = {THINK_F32, THINK_F16, THINK_BF16, THINK_U8, THINK_U4, THINK_U2, THINK_F8_E4M3};
+  int32_t index = 0;
+  while (index < kElements - 1 && elements[index] != dtype) ++index;
+  return index;
+}
 
 extern const Kernels kernels_portable, kernels_avx2, kernels_avx512, kernels_neon;
 extern const CodeKernels codes_avx512bf16;

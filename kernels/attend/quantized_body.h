@@ -92,6 +92,14 @@ inline void fold_weights(const char *scales, const char *zeros, int tokens, cons
   }
 }
 
+// The same of F8.
+template <int C>
+inline void scale_weights(float scale, int tokens, const float *weight, int64_t weight_stride, float (&scaled)[C][kTileTokens]) {
+  for (int c = 0; c < C; ++c) {
+    for (int t = 0; t < tokens; ++t) scaled[c][t] = weight[c * weight_stride + t] * (scale * kF8Unit);
+  }
+}
+
 // Channels first .. first + 2 * kLanes * P of a block: sum += constant + weight * code.
 template <class Code, int C, int P>
 inline void add_codes(const uint8_t *rows, int first, const char *ahead, int tokens, const float (&weight)[C][kTileTokens], const float (&constant)[C], float *out,
@@ -145,8 +153,11 @@ inline void add_value_tile(const ValueArguments &a, int32_t column, const char *
   float constant[C] = {};
   const auto *rows = reinterpret_cast<const uint8_t *>(a.value);
   for (int32_t first = 0, of_group = -1; first < a.channels; first += kBlockChannels) {
-    const int32_t width = a.channels - first < kBlockChannels ? a.channels - first : kBlockChannels, group = value_group(a.channels, first);
-    if (group != of_group) {
+    const int32_t width = a.channels - first < kBlockChannels ? a.channels - first : kBlockChannels;
+    const int32_t group = has_groups(Code::dtype) ? value_group(a.channels, first) : 0;
+    if constexpr (!has_groups(Code::dtype)) {
+      if (first == 0) scale_weights<C>(a.scale, a.tokens, weight, a.weight_stride, scaled);
+    } else if (group != of_group) {
       const int64_t place = group * int64_t{2} * kTileTokens;
       fold_weights<C>(a.value + layout.scale + place, a.value + layout.zero + place, a.tokens, weight, a.weight_stride, scaled, constant);
       if (ahead) {
@@ -163,7 +174,7 @@ inline void add_value_tile(const ValueArguments &a, int32_t column, const char *
       alignas(64) uint8_t codes[kTileTokens * kRowCodes];
       alignas(64) float part[C][kBlockChannels] = {};
       widen_rows<Code>(rows, width, a.tokens, codes);
-      add_code_block<U8, C>(codes, nullptr, a.tokens, scaled, constant, part[0], kBlockChannels);
+      add_code_block<ByteCode<Code>, C>(codes, nullptr, a.tokens, scaled, constant, part[0], kBlockChannels);
       for (int c = 0; c < C; ++c) {
         for (int32_t j = 0; j < width; ++j) out[c * a.sum_stride + first + j] += part[c][j];
       }

@@ -63,6 +63,10 @@ struct Reader {
     return rounded(narrow * scale, THINK_F16) * (code - middle) + narrow * rounded(zero + scale * middle, THINK_F16);
   }
   Real decode(const char *tile, int32_t token, int32_t channel) const {
+    if (view.dtype == THINK_F8_E4M3) {
+      const CodePlace code = keys ? key_code(view.dtype, channel, token) : value_code(view.dtype, view.channels, channel, token);
+      return static_cast<Real>(view.scale) * static_cast<Real>(f8_to_f32(load_code(tile, view.dtype, code)));
+    }
     const TileLayout layout = keys ? key_tile(view.channels, view.dtype) : value_tile(view.channels, view.dtype);
     const int64_t group = keys ? channel : value_group(view.channels, channel) * kTileTokens + token;
     const CodePlace place = keys ? key_code(view.dtype, channel, token) : value_code(view.dtype, view.channels, channel, token);

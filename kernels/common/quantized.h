@@ -2,12 +2,14 @@
 // (include/think/segment.h words them for users); tests/vectors/quantized.txt holds small tiles byte by byte.
 //
 //   keys    rows [channel][32 tokens], padded to 16 bytes; f16 scale[channel]; f16 zero[channel]; padded to 16 bytes. Group: the 32 tokens of a channel.
-//           U8: byte t = token t.  U4: byte b = token b (low), b + 16 (high)
+//           U8: byte t = token t.  U4: byte b = token b (low), b + 16 (high).  U2: two channels share 16 bytes, byte 2 b (+ 1 for the odd channel) =
+//           tokens b, b + 8, b + 16, b + 24 from the low bits up; an odd number of channels is followed by one of zero codes
 //   values  [block of 32 channels][32 tokens][channels of the block]; f16 scale[group][token]; f16 zero[group][token]. Group: 32 channels of a token, the
 //           remainder joins the last one. The last block may be narrower, w = 8, 16, 24.
-//           U8: byte c = channel c.  U4: byte b = channels b (low), b + w / 2 (high)
+//           U8: byte c = channel c.  U4: byte b = channels b (low), b + w / 2 (high).  U2: byte b = channels b, b + w / 4, b + w / 2, b + 3 w / 4
 //
-// A code stands for zero + scale * code.
+// A code stands for zero + scale * code. F8 has the rows of U8 and no groups: a code is a number of one sign, 4 bits of exponent and 3 of fraction, times a
+// scale that the segment holds.
 #pragma once
 
 #include "element.h"
@@ -21,7 +23,8 @@ constexpr float kMostF16 = 65504.0f;
 constexpr uint16_t kNanF16 = 0x7e00;
 
 static constexpr int32_t dtype_bits(think_dtype dtype) { return dtype >> 8 & 0xff; }
-static constexpr bool is_quantized(think_dtype dtype) { return dtype == THINK_U8 || dtype == THINK_U4; }
+static constexpr bool has_groups(think_dtype dtype) { return dtype == THINK_U8 || dtype == THINK_U4 || dtype == THINK_U2; }
+static constexpr bool is_quantized(think_dtype dtype) { return has_groups(dtype) || dtype == THINK_F8_E4M3; }
 static constexpr int32_t most_code(think_dtype dtype) { return (1 << dtype_bits(dtype)) - 1; }
 
 // Where the parts of a tile begin; all tiles, quantized or not.
@@ -32,9 +35,15 @@ struct TileLayout {
 
 static inline int64_t round_to_tile_alignment(int64_t bytes) { return (bytes + kTileAlignment - 1) / kTileAlignment * kTileAlignment; }
 
+// Where the codes of a channel of keys begin: those of two channels of U2 take turns, byte by byte.
+static inline int64_t key_row(int32_t channel, think_dtype dtype) {
+  if (dtype == THINK_U2) return int64_t{channel / 2} * 16 + channel % 2;
+  return static_cast<int64_t>(channel) * kTileTokens * dtype_bits(dtype) / 8;
+}
+
 static inline TileLayout key_tile(int32_t channels, think_dtype dtype) {
-  const int64_t rows = static_cast<int64_t>(channels) * kTileTokens * dtype_bits(dtype) / 8;
-  if (!is_quantized(dtype)) return {rows, rows, rows, 0};
+  const int64_t rows = key_row(dtype == THINK_U2 ? channels + channels % 2 : channels, dtype);
+  if (!has_groups(dtype)) return {rows, rows, rows, 0};
   const int64_t scale = round_to_tile_alignment(rows), zero = scale + 2 * int64_t{channels};
   return {scale, zero, round_to_tile_alignment(zero + 2 * int64_t{channels}), channels};
 }
@@ -43,7 +52,7 @@ static inline int32_t value_groups(int32_t channels) { return channels < 2 * kBl
 
 static inline TileLayout value_tile(int32_t channels, think_dtype dtype) {
   const int64_t rows = static_cast<int64_t>(channels) * kTileTokens * dtype_bits(dtype) / 8;
-  if (!is_quantized(dtype)) return {rows, rows, rows, 0};
+  if (!has_groups(dtype)) return {rows, rows, rows, 0};
   const int32_t groups = value_groups(channels);
   const int64_t array = int64_t{2} * groups * kTileTokens;
   return {rows, rows + array, rows + 2 * array, groups};
@@ -64,8 +73,8 @@ struct CodePlace {
 };
 
 static inline CodePlace key_code(think_dtype dtype, int32_t channel, int32_t token) {
-  if (dtype == THINK_U8) return {int64_t{channel} * kTileTokens + token, 0};
-  return {int64_t{channel} * (kTileTokens / 2) + token % 16, token / 16 * 4};
+  const int32_t bits = dtype_bits(dtype), row_bytes = kTileTokens * bits / 8, distance = dtype == THINK_U2 ? 2 : 1;
+  return {key_row(channel, dtype) + token % row_bytes * distance, token / row_bytes * bits};
 }
 
 static inline CodePlace value_code(think_dtype dtype, int32_t channels, int32_t channel, int32_t token) {
@@ -124,6 +133,41 @@ static inline uint32_t code_of(float x, float zero, float inverse, think_dtype d
   const float most = static_cast<float>(most_code(dtype)), code = (x - zero) * inverse;
   const float inside = code > 0 ? (code < most ? code : most) : 0.0f;  // NaN becomes 0
   return float_bits(inside + 12582912.0f) & 0xff;                      // 1.5 * 2^23: the sum is rounded to an integer, nearest even
+}
+
+// ---- F8 --------------------------------------------------------------------------------------------------------------------------------------------
+
+constexpr uint32_t kNanF8 = 0x7f, kMostF8 = 0x7e;  // but for the sign; the latter is 448
+constexpr float kF8Unit = 256;                     // vectors of F8 (codes.h) hold numbers divided by this
+constexpr float kLeastScaleF8 = 0x1p-100f, kMostScaleF8 = 0x1p100f;
+constexpr float kHalfF8 = 224.0f;                  // what the largest number of a measured side is at most
+
+static inline float f8_to_f32(uint32_t code) {
+  const uint32_t magnitude = code & 0x7f, sign = (code & 0x80) << 24;
+  if (magnitude == kNanF8) return bits_float(sign | 0x7fc00000);
+  // The exponent moves from a bias of 7 to one of 127, which makes subnormals right as well.
+  return bits_float(sign | float_bits(bits_float(magnitude << 20) * 0x1p120f));
+}
+
+// Of x * inverse, rounded to f32 once.
+static inline uint32_t f8_code_of(float x, float inverse) {
+  const uint32_t bits = float_bits(x * inverse), sign = bits >> 24 & 0x80, magnitude = bits & 0x7fffffff;
+  if ((float_bits(x) & 0x7f800000) == 0x7f800000) return sign | kNanF8;
+  // Below 2^-6 codes count 2^-9: added to 2^14, a number is rounded to that.
+  const uint32_t code = magnitude < 0x3c800000 ? float_bits(bits_float(magnitude) + 0x1p14f) - float_bits(0x1p14f)
+                                               : (magnitude + 0x7ffff + (magnitude >> 20 & 1) - (120u << 23)) >> 20;
+  return sign | (code < kMostF8 ? code : kMostF8);
+}
+
+static inline bool is_scale(float x) { return x >= kLeastScaleF8 && x <= kMostScaleF8; }
+
+// The scale of a side whose largest finite number is `most`.
+static inline float f8_scale_of(float most) {
+  float scale = 1;
+  if (!(most > 0)) return scale;
+  while (scale < kMostScaleF8 && most > kHalfF8 * scale) scale *= 2;
+  while (scale > kLeastScaleF8 && most <= kHalfF8 * (scale / 2)) scale /= 2;
+  return scale;
 }
 
 }  // namespace think

@@ -20,6 +20,7 @@ struct SideView {
   int32_t layout;
   int32_t channels;         // stored per row
   think_dtype dtype;
+  float scale;              // of F8
 };
 
 static inline int32_t kept_of(const think_basis *basis, int32_t channels, int32_t kv_heads, int32_t slot, int32_t head) {
@@ -43,6 +44,8 @@ static inline SideView side_view(const think_segment &segment, Side side, const 
   view.pages = segment.pages ? segment.pages + sequence * segment.pages_stride : nullptr;
   view.page_tokens = segment.page_tokens;
   view.slot = slot;
+  const float *scale = keys ? segment.key_scale : segment.value_scale;
+  view.scale = view.dtype == THINK_F8_E4M3 && scale ? scale[static_cast<int64_t>(slot) * shape.kv_heads + head] : 1.0f;
   return view;
 }
 

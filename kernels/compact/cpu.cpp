@@ -25,6 +25,7 @@ struct Run {
   const int32_t *index;  // kept channels; NULL = rows keep all that they have
   int64_t tile_cost;     // bytes read and written
   bool keys;
+  float *most;           // [kept channels] nothing is moved, this becomes the largest magnitude of each; NULL = rows are moved
 };
 
 bool is_present(const think_segment &destination, Side side) { return (side == Side::keys ? destination.key : destination.value) != nullptr; }
@@ -44,6 +45,7 @@ Run run_of(const Arguments &arguments, int32_t sequence, int32_t head, Side side
   const bool gathers = to && !from && run.destination.channels < run.source.channels;
   run.index = gathers ? to->index + (static_cast<int64_t>(run.destination.slot) * shape.kv_heads + head) * to->channels : nullptr;
   run.tile_cost = run.source.tile_bytes + run.destination.tile_bytes;
+  run.most = nullptr;
   return run;
 }
 
@@ -161,7 +163,7 @@ void quantize_tile(const Kernels &kernels, const Run &run, const Block &block, b
   const bool crowded = from_rows && (reinterpret_cast<uintptr_t>(block.rows[1]) - reinterpret_cast<uintptr_t>(block.rows[0])) % 1024 == 0;
   const bool whole_lines = channels * bytes % 64 == 0 && (keys || channels % kBlockChannels == 0);
   const bool in_place = from_rows && !run.index && whole_lines && !crowded && !block.together;
-  const bool fetches = from_rows && !block.together;
+  const bool fetches = from_rows && !block.together && !run.most;
   const int64_t stride = static_cast<int64_t>(whole + kRowPadding) * bytes;
   if (!in_place) {
     Block part = block;
@@ -177,7 +179,9 @@ void quantize_tile(const Kernels &kernels, const Run &run, const Block &block, b
   }
   const char *rows[kTileTokens];
   for (int32_t t = 0; t < kTileTokens; ++t) rows[t] = keys && t >= block.count ? rows[0] : in_place ? block.rows[t] : staging.rows + t * stride;
-  const Encode to_codes{rows, channels, block.count, block.source_dtype, run.destination.dtype, keys, block.destination, block.stream};
+  if (run.most) return kernels.largest(rows, block.count, channels, block.source_dtype, run.most);
+  const SideView &to = run.destination;
+  const Encode to_codes{rows, channels, block.count, block.source_dtype, to.dtype, keys, block.destination, block.stream, to.scale};
   kernels.encode(to_codes, fetches ? &block : nullptr);
 }
 
@@ -205,13 +209,14 @@ void store_tile(const Kernels &kernels, const Run &run, int64_t first, int64_t c
   const char *decoded_rows[kTileTokens];
   alignas(64) float decoded[kTileTokens * kMaxChannels];
   if (is_quantized(run.source.dtype)) {
-    if (run.source.dtype == run.destination.dtype && !run.index && count == kTileTokens) {
+    const bool same_codes = run.source.dtype == run.destination.dtype && run.source.scale == run.destination.scale;
+    if (same_codes && !run.index && !run.most && count == kTileTokens) {
       // As they are: a code of a code would not be better.
       std::memcpy(row_address(run.destination, run.destination_first + first), block.tile, static_cast<size_t>(run.destination.tile_bytes));
       return;
     }
     const int64_t stride = run.keys ? kTileTokens : (run.source.channels + kBlockChannels - 1) / kBlockChannels * kBlockChannels;
-    kernels.decode({block.tile, run.source.channels, run.source.dtype, run.keys, decoded, stride});
+    kernels.decode({block.tile, run.source.channels, run.source.dtype, run.keys, run.source.scale, decoded, stride});
     block.source_dtype = THINK_F32;
     block.tile = reinterpret_cast<const char *>(decoded);
     if (!run.keys) {
@@ -283,6 +288,29 @@ void move_tiles(const Kernels &kernels, const Bundle &bundle, int64_t begin, int
   }
 }
 
+// The scales of F8 sides, each from the numbers that are going to be moved.
+void measure(const Kernels &kernels, const Arguments &arguments, const Parallel &parallel) {
+  const int32_t heads = arguments.shape.kv_heads;
+  parallel_for(parallel, int64_t{2} * heads * arguments.batch.count, [&](int64_t task) {
+    const Side side = task % 2 ? Side::values : Side::keys;
+    const think_segment &to = arguments.destination;
+    float *scale = side == Side::keys ? to.key_scale : to.value_scale;
+    if (!scale || !is_present(to, side) || (side == Side::keys ? to.key_dtype : to.value_dtype) != THINK_F8_E4M3) return;
+    const int32_t head = static_cast<int32_t>(task / 2 % heads);
+    Run run = run_of(arguments, static_cast<int32_t>(task / 2 / heads), head, side);
+    alignas(64) float most[kMaxChannels + 16] = {};
+    run.most = most;
+    Bundle bundle;
+    bundle.heads = 0;
+    bundle.tile_cost = 0;
+    bundle.add(run);
+    if (run.tiles > 0) move_tiles(kernels, bundle, 0, run.tiles, false);
+    float largest = 0;
+    for (int32_t c = 0; c < run.destination.channels; ++c) largest = most[c] > largest ? most[c] : largest;
+    scale[static_cast<int64_t>(run.destination.slot) * heads + head] = f8_scale_of(largest);
+  });
+}
+
 // Tiles whose place in the list of all tiles, measured in bytes, lies in [begin, end).
 void move_part(const Kernels &kernels, const Arguments &arguments, int64_t begin, int64_t end, bool stream) {
   int64_t start = 0;
@@ -303,6 +331,7 @@ void move_part(const Kernels &kernels, const Arguments &arguments, int64_t begin
 }  // namespace
 
 void compact(int32_t isa, const Arguments &arguments, const Parallel &parallel, Slice slice) {
+  if (arguments.destination.flags & THINK_SEGMENT_MEASURE) measure(kernels_of(isa), arguments, parallel);
   int64_t cost = 0, written = 0;
   for_each_bundle(arguments, [&](const Bundle &bundle) {
     cost += bundle.run[0].tiles * bundle.tile_cost;

@@ -45,6 +45,7 @@ struct Encode {
   bool keys;
   char *destination;
   bool stream;
+  float scale;  // of F8
 };
 
 // f32 numbers from a tile of codes.
@@ -53,6 +54,7 @@ struct Decode {
   int32_t channels;
   think_dtype from;
   bool keys;
+  float scale;         // of F8
   float *out;          // keys: [channels][32 tokens]; values: [32 tokens][out_stride], channels rounded up to 32 are written
   int64_t out_stride;  // floats
 };
@@ -65,6 +67,8 @@ struct Kernels {
   void (*tile_to_rows)(const Block &block);
   void (*encode)(const Encode &, const Block *ahead);  // ahead: rows behind those of this block are fetched; NULL: none
   void (*decode)(const Decode &);
+  // most[c] = the largest finite magnitude of channel c of `count` rows, or what it was before; numbers behind the last channel may be read.
+  void (*largest)(const char *const *rows, int32_t count, int32_t channels, think_dtype dtype, float *most);
   void (*finish)();  // make streamed writes visible to other threads
 };
 

@@ -5,9 +5,14 @@
 //   transpose_lanes(x)            kLaneCount lines: line i, lane l <-> line l, lane i
 //   Words, round_codes<Small>     kLanes codes: (x, most) -> x rounded to nearest even, between 0 and most; NaN becomes 0. Small: |x| < 2^31, and the bound
 //                                 may be left to the functions below
+//   round_f8(x, y)                codes of F8 of y = x * inverse: f8_code_of()
 //   interleave_codes(w)           bytes w[0][0] w[1][0] w[2][0] w[3][0] w[0][1] ...
 //   concat_codes(w)               bytes w[0][0] w[0][1] ... w[1][0] ...
-//   join_nibbles(low, high)       low | high << 4 of bytes, those above 15 as 15
+//   bound_codes<kBits>(x)         bytes, those above what kBits hold as that
+//   join_codes<kShift>(low, high) low | high << kShift of bytes; high << kShift stays inside its byte
+//   pair_codes(x)                 bytes of words in turn, two words at a time: w0 0, w1 0, w0 1, w1 1, ...
+//   interleave_lanes(a, b)        lanes a[0] b[0] a[1] ... of two lines
+//   concat_halves(a, b)           the lower 64 bits of each lane of a, then of b
 #pragma once
 
 #include <type_traits>
@@ -53,10 +58,23 @@ inline Line interleave_codes(const Words (&w)[4]) {
 inline Line concat_codes(const Words (&w)[4]) {
   return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), pack_codes(w));
 }
-inline Line join_nibbles(Line low, Line high) {
-  const Line most = _mm512_set1_epi8(15);
-  return _mm512_or_si512(_mm512_min_epu8(low, most), _mm512_slli_epi16(_mm512_min_epu8(high, most), 4));
+template <int kBits>
+inline Line bound_codes(Line x) {
+  return kBits == 8 ? x : _mm512_min_epu8(x, _mm512_set1_epi8(static_cast<char>((1 << kBits) - 1)));
 }
+template <int kShift>
+inline Line join_codes(Line low, Line high) {
+  return _mm512_or_si512(low, _mm512_slli_epi16(high, kShift));
+}
+inline Line pair_codes(Line x) {
+  return _mm512_shuffle_epi8(x, _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15)));
+}
+inline void interleave_lanes(Line &a, Line &b) {
+  const Line first = _mm512_permutex2var_epi64(a, _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), b);
+  b = _mm512_permutex2var_epi64(a, _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15), b);
+  a = first;
+}
+inline Line concat_halves(Line a, Line b) { return _mm512_permutex2var_epi64(a, _mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14), b); }
 
 #elif defined(THINK_ISA_UNIT_AVX2)
 
@@ -88,10 +106,23 @@ inline Line interleave_codes(const Words (&w)[4]) {
   return _mm256_shuffle_epi8(pack_codes(w), _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)));
 }
 inline Line concat_codes(const Words (&w)[4]) { return _mm256_permutevar8x32_epi32(pack_codes(w), _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)); }
-inline Line join_nibbles(Line low, Line high) {
-  const Line most = _mm256_set1_epi8(15);
-  return _mm256_or_si256(_mm256_min_epu8(low, most), _mm256_slli_epi16(_mm256_min_epu8(high, most), 4));
+template <int kBits>
+inline Line bound_codes(Line x) {
+  return kBits == 8 ? x : _mm256_min_epu8(x, _mm256_set1_epi8(static_cast<char>((1 << kBits) - 1)));
 }
+template <int kShift>
+inline Line join_codes(Line low, Line high) {
+  return _mm256_or_si256(low, _mm256_slli_epi16(high, kShift));
+}
+inline Line pair_codes(Line x) {
+  return _mm256_shuffle_epi8(x, _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15)));
+}
+inline void interleave_lanes(Line &a, Line &b) {
+  const Line first = _mm256_permute2x128_si256(a, b, 0x20);
+  b = _mm256_permute2x128_si256(a, b, 0x31);
+  a = first;
+}
+inline Line concat_halves(Line a, Line b) { return _mm256_permute4x64_epi64(_mm256_unpacklo_epi64(a, b), 0xd8); }
 
 #else
 
@@ -132,9 +163,38 @@ inline Line concat_codes(const Words (&w)[4]) {
   return reinterpret_cast<Line>(
       __builtin_shufflevector(reinterpret_cast<Line8>(a), reinterpret_cast<Line8>(b), 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30));
 }
-inline Line join_nibbles(Line low, Line high) { return low | high << 4; }
+template <int>
+inline Line bound_codes(Line x) {
+  return x;  // round_codes() did
+}
+template <int kShift>
+inline Line join_codes(Line low, Line high) {
+  return low | high << kShift;
+}
+inline Line pair_codes(Line x) {
+  const auto bytes = reinterpret_cast<Line8>(x);
+  return reinterpret_cast<Line>(__builtin_shufflevector(bytes, bytes, 0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15));
+}
+inline void interleave_lanes(Line &, Line &) {}
+inline Line concat_halves(Line a, Line b) { return low64(a, b); }
 
 #endif
+
+inline Words round_f8(Vec x, Vec y) {
+  typedef int32_t Numbers __attribute__((vector_size(sizeof(Vec))));
+  typedef uint32_t Bits __attribute__((vector_size(sizeof(Vec))));
+  const auto bits = reinterpret_cast<Numbers>(y), magnitude = bits & 0x7fffffff;
+  // Unsigned, as the magnitude of a NaN may be the largest integer.
+  const auto wide = reinterpret_cast<Bits>(magnitude);
+  const auto large = reinterpret_cast<Numbers>((wide + (wide >> 20 & 1) + (0x7ffffu - (120u << 23))) >> 20);
+  const Vec base = broadcast(0x1p14f);
+  const auto small = reinterpret_cast<Numbers>(add(reinterpret_cast<Vec>(magnitude), base)) - reinterpret_cast<Numbers>(base);
+  const Numbers most = Numbers{} + kMostF8, nan = Numbers{} + kNanF8;
+  Numbers code = magnitude < 0x3c800000 ? small : large;
+  code = code < most ? code : most;
+  code = (reinterpret_cast<Numbers>(x) & 0x7fffffff) >= 0x7f800000 ? nan : code;
+  return reinterpret_cast<Words>(code | ((bits >> 24) & 0x80));
+}
 
 }  // namespace
 }  // namespace think::compact

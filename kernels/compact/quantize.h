@@ -129,38 +129,59 @@ void find_ranges(const Extremes<typename Element::Type> &extremes, int32_t n, th
   }
 }
 
-// The vector form of code_of().
-template <class Element>
+// The vector form of code_of(), or of f8_code_of().
+template <class Element, class Code>
 inline Words find_codes(const char *from, Vec start, Vec inverse, Vec most) {
+  if constexpr (!has_groups(Code::dtype)) {
+    const Vec x = Element::load(reinterpret_cast<const typename Element::Type *>(from));
+    return round_f8(x, mul(x, inverse));
+  }
   // A step is rounded by less than half of itself, so no code of an f16 is far above the largest one. f32 and bf16 may be beyond f16, where the zero is cut.
   return round_codes<Element::dtype == THINK_F16>(mul(sub(Element::load(reinterpret_cast<const typename Element::Type *>(from)), start), inverse), most);
 }
 
+// Calls body(code) with a value of the type that stands for a dtype.
+template <class Body>
+inline void with_code(think_dtype dtype, const Body &body) {
+  if (dtype == THINK_F8_E4M3) return body(F8());
+  if (dtype == THINK_U8) return body(U8());
+  dtype == THINK_U4 ? body(U4()) : body(U2());
+}
+
+// What F8 has instead of find_ranges().
+inline void fill_ranges(float scale, int32_t n, Ranges &out) {
+  for (int32_t i = 0; i < n; i += kLanes) {
+    store(out.start + i, zero());
+    store(out.inverse + i, broadcast(1.0f / scale));
+  }
+}
+
 inline void put_line(char *to, Line line, bool stream) { stream ? stream_line(to, line) : store_line(to, line); }
 
-template <class Element, int kBits>
-void encode_key_rows(const Encode &e, Ahead *ahead, const Ranges &ranges, bool stream) {
-  constexpr int32_t kNumber = sizeof(typename Element::Type), kRowBytes = kTileTokens * kBits / 8, kPieces = kRowBytes / kChunkBytes;
-  const Vec most = broadcast(static_cast<float>((1 << kBits) - 1));
-  alignas(64) char last[kLanes * kRowBytes];
-  for (int32_t c = 0; c < e.channels; c += kLanes) {
-    const Vec start = load(ranges.start + c), inverse = load(ranges.inverse + c);
-    const bool whole = e.channels - c >= kLanes;
-    char *out = whole ? e.destination + c * kRowBytes : last;
-    // Words of 4 tokens, a channel each.
-    const auto four_tokens = [&](int32_t token) {
-      Words w[4];
-      if (ahead) ahead->fetch_next(4 * kLanes * kNumber);
-      for (int i = 0; i < 4; ++i) w[i] = find_codes<Element>(e.rows[token + i] + c * kNumber, start, inverse, most);
-      return interleave_codes(w);
-    };
+// Codes of kLanes channels, 32 tokens each, to lines in the order of a tile.
+template <int kBits, class FourTokens>
+inline void pack_keys(const FourTokens &four_tokens, char *out, bool stream) {
+  constexpr int32_t kRowBytes = kTileTokens * kBits / 8, kPieces = kRowBytes / kChunkBytes;
+  if constexpr (kBits == 2) {
+    Line part[2];  // bytes 0 .. 7 and 8 .. 15 of a pair of channels
+    for (int q = 0; q < 2; ++q) {
+      Line x[4];
+      for (int i = 0; i < 4; ++i) x[i] = bound_codes<2>(four_tokens(4 * q + 8 * i));
+      part[q] = pair_codes(join_codes<4>(join_codes<2>(x[0], x[1]), join_codes<2>(x[2], x[3])));
+    }
+    Line first = low64(part[0], part[1]), second = high64(part[0], part[1]);
+    interleave_lanes(first, second);
+    put_line(out, first, stream);
+    put_line(out + sizeof(Line), second, stream);
+  } else {
     Line half[kPieces][4];  // 16 bytes of a channel's row
     for (int q = 0; q < 4; ++q) {
       if constexpr (kBits == 8) {
         half[0][q] = four_tokens(4 * q);
         half[1][q] = four_tokens(4 * q + kTileTokens / 2);
       } else {
-        half[0][q] = join_nibbles(four_tokens(4 * q), four_tokens(4 * q + kTileTokens / 2));
+        const Line low = bound_codes<4>(four_tokens(4 * q));
+        half[0][q] = join_codes<4>(low, bound_codes<4>(four_tokens(4 * q + kTileTokens / 2)));
       }
     }
     for (int p = 0; p < kPieces; ++p) transpose32(half[p]);
@@ -169,9 +190,34 @@ void encode_key_rows(const Encode &e, Ahead *ahead, const Ranges &ranges, bool s
       Line x[kLaneCount];
       for (int l = 0; l < kLaneCount; ++l) x[l] = half[(i + l) % kPieces][(i + l) / kPieces];
       transpose_lanes(x);
-      for (int l = 0; l < kLaneCount; ++l) put_line(out + 4 * l * kRowBytes + i * kChunkBytes, x[l], stream && whole);
+      for (int l = 0; l < kLaneCount; ++l) put_line(out + 4 * l * kRowBytes + i * kChunkBytes, x[l], stream);
     }
-    if (!whole) __builtin_memcpy(e.destination + c * kRowBytes, last, static_cast<size_t>(e.channels - c) * kRowBytes);
+  }
+}
+
+template <class Element, class Code>
+void encode_key_rows(const Encode &e, Ahead *ahead, const Ranges &ranges, bool stream) {
+  constexpr int kBits = dtype_bits(Code::dtype);
+  constexpr int32_t kNumber = sizeof(typename Element::Type), kRowBytes = kTileTokens * kBits / 8;
+  const Vec most = broadcast(static_cast<float>((1 << kBits) - 1));
+  alignas(64) char last[kLanes * kRowBytes];
+  for (int32_t c = 0; c < e.channels; c += kLanes) {
+    const Vec start = load(ranges.start + c), inverse = load(ranges.inverse + c);
+    const bool whole = e.channels - c >= kLanes;
+    // Words of 4 tokens, a channel each.
+    const auto four_tokens = [&](int32_t token) {
+      Words w[4];
+      if (ahead) ahead->fetch_next(4 * kLanes * kNumber);
+      for (int i = 0; i < 4; ++i) w[i] = find_codes<Element, Code>(e.rows[token + i] + c * kNumber, start, inverse, most);
+      return interleave_codes(w);
+    };
+    pack_keys<kBits>(four_tokens, whole ? e.destination + c * kRowBytes : last, stream && whole);
+    if (whole) continue;
+    const int32_t left = e.channels - c;
+    if (kBits == 2 && left % 2) {  // what lies behind the last channel
+      for (int32_t byte = 0; byte < kRowBytes; ++byte) last[left / 2 * 2 * kRowBytes + 2 * byte + 1] = 0;
+    }
+    __builtin_memcpy(e.destination + c * kRowBytes, last, static_cast<size_t>(key_row(left + (kBits == 2 ? left % 2 : 0), e.to)));
   }
 }
 
@@ -190,14 +236,19 @@ template <class Element>
 void encode_keys(const Encode &e, Ahead *ahead) {
   const TileLayout layout = key_tile(e.channels, e.to);
   if (e.channels < 1) return;
-  Extremes<typename Element::Type> extremes;
   Ranges ranges;
-  find_extremes_of_channels(e, extremes);
-  find_ranges<Element>(extremes, e.channels, e.to, ranges);
+  if (has_groups(e.to)) {
+    Extremes<typename Element::Type> extremes;
+    find_extremes_of_channels(e, extremes);
+    find_ranges<Element>(extremes, e.channels, e.to, ranges);
+  } else {
+    fill_ranges(e.scale, e.channels, ranges);
+  }
   const bool stream = can_stream(e.destination, e.stream && e.count == kTileTokens);
-  e.to == THINK_U8 ? encode_key_rows<Element, 8>(e, ahead, ranges, stream) : encode_key_rows<Element, 4>(e, ahead, ranges, stream);
+  with_code(e.to, [&](auto code) { encode_key_rows<Element, decltype(code)>(e, ahead, ranges, stream); });
   if (e.count < kTileTokens) clear_key_tokens(e);
-  const int64_t rows = int64_t{e.channels} * row_bytes_of(e.to), array = 2 * int64_t{e.channels};
+  if (!has_groups(e.to)) return;
+  const int64_t rows = key_row(e.channels + (e.to == THINK_U2 ? e.channels % 2 : 0), e.to), array = 2 * int64_t{e.channels};
   __builtin_memset(e.destination + rows, 0, static_cast<size_t>(layout.scale - rows));
   copy_out(e.destination + layout.scale, reinterpret_cast<const char *>(ranges.scale), array, e.stream);
   copy_out(e.destination + layout.zero, reinterpret_cast<const char *>(ranges.zero), array, e.stream);
@@ -205,45 +256,59 @@ void encode_keys(const Encode &e, Ahead *ahead) {
 }
 
 // Codes of a block of 32 channels from `first` on, in the order in which they are stored.
-template <class Element, int kBits>
+template <class Element, class Code>
 inline void encode_value_block(const Encode &e, Ahead *ahead, int32_t first, const float *start, const float *inverse, char *out, bool stream) {
-  constexpr int32_t kRowBytes = kBlockChannels * kBits / 8, kNumber = sizeof(typename Element::Type);
+  constexpr int kBits = dtype_bits(Code::dtype);
+  constexpr int32_t kRowBytes = kBlockChannels * kBits / 8, kNumber = sizeof(typename Element::Type), kLine = sizeof(Line);
   const Vec most = broadcast(static_cast<float>((1 << kBits) - 1));
-  for (int32_t byte = 0; byte < kTileTokens * kRowBytes; byte += static_cast<int32_t>(sizeof(Line))) {
-    const auto codes_from = [&](int32_t channel) {
-      Words w[4];
-      if (ahead) ahead->fetch_next(4 * kLanes * kNumber);
-      for (int i = 0; i < 4; ++i) {
-        const int32_t place = byte + i * kLanes, t = place / kRowBytes, c = place % kRowBytes + channel;
-        w[i] = find_codes<Element>(e.rows[t] + (first + c) * kNumber, broadcast(start[t]), broadcast(inverse[t]), most);
-      }
-      return concat_codes(w);
-    };
+  // Number `place` of those of `width` channels of each token, and what follows, as a line of bytes.
+  const auto codes_from = [&](int32_t channel, int32_t width, int32_t place) {
+    Words w[4];
+    if (ahead) ahead->fetch_next(4 * kLanes * kNumber);
+    for (int i = 0; i < 4; ++i, place += kLanes) {
+      const int32_t t = place / width, c = first + channel + place % width;
+      w[i] = find_codes<Element, Code>(e.rows[t] + c * kNumber, broadcast(start[t]), broadcast(inverse[t]), most);
+    }
+    return bound_codes<kBits>(concat_codes(w));
+  };
+  // 16 bytes a token, channel b low and b + 16 high.
+  const auto nibbles_from = [&](int32_t byte) {
+    const Line low = codes_from(0, kBlockChannels / 2, byte);
+    return join_codes<4>(low, codes_from(kBlockChannels / 2, kBlockChannels / 2, byte));
+  };
+  for (int32_t byte = 0; byte < kTileTokens * kRowBytes; byte += kLine) {
     if constexpr (kBits == 8) {
-      put_line(out + byte, codes_from(0), stream);
+      put_line(out + byte, codes_from(0, kBlockChannels, byte), stream);
+    } else if constexpr (kBits == 4) {
+      put_line(out + byte, nibbles_from(byte), stream);
     } else {
-      const Line low = codes_from(0);
-      put_line(out + byte, join_nibbles(low, codes_from(kBlockChannels / 2)), stream);
+      const Line a = nibbles_from(2 * byte), b = nibbles_from(2 * byte + kLine);
+      put_line(out + byte, concat_halves(join_codes<2>(a, high64(a, a)), join_codes<2>(b, high64(b, b))), stream);
     }
   }
 }
 
-template <class Element, int kBits>
+template <class Element, class Code>
 void encode_value_rows(const Encode &e, Ahead *ahead, const Ranges &ranges, bool stream) {
+  constexpr int kBits = dtype_bits(Code::dtype);
   char *out = e.destination;
   for (int32_t first = 0; first < e.channels; first += kBlockChannels) {
     const int32_t width = e.channels - first < kBlockChannels ? e.channels - first : kBlockChannels, bytes = width * kBits / 8;
-    const int32_t place = value_group(e.channels, first) * kTileTokens;
+    const int32_t place = has_groups(Code::dtype) ? value_group(e.channels, first) * kTileTokens : 0;
     if (width == kBlockChannels) {
-      encode_value_block<Element, kBits>(e, ahead, first, ranges.start + place, ranges.inverse + place, out, stream);
+      encode_value_block<Element, Code>(e, ahead, first, ranges.start + place, ranges.inverse + place, out, stream);
     } else {
       // A narrower block: as whole rows of bytes first.
       alignas(64) uint8_t codes[kTileTokens][kBlockChannels];
-      encode_value_block<Element, 8>(e, ahead, first, ranges.start + place, ranges.inverse + place, reinterpret_cast<char *>(codes), false);
+      encode_value_block<Element, ByteCode<Code>>(e, ahead, first, ranges.start + place, ranges.inverse + place, reinterpret_cast<char *>(codes), false);
       for (int32_t t = 0; t < kTileTokens; ++t) {
         for (int32_t b = 0; b < bytes; ++b) {
-          const int code = kBits == 8 ? codes[t][b] : (codes[t][b] < 15 ? codes[t][b] : 15) | (codes[t][b + bytes] < 15 ? codes[t][b + bytes] : 15) << 4;
-          out[t * bytes + b] = static_cast<char>(code);
+          int joined = 0;
+          for (int part = 0; part < 8 / kBits; ++part) {
+            const int code = codes[t][part * bytes + b];
+            joined |= (code < most_code(e.to) ? code : most_code(e.to)) << (part * kBits);
+          }
+          out[t * bytes + b] = static_cast<char>(joined);
         }
       }
     }
@@ -254,15 +319,20 @@ void encode_value_rows(const Encode &e, Ahead *ahead, const Ranges &ranges, bool
 template <class Element>
 void encode_values(const Encode &e, Ahead *ahead) {
   const TileLayout layout = value_tile(e.channels, e.to);
-  Extremes<typename Element::Type> extremes;  // [group][token]
   Ranges ranges;
-  for (int32_t g = 0; g < layout.groups; ++g) {
-    const int32_t first = g * kBlockChannels, end = g + 1 == layout.groups ? e.channels : first + kBlockChannels;
-    find_extremes_of_tokens(e.rows, first, end, extremes, g * kTileTokens);
+  if (has_groups(e.to)) {
+    Extremes<typename Element::Type> extremes;  // [group][token]
+    int32_t g = 0;
+    do {  // there is a group
+      const int32_t first = g * kBlockChannels, end = g + 1 == layout.groups ? e.channels : first + kBlockChannels;
+      find_extremes_of_tokens(e.rows, first, end, extremes, g * kTileTokens);
+    } while (++g < layout.groups);
+    find_ranges<Element>(extremes, layout.groups * kTileTokens, e.to, ranges);
+  } else {
+    fill_ranges(e.scale, kTileTokens, ranges);
   }
-  find_ranges<Element>(extremes, layout.groups * kTileTokens, e.to, ranges);
   const bool stream = can_stream(e.destination, e.stream);
-  e.to == THINK_U8 ? encode_value_rows<Element, 8>(e, ahead, ranges, stream) : encode_value_rows<Element, 4>(e, ahead, ranges, stream);
+  with_code(e.to, [&](auto code) { encode_value_rows<Element, decltype(code)>(e, ahead, ranges, stream); });
   const int64_t array = int64_t{2} * layout.groups * kTileTokens;
   copy_out(e.destination + layout.scale, reinterpret_cast<const char *>(ranges.scale), array, e.stream);
   copy_out(e.destination + layout.zero, reinterpret_cast<const char *>(ranges.zero), array, e.stream);
@@ -281,17 +351,26 @@ void encode(const Encode &e, const Block *ahead) {
   e.from == THINK_F16 ? with_element(F16()) : with_element(BF16());
 }
 
+// Scales and zeros of `n` groups; of F8 what stands for them.
+template <class Code>
+inline void load_ranges(const Decode &d, const TileLayout &layout, int32_t n, float *scale, float *start) {
+  if constexpr (has_groups(Code::dtype)) {
+    widen_f16(d.tile + layout.scale, n, scale);
+    widen_f16(d.tile + layout.zero, n, start);
+  } else {
+    for (int32_t i = 0; i < n; ++i) scale[i] = d.scale * kF8Unit, start[i] = -0.0f;  // keeps the sign of a product that is 0
+  }
+}
+
 template <class Code>
 void decode_keys(const Decode &d) {
-  const TileLayout layout = key_tile(d.channels, Code::dtype);
   float scale[kMaxChannels + kLanes], start[kMaxChannels + kLanes];
-  widen_f16(d.tile + layout.scale, d.channels, scale);
-  widen_f16(d.tile + layout.zero, d.channels, start);
+  load_ranges<Code>(d, key_tile(d.channels, Code::dtype), d.channels, scale, start);
   for (int32_t c = 0; c < d.channels; ++c) {
-    const auto *row = reinterpret_cast<const uint8_t *>(d.tile) + c * row_bytes_of(Code::dtype);
+    const auto *row = reinterpret_cast<const uint8_t *>(d.tile) + key_row(c, Code::dtype);
     float *to = d.out + c * kTileTokens;
     for (int32_t t = 0; t < kTileTokens; t += 2 * kLanes) {
-      const CodePair codes = Code::load(row, t);
+      const CodePair codes = Code::load_key(row, t);
       // Products of 11 and 8 bits are exact, so it does not matter whether this is one rounding or two.
       store(to + t, fma(codes.first, broadcast(scale[c]), broadcast(start[c])));
       store(to + t + kLanes, fma(codes.second, broadcast(scale[c]), broadcast(start[c])));
@@ -304,19 +383,18 @@ template <class Code>
 void decode_values(const Decode &d) {
   const TileLayout layout = value_tile(d.channels, Code::dtype);
   float scale[kMaxChannels + kLanes], start[kMaxChannels + kLanes];
-  widen_f16(d.tile + layout.scale, layout.groups * kTileTokens, scale);
-  widen_f16(d.tile + layout.zero, layout.groups * kTileTokens, start);
+  load_ranges<Code>(d, layout, has_groups(Code::dtype) ? layout.groups * kTileTokens : kTileTokens, scale, start);
   alignas(64) uint8_t codes[kTileTokens * kRowCodes];
   const auto *block = reinterpret_cast<const uint8_t *>(d.tile);
   for (int32_t first = 0; first < d.channels; first += kBlockChannels) {
     const int32_t width = d.channels - first < kBlockChannels ? d.channels - first : kBlockChannels;
-    const int32_t place = value_group(d.channels, first) * kTileTokens;
+    const int32_t place = has_groups(Code::dtype) ? value_group(d.channels, first) * kTileTokens : 0;
     widen_rows<Code>(block, width, kTileTokens, codes);
     block += kTileTokens * width * dtype_bits(Code::dtype) / 8;
     for (int32_t t = 0; t < kTileTokens; ++t) {
       float *to = d.out + t * d.out_stride + first;
       for (int32_t c = 0; c < kBlockChannels; c += 2 * kLanes) {
-        const CodePair pair = U8::load(codes + t * kRowCodes, c);
+        const CodePair pair = ByteCode<Code>::load(codes + t * kRowCodes, c);
         store(to + c, fma(pair.first, broadcast(scale[place + t]), broadcast(start[place + t])));
         store(to + c + kLanes, fma(pair.second, broadcast(scale[place + t]), broadcast(start[place + t])));
       }
@@ -325,8 +403,23 @@ void decode_values(const Decode &d) {
 }
 
 void decode(const Decode &d) {
-  if (d.keys) return d.from == THINK_U8 ? decode_keys<U8>(d) : decode_keys<U4>(d);
-  d.from == THINK_U8 ? decode_values<U8>(d) : decode_values<U4>(d);
+  with_code(d.from, [&](auto code) { d.keys ? decode_keys<decltype(code)>(d) : decode_values<decltype(code)>(d); });
+}
+
+void find_largest(const char *const *rows, int32_t count, int32_t channels, think_dtype dtype, float *most) {
+  const auto with_element = [&](auto element) {
+    using Element = decltype(element);
+    for (int32_t c = 0; c < channels; c += kLanes) {
+      Vec largest = load(most + c);
+      for (int32_t t = 0; t < count; ++t) {
+        const Vec x = Element::load(reinterpret_cast<const typename Element::Type *>(rows[t]) + c), magnitude = max(x, sub(zero(), x));
+        largest = max(largest, mul(x, zero()) == zero() ? magnitude : zero());
+      }
+      store(most + c, largest);
+    }
+  };
+  if (dtype == THINK_F32) return with_element(F32());
+  dtype == THINK_F16 ? with_element(F16()) : with_element(BF16());
 }
 
 }  // namespace

@@ -17,6 +17,7 @@ struct Place {
   int64_t distance; // numbers from channel to channel
   int32_t token;    // in a tile
   int32_t kept;
+  float scale;      // of F8
 };
 
 Place place_of(const think_segment &s, bool keys, const Shape &shape, const Batch &batch, int64_t b, int64_t h, int64_t t) {
@@ -32,17 +33,22 @@ Place place_of(const think_segment &s, bool keys, const Shape &shape, const Batc
     row = row % s.page_tokens;
   }
   const think_dtype dtype = keys ? s.key_dtype : s.value_dtype;
+  const float *scales = keys ? s.key_scale : s.value_scale, scale = scales ? scales[slot * shape.kv_heads + h] : 1.0f;
   const int32_t token = static_cast<int32_t>(row % 32), width = static_cast<int32_t>(kept);
   char *base = static_cast<char *>(keys ? s.key : s.value) + block * stride[0] + (head_offset ? head_offset[slot * shape.kv_heads + h] : h * stride[1]);
-  if (is_quantized(dtype)) return {base + row / 32 * (keys ? key_tile(width, dtype) : value_tile(width, dtype)).bytes, 0, token, width};
-  if ((keys ? s.key_layout : s.value_layout) == THINK_TILES) return {base + row / 32 * (kept * 32 * size) + row % 32 * size, 32, token, width};
-  return {base + row * (stride[2] ? stride[2] : kept * size), 1, token, width};
+  if (is_quantized(dtype)) return {base + row / 32 * (keys ? key_tile(width, dtype) : value_tile(width, dtype)).bytes, 0, token, width, scale};
+  if ((keys ? s.key_layout : s.value_layout) == THINK_TILES) return {base + row / 32 * (kept * 32 * size) + row % 32 * size, 32, token, width, scale};
+  return {base + row * (stride[2] ? stride[2] : kept * size), 1, token, width, scale};
 }
 
 uint16_t half_at(const char *array, int64_t i) { return reinterpret_cast<const uint16_t *>(array)[i]; }
 
-// zero + scale * code, which f32 holds.
+// zero + scale * code, which f32 holds; of F8 code * scale, rounded.
 float decode_element(const Place &from, bool keys, think_dtype dtype, int32_t channel) {
+  if (!has_groups(dtype)) {
+    const CodePlace place = keys ? key_code(dtype, channel, from.token) : value_code(dtype, from.kept, channel, from.token);
+    return static_cast<float>(static_cast<double>(f8_to_f32(load_code(from.row, dtype, place))) * from.scale);
+  }
   const TileLayout layout = keys ? key_tile(from.kept, dtype) : value_tile(from.kept, dtype);
   const int64_t group = keys ? channel : value_group(from.kept, channel) * kTileTokens + from.token;
   const uint32_t code = load_code(from.row, dtype, keys ? key_code(dtype, channel, from.token) : value_code(dtype, from.kept, channel, from.token));
@@ -51,9 +57,17 @@ float decode_element(const Place &from, bool keys, think_dtype dtype, int32_t ch
 }
 
 // A tile of codes from numbers [channel][32 tokens], of which `count` tokens are real.
-void encode_tile(char *tile, bool keys, think_dtype dtype, int32_t kept, int64_t count, const std::vector<float> &numbers) {
+void encode_tile(const Place &to, bool keys, think_dtype dtype, int64_t count, const std::vector<float> &numbers) {
+  char *tile = to.row;
+  const int32_t kept = to.kept;
   const TileLayout layout = keys ? key_tile(kept, dtype) : value_tile(kept, dtype);
   std::memset(tile, 0, static_cast<size_t>(layout.bytes));
+  for (int32_t c = 0; c < kept && !has_groups(dtype); ++c) {
+    for (int32_t t = 0; t < count; ++t) {
+      store_code(tile, keys ? key_code(dtype, c, t) : value_code(dtype, kept, c, t), f8_code_of(numbers[c * kTileTokens + t], 1.0f / to.scale));
+    }
+  }
+  if (!has_groups(dtype)) return;
   const int32_t groups = keys ? kept : layout.groups * kTileTokens;
   for (int32_t group = 0; group < groups; ++group) {
     const auto is_member = [&](int32_t channel, int64_t token) {
@@ -84,11 +98,33 @@ void encode_tile(char *tile, bool keys, think_dtype dtype, int32_t kept, int64_t
   }
 }
 
+// What the destination stores of a number of the source.
+float moved_number(const Arguments &arguments, bool keys, int64_t b, int64_t h, int64_t t, int64_t i) {
+  const auto &[shape, source, destination, batch] = arguments;
+  const think_basis *from_basis = keys ? source.key_basis : source.value_basis, *basis = keys ? destination.key_basis : destination.value_basis;
+  const think_dtype dtype = keys ? source.key_dtype : source.value_dtype;
+  const int64_t slot = destination.slot ? destination.slot[b] : batch.slot ? batch.slot[b] : b;
+  const Place from = place_of(source, keys, shape, batch, b, h, t);
+  const int64_t position = basis && !from_basis ? basis->index[(slot * shape.kv_heads + h) * basis->channels + i] : i;
+  return is_quantized(dtype) ? decode_element(from, keys, dtype, static_cast<int32_t>(position)) : load_element(from.row, dtype, position * from.distance);
+}
+
+void measure_head(const Arguments &arguments, bool keys, int64_t b, int64_t h, int64_t length, int64_t kept, float &scale) {
+  double most = 0;
+  for (int64_t t = 0; t < length; ++t) {
+    for (int64_t i = 0; i < kept; ++i) {
+      const double x = moved_number(arguments, keys, b, h, t, i);
+      if (std::isfinite(x)) most = std::max(most, std::abs(x));
+    }
+  }
+  scale = most > 0 ? static_cast<float>(std::exp2(std::clamp(std::ceil(std::log2(most / 224)), -100.0, 100.0))) : 1.0f;
+}
+
 void move_side(const Arguments &arguments, bool keys) {
   const auto &[shape, source, destination, batch] = arguments;
   if (!(keys ? destination.key : destination.value)) return;
   const think_dtype from_dtype = keys ? source.key_dtype : source.value_dtype, to_dtype = keys ? destination.key_dtype : destination.value_dtype;
-  const think_basis *from_basis = keys ? source.key_basis : source.value_basis, *basis = keys ? destination.key_basis : destination.value_basis;
+  const think_basis *basis = keys ? destination.key_basis : destination.value_basis;
   const bool tiles = (keys ? destination.key_layout : destination.value_layout) == THINK_TILES;
   for (int64_t b = 0; b < batch.count; ++b) {
     const int64_t slot = destination.slot ? destination.slot[b] : batch.slot ? batch.slot[b] : b;
@@ -97,17 +133,13 @@ void move_side(const Arguments &arguments, bool keys) {
       const int64_t head = slot * shape.kv_heads + h;
       const int64_t kept = basis ? basis->kept[head] : keys ? shape.key_channels : shape.value_channels;
       const int64_t end = tiles ? (length + 31) / 32 * 32 : length;
+      float *scales = keys ? destination.key_scale : destination.value_scale;
+      if ((destination.flags & THINK_SEGMENT_MEASURE) && scales && to_dtype == THINK_F8_E4M3) measure_head(arguments, keys, b, h, length, kept, scales[head]);
       std::vector<float> numbers(static_cast<size_t>(kept * kTileTokens));
       for (int64_t t = 0; t < end; ++t) {
         const Place to = place_of(destination, keys, shape, batch, b, h, t);
         for (int64_t i = 0; i < kept; ++i) {
-          float x = 0;
-          if (t < length) {
-            const Place from = place_of(source, keys, shape, batch, b, h, t);
-            const int64_t position = basis && !from_basis ? basis->index[head * basis->channels + i] : i;
-            x = is_quantized(from_dtype) ? decode_element(from, keys, from_dtype, static_cast<int32_t>(position))
-                                         : load_element(from.row, from_dtype, position * from.distance);
-          }
+          const float x = t < length ? moved_number(arguments, keys, b, h, t, i) : 0;
           if (is_quantized(to_dtype)) {
             numbers[i * kTileTokens + t % kTileTokens] = x;
           } else {
@@ -117,10 +149,10 @@ void move_side(const Arguments &arguments, bool keys) {
         if (!is_quantized(to_dtype) || t % kTileTokens != kTileTokens - 1) continue;
         const int64_t count = std::min<int64_t>(kTileTokens, length - (t - t % kTileTokens));
         const Place from = place_of(source, keys, shape, batch, b, h, t);
-        if (from_dtype == to_dtype && from.kept == kept && count == kTileTokens) {
+        if (from_dtype == to_dtype && from.kept == kept && count == kTileTokens && (has_groups(to_dtype) || from.scale == to.scale)) {
           std::memcpy(to.row, from.row, static_cast<size_t>((keys ? key_tile(to.kept, to_dtype) : value_tile(to.kept, to_dtype)).bytes));
         } else {
-          encode_tile(to.row, keys, to_dtype, to.kept, count, numbers);
+          encode_tile(to, keys, to_dtype, count, numbers);
         }
       }
     }

@@ -1,5 +1,6 @@
 #include "cpu.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <limits>
@@ -166,6 +167,26 @@ void update(int32_t isa, const Update &arguments, void *workspace, const Paralle
   const int64_t wanted = parallel.threads > 1 ? int64_t{4} * parallel.threads : 1;
   const int64_t parts = tasks < wanted ? tasks : wanted;
   parallel_for(parallel, parts, [&](int64_t part) { run_tasks(call, tasks * part / parts, tasks * (part + 1) / parts); });
+}
+
+void sum_again(int32_t isa, const Shape &shape, const think_segment &source, void *state, const Parallel &parallel) {
+  const AddSquares add = add_squares(kernels_of(isa), source.key_dtype);
+  const int32_t channels = shape.key_channels;
+  parallel_for(parallel, shape.kv_heads, [&](int64_t head) {
+    const SideView view = side_view(source, Side::keys, shape, kOneSequence, 0, static_cast<int32_t>(head));
+    const int64_t first = run_first(source, 0, static_cast<int32_t>(head)), rows = run_length(source, 0, static_cast<int32_t>(head));
+    float *sum = state_view(shape, state, 0).square_sum + head * channels;
+    std::memset(sum, 0, static_cast<size_t>(channels) * sizeof(float));
+    for (int64_t run = 0; run < rows; run += kRunTokens) {
+      float partial[kMaxChannels] = {};
+      for (int64_t row = run, end = std::min(rows, run + kRunTokens); row < end;) {
+        const int64_t count = std::min(end - row, rows_in_block(view, first + row));
+        add(row_address(view, first + row), view.row_stride, count, channels, partial);
+        row += count;
+      }
+      add_to(sum, partial, channels);
+    }
+  });
 }
 
 void finish(const Shape &shape, const void *state, const Batch &batch, bool query_heads, float *score) {

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "../common/parallel.h"
-#include "../common/shape.h"
+#include "../common/segment.h"
 #include "../common/workspace.h"
 
 namespace think::score {
@@ -31,6 +31,9 @@ int64_t update_workspace(const Shape &shape, int32_t batch, int64_t tokens);
 void reset(const Shape &shape, void *state, const Batch &batch);
 // Cut into slices: exactly one call per slice, the last one to arrive completes the state. `workspace` as update_workspace() says, counters zero.
 void update(int32_t isa, const Update &arguments, void *workspace, const Parallel &parallel, Slice slice);
+// The squares of one slot once more, from all rows of one sequence, dense ones: after some of them have gone. The same bits as from an update with these
+// rows. Window and count stay.
+void sum_again(int32_t isa, const Shape &shape, const think_segment &source, void *state, const Parallel &parallel);
 // query_heads: one score per query head. score: [batch][kv_heads or query_heads][key_channels]
 void finish(const Shape &shape, const void *state, const Batch &batch, bool query_heads, float *score);
 // attention: [batch][query_heads][rows][value_channels] -> score [batch][kv_heads][value_channels]

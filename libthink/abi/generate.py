@@ -6,7 +6,8 @@
     generate.py --break-abi  write although the new headers break what the lock froze (before 1.0 only)
 
 Written: include/think/api.h (the table for users of dlopen), libthink/abi/think.map (exported symbols), libthink/abi/opaque.supp (handles
-that the abidiff gate does not look into) and tests/abi/lock.c (sizes, offsets, types, constants and prototypes as static assertions).
+that the abidiff gate does not look into), tests/abi/lock.c (sizes, offsets, types, constants and prototypes as static assertions) and
+bindings/think.json (all of it as data, from which bindings/tools/regenerate.sh makes the bindings).
 The committed lock.c is also the memory of this script: what it holds may be added to, never changed.
 """
 
@@ -14,6 +15,9 @@ import argparse
 import pathlib
 import re
 import sys
+
+sys.dont_write_bytecode = True  # the source tree may not be ours to write to
+import describe
 
 SCALARS = {
     "char": 1, "int8_t": 1, "uint8_t": 1, "int16_t": 2, "uint16_t": 2, "int32_t": 4, "uint32_t": 4,
@@ -31,7 +35,7 @@ class Header:
 
     def __init__(self, path):
         self.name = path.name
-        text = path.read_text(encoding="utf-8")
+        self.text = text = path.read_text(encoding="utf-8")
         self.functions = self._functions(text)
         code = re.sub(r"/\*.*?\*/", " ", text, flags=re.S).replace("\\\n", " ")
         self.constants = [(name, value) for name, value in re.findall(r"^#define[ \t]+(THINK_\w+)[ \t]+(.+?)[ \t]*$", code, flags=re.M)
@@ -106,6 +110,11 @@ class Model:
         for header in self.headers:
             self.types.update({name: SCALARS[base] for base, name in header.aliases})
             self.types.update({name: 8 for _, name in header.callbacks})
+        self.callbacks = {name for header in self.headers for _, name in header.callbacks}
+        self.handles = {name for header in self.headers for name in header.opaque}
+
+    def header(self, name):
+        return next(header for header in self.headers if header.name == name)
 
     def _compare_list(self):
         names = [name for name, _ in self.listed]
@@ -306,19 +315,20 @@ def main():
     parser.add_argument("--break-abi", action="store_true", help="accept changes of frozen entries")
     parser.add_argument("--root", type=pathlib.Path, default=pathlib.Path(__file__).resolve().parents[2], help="the project's root folder")
     options = parser.parse_args()
+    lock = options.root / "tests/abi/lock.c"
     try:
         model = Model(options.root)
         entries = lock_entries(model)
+        broken = breaks(lock.read_text(encoding="utf-8"), entries) if lock.exists() else []
+        for line in broken:
+            print(f"generate.py: the ABI is broken: {line}", file=sys.stderr)
+        if broken and not options.break_abi:
+            return 1
         outputs = {"include/think/api.h": api_header(model), "libthink/abi/think.map": symbol_map(model),
-                   "libthink/abi/opaque.supp": opaque_suppression(model), "tests/abi/lock.c": lock_file(entries)}
-    except Broken as problem:
+                   "libthink/abi/opaque.supp": opaque_suppression(model), "tests/abi/lock.c": lock_file(entries),
+                   "bindings/think.json": describe.json_text(model)}
+    except (Broken, describe.Unclear) as problem:
         print(f"generate.py: {problem}", file=sys.stderr)
-        return 1
-    lock = options.root / "tests/abi/lock.c"
-    broken = breaks(lock.read_text(encoding="utf-8"), entries) if lock.exists() else []
-    for line in broken:
-        print(f"generate.py: the ABI is broken: {line}", file=sys.stderr)
-    if broken and not options.break_abi:
         return 1
     stale = False
     for name, text in outputs.items():
@@ -329,6 +339,7 @@ def main():
         if options.check:
             print(f"generate.py: {name} is out of date; run libthink/abi/generate.py", file=sys.stderr)
         else:
+            path.parent.mkdir(exist_ok=True)
             path.write_text(text, encoding="utf-8")
             print(f"wrote {name}")
     return 1 if options.check and stale else 0

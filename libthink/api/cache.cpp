@@ -44,6 +44,16 @@ think_status read_cache_options(const Argument &argument, const think_cache_opti
   if (const think_status status = read_prune_options({argument.error, argument.position, prune_name.text}, copy.prune, shape, options.prune)) return status;
   if (const think_status status = read_format({argument.error, argument.position, format_name.text}, copy.format, shape, options.format)) return status;
   options.layers = copy.layers ? copy.layers : 1;
+  options.layer_formats = copy.layer_formats;
+  for (int32_t layer = 0; copy.layer_formats && layer < options.layers; ++layer) {
+    const Text name("%s->layer_formats[%d]", argument.name, layer);
+    if (layer == 0) {
+      if (const think_status status = check_array({argument.error, argument.position, name.text}, copy.layer_formats)) return status;
+    }
+    think_format format;
+    const Argument element{argument.error, argument.position, name.text, "."};
+    if (const think_status status = read_layer_format(element, copy.layer_formats, layer, shape, format)) return status;
+  }
   options.sequences = copy.sequences ? copy.sequences : shape.max_batch;
   options.fold = copy.fold;
   options.refit = copy.refit;
@@ -71,11 +81,60 @@ think_status check_count(const Argument &argument, int32_t count, int32_t most, 
   return wrong(argument, "", "expected 1 .. %d (%s), got %d", most, most_name, count);
 }
 
+// Arguments 2 and 3 of what is done to any number of sequences.
+think_status check_some_sequences(think_error *error, const think_cache &cache, const int32_t *sequences, int32_t count) {
+  const Argument argument{error, 2, "sequences", ""};
+  if (const think_status status = check_array(argument, sequences)) return status;
+  if (const think_status status = check_count({error, 3, "count"}, count, cache.sequences.size, "sequences of the cache")) return status;
+  return check_sequences(argument, cache, sequences, count);
+}
+
 think_status check_appended(const Argument &argument, const think_cache &cache, int32_t layer) {
   if (const think_status status = check_layer(argument, cache, layer)) return status;
   if (cache.step.count == 0) return fail(argument.error, THINK_E_STATE, 1, "cache: no step, or sequences were changed after it: call think_cache_step() first");
   if (cache.step.appended[layer]) return THINK_OK;
   return fail(argument.error, THINK_E_STATE, argument.position, "layer: layer %d has not been appended in this step", layer);
+}
+
+// The layer is argument 3.
+think_status check_rows_are_there(think_error *error, const think_cache &cache, int32_t sequence, int32_t layer) {
+  const cache::Step &step = cache.step;
+  const int32_t *sequences = step.tables.data + step.sequence;
+  if (step.missing == 0 || step.appended[layer] || std::find(sequences, sequences + step.count, sequence) == sequences + step.count) return THINK_OK;
+  return fail(error, THINK_E_STATE, 3, "layer: layer %d has not been appended in this step, in which sequence %d takes part", layer, sequence);
+}
+
+// Where the caller wants segments.
+struct SegmentArray {
+  Argument segments_argument, capacity_argument, count_argument;
+  think_segment *segments;
+  int32_t capacity;
+  int32_t *count;
+};
+
+think_status check_segment_array(const SegmentArray &array) {
+  if (const think_status status = check_output(array.segments_argument, array.segments)) return status;
+  if (array.segments->struct_size % alignof(think_segment)) {
+    return wrong(array.segments_argument, "struct_size", "expected a multiple of %d, as it is the step of the array, got %u",
+                 static_cast<int>(alignof(think_segment)), array.segments->struct_size);
+  }
+  if (array.capacity < 1) return wrong(array.capacity_argument, "", "expected at least 1, got %d", array.capacity);
+  return check_array(array.count_argument, array.count);
+}
+
+think_status write_segments(const SegmentArray &array, const think_segment *found, int32_t count) {
+  if (array.capacity < count) {
+    return wrong(array.capacity_argument, "", "expected at least %d, as many as there are segments now, got %d", count, array.capacity);
+  }
+  const uint32_t step = array.segments->struct_size;
+  for (int32_t index = 0; index < count; ++index) {
+    think_segment *target = reinterpret_cast<think_segment *>(reinterpret_cast<char *>(array.segments) + size_t{step} * static_cast<size_t>(index));
+    std::memset(reinterpret_cast<char *>(target), 0, step);
+    target->struct_size = step;
+    write_output(target, found[index]);
+  }
+  *array.count = count;
+  return THINK_OK;
 }
 
 // Do the tensors have the rows of the step, and all of them in the same way?
@@ -128,6 +187,11 @@ think_status read_append(think_error *error, const think_cache &cache, const thi
   return check_token_stride(value_argument, rows.value);
 }
 
+think_status no_scores(think_error *error, const cache::Sequence &sequence, int32_t index, int32_t number) {
+  return fail(error, THINK_E_STATE, 2, "sequences[%d]: sequence %d keeps no scores%s", index, number,
+              sequence.run_count > 0 ? ": it was pruned before (see THINK_CACHE_KEEP_SCORES)" : " (THINK_CACHE_NO_SCORES, or loaded without them)");
+}
+
 think_status check_scores(think_error *error, const think_cache &cache, const int32_t *sequences, int32_t count) {
   for (int32_t index = 0; index < count; ++index) {
     const cache::Sequence &sequence = cache.sequences[sequences[index]];
@@ -136,8 +200,56 @@ think_status check_scores(think_error *error, const think_cache &cache, const in
                   THINK_CACHE_MAX_RUNS);
     }
     if (sequence.score || cache::tokens_of(sequence) == 0) continue;
-    return fail(error, THINK_E_STATE, 2, "sequences[%d]: sequence %d keeps no scores%s", index, sequences[index],
-                sequence.run_count > 0 ? ": it was pruned before (see THINK_CACHE_KEEP_SCORES)" : " (THINK_CACHE_NO_SCORES, or loaded without them)");
+    return no_scores(error, sequence, index, sequences[index]);
+  }
+  return THINK_OK;
+}
+
+// Options, queries and scores of an eviction. Positions: those of think_cache_evict().
+think_status read_eviction(think_error *error, const think_cache &cache, const int32_t *sequences, int32_t count, const think_evict_options *options,
+                           const think_tensor *window_query, float *score, cache::Eviction &eviction) {
+  const Shape &shape = cache.plan->shape;
+  const Argument options_argument{error, 4, "options"}, query_argument{error, 5, "window_query"}, score_argument{error, 6, "score"};
+  think_evict_options given;
+  EvictCall &call = eviction.choice;
+  call.shape = shape;
+  call.isa = cache.plan->isa;
+  call.parallel = cache.plan->parallel;
+  if (const think_status status = read_evict_options(options_argument, options, shape, call, given)) return status;
+  if (call.budget < 1) return wrong(options_argument, "budget", "expected at least 1, got %d", call.budget);
+  if (given.kept_stride != 0) return wrong(options_argument, "kept_stride", "expected 0, got %lld", static_cast<Long>(given.kept_stride));
+  const bool recent_only = given.method == THINK_EVICT_RECENT, takes_scores = call.accumulate && !cache::keeps_scores(cache);
+  if (recent_only && window_query) return wrong(query_argument, "", "expected NULL (sinks and recent rows need no queries), got a pointer");
+  if (!window_query && !recent_only && !takes_scores && !cache::keeps_scores(cache)) return null_pointer(query_argument);
+  eviction.window_query.data = nullptr;
+  if (window_query) {
+    think_tensor &query = eviction.window_query;
+    if (const think_status status = read_tensor(query_argument, window_query, {shape.query_heads, shape.key_channels, 0}, query)) return status;
+    const int64_t places = int64_t{count} * cache.layers;
+    if (query.extent[0] < places) {
+      return wrong(query_argument, "extent[0]", "expected at least %lld (count * layers), got %lld", static_cast<Long>(places),
+                   static_cast<Long>(query.extent[0]));
+    }
+    if (query.extent[2] < 1 || query.extent[2] > shape.window) {
+      return wrong(query_argument, "extent[2]", "expected 1 .. %d rows (window of the plan), got %lld", shape.window, static_cast<Long>(query.extent[2]));
+    }
+  }
+  call.measure = !recent_only && (window_query || !takes_scores);
+  eviction.last_query_only = given.method == THINK_EVICT_TOVA;
+  if (call.accumulate && !score) return null_pointer(score_argument);
+  if (recent_only && score) return wrong(score_argument, "", "expected NULL (sinks and recent rows have no scores), got a pointer");
+  if (const think_status status = check_optional(score_argument, score)) return status;
+  call.score = score;
+  for (int32_t index = 0; index < count; ++index) {
+    const cache::Sequence &sequence = cache.sequences[sequences[index]];
+    if (score && call.score_stride < sequence.dense_rows) {
+      return wrong(options_argument, "score_stride", "expected at least %d (dense rows of sequence %d), got %lld", sequence.dense_rows, sequences[index],
+                   static_cast<Long>(call.score_stride));
+    }
+    if (sequence.run_count > 0 && call.budget < cache.prune.sinks) {
+      return wrong(options_argument, "budget", "expected at least %d (sinks of sequence %d, which has been pruned), got %d", cache.prune.sinks,
+                   sequences[index], call.budget);
+    }
   }
   return THINK_OK;
 }
@@ -271,14 +383,56 @@ think_status think_cache_attend(const think_cache *cache, int32_t layer, const t
   });
 }
 
+think_status think_cache_evict(think_cache *cache, const int32_t *sequences, int32_t count, const think_evict_options *options,
+                               const think_tensor *window_query, float *score, const think_launch *launch, think_error *error) {
+  return fence(error, [&]() -> think_status {
+    if (!cache) return null_pointer({error, 1, "cache"});
+    const Shape &shape = cache->plan->shape;
+    if (const think_status status = check_some_sequences(error, *cache, sequences, count)) return status;
+    cache::Eviction eviction{};
+    if (const think_status status = read_eviction(error, *cache, sequences, count, options, window_query, score, eviction)) return status;
+    Launch call;
+    if (const think_status status = read_launch({error, 7, "launch"}, launch, shape, false, call)) return status;
+    if (const think_status status = check_no_step(error, *cache, "think_cache_evict")) return status;
+    int64_t longest = 0;
+    for (int32_t index = 0; index < count; ++index) {
+      const cache::Sequence &sequence = cache->sequences[sequences[index]];
+      longest = std::max<int64_t>(longest, sequence.dense_rows);
+      if (!eviction.choice.measure || window_query || sequence.score || sequence.dense_rows == 0) continue;
+      return no_scores(error, sequence, index, sequences[index]);
+    }
+    if (const think_status status = check_workspace(call, cache::evict_workspace(*cache, longest))) return status;
+    return cache::evict_all(*cache, sequences, count, eviction, call.workspace) ? THINK_OK : out_of_memory(error, *cache);
+  });
+}
+
+think_status think_cache_keep(think_cache *cache, int32_t sequence, const int32_t *kept, int32_t rows, think_error *error) {
+  return fence(error, [&]() -> think_status {
+    if (!cache) return null_pointer({error, 1, "cache"});
+    if (const think_status status = check_sequence({error, 2, "sequence"}, "", *cache, sequence)) return status;
+    const Argument argument{error, 3, "kept", ""};
+    if (const think_status status = check_array(argument, kept)) return status;
+    const cache::Sequence &held = cache->sequences[sequence];
+    const int32_t sinks = held.run_count > 0 ? cache->prune.sinks : 0, least = std::max(sinks, 1);
+    if (rows < least || rows > held.dense_rows) {
+      return wrong({error, 4, "rows"}, "", "expected %d .. %d (dense rows of sequence %d), got %d", least, held.dense_rows, sequence, rows);
+    }
+    for (int64_t at = 0; at < int64_t{cache->layers} * cache->plan->shape.kv_heads * rows; ++at) {
+      const int64_t row = at % rows, first = row == 0 ? 0 : int64_t{kept[at - 1]} + 1, last = row < sinks ? row : held.dense_rows - 1;
+      if (kept[at] >= first && kept[at] <= last) continue;
+      return wrong(argument, Text("[%lld]", static_cast<Long>(at)).text, "expected ascending rows, here %lld .. %lld, got %d", static_cast<Long>(first),
+                   static_cast<Long>(last), kept[at]);
+    }
+    if (const think_status status = check_no_step(error, *cache, "think_cache_keep")) return status;
+    return cache::keep(*cache, sequence, kept, rows) ? THINK_OK : out_of_memory(error, *cache);
+  });
+}
+
 think_status think_cache_prune(think_cache *cache, const int32_t *sequences, int32_t count, const think_launch *launch, think_error *error) {
   return fence(error, [&]() -> think_status {
     if (!cache) return null_pointer({error, 1, "cache"});
     const Shape &shape = cache->plan->shape;
-    const Argument argument{error, 2, "sequences", ""};
-    if (const think_status status = check_array(argument, sequences)) return status;
-    if (const think_status status = check_count({error, 3, "count"}, count, cache->sequences.size, "sequences of the cache")) return status;
-    if (const think_status status = check_sequences(argument, *cache, sequences, count)) return status;
+    if (const think_status status = check_some_sequences(error, *cache, sequences, count)) return status;
     Launch call;
     if (const think_status status = read_launch({error, 4, "launch"}, launch, shape, false, call)) return status;
     if (const think_status status = check_no_step(error, *cache, "think_cache_prune")) return status;
@@ -305,29 +459,30 @@ think_status think_cache_usage(const think_cache *cache, int32_t sequence, think
 think_status think_cache_segments(const think_cache *cache, int32_t layer, think_segment *segments, int32_t capacity, int32_t *count, think_error *error) {
   return fence(error, [&]() -> think_status {
     if (!cache) return null_pointer({error, 1, "cache"});
-    if (const think_status status = check_layer({error, 2, "layer"}, *cache, layer)) return status;
-    const Argument argument{error, 3, "segments"};
-    if (const think_status status = check_output(argument, segments)) return status;
-    if (segments->struct_size % alignof(think_segment)) {
-      return wrong(argument, "struct_size", "expected a multiple of %d, as it is the step of the array, got %u", static_cast<int>(alignof(think_segment)),
-                   segments->struct_size);
-    }
-    if (capacity < 1) return wrong({error, 4, "capacity"}, "", "expected at least 1, got %d", capacity);
-    if (const think_status status = check_array({error, 5, "count"}, count)) return status;
-    if (const think_status status = check_appended({error, 2, "layer"}, *cache, layer)) return status;
-    if (capacity < cache->step.segment_count) {
-      return wrong({error, 4, "capacity"}, "", "expected at least %d, as many as there are segments now, got %d", cache->step.segment_count, capacity);
-    }
+    const Argument layer_argument{error, 2, "layer"};
+    if (const think_status status = check_layer(layer_argument, *cache, layer)) return status;
+    const SegmentArray array{{error, 3, "segments"}, {error, 4, "capacity"}, {error, 5, "count"}, segments, capacity, count};
+    if (const think_status status = check_segment_array(array)) return status;
+    if (const think_status status = check_appended(layer_argument, *cache, layer)) return status;
     think_segment found[THINK_MAX_SEGMENTS];
-    *count = cache::step_segments(*cache, layer, found);
-    const uint32_t step = segments->struct_size;
-    for (int32_t index = 0; index < *count; ++index) {
-      think_segment *target = reinterpret_cast<think_segment *>(reinterpret_cast<char *>(segments) + size_t{step} * static_cast<size_t>(index));
-      std::memset(reinterpret_cast<char *>(target), 0, step);
-      target->struct_size = step;
-      write_output(target, found[index]);
-    }
-    return THINK_OK;
+    return write_segments(array, found, cache::step_segments(*cache, layer, found));
+  });
+}
+
+think_status think_cache_sequence_segments(const think_cache *cache, int32_t sequence, int32_t layer, think_segment *segments, int32_t capacity,
+                                           int32_t *count, think_error *error) {
+  return fence(error, [&]() -> think_status {
+    if (!cache) return null_pointer({error, 1, "cache"});
+    if (const think_status status = check_sequence({error, 2, "sequence"}, "", *cache, sequence)) return status;
+    if (const think_status status = check_layer({error, 3, "layer"}, *cache, layer)) return status;
+    const SegmentArray array{{error, 4, "segments"}, {error, 5, "capacity"}, {error, 6, "count"}, segments, capacity, count};
+    if (const think_status status = check_segment_array(array)) return status;
+    if (const think_status status = check_rows_are_there(error, *cache, sequence, layer)) return status;
+    const cache::Sequence &held = cache->sequences[sequence];
+    think_segment found[THINK_CACHE_MAX_RUNS + 1];
+    for (int32_t run = 0; run < held.run_count; ++run) found[run] = cache::compact_segment(*cache, layer, held.runs[run]);
+    found[held.run_count] = cache::dense_segment(*cache, layer, held);
+    return write_segments(array, found, held.run_count + 1);
   });
 }
 
@@ -359,11 +514,7 @@ think_status think_cache_export_dense(const think_cache *cache, int32_t sequence
     if (const think_status status = read({error, 7, "value"}, value, shape.value_channels, tensors[THINK_VALUES])) return status;
     Launch call;
     if (const think_status status = read_launch({error, 8, "launch"}, launch, shape, false, call)) return status;
-    const cache::Step &step = cache->step;
-    const int32_t *sequences = step.tables.data + step.sequence;
-    if (step.missing > 0 && !step.appended[layer] && std::find(sequences, sequences + step.count, sequence) != sequences + step.count) {
-      return fail(error, THINK_E_STATE, 3, "layer: layer %d has not been appended in this step, in which sequence %d takes part", layer, sequence);
-    }
+    if (const think_status status = check_rows_are_there(error, *cache, sequence, layer)) return status;
     if (key) cache::export_rows(*cache, sequence, layer, first, count, THINK_KEYS, tensors[THINK_KEYS]);
     if (value) cache::export_rows(*cache, sequence, layer, first, count, THINK_VALUES, tensors[THINK_VALUES]);
     return THINK_OK;
@@ -381,9 +532,10 @@ think_status think_cache_trim(think_cache *cache, int32_t sequence, int64_t toke
                    static_cast<Long>(tokens));
     }
     if (const think_status status = check_no_step(error, *cache, "think_cache_trim")) return status;
-    const int64_t compact = cache::compact_rows(held), fewest = compact > 0 ? compact + cache->prune.sinks : 0;
+    const int64_t compact = cache::compact_rows(held), fewest = compact + std::max(compact > 0 ? cache->prune.sinks : 0, held.settled_rows);
     if (tokens > 0 && tokens < fewest) {
-      return fail(error, THINK_E_STATE, 3, "tokens: the first %lld tokens of sequence %d are compact rows and sinks, which cannot be rolled back, got %lld",
+      return fail(error, THINK_E_STATE, 3,
+                  "tokens: the first %lld rows of sequence %d (compact ones, sinks, and what an eviction mixed) cannot be rolled back, got %lld",
                   static_cast<Long>(fewest), sequence, static_cast<Long>(tokens));
     }
     cache::end_step(*cache);

@@ -55,10 +55,13 @@ think_status think_compact(const think_plan *plan, const think_segment *source, 
     if (const think_status status = read_batch(batch_argument, batch, shape, 1, arguments.batch)) return status;
     if (const think_status status = check_slots(batch_argument, arguments.batch, plan->shape, INT32_MAX, "a slot", false)) return status;
     SegmentCopy from, to;
-    const SegmentRule source_rule{false, false, true, false, false, false}, destination_rule{false, true, true, false, true, true};
+    const SegmentRule source_rule{false, false, true, false, false, false}, destination_rule{false, true, true, false, true, true, true};
     if (const think_status status = read_segment(source_argument, source, 0, shape, arguments.batch, source_rule, call.check, from)) return status;
     if (const think_status status = read_segment(destination_argument, destination, 0, shape, arguments.batch, destination_rule, call.check, to)) {
       return status;
+    }
+    if ((to.segment.flags & THINK_SEGMENT_MEASURE) && call.slice.count > 1) {
+      return wrong(destination_argument, "flags", "expected no THINK_SEGMENT_MEASURE in a call of %d slices", call.slice.count);
     }
     for (const int32_t side : {THINK_KEYS, THINK_VALUES}) {
       if (const think_status status = check_pair(source_argument, destination_argument, from.segment, to.segment, side, shape, arguments.batch, call.check,

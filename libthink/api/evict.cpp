@@ -3,7 +3,6 @@
 #include "libthink/core/check.h"
 #include "libthink/core/device.h"
 #include "libthink/core/evict.h"
-#include "libthink/core/shared_options.h"
 #include "libthink/core/workspace.h"
 
 using namespace think;
@@ -11,44 +10,6 @@ using namespace think;
 namespace {
 
 using Long = long long;
-
-constexpr int32_t kMostPooled = 255, kUsualPooled = 7;
-
-// Options with their defaults filled in: 0 = default, -1 = none.
-think_status read_evict_options(const Argument &argument, const think_evict_options *in, const Shape &shape, EvictCall &call, think_evict_options &copy) {
-  if (const think_status status = read_struct(argument, in, copy)) return status;
-  if (copy.method < THINK_EVICT_SNAPKV || copy.method > THINK_EVICT_RECENT) {
-    return wrong(argument, "method", "expected %d .. %d (THINK_EVICT_...), got %d", THINK_EVICT_SNAPKV, THINK_EVICT_RECENT, copy.method);
-  }
-  const bool pools = copy.method == THINK_EVICT_SNAPKV, recent_only = copy.method == THINK_EVICT_RECENT;
-  if (copy.budget < 0) return wrong(argument, "budget", "expected at least 0, got %d", copy.budget);
-  const int32_t usual_recent = copy.method == THINK_EVICT_TOVA ? 0 : shape.window;
-  int32_t sinks, recent;
-  if (const think_status status = read_count(argument, "sinks", copy.sinks, recent_only ? kDefaultSinks : 0, sinks)) return status;
-  if (const think_status status = read_count(argument, "recent", copy.recent, usual_recent, recent)) return status;
-  if (recent_only && copy.recent != 0) return wrong(argument, "recent", "expected 0 (what the sinks leave), got %d", copy.recent);
-  const int32_t most_pooling = pools ? THINK_POOL_MEAN : 0;
-  if (copy.pooling < 0 || copy.pooling > most_pooling) return wrong(argument, "pooling", "expected 0 .. %d, got %d", most_pooling, copy.pooling);
-  if (!pools && copy.kernel != 0) return wrong(argument, "kernel", "expected 0 (only SnapKV pools), got %d", copy.kernel);
-  if (copy.kernel < -1 || copy.kernel > kMostPooled || (copy.kernel > 0 && copy.kernel % 2 == 0)) {
-    return wrong(argument, "kernel", "expected -1, 0 or an odd number up to %d, got %d", kMostPooled, copy.kernel);
-  }
-  if (copy.kept_stride < 0 || copy.kept_stride > INT32_MAX) {
-    return wrong(argument, "kept_stride", "expected 0 .. %d, got %lld", INT32_MAX, static_cast<Long>(copy.kept_stride));
-  }
-  if (copy.score_stride < 0 || copy.score_stride > INT32_MAX) {
-    return wrong(argument, "score_stride", "expected 0 .. %d, got %lld", INT32_MAX, static_cast<Long>(copy.score_stride));
-  }
-  call.sinks = sinks;
-  call.recent = recent_only ? INT32_MAX : recent;
-  call.pooling = copy.pooling;
-  call.kernel = !pools || copy.kernel == -1 ? 1 : copy.kernel == 0 ? kUsualPooled : copy.kernel;
-  call.budget = copy.budget;
-  call.kept_stride = copy.kept_stride ? copy.kept_stride : copy.budget;
-  call.score_stride = copy.score_stride;
-  call.accumulate = copy.method == THINK_EVICT_H2O;
-  return THINK_OK;
-}
 
 // Budgets of the caller's, and room for the lists that follow from them. On a device lists end where the room ends.
 think_status check_budgets(const Argument &argument, const Argument &options_argument, const EvictCall &call, int64_t longest) {

@@ -4,6 +4,7 @@
 
 #include "kernels/common/workspace.h"
 #include "libthink/cache/pool.h"
+#include "libthink/core/evict.h"
 #include "libthink/core/prune.h"
 #include "think/cache.h"
 
@@ -22,7 +23,9 @@ struct Run {
 };
 
 struct Sequence {
-  int32_t dense_rows;  // sinks, then what is recent
+  int32_t dense_rows;    // sinks, then what is recent
+  int32_t settled_rows;  // of them, the first ones that no trim can reach, as heads have kept different tokens there
+  int32_t evicted;       // tokens that are gone, as far as that number can count
   Array<int32_t> pages;
   Run runs[THINK_CACHE_MAX_RUNS];
   int32_t run_count;
@@ -57,7 +60,7 @@ struct think_cache {
   int32_t rollback;  // rows; 0 = none
   uint32_t flags;
   think::PruneOptions prune;
-  think_format format;
+  think::cache::Array<think_format> formats;  // [layers]
   think::cache::Pool pools[think::cache::kKinds];
   think::cache::Array<think::cache::Sequence> sequences;
   think::cache::Step step;
@@ -71,6 +74,7 @@ struct Options {
   int64_t reserve_tokens, limit_bytes;
   PruneOptions prune;
   think_format format;
+  const think_format *layer_formats;  // the caller's array, checked; NULL = format
 };
 
 // ---- life.cpp ----
@@ -82,7 +86,11 @@ static inline int64_t tokens_of(const Sequence &sequence) { return compact_rows(
 static inline bool keeps_scores(const think_cache &cache) { return !(cache.flags & THINK_CACHE_NO_SCORES); }
 static inline int32_t page_count(int64_t rows) { return static_cast<int32_t>((rows + kPageTokens - 1) / kPageTokens); }
 int64_t workspace(const think_cache &cache);  // of any call
-int64_t compact_side_bytes(const think_cache &cache, int32_t side, bool pruned);  // of a page
+static inline think_dtype stored_dtype(const think_cache &cache, int32_t layer, int32_t side) {
+  return side == THINK_KEYS ? cache.formats[layer].key_dtype : cache.formats[layer].value_dtype;
+}
+int32_t least_kind(const think_cache &cache);  // of a run: where nothing is quantized, one side needs a basis
+int64_t compact_side_bytes(const think_cache &cache, int32_t layer, int32_t side, bool pruned);  // of a page
 think_cache_info usage(const think_cache &cache, int32_t sequence);
 
 bool add_score(think_cache &cache, Sequence &sequence);
@@ -132,6 +140,16 @@ struct Fold {
 Fold plan_fold(const think_cache &cache, const Sequence &sequence);
 bool prepare_fold(think_cache &cache, Sequence &sequence, const Fold &fold, Needs &needs);
 void fold(think_cache &cache, Sequence &sequence, const Fold &fold, void *workspace);
+
+// ---- evict.cpp: whole rows go ----
+struct Eviction {
+  EvictCall choice;          // what all sequences and layers have in common; score: [count][layers][kv_heads][score_stride] or NULL
+  think_tensor window_query; // [count * layers][query_heads]...; no data: the windows of the score states
+  bool last_query_only;
+};
+int64_t evict_workspace(const think_cache &cache, int64_t rows);
+bool evict_all(think_cache &cache, const int32_t *sequences, int32_t count, const Eviction &eviction, void *workspace);
+bool keep(think_cache &cache, int32_t sequence, const int32_t *kept, int32_t rows);  // kept: [layers][kv_heads][rows]
 
 // ---- step.cpp ----
 bool begin_step(think_cache &cache, const int32_t *sequences, const int32_t *new_tokens, int32_t count, void *workspace);

@@ -27,6 +27,7 @@ float stored_number(const Head &head, int64_t row, int32_t position) {
   if (!is_quantized(view.dtype)) return load_element(address, view.dtype, view.layout == THINK_TILES ? int64_t{position} * kTileTokens + token : position);
   const TileLayout tile = head.keys ? key_tile(view.channels, view.dtype) : value_tile(view.channels, view.dtype);
   const CodePlace place = head.keys ? key_code(view.dtype, position, token) : value_code(view.dtype, view.channels, position, token);
+  if (!has_groups(view.dtype)) return view.scale * f8_to_f32(load_code(address, view.dtype, place));
   const int64_t group = head.keys ? position : int64_t{value_group(view.channels, position)} * kTileTokens + token;
   const float scale = load_element(address + tile.scale, THINK_F16, group), zero = load_element(address + tile.zero, THINK_F16, group);
   return zero + scale * static_cast<float>(load_code(address, view.dtype, place));

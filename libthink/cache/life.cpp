@@ -5,27 +5,36 @@
 #include "kernels/attend/attend.h"
 #include "kernels/common/quantized.h"
 #include "kernels/score/score.h"
+#include "libthink/core/format.h"
 #include "libthink/core/layout.h"
 
 namespace think::cache {
 namespace {
 
+void describe_slab(const think_cache &cache, int32_t kind, int32_t layer, Slab &slab) {
+  const Shape &shape = cache.plan->shape;
+  const int64_t row = int64_t{shape.kv_heads} * dtype_bytes(shape.cache_dtype) * kPageTokens;
+  const auto bytes = [&](int32_t side, int32_t basis) {
+    return aligned_bytes(kind == kDense ? row * channels_of(shape, side) : compact_side_bytes(cache, layer, side, (kind & basis) != 0));
+  };
+  slab.value_begin = bytes(THINK_KEYS, kKeyBasis);
+  slab.page_bytes = slab.value_begin + bytes(THINK_VALUES, kValueBasis);
+}
+
 void describe_pool(const think_cache &cache, int32_t kind, Pool &pool) {
   const Shape &shape = cache.plan->shape;
   pool = {};
-  if (kind == kDense) {
-    const int64_t row = int64_t{shape.kv_heads} * dtype_bytes(shape.cache_dtype) * kPageTokens;
-    pool.value_begin = aligned_bytes(row * shape.key_channels);
-    pool.page_bytes = pool.value_begin + aligned_bytes(row * shape.value_channels);
-    return;
-  }
+  if (kind == kDense) return;
   pool.key_basis = (kind & kKeyBasis) != 0;
   pool.value_basis = (kind & kValueBasis) != 0;
-  pool.value_begin = aligned_bytes(compact_side_bytes(cache, THINK_KEYS, pool.key_basis));
-  pool.page_bytes = pool.value_begin + aligned_bytes(compact_side_bytes(cache, THINK_VALUES, pool.value_basis));
   const int64_t offsets = shape.kv_heads * static_cast<int64_t>(sizeof(int64_t));
   if (pool.key_basis) pool.slot_bytes += basis_bytes(shape, THINK_KEYS) + offsets;
   if (pool.value_basis) pool.slot_bytes += basis_bytes(shape, THINK_VALUES) + offsets;
+  for (int32_t layer = 0; layer < cache.layers; ++layer) {
+    pool.key_scale |= stored_dtype(cache, layer, THINK_KEYS) == THINK_F8_E4M3;
+    pool.value_scale |= stored_dtype(cache, layer, THINK_VALUES) == THINK_F8_E4M3;
+  }
+  pool.slot_bytes += (pool.key_scale + pool.value_scale) * shape.kv_heads * static_cast<int64_t>(sizeof(float));
 }
 
 int64_t score_bytes(const think_cache &cache) { return score::state_bytes(cache.plan->shape) * cache.layers; }
@@ -34,11 +43,19 @@ bool open(think_cache &cache, const Options &options) {
   if (!reserve(cache.memory, cache.sequences, options.sequences) || !reserve(cache.memory, cache.step.appended, options.layers)) return false;
   for (int32_t sequence = 0; sequence < options.sequences; ++sequence) cache.sequences.push({});
   for (int32_t layer = 0; layer < options.layers; ++layer) cache.step.appended.push(0);
-  cache.pools[kDense].floor = page_count(options.reserve_tokens);
-  for (Pool &pool : cache.pools) {
-    if (!open_pool(cache.memory, pool, options.layers)) return false;
+  if (!reserve(cache.memory, cache.formats, options.layers)) return false;
+  for (int32_t layer = 0; layer < options.layers; ++layer) {
+    think_format format = options.format;
+    if (options.layer_formats) read_layer_format({}, options.layer_formats, layer, cache.plan->shape, format);  // checked before
+    cache.formats.push(format);
   }
-  return true;
+  for (int32_t kind = 0; kind < kKinds; ++kind) {
+    describe_pool(cache, kind, cache.pools[kind]);
+    const auto set = [&](int32_t layer, Slab &slab) { describe_slab(cache, kind, layer, slab); };
+    if (!open_pool(cache.memory, cache.pools[kind], options.layers, set)) return false;
+  }
+  cache.pools[kDense].floor = page_count(options.reserve_tokens);
+  return reserve_pages(cache.memory, cache.pools[kDense], cache.pools[kDense].floor);
 }
 
 void drop_run(think_cache &cache, Run &run) {
@@ -50,9 +67,14 @@ void drop_run(think_cache &cache, Run &run) {
 
 }  // namespace
 
-int64_t compact_side_bytes(const think_cache &cache, int32_t side, bool pruned) {
+int32_t least_kind(const think_cache &cache) {
+  const think_format *begin = cache.formats.data, *end = begin + cache.layers;
+  return std::any_of(begin, end, [](const think_format &format) { return is_quantized(format.key_dtype) || is_quantized(format.value_dtype); }) ? 0 : kKeyBasis;
+}
+
+int64_t compact_side_bytes(const think_cache &cache, int32_t layer, int32_t side, bool pruned) {
   const Shape &shape = cache.plan->shape;
-  const think_dtype dtype = side == THINK_KEYS ? cache.format.key_dtype : cache.format.value_dtype;
+  const think_dtype dtype = stored_dtype(cache, layer, side);
   if (pruned) return prune_rule(shape, cache.prune, side, dtype).tile_bytes;
   return rows_bytes(shape, side, kPageTokens, int64_t{shape.kv_heads} * channels_of(shape, side), 1, dtype);
 }
@@ -70,8 +92,6 @@ think_cache *make(const think_plan &plan, const Options &options) {
   cache->rollback = options.rollback;
   cache->flags = options.flags;
   cache->prune = options.prune;
-  cache->format = options.format;
-  for (int32_t kind = 0; kind < kKinds; ++kind) describe_pool(*cache, kind, cache->pools[kind]);
   retain(*plan.context);
   if (open(*cache, options)) return cache;
   destroy(*cache);
@@ -81,6 +101,7 @@ think_cache *make(const think_plan &plan, const Options &options) {
 void destroy(think_cache &cache) {
   for (int32_t sequence = 0; sequence < cache.sequences.size; ++sequence) drop(cache, sequence);
   for (Pool &pool : cache.pools) close_pool(cache.memory, pool);
+  release(cache.memory, cache.formats);
   release(cache.memory, cache.sequences);
   release(cache.memory, cache.step.tables);
   release(cache.memory, cache.step.appended);
@@ -99,6 +120,7 @@ int64_t compact_rows(const Sequence &sequence) {
 int64_t workspace(const think_cache &cache) {
   const Shape &shape = cache.plan->shape;
   int64_t bytes = attend::workspace(shape, {shape.max_batch, shape.max_queries, 1 + 4 * THINK_CACHE_MAX_RUNS, shape.max_tokens});
+  bytes = std::max(bytes, evict_workspace(cache, shape.max_tokens));
   if (!keeps_scores(cache)) return bytes;
   bytes = std::max(bytes, score::update_workspace(shape, 1, std::min(kScorePiece, shape.max_tokens)));
   return std::max(bytes, prune_workspace(shape, 1, shape.max_tokens, cache.plan->parallel.threads));
@@ -112,13 +134,14 @@ think_cache_info usage(const think_cache &cache, int32_t only) {
     const Sequence &sequence = cache.sequences[number];
     info.tokens += tokens_of(sequence);
     info.compact_tokens += compact_rows(sequence);
+    info.evicted_tokens += sequence.evicted;
     info.score_bytes += sequence.score ? score_bytes(cache) : 0;
     info.sequences += tokens_of(sequence) > 0;
   }
-  info.dense_bytes = info.tokens * row;
+  info.dense_bytes = (info.tokens + info.evicted_tokens) * row;
   if (only < 0) {
     for (const Pool &pool : cache.pools) {
-      info.page_bytes += pool.used * pool.page_bytes * cache.layers;
+      info.page_bytes += pool.used * pool.page_bytes;
       info.basis_bytes += pool.slots_used * pool.slot_bytes * cache.layers;
       info.spare_bytes += spare_bytes(pool);
     }
@@ -129,11 +152,11 @@ think_cache_info usage(const think_cache &cache, int32_t only) {
   const Sequence &sequence = cache.sequences[only];
   info.sequences = 0;
   info.runs = sequence.run_count;
-  info.page_bytes = sequence.pages.size * cache.pools[kDense].page_bytes * cache.layers;
+  info.page_bytes = sequence.pages.size * cache.pools[kDense].page_bytes;
   int32_t kind = 0;
   for (int32_t run = 0; run < sequence.run_count; ++run) {
     kind = sequence.runs[run].kind;
-    info.page_bytes += sequence.runs[run].pages.size * cache.pools[kind].page_bytes * cache.layers;
+    info.page_bytes += sequence.runs[run].pages.size * cache.pools[kind].page_bytes;
     info.basis_bytes += cache.pools[kind].slot_bytes * cache.layers;
   }
   const auto channels = [&](int32_t side, int32_t bit) {
@@ -185,6 +208,8 @@ bool fork(think_cache &cache, int32_t source, int32_t destination) {
     return false;
   }
   copy.dense_rows = from.dense_rows;
+  copy.settled_rows = from.settled_rows;
+  copy.evicted = from.evicted;
   copy.run_count = from.run_count;
   for (int32_t page = 0; page < copy.pages.size; ++page) ++cache.pools[kDense].page_users[copy.pages[page]];
   for (int32_t run = 0; run < copy.run_count; ++run) {
@@ -247,13 +272,13 @@ void own(think_cache &cache, Sequence &sequence, int64_t row) {
 
 think_segment dense_segment(const think_cache &cache, int32_t layer, const int32_t *pages, int64_t stride, const int32_t *first, const int32_t *lengths) {
   const Shape &shape = cache.plan->shape;
-  const Pool &pool = cache.pools[kDense];
+  const Slab &slab = cache.pools[kDense].slabs[layer];
   think_segment segment = THINK_SEGMENT_INIT;
   segment.key_dtype = segment.value_dtype = shape.cache_dtype;
   segment.page_tokens = kPageTokens;
-  segment.key = pool.slabs[layer].pages;
-  segment.value = pool.slabs[layer].pages + pool.value_begin;
-  segment.key_stride[0] = segment.value_stride[0] = pool.page_bytes;
+  segment.key = slab.pages;
+  segment.value = slab.pages + slab.value_begin;
+  segment.key_stride[0] = segment.value_stride[0] = slab.page_bytes;
   segment.key_stride[2] = int64_t{shape.key_channels} * dtype_bytes(shape.cache_dtype);
   segment.value_stride[2] = int64_t{shape.value_channels} * dtype_bytes(shape.cache_dtype);
   segment.key_stride[1] = segment.key_stride[2] * kPageTokens;
@@ -280,18 +305,21 @@ think_segment compact_segment(const think_cache &cache, int32_t layer, int32_t k
   const Pool &pool = cache.pools[kind];
   const Slab &slab = pool.slabs[layer];
   think_segment segment = THINK_SEGMENT_INIT;
-  segment.key_layout = cache.format.key_layout;
-  segment.value_layout = cache.format.value_layout;
-  segment.key_dtype = cache.format.key_dtype;
-  segment.value_dtype = cache.format.value_dtype;
+  const think_format &format = cache.formats[layer];
+  segment.key_layout = format.key_layout;
+  segment.value_layout = format.value_layout;
+  segment.key_dtype = format.key_dtype;
+  segment.value_dtype = format.value_dtype;
   segment.page_tokens = kPageTokens;
   segment.key = slab.pages;
-  segment.value = slab.pages + pool.value_begin;
-  segment.key_stride[0] = segment.value_stride[0] = pool.page_bytes;
+  segment.value = slab.pages + slab.value_begin;
+  segment.key_stride[0] = segment.value_stride[0] = slab.page_bytes;
   segment.key_stride[1] = head_bytes(kPageTokens, shape.key_channels, segment.key_dtype, true);
   segment.value_stride[1] = head_bytes(kPageTokens, shape.value_channels, segment.value_dtype, false);
   segment.key_head_offset = slab.key_head_offset;
   segment.value_head_offset = slab.value_head_offset;
+  if (format.key_dtype == THINK_F8_E4M3) segment.key_scale = slab.key_scale;
+  if (format.value_dtype == THINK_F8_E4M3) segment.value_scale = slab.value_scale;
   segment.key_basis = pool.key_basis ? &slab.key_basis : nullptr;
   segment.value_basis = pool.value_basis ? &slab.value_basis : nullptr;
   segment.pages = pages;

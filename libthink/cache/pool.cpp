@@ -19,7 +19,7 @@ void copy_slots(const Shape &shape, int32_t side, const think_basis &from, const
   copy_array(from.kept, to.kept, layout.kept * slots);
 }
 
-// Head offsets come last: they need 8 bytes only, and a basis is a multiple of 64.
+// Head offsets come behind them, as they need 8 bytes only and a basis is a multiple of 64, then scales.
 void bind(const Shape &shape, const Pool &pool, char *memory, int32_t slots, Slab &slab) {
   char *at = memory;
   const auto side = [&](bool has, int32_t which, think_basis &basis) {
@@ -29,22 +29,24 @@ void bind(const Shape &shape, const Pool &pool, char *memory, int32_t slots, Sla
   };
   side(pool.key_basis, THINK_KEYS, slab.key_basis);
   side(pool.value_basis, THINK_VALUES, slab.value_basis);
-  const auto offsets = [&](bool has, int64_t *&array) {
+  const auto of_heads = [&]<class T>(bool has, T *&array) {
     if (!has) return;
-    array = reinterpret_cast<int64_t *>(at);
-    at += int64_t{slots} * shape.kv_heads * static_cast<int64_t>(sizeof(int64_t));
+    array = reinterpret_cast<T *>(at);
+    at += int64_t{slots} * shape.kv_heads * static_cast<int64_t>(sizeof(T));
   };
-  offsets(pool.key_basis, slab.key_head_offset);
-  offsets(pool.value_basis, slab.value_head_offset);
+  of_heads(pool.key_basis, slab.key_head_offset);
+  of_heads(pool.value_basis, slab.value_head_offset);
+  of_heads(pool.key_scale, slab.key_scale);
+  of_heads(pool.value_scale, slab.value_scale);
   slab.bases = memory;
   slab.slots = slots;
 }
 
-bool resize_pages(Memory &memory, const Pool &pool, Slab &slab, int32_t capacity, int32_t copied) {
-  char *pages = static_cast<char *>(take(memory, capacity * pool.page_bytes));
+bool resize_pages(Memory &memory, Slab &slab, int32_t capacity, int32_t copied) {
+  char *pages = static_cast<char *>(take(memory, capacity * slab.page_bytes));
   if (!pages) return false;
-  if (copied > 0) copy_array(slab.pages, pages, copied * pool.page_bytes);
-  give(memory, slab.pages, slab.capacity * pool.page_bytes);
+  if (copied > 0) copy_array(slab.pages, pages, copied * slab.page_bytes);
+  give(memory, slab.pages, slab.capacity * slab.page_bytes);
   slab.pages = pages;
   slab.capacity = capacity;
   return true;
@@ -64,6 +66,9 @@ bool resize_slots(Memory &memory, const Shape &shape, const Pool &pool, Slab &sl
     copy_slots(shape, THINK_VALUES, before.value_basis, slab.value_basis, copied);
     copy_array(before.value_head_offset, slab.value_head_offset, offsets);
   }
+  const int64_t scales = int64_t{copied} * shape.kv_heads * static_cast<int64_t>(sizeof(float));
+  if (copied > 0 && pool.key_scale) copy_array(before.key_scale, slab.key_scale, scales);
+  if (copied > 0 && pool.value_scale) copy_array(before.value_scale, slab.value_scale, scales);
   give(memory, before.bases, before.slots * pool.slot_bytes);
   return true;
 }
@@ -78,7 +83,7 @@ bool grow_pages(Memory &memory, Pool &pool, int32_t capacity) {
   if (!extend_counts(memory, pool.page_users, capacity)) return false;
   for (int32_t layer = 0; layer < pool.slabs.size; ++layer) {
     Slab &slab = pool.slabs[layer];
-    if (slab.capacity < capacity && !resize_pages(memory, pool, slab, capacity, pool.capacity)) return false;
+    if (slab.capacity < capacity && !resize_pages(memory, slab, capacity, pool.capacity)) return false;
   }
   pool.capacity = capacity;
   return true;
@@ -96,16 +101,10 @@ bool grow_slots(Memory &memory, const Shape &shape, Pool &pool, int32_t slots) {
 
 }  // namespace
 
-bool open_pool(Memory &memory, Pool &pool, int32_t layers) {
-  if (!reserve(memory, pool.slabs, layers)) return false;
-  for (int32_t layer = 0; layer < layers; ++layer) pool.slabs.push({});
-  return pool.floor == 0 || grow_pages(memory, pool, pool.floor);
-}
-
 void close_pool(Memory &memory, Pool &pool) {
   for (int32_t layer = 0; layer < pool.slabs.size; ++layer) {
     const Slab &slab = pool.slabs[layer];
-    give(memory, slab.pages, slab.capacity * pool.page_bytes);
+    give(memory, slab.pages, slab.capacity * slab.page_bytes);
     give(memory, slab.bases, slab.slots * pool.slot_bytes);
   }
   release(memory, pool.slabs);
@@ -162,8 +161,8 @@ void drop_slot(Pool &pool, int32_t slot) {
 
 void copy_page(const Pool &pool, int32_t from, int32_t to) {
   for (int32_t layer = 0; layer < pool.slabs.size; ++layer) {
-    char *pages = pool.slabs[layer].pages;
-    copy_array(pages + from * pool.page_bytes, pages + to * pool.page_bytes, pool.page_bytes);
+    const Slab &slab = pool.slabs[layer];
+    copy_array(slab.pages + from * slab.page_bytes, slab.pages + to * slab.page_bytes, slab.page_bytes);
   }
 }
 
@@ -178,11 +177,11 @@ void shrink(Memory &memory, Pool &pool) {
   for (int32_t layer = 0; layer < pool.slabs.size; ++layer) {
     Slab &slab = pool.slabs[layer];
     if (capacity == 0) {
-      give(memory, slab.pages, slab.capacity * pool.page_bytes);
+      give(memory, slab.pages, slab.capacity * slab.page_bytes);
       slab.pages = nullptr;
       slab.capacity = 0;
     } else if (slab.capacity > capacity) {
-      resize_pages(memory, pool, slab, capacity, pool.used);  // no memory for a smaller block: the larger one stays
+      resize_pages(memory, slab, capacity, pool.used);  // no memory for a smaller block: the larger one stays
     }
     if (pool.slots_used == 0) {
       give(memory, slab.bases, slab.slots * pool.slot_bytes);
@@ -199,7 +198,7 @@ int64_t spare_bytes(const Pool &pool) {
   int64_t bytes = 0;
   for (int32_t layer = 0; layer < pool.slabs.size; ++layer) {
     const Slab &slab = pool.slabs[layer];
-    bytes += (slab.capacity - pool.used) * pool.page_bytes + (slab.slots - pool.slots_used) * pool.slot_bytes;
+    bytes += (slab.capacity - pool.used) * slab.page_bytes + (slab.slots - pool.slots_used) * pool.slot_bytes;
   }
   return bytes;
 }

@@ -7,28 +7,41 @@
 
 namespace think::cache {
 
-// Memory of one layer. A growth that failed half way leaves some layers with more room than others: `capacity` of the pool is what all of them have.
+// Memory of one layer: formats, and with them bytes, may differ from layer to layer. A growth that failed half way leaves some layers with more room than
+// others: `capacity` of the pool is what all of them have.
 struct Slab {
+  int64_t value_begin, page_bytes;  // of a page: values lie behind keys
   char *pages;
   int32_t capacity;  // pages
   char *bases;
   int32_t slots;
   think_basis key_basis, value_basis;             // where the kind has them
   int64_t *key_head_offset, *value_head_offset;   // the same
+  float *key_scale, *value_scale;                 // where rows are F8
 };
 
 struct Pool {
-  bool key_basis, value_basis;
-  int64_t value_begin, page_bytes;  // of a page: values lie behind keys
-  int64_t slot_bytes;               // of one layer
-  int32_t floor;                    // pages that are always kept
-  int32_t capacity, used, hint;     // pages; none below the hint is free
+  bool key_basis, value_basis, key_scale, value_scale;  // scales: in some layer
+  int64_t page_bytes;            // of all layers
+  int64_t slot_bytes;            // of one layer
+  int32_t floor;                 // pages that are always kept
+  int32_t capacity, used, hint;  // pages; none below the hint is free
   int32_t slot_capacity, slots_used;
   Array<int32_t> page_users, slot_users;
   Array<Slab> slabs;  // [layers]
 };
 
-bool open_pool(Memory &memory, Pool &pool, int32_t layers);
+// set(layer, slab) says how long its pages are.
+template <class Set>
+bool open_pool(Memory &memory, Pool &pool, int32_t layers, const Set &set) {
+  if (!reserve(memory, pool.slabs, layers)) return false;
+  for (int32_t layer = 0; layer < layers; ++layer) {
+    pool.slabs.push({});
+    set(layer, pool.slabs[layer]);
+    pool.page_bytes += pool.slabs[layer].page_bytes;
+  }
+  return true;
+}
 void close_pool(Memory &memory, Pool &pool);
 
 // Room for so many more. False: no memory; the pool may have grown, nothing else has happened.

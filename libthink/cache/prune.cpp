@@ -21,11 +21,12 @@ void forget_moved(think_cache &cache, Sequence &sequence, int32_t rows) {
     const int64_t row_bytes[2] = {int64_t{shape.key_channels} * dtype_bytes(shape.cache_dtype), int64_t{shape.value_channels} * dtype_bytes(shape.cache_dtype)};
     own(cache, sequence, int64_t{sinks} + rows);
     for (int32_t layer = 0; layer < cache.layers; ++layer) {
-      const char *from = pool.slabs[layer].pages + sequence.pages[first] * pool.page_bytes;
-      char *to = pool.slabs[layer].pages + sequence.pages[first + pages] * pool.page_bytes;
+      const Slab &slab = pool.slabs[layer];
+      const char *from = slab.pages + sequence.pages[first] * slab.page_bytes;
+      char *to = slab.pages + sequence.pages[first + pages] * slab.page_bytes;
       for (const int32_t side : {THINK_KEYS, THINK_VALUES}) {
         for (int32_t head = 0; head < shape.kv_heads; ++head) {
-          const int64_t at = (side == THINK_KEYS ? 0 : pool.value_begin) + head * kPageTokens * row_bytes[side];
+          const int64_t at = (side == THINK_KEYS ? 0 : slab.value_begin) + head * kPageTokens * row_bytes[side];
           std::memcpy(to + at, from + at, static_cast<size_t>(partial * row_bytes[side]));
         }
       }
@@ -34,12 +35,23 @@ void forget_moved(think_cache &cache, Sequence &sequence, int32_t rows) {
   for (int32_t page = first; page < first + pages; ++page) drop_page(cache.pools[kDense], sequence.pages[page]);
   sequence.pages.erase(first, pages);
   sequence.dense_rows -= rows;
+  sequence.settled_rows = std::max(0, sequence.settled_rows - rows);
 }
 
 // A copy of the page that takes the sinks, where forks share it.
 void count_sinks_page(const think_cache &cache, const Sequence &sequence, int32_t rows, Needs &needs) {
   const int64_t row = int64_t{cache.prune.sinks} + rows;
   if (cache.prune.sinks % kPageTokens > 0 && shared(cache, sequence, row)) ++needs.pages[kDense];
+}
+
+// Is a side of so many rows smaller with a basis, in all layers together?
+bool prunes(const think_cache &cache, int32_t side, int64_t rows) {
+  pruning::Rule all{};
+  for (int32_t layer = 0; layer < cache.layers; ++layer) {
+    const pruning::Rule rule = prune_rule(cache.plan->shape, cache.prune, side, stored_dtype(cache, layer, side));
+    all = {rule.asked, all.basis_bytes + rule.basis_bytes, all.tile_bytes + rule.tile_bytes, all.dense_tile_bytes + rule.dense_tile_bytes, rule.limit};
+  }
+  return pruning::prunes(all, rows);
 }
 
 void add_pages(think_cache &cache, Run &run, int32_t rows) {
@@ -60,21 +72,20 @@ Move plan_prune(const think_cache &cache, const Sequence &sequence, int32_t rece
   const Shape &shape = cache.plan->shape;
   Move move{0, 0, cache.prune};
   move.options.recent = recent;
-  const think_format &format = cache.format;
-  const PruneDecision decision = decide_prune(shape, move.options, format.key_dtype, format.value_dtype, sequence.dense_rows);
+  const PruneRange range = prune_range(sequence.dense_rows, cache.prune.sinks, recent);
   // A side that stays dense needs no basis and says so by keeping all.
-  if (decision.key.pruned) {
+  if (prunes(cache, THINK_KEYS, range.count)) {
     move.kind |= kKeyBasis;
   } else {
     move.options.key_kept = shape.key_channels;
   }
-  if (decision.value.pruned) {
+  if (prunes(cache, THINK_VALUES, range.count)) {
     move.kind |= kValueBasis;
   } else {
     move.options.value_kept = shape.value_channels;
   }
-  const bool smaller = move.kind != 0 || is_quantized(format.key_dtype) || is_quantized(format.value_dtype);
-  move.rows = smaller ? static_cast<int32_t>(decision.range.count) : 0;
+  move.options.dense_limit = -1;  // no layer decides again
+  move.rows = move.kind >= least_kind(cache) ? static_cast<int32_t>(range.count) : 0;
   return move;
 }
 

@@ -30,6 +30,7 @@ Command add_info(CLI::App &program);
 Command add_prune(CLI::App &program);
 Command add_attend(CLI::App &program);
 Command add_inspect(CLI::App &program);
+Command add_frontier(CLI::App &program);
 Command add_selftest(CLI::App &program);
 Command add_bench(CLI::App &program);
 

@@ -1,9 +1,9 @@
 #include "heatmap.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
-#include <cstdio>
+
+#include "svg.h"
 
 namespace think::cli {
 namespace {
@@ -13,57 +13,6 @@ constexpr int32_t kMaxHeads = 256;
 constexpr double kLeft = 84, kRight = 118, kTop = 96;
 // A kept cell, a dropped one, the strip of kept runs below them, the space to the next head.
 constexpr double kBand = 22, kShort = 7, kStrip = 5, kRowGap = 9;
-
-struct Colour {
-  double red, green, blue;
-};
-
-// From dark blue over green to yellow: brightness rises steadily, so that the scale survives grey printing and colour blindness.
-Colour scale_colour(double position) {
-  static constexpr std::array<Colour, 6> stops = {
-      {{38, 20, 84}, {52, 66, 140}, {33, 120, 140}, {40, 168, 118}, {142, 212, 62}, {252, 236, 60}}};
-  const double scaled = std::clamp(position, 0.0, 1.0) * (stops.size() - 1);
-  const size_t low = std::min(static_cast<size_t>(scaled), stops.size() - 2);
-  const double part = scaled - static_cast<double>(low);
-  const Colour &a = stops[low], &b = stops[low + 1];
-  return {a.red + (b.red - a.red) * part, a.green + (b.green - a.green) * part, a.blue + (b.blue - a.blue) * part};
-}
-
-std::string format(const char *pattern, double a, double b = 0, double c = 0, double d = 0) {
-  char text[256];
-  std::snprintf(text, sizeof text, pattern, a, b, c, d);
-  return text;
-}
-
-std::string hex(const Colour &colour) {
-  char text[8];
-  std::snprintf(text, sizeof text, "#%02x%02x%02x", static_cast<unsigned>(colour.red + 0.5), static_cast<unsigned>(colour.green + 0.5),
-                static_cast<unsigned>(colour.blue + 0.5));
-  return text;
-}
-
-std::string escape(const std::string &text) {
-  std::string result;
-  for (const char character : text) {
-    switch (character) {
-      case '&':
-        result += "&amp;";
-        break;
-      case '<':
-        result += "&lt;";
-        break;
-      case '>':
-        result += "&gt;";
-        break;
-      case '"':
-        result += "&quot;";
-        break;
-      default:
-        result += character;
-    }
-  }
-  return result;
-}
 
 struct Scale {
   double low, high;  // log10 of the energy
@@ -115,9 +64,7 @@ class Panel {
  private:
   double row_top(int32_t head) const { return top_ + 32 + head * (kBand + kStrip + kRowGap); }
 
-  void text(double x, double y, const char *style, const std::string &content) {
-    svg_ += format("<text x=\"%.1f\" y=\"%.1f\" ", x, y) + style + ">" + escape(content) + "</text>\n";
-  }
+  void text(double x, double y, const char *style, const std::string &content) { svg_ += text_at(x, y, style, content); }
 
   void heading() {
     const double share = 100.0 * static_cast<double>(side_.kept_total()) / (static_cast<double>(side_.kept.size()) * side_.channels);
@@ -132,13 +79,13 @@ class Panel {
     for (int32_t i = 0; i < side_.kept[head]; ++i) kept[side_.index[begin + i]] = true;
     text(kLeft - 8, y + kBand / 2 + 4, "class=\"e\"", "head " + std::to_string(head));
     for (int32_t channel = 0; channel < side_.channels; ++channel) {
-      const Colour colour = scale_colour(scale_.position(side_.energy[begin + channel]));
+      const std::string colour = scale_colour(scale_.position(side_.energy[begin + channel]));
       // Colour tells the energy and height tells the fate: a dropped channel is a short cell, at full colour so that its energy can still
       // be read.
       const double height = kept[channel] ? kBand : kShort;
       svg_ += format("<rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\" ", kLeft + channel * cell_, y + (kBand - height) / 2,
                      cell_ - 0.4, height) +
-              "fill=\"" + hex(colour) + "\"><title>head " + std::to_string(head) + ", channel " + std::to_string(channel) +
+              "fill=\"" + colour + "\"><title>head " + std::to_string(head) + ", channel " + std::to_string(channel) +
               (kept[channel] ? ", kept" : ", dropped") + format(", energy %.3g", side_.energy[begin + channel]) + "</title></rect>\n";
     }
     // The strip below: runs of kept channels as bars.
@@ -168,11 +115,7 @@ class Panel {
 
   void legend() {
     const double y = row_top(heads_) + 46, width = 200;
-    constexpr int kSteps = 50;
-    for (int i = 0; i < kSteps; ++i) {
-      svg_ += format("<rect x=\"%.2f\" y=\"%.1f\" width=\"%.2f\" height=\"10\" ", kLeft + i * width / kSteps, y, width / kSteps + 0.3) +
-              "fill=\"" + hex(scale_colour((i + 0.5) / kSteps)) + "\"/>\n";
-    }
+    svg_ += colour_bar(kLeft, y, width, 50);
     const int decades = static_cast<int>(scale_.high - scale_.low);
     const int step = decades > 4 ? 2 : 1;
     for (int decade = 0; decade <= decades; decade += step) {
@@ -184,11 +127,11 @@ class Panel {
     }
     text(kLeft + width + 16, y + 9, "class=\"t\"", "energy: mean square");
     const double x = kLeft + width + 168;
-    const Colour sample = scale_colour(0.55);
-    svg_ += format("<rect x=\"%.1f\" y=\"%.1f\" width=\"14\" height=\"14\" ", x, y - 4) + "fill=\"" + hex(sample) + "\"/>\n";
+    const std::string sample = scale_colour(0.55);
+    svg_ += format("<rect x=\"%.1f\" y=\"%.1f\" width=\"14\" height=\"14\" ", x, y - 4) + "fill=\"" + sample + "\"/>\n";
     svg_ += format("<rect x=\"%.1f\" y=\"%.1f\" width=\"14\" height=\"4\" class=\"k\"/>\n", x, y + 11.5);
     text(x + 20, y + 9, "class=\"t\"", "kept");
-    svg_ += format("<rect x=\"%.1f\" y=\"%.1f\" width=\"14\" height=\"4.5\" ", x + 62, y + 0.7) + "fill=\"" + hex(sample) + "\"/>\n";
+    svg_ += format("<rect x=\"%.1f\" y=\"%.1f\" width=\"14\" height=\"4.5\" ", x + 62, y + 0.7) + "fill=\"" + sample + "\"/>\n";
     text(x + 82, y + 9, "class=\"t\"", "dropped");
   }
 
@@ -209,13 +152,7 @@ std::string draw_heatmap(const Layer &layer, const std::string &title) {
   const double key_height = Panel::height(layer.key), value_height = Panel::height(layer.value);
   const double width = std::max(kLeft + channels * cell + kRight, 660.0), height = kTop + key_height + value_height;
 
-  std::string svg = format("<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%.0f\" height=\"%.0f\" viewBox=\"0 0 %.0f %.0f\" ", width,
-                           height, width, height) +
-                    "font-family=\"Helvetica, Arial, sans-serif\" font-size=\"12\" fill=\"#222\">\n"
-                    "<style>.e{text-anchor:end}.m{text-anchor:middle;font-size:11px}.t{font-size:12px}.h{font-size:14px;font-weight:bold}"
-                    ".k{fill:#111}.a{stroke:#888;stroke-width:1}</style>\n"
-                    "<rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n";
-  svg += "<title>" + escape(title) + "</title>\n";
+  std::string svg = begin_picture(width, height, title);
   svg += format("<text x=\"%.1f\" y=\"32\" font-size=\"18\" font-weight=\"bold\">", kLeft) + escape(title) + "</text>\n";
   const double saved = 100.0 * (1.0 - static_cast<double>(layer.stored_bytes()) / static_cast<double>(layer.dense_bytes()));
   std::string facts = std::to_string(layer.tokens) + " tokens: " + std::to_string(layer.rows) + " compact, " +

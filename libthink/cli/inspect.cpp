@@ -1,13 +1,15 @@
-// think inspect: what a file holds. Layers of this library in detail and as a picture; other safetensors and npy files as a list of arrays.
+// think inspect: what a file holds. Layers and saved sequences in detail and as a picture; other safetensors and npy files as a list of arrays.
 #include <algorithm>
 #include <memory>
 
 #include "command.h"
 #include "failure.h"
 #include "heatmap.h"
+#include "inspect_sequence.h"
 #include "layer.h"
 #include "npy.h"
 #include "safetensors.h"
+#include "sequence_map.h"
 
 namespace think::cli {
 namespace {
@@ -126,27 +128,37 @@ void describe_array(const NpyView &array, const std::string &name, Report &repor
   report.line("  numbers from %g to %g", low, high);
 }
 
+std::string file_name(const std::string &path) {
+  const size_t slash = path.rfind('/');
+  return printable(slash == std::string::npos ? path : path.substr(slash + 1));
+}
+
 void run(const Options &options, Report &report) {
   if (!options.svg.empty()) check_output(options.svg, {options.file});
   const Buffer file = read_file(options.file);
+  std::string picture;
   if (is_npy(file.bytes())) {
-    if (!options.svg.empty())
-      throw Failure(kInput, options.file + ": an npy array, not a libthink layer: --svg needs a file of think prune");
     describe_array(parse_npy(file.bytes(), options.file), options.file, report);
-    return;
+  } else {
+    const SafetensorsView view = parse_safetensors(file.bytes(), options.file);
+    if (is_layer(view)) {
+      const Layer layer = parse_layer(view, options.file);
+      describe_layer(layer, options.file, report);
+      if (!options.svg.empty()) picture = draw_heatmap(layer, file_name(options.file));
+    } else if (is_sequence(view)) {
+      const StoredSequence sequence = parse_sequence(view, file.size(), options.file);
+      describe_sequence(sequence, file.bytes(), options.file, report);
+      if (!options.svg.empty()) picture = draw_sequence_map(sequence, file_name(options.file));
+    } else {
+      describe_tensors(view, options.file, report);
+    }
   }
-  const SafetensorsView view = parse_safetensors(file.bytes(), options.file);
-  if (!is_layer(view)) {
-    if (!options.svg.empty()) throw Failure(kInput, options.file + ": not a libthink layer: --svg needs a file of think prune");
-    describe_tensors(view, options.file, report);
-    return;
-  }
-  const Layer layer = parse_layer(view, options.file);
-  describe_layer(layer, options.file, report);
   if (options.svg.empty()) return;
-  const size_t slash = options.file.rfind('/');
+  if (picture.empty()) {
+    throw Failure(kInput, options.file + ": neither a libthink layer nor a saved sequence: --svg needs a file of think prune or think_cache_save()");
+  }
   OutputFile svg(options.svg);
-  svg.write(draw_heatmap(layer, printable(slash == std::string::npos ? options.file : options.file.substr(slash + 1))));
+  svg.write(picture);
   svg.commit();
   report.json["svg"] = options.svg;
   report.line("%s", "");
@@ -157,16 +169,17 @@ void run(const Options &options, Report &report) {
 
 Command add_inspect(CLI::App &program) {
   auto options = std::make_shared<Options>();
-  CLI::App *app = program.add_subcommand("inspect", "What a layer file holds: shapes, widths, bytes; --svg draws it");
+  CLI::App *app = program.add_subcommand("inspect", "What a file holds, a pruned layer or a saved sequence: shapes, widths, bytes; --svg draws it");
   app->footer(
       "Other safetensors and npy files are listed as well.\n"
       "\n"
       "Examples:\n"
       "  think inspect layer.safetensors\n"
       "  think inspect layer.safetensors --svg layer.svg\n"
+      "  think inspect sequence.safetensors --svg sequence.svg\n"
       "  think inspect k.npy --json");
   app->add_option("file", options->file, "A safetensors or npy file")->required();
-  app->add_option("--svg", options->svg, "Draw the energy of the channels and which were kept, as an SVG picture")->type_name("FILE");
+  app->add_option("--svg", options->svg, "Draw which channels were kept, of a layer also their energy, as an SVG picture")->type_name("FILE");
   return {app, [options](Report &report) { run(*options, report); }};
 }
 

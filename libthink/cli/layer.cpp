@@ -1,131 +1,30 @@
 #include "layer.h"
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <cstring>
 #include <numeric>
 
 #include "bytes.h"
 #include "failure.h"
+#include "tensor_reader.h"
 
 namespace think::cli {
 namespace {
 
 constexpr char kFormat[] = "libthink-layer";
 constexpr char kFormatVersion[] = "1";
-constexpr int32_t kMaxHeads = 65536;
-constexpr int32_t kMaxChannels = 256;
-
-const char *dtype_tag(think_dtype dtype) { return dtype == THINK_F32 ? "F32" : dtype == THINK_F16 ? "F16" : "BF16"; }
-
-std::string number_text(double value) {
-  char text[40];
-  const auto end = std::to_chars(text, text + sizeof text, value).ptr;
-  return std::string(text, end);
-}
-
-// Reads metadata and tensors of one file; every miss is a Failure that names the entry, what was expected and what was found.
-class LayerReader {
- public:
-  LayerReader(const SafetensorsView &file, const std::string &name) : file_(file), name_(name) {}
-
-  [[noreturn]] void fail(const std::string &what) const { throw Failure(kInput, name_ + ": " + what); }
-
-  const std::string &text(const std::string &key) const {
-    const auto found = file_.metadata.find(key);
-    if (found == file_.metadata.end()) fail("damaged layer: __metadata__ has no '" + key + "'");
-    return found->second;
-  }
-  int64_t integer(const std::string &key, int64_t low, int64_t high) const {
-    const std::string &value = text(key);
-    int64_t number = 0;
-    const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), number);
-    if (error != std::errc() || end != value.data() + value.size())
-      fail("damaged layer: '" + key + "' is '" + printable(value) + "', expected a whole number");
-    if (number < low || number > high) {
-      fail("damaged layer: '" + key + "' is " + value + ", expected " + std::to_string(low) + " .. " + std::to_string(high));
-    }
-    return number;
-  }
-  double real(const std::string &key, double low, double high) const {
-    const std::string &value = text(key);
-    double number = 0;
-    const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), number);
-    if (error != std::errc() || end != value.data() + value.size() || !(number >= low && number <= high)) {
-      fail("damaged layer: '" + key + "' is '" + printable(value) + "', expected a number in " + number_text(low) + " .. " +
-           number_text(high));
-    }
-    return number;
-  }
-
-  const SafeTensor &tensor(const std::string &key, const char *dtype, const std::vector<int64_t> &shape) const {
-    const auto found = file_.tensors.find(key);
-    if (found == file_.tensors.end()) fail("damaged layer: tensor '" + key + "' is missing");
-    const SafeTensor &result = found->second;
-    if (result.dtype != dtype) fail("damaged layer: '" + key + "' is " + result.dtype + ", expected " + dtype);
-    if (result.shape != shape)
-      fail("damaged layer: '" + key + "' has shape " + shape_text(result.shape) + ", expected " + shape_text(shape));
-    return result;
-  }
-  template <class T>
-  std::vector<T> numbers(const std::string &key, const char *dtype, const std::vector<int64_t> &shape) const {
-    const SafeTensor &source = tensor(key, dtype, shape);
-    std::vector<T> result(source.data.size() / sizeof(T));
-    if (!result.empty()) std::memcpy(result.data(), source.data.data(), source.data.size());
-    return result;
-  }
-  void check_finite(const std::string &key, const std::byte *data, think_dtype dtype, const std::vector<int64_t> &shape) const {
-    const int64_t count = std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
-    const int64_t bad = first_not_finite(data, dtype, count);
-    if (bad >= 0) fail("damaged layer: '" + key + "' is not finite at " + position_text(shape, bad));
-  }
-  // Floats that must be finite.
-  std::vector<float> floats(const std::string &key, const std::vector<int64_t> &shape) const {
-    std::vector<float> result = numbers<float>(key, "F32", shape);
-    check_finite(key, reinterpret_cast<const std::byte *>(result.data()), THINK_F32, shape);
-    return result;
-  }
-  Buffer rows(const std::string &key, think_dtype dtype, const std::vector<int64_t> &shape) const {
-    const SafeTensor &source = tensor(key, dtype_tag(dtype), shape);
-    Buffer result(static_cast<int64_t>(source.data.size()));
-    if (!source.data.empty()) std::memcpy(result.data(), source.data.data(), source.data.size());
-    check_finite(key, result.data(), dtype, shape);
-    return result;
-  }
-
- private:
-  const SafetensorsView &file_;
-  const std::string &name_;
-};
 
 // Widths, index and weights must be what attention relies on without looking again.
-void check_basis(const LayerReader &reader, const LayerSide &side, int32_t kv_heads, bool keys, const std::string &prefix) {
+void check_basis(const TensorReader &reader, const LayerSide &side, int32_t kv_heads, bool keys, const std::string &prefix) {
   for (int32_t head = 0; head < kv_heads; ++head) {
     const std::string where = "[" + std::to_string(head) + "]";
     const int32_t kept = side.kept[head];
-    if (kept < 1 || kept > side.channels || (!keys && kept % 8 != 0)) {
-      reader.fail("damaged layer: '" + prefix + ".kept'" + where + " is " + std::to_string(kept) + ", expected 1 .. " +
-                  std::to_string(side.channels) + (keys ? "" : ", a multiple of 8"));
-    }
-    std::vector<bool> seen(side.channels, false);
-    const int32_t *index = side.index.data() + static_cast<int64_t>(head) * side.channels;
-    for (int32_t i = 0; i < side.channels; ++i) {
-      const std::string at = "[" + std::to_string(head) + ", " + std::to_string(i) + "]";
-      if (index[i] < 0 || index[i] >= side.channels) {
-        reader.fail("damaged layer: '" + prefix + ".index'" + at + " is " + std::to_string(index[i]) + ", expected 0 .. " +
-                    std::to_string(side.channels - 1));
-      }
-      if (seen[index[i]])
-        reader.fail("damaged layer: '" + prefix + ".index'" + at + ": channel " + std::to_string(index[i]) + " is there twice");
-      seen[index[i]] = true;
-      if (i != 0 && i != kept && index[i] < index[i - 1])
-        reader.fail("damaged layer: '" + prefix + ".index'" + at + ": channels must ascend");
-    }
+    reader.check_index(prefix, head, kept, side.index.data() + static_cast<int64_t>(head) * side.channels, side.channels, keys ? 1 : 8);
     const int64_t offset = side.weight_offset[head];
     const int64_t block = weight_block_bytes(side.channels, kept);
     if (offset != -1 && (offset < 0 || offset % 16 != 0 || offset > side.weight.size() || block > side.weight.size() - offset)) {
-      reader.fail("damaged layer: '" + prefix + ".weight_offset'" + where + " is " + std::to_string(offset) + ": a block of " +
+      reader.damaged("'" + prefix + ".weight_offset'" + where + " is " + std::to_string(offset) + ": a block of " +
                   std::to_string(block) + " bytes must lie at a multiple of 16 inside the " + std::to_string(side.weight.size()) +
                   " bytes of weights");
     }
@@ -133,7 +32,7 @@ void check_basis(const LayerReader &reader, const LayerSide &side, int32_t kv_he
 }
 
 // The heads are tensors of their own in the file and one block in memory, as the library wants them.
-void read_compact(const LayerReader &reader, const Layer &layer, LayerSide &side, bool keys, const std::string &prefix) {
+void read_compact(const TensorReader &reader, const Layer &layer, LayerSide &side, bool keys, const std::string &prefix) {
   const int64_t bytes = element_bytes(layer.dtype);
   int64_t total = 0;
   for (int32_t head = 0; head < layer.kv_heads; ++head) {
@@ -157,7 +56,7 @@ void read_compact(const LayerReader &reader, const Layer &layer, LayerSide &side
   }
 }
 
-void read_side(const LayerReader &reader, const SafetensorsView &file, const Layer &layer, LayerSide &side, bool keys) {
+void read_side(const TensorReader &reader, const SafetensorsView &file, const Layer &layer, LayerSide &side, bool keys) {
   const std::string prefix = keys ? "key" : "value";
   side.kept = reader.numbers<int32_t>(prefix + ".kept", "I32", {layer.kv_heads});
   side.index = reader.numbers<int32_t>(prefix + ".index", "I32", {layer.kv_heads, side.channels});
@@ -224,37 +123,33 @@ bool is_layer(const SafetensorsView &file) {
 }
 
 Layer parse_layer(const SafetensorsView &file, const std::string &name) {
-  const LayerReader reader(file, name);
+  const TensorReader reader(file, name, "layer");
   if (!is_layer(file)) reader.fail("not a libthink layer (__metadata__ has no format '" + std::string(kFormat) + "')");
   if (reader.text("format_version") != kFormatVersion) {
     reader.fail("layer format version '" + printable(reader.text("format_version")) + "', this program reads version " + kFormatVersion);
   }
   Layer layer;
-  layer.kv_heads = static_cast<int32_t>(reader.integer("kv_heads", 1, kMaxHeads));
-  layer.query_heads = static_cast<int32_t>(reader.integer("query_heads", layer.kv_heads, kMaxHeads));
-  if (layer.query_heads % layer.kv_heads != 0) reader.fail("damaged layer: 'query_heads' must be a multiple of 'kv_heads'");
+  layer.kv_heads = static_cast<int32_t>(reader.integer("kv_heads", 1, kMostHeads));
+  layer.query_heads = static_cast<int32_t>(reader.integer("query_heads", layer.kv_heads, kMostHeads));
+  if (layer.query_heads % layer.kv_heads != 0) reader.damaged("'query_heads' must be a multiple of 'kv_heads'");
   for (const bool keys : {true, false}) {
     LayerSide &side = keys ? layer.key : layer.value;
-    side.channels = static_cast<int32_t>(reader.integer(keys ? "key_channels" : "value_channels", 8, kMaxChannels));
-    if (side.channels % 8 != 0) reader.fail("damaged layer: head sizes must be multiples of 8");
+    side.channels = static_cast<int32_t>(reader.integer(keys ? "key_channels" : "value_channels", 8, kMostChannels));
+    if (side.channels % 8 != 0) reader.damaged("head sizes must be multiples of 8");
   }
   layer.tokens = reader.integer("tokens", 1, INT32_MAX);
   layer.rows = reader.integer("rows", 0, layer.tokens);
   layer.first = reader.integer("first", 0, layer.tokens - layer.rows);
-  if (layer.rows % 32 != 0) reader.fail("damaged layer: 'rows' is " + std::to_string(layer.rows) + ", expected a multiple of 32");
+  if (layer.rows % 32 != 0) reader.damaged("'rows' is " + std::to_string(layer.rows) + ", expected a multiple of 32");
   const std::string &dtype = reader.text("dtype");
   layer.dtype = dtype == "f32" ? THINK_F32 : dtype == "f16" ? THINK_F16 : dtype == "bf16" ? THINK_BF16 : 0;
-  if (layer.dtype == 0) reader.fail("damaged layer: 'dtype' is '" + printable(dtype) + "', expected f32, f16 or bf16");
+  if (layer.dtype == 0) reader.damaged("'dtype' is '" + printable(dtype) + "', expected f32, f16 or bf16");
   layer.scale = static_cast<float>(reader.real("scale", -1e30, 1e30));
   layer.softcap = static_cast<float>(reader.real("softcap", 0, 1e30));
   layer.key_ratio = reader.real("key_ratio", 0, 1);
   layer.value_ratio = reader.real("value_ratio", 0, 1);
-  layer.mode = reader.text("mode");
-  layer.budget = reader.text("budget");
-  if (layer.mode != "regressed" && layer.mode != "channels")
-    reader.fail("damaged layer: 'mode' is '" + printable(layer.mode) + "', expected regressed or channels");
-  if (layer.budget != "adaptive" && layer.budget != "uniform")
-    reader.fail("damaged layer: 'budget' is '" + printable(layer.budget) + "', expected adaptive or uniform");
+  layer.mode = reader.one_of("mode", "regressed", "channels");
+  layer.budget = reader.one_of("budget", "adaptive", "uniform");
   layer.library = reader.text("library");
 
   read_side(reader, file, layer, layer.key, true);
@@ -266,7 +161,7 @@ Layer parse_layer(const SafetensorsView &file, const std::string &name) {
       const int64_t row = static_cast<int64_t>(head) * layer.key.channels;
       const int32_t channel = layer.key.index[row + i];
       if (layer.mask[row + channel] != (i < layer.key.kept[head])) {
-        reader.fail("damaged layer: 'mask'[" + std::to_string(head) + ", " + std::to_string(channel) + "] disagrees with 'key.index'");
+        reader.damaged("'mask'[" + std::to_string(head) + ", " + std::to_string(channel) + "] disagrees with 'key.index'");
       }
     }
   }

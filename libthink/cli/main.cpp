@@ -84,8 +84,8 @@ int run(int argc, char **argv) {
   program.footer(kFooter);
   program.set_version_flag("--version", std::string("think ") + think_version_string());
   program.require_subcommand(1);
-  const std::vector<Command> commands = {add_info(program),    add_prune(program),    add_attend(program),
-                                         add_inspect(program), add_selftest(program), add_bench(program)};
+  const std::vector<Command> commands = {add_info(program),     add_prune(program),    add_attend(program), add_inspect(program),
+                                         add_frontier(program), add_selftest(program), add_bench(program)};
   bool json = false;
   for (const Command &command : commands) command.app->add_flag("--json", json, "Print one JSON object instead of text");
 

@@ -24,36 +24,9 @@ struct Options {
   bool bf16 = false;
 };
 
-constexpr int32_t kWindow = 32;
 constexpr int64_t kChunk = 4096;
 
 think_dtype dtype_of(const std::string &name) { return name == "f32" ? THINK_F32 : name == "bf16" ? THINK_BF16 : THINK_F16; }
-
-// The three arrays must belong to one layer and one sequence.
-void check_shapes(const Rows &query, const Rows &key, const Rows &value) {
-  const auto fail = [](const Rows &rows, const std::string &what) {
-    throw Failure(kInput, rows.path + ": shape " + shape_text(rows.shape) + ": " + what);
-  };
-  if (value.heads != key.heads)
-    fail(value, "the values have " + std::to_string(value.heads) + " heads, the keys " + std::to_string(key.heads));
-  if (value.tokens != key.tokens)
-    fail(value, "the values have " + std::to_string(value.tokens) + " tokens, the keys " + std::to_string(key.tokens));
-  if (query.channels != key.channels)
-    fail(query, "the queries have " + std::to_string(query.channels) + " channels, the keys " + std::to_string(key.channels));
-  if (query.heads % key.heads != 0)
-    fail(query, std::to_string(query.heads) + " query heads are not a multiple of the " + std::to_string(key.heads) + " KV heads");
-  if (query.tokens > key.tokens) fail(query, "more query tokens than the " + std::to_string(key.tokens) + " key tokens");
-  const int64_t needed = std::min<int64_t>(kWindow, key.tokens);
-  if (query.tokens < needed) fail(query, "expected all queries, or at least those of the last " + std::to_string(needed) + " tokens");
-}
-
-void check_range(const Rows &rows, think_dtype dtype) {
-  const int64_t bad = dtype == THINK_F16 ? first_above_half(rows.data, rows.dtype, rows.count()) : -1;
-  if (bad >= 0) {
-    throw Failure(kInput, rows.path + ": " + std::to_string(number_at(rows.data, rows.dtype, bad)) + " at " +
-                              position_text(rows.shape, bad) + " does not fit into f16; use --dtype bf16 or f32");
-  }
-}
 
 // Keys of all tokens and the queries there are, in chunks as a prefill would bring them.
 Buffer measure_scores(const Plan &plan, const Rows &query, const Rows &key, Progress &progress, std::vector<float> &score) {
@@ -255,8 +228,8 @@ void run(const Options &options, Report &report) {
   const Rows value = read_rows(options.value, "value", options.bf16);
   check_shapes(query, key, value);
   const think_dtype dtype = options.dtype.empty() ? (key.dtype == THINK_F32 ? THINK_F16 : key.dtype) : dtype_of(options.dtype);
-  check_range(key, dtype);
-  check_range(value, dtype);
+  check_range(key, dtype, "; use --dtype bf16 or f32");
+  check_range(value, dtype, "; use --dtype bf16 or f32");
 
   think_problem problem = THINK_PROBLEM_INIT;
   problem.query_dtype = query.dtype;
@@ -266,7 +239,7 @@ void run(const Options &options, Report &report) {
   problem.kv_heads = static_cast<int32_t>(key.heads);
   problem.key_channels = static_cast<int32_t>(key.channels);
   problem.value_channels = static_cast<int32_t>(value.channels);
-  problem.window = kWindow;
+  problem.window = kScoreWindow;
   problem.max_tokens = key.tokens;
   problem.scale = options.scale;
   problem.softcap = options.softcap;

@@ -1,5 +1,6 @@
 #include "rows.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "failure.h"
@@ -55,6 +56,31 @@ Rows read_rows(const std::string &path, const std::string &role, bool bf16) {
     rows.file = Buffer();
   }
   return rows;
+}
+
+void check_shapes(const Rows &query, const Rows &key, const Rows &value) {
+  const auto fail = [](const Rows &rows, const std::string &what) {
+    throw Failure(kInput, rows.path + ": shape " + shape_text(rows.shape) + ": " + what);
+  };
+  if (value.heads != key.heads)
+    fail(value, "the values have " + std::to_string(value.heads) + " heads, the keys " + std::to_string(key.heads));
+  if (value.tokens != key.tokens)
+    fail(value, "the values have " + std::to_string(value.tokens) + " tokens, the keys " + std::to_string(key.tokens));
+  if (query.channels != key.channels)
+    fail(query, "the queries have " + std::to_string(query.channels) + " channels, the keys " + std::to_string(key.channels));
+  if (query.heads % key.heads != 0)
+    fail(query, std::to_string(query.heads) + " query heads are not a multiple of the " + std::to_string(key.heads) + " KV heads");
+  if (query.tokens > key.tokens) fail(query, "more query tokens than the " + std::to_string(key.tokens) + " key tokens");
+  const int64_t needed = std::min<int64_t>(kScoreWindow, key.tokens);
+  if (query.tokens < needed) fail(query, "expected all queries, or at least those of the last " + std::to_string(needed) + " tokens");
+}
+
+void check_range(const Rows &rows, think_dtype dtype, const char *advice) {
+  const int64_t bad = dtype == THINK_F16 ? first_above_half(rows.data, rows.dtype, rows.count()) : -1;
+  if (bad >= 0) {
+    throw Failure(kInput, rows.path + ": " + std::to_string(number_at(rows.data, rows.dtype, bad)) + " at " +
+                              position_text(rows.shape, bad) + " does not fit into f16" + advice);
+  }
 }
 
 }  // namespace think::cli

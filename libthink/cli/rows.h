@@ -24,4 +24,11 @@ struct Rows {
 // number finite. `role` names the array in messages ("key").
 Rows read_rows(const std::string &path, const std::string &role, bool bf16);
 
+constexpr int32_t kScoreWindow = 32;  // last queries that choose channels and rows
+
+// The three arrays must belong to one layer and one sequence; queries may be those of the last tokens only.
+void check_shapes(const Rows &query, const Rows &key, const Rows &value);
+// Every number must fit into `dtype`; `advice` ends the message.
+void check_range(const Rows &rows, think_dtype dtype, const char *advice);
+
 }  // namespace think::cli

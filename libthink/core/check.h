@@ -55,6 +55,7 @@ struct SegmentRule {
   bool weights;   // attention reads the weights and offsets of its bases
   bool tables;    // its page table and head offsets are ready (looked at with THINK_LAUNCH_CHECK)
   bool distinct;  // it is written: no two sequences in one slot (looked at with THINK_LAUNCH_CHECK)
+  bool measured = false;  // it may have THINK_SEGMENT_MEASURE
 };
 struct SegmentCopy {
   think_segment segment;

@@ -13,10 +13,10 @@ constexpr int64_t kUnreadSlots = 1 << 24;  // slots that a table on a device may
 
 // One side of a segment under the names that messages give it.
 struct SideFields {
-  const char *pointer, *layout, *dtype, *stride, *head_offset, *basis;
+  const char *pointer, *layout, *dtype, *stride, *head_offset, *basis, *scale;
 };
-constexpr SideFields kKeyFields = {"key", "key_layout", "key_dtype", "key_stride", "key_head_offset", "key_basis"};
-constexpr SideFields kValueFields = {"value", "value_layout", "value_dtype", "value_stride", "value_head_offset", "value_basis"};
+constexpr SideFields kKeyFields = {"key", "key_layout", "key_dtype", "key_stride", "key_head_offset", "key_basis", "key_scale"};
+constexpr SideFields kValueFields = {"value", "value_layout", "value_dtype", "value_stride", "value_head_offset", "value_basis", "value_scale"};
 
 // What of a side can be wrong by itself, whatever the lengths are.
 think_status check_segment_side(const Argument &argument, const SideFields &fields, const think_segment &segment, int32_t side, bool dense,
@@ -44,8 +44,11 @@ think_status check_segment_side(const Argument &argument, const SideFields &fiel
                    static_cast<Long>(stride[axis]));
     }
   }
-  if (head_offset) return check_pointer(argument, head_offset, alignof(int64_t), fields.head_offset);
-  return THINK_OK;
+  if (head_offset) {
+    if (const think_status status = check_pointer(argument, head_offset, alignof(int64_t), fields.head_offset)) return status;
+  }
+  const float *scale = keys ? segment.key_scale : segment.value_scale;
+  return scale && dtype == THINK_F8_E4M3 ? check_pointer(argument, scale, alignof(float), fields.scale) : THINK_OK;
 }
 
 bool in_tiles(const think_segment &segment) { return segment.key_layout == THINK_TILES || segment.value_layout == THINK_TILES; }
@@ -144,10 +147,25 @@ think_status check_head_offsets(const Argument &argument, const think_segment &s
   return THINK_OK;
 }
 
+think_status check_scales(const Argument &argument, const think_segment &segment, const Shape &shape, const Batch &batch, int32_t sequence, int32_t head) {
+  for (const int side : {THINK_KEYS, THINK_VALUES}) {
+    const bool keys = side == THINK_KEYS;
+    const float *scale = keys ? segment.key_scale : segment.value_scale;
+    if (!scale || (keys ? segment.key_dtype : segment.value_dtype) != THINK_F8_E4M3 || (segment.flags & THINK_SEGMENT_MEASURE)) continue;
+    const int64_t at = int64_t{slot_of(segment, batch, sequence)} * shape.kv_heads + head;
+    if (!is_scale(scale[at])) {
+      return wrong(argument, Text("%s_scale[%lld]", keys ? "key" : "value", static_cast<Long>(at)).text, "expected 2^-100 .. 2^100, got %g",
+                   static_cast<double>(scale[at]));
+    }
+  }
+  return THINK_OK;
+}
+
 think_status check_tables(const Argument &argument, const think_segment &segment, const Shape &shape, const Batch &batch) {
   if (const think_status status = check_head_offsets(argument, segment, shape, batch)) return status;
   for (int32_t sequence = 0; sequence < batch.count; ++sequence) {
     for (int32_t head = 0; head < shape.kv_heads && segment.lengths; ++head) {
+      if (const think_status status = check_scales(argument, segment, shape, batch, sequence, head)) return status;
       if (const think_status status = check_pages(argument, segment, sequence, run_first(segment, sequence, head), run_length(segment, sequence, head))) {
         return status;
       }
@@ -245,7 +263,8 @@ think_status read_segment(const Argument &argument, const think_segment *array, 
   think_segment &segment = copy.segment;
   copy.longest = 0;
   if (!array) return null_pointer(argument);
-  if (const think_status status = read_element(argument, array, element, segment, THINK_SEGMENT_CAUSAL)) return status;
+  const uint32_t flags = THINK_SEGMENT_CAUSAL | (rule.measured ? THINK_SEGMENT_MEASURE : 0u);
+  if (const think_status status = read_element(argument, array, element, segment, flags)) return status;
   if (segment.reserved != 0) return wrong(argument, "reserved", "expected 0, got %d", segment.reserved);
   if (segment.page_tokens < 0) return wrong(argument, "page_tokens", "expected at least 0, got %d", segment.page_tokens);
   if (const think_status status = check_segment_side(argument, kKeyFields, segment, THINK_KEYS, rule.dense, shape)) return status;

@@ -5,21 +5,15 @@
 
 namespace think {
 
-// Forms that the layouts of tiles have room for and that no kernel reads yet.
-constexpr think_dtype kPlanned[] = {0x00010201, 0x0001080A};  // 2 bits, f8 e4m3
-
 think_status check_storage(const Argument &argument, int32_t side, int32_t layout, think_dtype dtype, const Shape &shape) {
   const bool keys = side == THINK_KEYS;
   const char *dtype_field = keys ? "key_dtype" : "value_dtype", *layout_field = keys ? "key_layout" : "value_layout";
   if (is_float_dtype(dtype)) {
     if (keys || layout == THINK_ROWS) return THINK_OK;
-    return unsupported(argument, layout_field, "expected 0 (rows): values in tiles must be quantized (u8, u4), got 1 with %s", dtype_name(dtype));
-  }
-  for (const think_dtype planned : kPlanned) {
-    if (dtype == planned) return unsupported(argument, dtype_field, "this version stores u8 and u4 in tiles, not yet 0x%x", static_cast<unsigned>(dtype));
+    return unsupported(argument, layout_field, "expected 0 (rows): values in tiles must be quantized (u8, u4, u2, f8_e4m3), got 1 with %s", dtype_name(dtype));
   }
   if (!is_quantized(dtype)) {
-    return wrong(argument, dtype_field, "expected f32, f16, bf16, u8 or u4, got 0x%x", static_cast<unsigned>(dtype));
+    return wrong(argument, dtype_field, "expected f32, f16, bf16, u8, u4, u2 or f8_e4m3, got 0x%x", static_cast<unsigned>(dtype));
   }
   if (layout != THINK_TILES) return wrong(argument, layout_field, "expected 1 (tiles) of quantized %s (%s), got %d", keys ? "keys" : "values",
                                           dtype_name(dtype), layout);
@@ -29,9 +23,8 @@ think_status check_storage(const Argument &argument, int32_t side, int32_t layou
   return THINK_OK;
 }
 
-think_status read_format(const Argument &argument, const think_format *in, const Shape &shape, think_format &format) {
-  static const think_format defaults = THINK_FORMAT_INIT;
-  if (const think_status status = read_options(argument, in, format, defaults)) return status;
+// What the caller wrote, defaults filled in.
+static think_status complete_format(const Argument &argument, const Shape &shape, think_format &format) {
   if (format.key_layout != THINK_ROWS && format.key_layout != THINK_TILES) {
     return wrong(argument, "key_layout", "expected 0 (rows) or 1 (tiles), got %d", format.key_layout);
   }
@@ -42,6 +35,17 @@ think_status read_format(const Argument &argument, const think_format *in, const
   if (format.value_dtype == 0) format.value_dtype = shape.cache_dtype;
   if (const think_status status = check_storage(argument, THINK_KEYS, format.key_layout, format.key_dtype, shape)) return status;
   return check_storage(argument, THINK_VALUES, format.value_layout, format.value_dtype, shape);
+}
+
+think_status read_format(const Argument &argument, const think_format *in, const Shape &shape, think_format &format) {
+  static const think_format defaults = THINK_FORMAT_INIT;
+  if (const think_status status = read_options(argument, in, format, defaults)) return status;
+  return complete_format(argument, shape, format);
+}
+
+think_status read_layer_format(const Argument &element, const think_format *formats, int32_t layer, const Shape &shape, think_format &format) {
+  if (const think_status status = read_element(element, formats, layer, format)) return status;
+  return complete_format(element, shape, format);
 }
 
 }  // namespace think

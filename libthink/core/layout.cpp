@@ -70,14 +70,16 @@ void restore_weight_offset(const Shape &shape, const think_basis &slot_view, con
 
 int64_t rows_bytes(const Shape &shape, int32_t side, int64_t rows, int64_t total, int32_t step, think_dtype dtype) {
   const int64_t heads = shape.kv_heads, bits = dtype_bits(dtype);
-  if (!is_quantized(dtype)) return rows * total * (bits / 8);
+  if (!has_groups(dtype)) return rows * total * (bits / 8);
   if (total == heads * channels_of(shape, side)) return heads * head_bytes(rows, channels_of(shape, side), dtype, side == THINK_KEYS);
   const int64_t tiles = rows / kTileTokens, numbers = total * kTileTokens * bits / 8;
   if (side == THINK_KEYS) {
-    // A width of 1, 2, 3, 4 more than a multiple of 4 is padded by 12, 8, 4, 0 bytes. The most is when as many heads as the total allows have a 1.
-    const int64_t fours = heads + ((total - heads) % 4 + 4) % 4;
-    const int64_t padding = step % 4 == 0 || total < heads ? 0 : 16 * heads - 4 * fours;
-    return tiles * (numbers + 4 * total + padding);
+    // What a tile is padded with depends on its width modulo 4, and a width of 1 takes most (12 bytes; 20 of U2). The most is when all heads but one have
+    // a 1 and that one what makes the total.
+    const auto padding = [&](int32_t width) { return key_tile(width, dtype).bytes - width * (kTileTokens * bits / 8 + 4); };
+    const int32_t other = static_cast<int32_t>(((total - heads) % 4 + 4) % 4) + 1;
+    const int64_t most = step % 4 == 0 || total < heads ? 0 : (heads - 1) * padding(1) + padding(other);
+    return tiles * (numbers + 4 * total + most);
   }
   // Every head has one group of 32 channels, a second one from 64 on, a third from 96 on: the most is when few heads have as many channels as there are.
   const int64_t most = channels_of(shape, side) / kBlockChannels * kBlockChannels, spare = std::max<int64_t>(0, total - 8 * heads);

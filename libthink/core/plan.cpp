@@ -42,6 +42,8 @@ const char *dtype_name(think_dtype dtype) {
     case THINK_BF16: return "bf16";
     case THINK_U8: return "u8";
     case THINK_U4: return "u4";
+    case THINK_U2: return "u2";
+    case THINK_F8_E4M3: return "f8_e4m3";
     default: return "unknown";
   }
 }

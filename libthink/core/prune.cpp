@@ -328,8 +328,9 @@ void prune(const PruneCall &call, void *workspace) {
     scratch.destination_first[index] = static_cast<int32_t>(run_first(call.destination, index, 0));
     scratch.rows[index] = static_cast<int32_t>(decision.range.count);
   }
-  const compact::Arguments move = prune_move(call, scratch.source_first, scratch.destination_first, scratch.rows);
+  compact::Arguments move = prune_move(call, scratch.source_first, scratch.destination_first, scratch.rows);
   if (call.destination.key_head_offset || call.destination.value_head_offset) compact::place(shape, call.destination, call.batch);
+  move.destination.flags |= THINK_SEGMENT_MEASURE;
   compact::compact(call.isa, move, call.parallel, {0, 1});
 }
 

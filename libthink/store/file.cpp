@@ -21,6 +21,7 @@ PartName::PartName(const Part &part) {
     case What::fitted: of_run(".fitted"); break;
     case What::offset: of_run(".offset"); break;
     case What::weight: of_run(".weight"); break;
+    case What::scale: of_run(".scale"); break;
     case What::rows: of_run(""); break;
     case What::dense: write("layers.%d.dense.%s", part.layer, side); break;
     case What::square_sum: write("layers.%d.scores.square_sum", part.layer); break;
@@ -39,7 +40,7 @@ constexpr int64_t kDataAlignment = 64;
 constexpr int32_t kMostWord = 24;  // characters of a setting, and more
 
 Contents contents_of(const cache::Sequence &sequence) {
-  Contents contents{sequence.dense_rows, sequence.score != nullptr, sequence.run_count, {}};
+  Contents contents{sequence.dense_rows, sequence.settled_rows, sequence.evicted, sequence.score != nullptr, sequence.run_count, {}};
   for (int32_t run = 0; run < sequence.run_count; ++run) {
     contents.runs[run] = {sequence.runs[run].kind, sequence.runs[run].rows, sequence.runs[run].folds};
   }
@@ -161,6 +162,20 @@ bool move_prediction(const Slot &slot, const Part &part, Io &io) {
 }
 
 template <class Io>
+bool move_scale(const think_cache &cache, const cache::Run &run, const Part &part, Io &io) {
+  const cache::Slab &slab = cache.pools[run.kind].slabs[part.layer];
+  const int32_t heads = cache.plan->shape.kv_heads;
+  float *scale = (part.side == THINK_KEYS ? slab.key_scale : slab.value_scale) + int64_t{run.slot} * heads;
+  if (!io.move(scale, part.bytes())) return false;
+  if constexpr (Io::loading) {
+    for (int32_t head = 0; head < heads; ++head) {
+      if (!is_scale(scale[head])) return io.reader.damaged("damaged: a scale of %g, expected 2^-100 .. 2^100", static_cast<double>(scale[head]));
+    }
+  }
+  return true;
+}
+
+template <class Io>
 bool move_rows(const think_cache &cache, const cache::Run &run, const Part &part, Io &io) {
   const Shape &shape = cache.plan->shape;
   const think_segment segment = cache::compact_segment(cache, part.layer, run);
@@ -219,6 +234,7 @@ bool move_part(const think_cache &cache, const cache::Sequence &sequence, const 
     case What::fitted: return move_fitted(slot_of(cache, run, part), io);
     case What::offset:
     case What::weight: return move_prediction(slot_of(cache, run, part), part, io);
+    case What::scale: return move_scale(cache, run, part, io);
     case What::rows: return move_rows(cache, run, part, io);
     case What::dense: return move_dense(cache, sequence, part, io);
     case What::square_sum:
@@ -261,7 +277,7 @@ bool read_entry(Reader &reader, const char *name, char (&word)[kMostWord + 1]) {
   const Text expected(",\"%s\":\"", name);
   bool same;
   if (!same_text(reader, expected.text, static_cast<int64_t>(std::strlen(expected.text)), same)) return false;
-  if (!same) return reader.damaged("damaged: the metadata have no %s where it is expected", name);
+  if (!same) return reader.damaged("damaged, or of another kind of cache: the metadata have no %s where it is expected", name);
   return read_word(reader, word);
 }
 
@@ -304,14 +320,15 @@ bool read_metadata(const think_cache &cache, Reader &reader, int64_t header, Con
 
 // Is this what a sequence of this cache can hold?
 bool check_contents(const think_cache &cache, Reader &reader, const Contents &contents) {
-  const think_format &format = cache.format;
   const int64_t most = cache.plan->shape.max_tokens;
   int64_t tokens = contents.dense_rows;
+  if (contents.settled_rows > contents.dense_rows) {
+    return reader.damaged("damaged: expected at most %d settled rows, got %d", contents.dense_rows, contents.settled_rows);
+  }
   if (contents.scores > 1) return reader.damaged("damaged: expected 0 or 1 as scores, got %d", contents.scores);
   for (int32_t run = 0; run < contents.run_count; ++run) {
     const Contents::Run &one = contents.runs[run];
-    const int32_t least = is_quantized(format.key_dtype) || is_quantized(format.value_dtype) ? 0 : 1;
-    if (one.kind < least || one.kind >= cache::kDense) return reader.damaged("damaged: run %d is of the unknown kind %d", run, one.kind);
+    if (one.kind < cache::least_kind(cache) || one.kind >= cache::kDense) return reader.damaged("damaged: run %d is of the unknown kind %d", run, one.kind);
     if (one.rows == 0 || one.rows % kTileTokens) return reader.damaged("damaged: expected whole tiles of 32 rows in run %d, got %d rows", run, one.rows);
     if (one.folds > one.rows / kTileTokens) return reader.damaged("damaged: run %d has %d tiles and %d folds", run, one.rows / kTileTokens, one.folds);
     tokens += one.rows;
@@ -362,6 +379,8 @@ void take_places(think_cache &cache, cache::Sequence &sequence, const Contents &
   cache::Pool &dense = cache.pools[cache::kDense];
   while (sequence.pages.size < cache::page_count(contents.dense_rows)) sequence.pages.push(cache::take_page(dense));
   sequence.dense_rows = contents.dense_rows;
+  sequence.settled_rows = contents.settled_rows;
+  sequence.evicted = contents.evicted;
   for (int32_t index = 0; index < contents.run_count; ++index) {
     const Contents::Run &one = contents.runs[index];
     cache::Run &run = sequence.runs[index];
@@ -394,10 +413,11 @@ bool check_basis(const think_cache &cache, const cache::Run &run, const Part &pa
     (part.side == THINK_KEYS ? placed.value_head_offset : placed.key_head_offset) = nullptr;  // of the other side nothing has been read yet, or all is placed
     compact::place(shape, placed, kOneSequence);
     // The total bounds 16-bit rows; what quantized tiles are padded with depends on each width.
-    const think_dtype dtype = part.side == THINK_KEYS ? cache.format.key_dtype : cache.format.value_dtype;
+    const think_dtype dtype = cache::stored_dtype(cache, part.layer, part.side);
     int64_t bytes = 0;
     for (int32_t head = 0; head < slot.heads; ++head) bytes += head_bytes(cache::kPageTokens, slot.whole.kept[slot.row(head)], dtype, part.side == THINK_KEYS);
-    return bytes <= cache::compact_side_bytes(cache, part.side, true) || reader.damaged("damaged: the %s channels of a page do not fit into it", name);
+    if (bytes <= cache::compact_side_bytes(cache, part.layer, part.side, true)) return true;
+    return reader.damaged("damaged: the %s channels of a page do not fit into it", name);
   }
   think_error error = THINK_ERROR_INIT;
   if (check_basis_contents({&error, 0, name, "."}, slot.whole, shape, part.side, slot.number) == THINK_OK) return true;

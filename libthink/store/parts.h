@@ -14,14 +14,15 @@ struct Contents {
   struct Run {
     int32_t kind, rows, folds;
   };
-  int32_t dense_rows, scores, run_count;
+  int32_t dense_rows, settled_rows, evicted, scores, run_count;
   Run runs[THINK_CACHE_MAX_RUNS];
 };
 
 // visit(name, number), which may set it; returns whether to go on.
 template <class Visit>
 bool for_each_number(Contents &contents, const Visit &visit) {
-  if (!visit("dense_rows", contents.dense_rows) || !visit("scores", contents.scores) || !visit("runs", contents.run_count)) return false;
+  if (!visit("dense_rows", contents.dense_rows) || !visit("settled_rows", contents.settled_rows) || !visit("evicted", contents.evicted)) return false;
+  if (!visit("scores", contents.scores) || !visit("runs", contents.run_count)) return false;
   for (int32_t run = 0; run < contents.run_count; ++run) {
     Contents::Run &one = contents.runs[run];
     if (!visit(Text("runs.%d.kind", run).text, one.kind) || !visit(Text("runs.%d.rows", run).text, one.rows)) return false;
@@ -30,22 +31,37 @@ bool for_each_number(Contents &contents, const Visit &visit) {
   return true;
 }
 
+inline bool same_format(const think_format &a, const think_format &b) {
+  return a.key_dtype == b.key_dtype && a.key_layout == b.key_layout && a.value_dtype == b.value_dtype && a.value_layout == b.value_layout;
+}
+
 // What a file and the cache that loads it must agree on. visit(name, text), returns whether to go on.
 template <class Visit>
 bool for_each_setting(const think_cache &cache, const Visit &visit) {
   const Shape &shape = cache.plan->shape;
   const auto number = [&](const char *name, int64_t value) { return visit(name, Text("%lld", static_cast<long long>(value)).text); };
   const auto layout = [](int32_t value) { return value == THINK_TILES ? "tiles" : "rows"; };
+  const auto format = [&](const char *prefix, const think_format &one) {
+    return visit(Text("%skey_dtype", prefix).text, dtype_name(one.key_dtype)) && visit(Text("%skey_layout", prefix).text, layout(one.key_layout)) &&
+           visit(Text("%svalue_dtype", prefix).text, dtype_name(one.value_dtype)) && visit(Text("%svalue_layout", prefix).text, layout(one.value_layout));
+  };
+  // Once if all layers have the same; otherwise the first layer's, and then each layer whose format is not that of the layer before.
+  const auto formats = [&] {
+    if (!format("", cache.formats[0])) return false;
+    for (int32_t layer = 1; layer < cache.layers; ++layer) {
+      if (same_format(cache.formats[layer - 1], cache.formats[layer])) continue;
+      if (!format(Text("layers.%d.", layer).text, cache.formats[layer])) return false;
+    }
+    return true;
+  };
   return number("layers", cache.layers) && number("query_heads", shape.query_heads) && number("kv_heads", shape.kv_heads) &&
          number("key_channels", shape.key_channels) && number("value_channels", shape.value_channels) && number("window", shape.window) &&
          visit("query_dtype", dtype_name(shape.query_dtype)) && visit("cache_dtype", dtype_name(shape.cache_dtype)) &&
-         visit("key_dtype", dtype_name(cache.format.key_dtype)) && visit("key_layout", layout(cache.format.key_layout)) &&
-         visit("value_dtype", dtype_name(cache.format.value_dtype)) && visit("value_layout", layout(cache.format.value_layout)) &&
-         visit("mode", cache.prune.regressed ? "regressed" : "channels") && visit("budget", cache.prune.adaptive ? "adaptive" : "uniform") &&
+         formats() && visit("mode", cache.prune.regressed ? "regressed" : "channels") && visit("budget", cache.prune.adaptive ? "adaptive" : "uniform") &&
          number("key_kept", cache.prune.key_kept) && number("value_kept", cache.prune.value_kept) && number("sinks", cache.prune.sinks);
 }
 
-enum class What { kept, index, fitted, offset, weight, dense, rows, square_sum, window, tokens, digest };
+enum class What { kept, index, fitted, offset, weight, scale, dense, rows, square_sum, window, tokens, digest };
 
 // A tensor of the file.
 struct Part {
@@ -90,9 +106,11 @@ bool for_each_part(const think_cache &cache, const Contents &contents, const Vis
                               part({What::weight, layer, run, side, "F16", 2, {heads, fit::weight_head_bytes(static_cast<int32_t>(channels)) / 2}, 2});
             if (!more) return false;
           }
-          const think_dtype dtype = keys ? cache.format.key_dtype : cache.format.value_dtype;
+          const think_dtype dtype = cache::stored_dtype(cache, layer, side);
+          if (dtype == THINK_F8_E4M3 && !part({What::scale, layer, run, side, "F32", 4, {heads}, 1})) return false;
           const int32_t bytes = is_quantized(dtype) ? 1 : dtype_bytes(dtype);
-          if (!part({What::rows, layer, run, side, name_of(dtype), bytes, {tiles, cache::compact_side_bytes(cache, side, basis) / bytes}, 2})) return false;
+          const int64_t items = cache::compact_side_bytes(cache, layer, side, basis) / bytes;
+          if (!part({What::rows, layer, run, side, name_of(dtype), bytes, {tiles, items}, 2})) return false;
         }
       }
       for (const int32_t side : {THINK_KEYS, THINK_VALUES}) {

@@ -8,10 +8,11 @@ cases=0
 
 copy() {
   rm -rf "$work/tree"
-  mkdir -p "$work/tree/libthink/abi" "$work/tree/tests/abi"
+  mkdir -p "$work/tree/libthink/abi" "$work/tree/tests/abi" "$work/tree/bindings"
   cp -rL "$root/include" "$work/tree/"
   cp "$root"/libthink/abi/* "$work/tree/libthink/abi/"
   cp "$root/tests/abi/lock.c" "$work/tree/tests/abi/"
+  cp "$root/bindings/think.json" "$work/tree/bindings/"
 }
 edit() {  # edit FILE SED
   cp "$work/tree/$1" "$work/before"
@@ -75,16 +76,19 @@ copy; edit libthink/abi/functions.def 's/think_merge, 0.9/think_merge, 1.0/'; re
 copy; edit include/think/tensor.h 's/^  int32_t count;  .*/  long count;/'; refused type 'not a type that the ABI rules allow'
 copy; edit include/think/tensor.h 's/^(#define THINK_BF16) .*/\1 (THINK_F16 + 2)/'; refused expression 'not a plain literal'
 copy; printf '#include "version.h"\n' >"$work/tree/include/think/extra.h"; refused header "disagree about \['extra.h'\]"
+copy; edit include/think/plan.h 's/^ \* @param stage      THINK/ * @param stages     THINK/'; refused described "describes \['stages'\], which are no parameters"
 
 # growth
 copy; edit include/think/plan.h 's/^(  int32_t slices; .*)/  int32_t slices; \/*/; s/(Elsewhere THINK_E_UNSUPPORTED \*\/)/\1\n  int64_t more;/'; accepted appended
 copy; edit include/think/status.h 's/^(#define THINK_E_IO .*)/\1\n#define THINK_E_NEW 10/'; accepted constant_added
 copy; edit include/think/version.h 's/^(THINK_API int32_t think_version.*)/\1\n\/** New. @since 1.1 *\/\nTHINK_API int32_t think_more(int32_t n);/'
 edit libthink/abi/functions.def '$ a THINK_FUNCTION(think_more, 1.1)'; accepted function_added
-copy; edit include/think/version.h 's/THINK_VERSION_MINOR 10/THINK_VERSION_MINOR 11/'; accepted version
+copy; edit include/think/version.h 's/THINK_VERSION_MINOR 11/THINK_VERSION_MINOR 12/'; accepted version
 
 # drift and the way out before 1.0
 copy; edit libthink/abi/think.map 's/^    think_attend;$//'; generate --check && fail "a changed map passed"; generate; generate --check || fail "the map was not rewritten"
 copy; edit include/think/api.h 's/\(\*merge\)/(*unite)/'; generate --check && fail "a changed table passed"
+copy; edit bindings/think.json 's/"name": "think_merge"/"name": "think_join"/'; generate --check && fail "a changed think.json passed"
+copy; edit include/think/attend.h 's/may be one of the outputs/may be one of them/'; generate --check && fail "think.json is behind a comment"
 copy; edit include/think/tensor.h 's/THINK_F16 0x00011002/THINK_F16 0x00011003/'; generate --break-abi || fail "--break-abi refused"; compiles || fail "lock after --break-abi"
 echo "$cases cases right"

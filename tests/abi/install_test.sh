@@ -17,6 +17,7 @@ export LD_LIBRARY_PATH=$libdir
 
 # what is there: every public header and no other, the links of the library, both package files
 diff <(cd "$root/include" && find . -name '*.h' | sort) <(cd "$prefix/include" && find . -type f | sort) || fail "installed headers differ from include/"
+cmp -s "$root/bindings/think.json" "$prefix/share/think/think.json" || fail "think.json was not installed"
 [ "$(readlink "$libdir/libthink.so")" = libthink.so.1 ] || fail "libthink.so is not a link to libthink.so.1"
 [ -f "$libdir/pkgconfig/think.pc" ] && [ -f "$libdir/cmake/think/thinkConfig.cmake" ] || fail "think.pc or thinkConfig.cmake is missing"
 grep -rlF -e "$root" -e "$build" "$prefix/include" "$libdir/pkgconfig" "$libdir/cmake" && fail "a package file names the build tree"

@@ -22,7 +22,7 @@ extern "C" {
   LOCK_ASSERT(LOCK_SAME(__typeof__(((type *)0)->field), kind), "type of " #type "." #field " changed")
 
 LOCK_CONSTANT(THINK_VERSION_MAJOR, 0);
-LOCK_CONSTANT(THINK_VERSION_MINOR, 10);
+LOCK_CONSTANT(THINK_VERSION_MINOR, 11);
 LOCK_CONSTANT(THINK_VERSION_PATCH, 0);
 LOCK_CONSTANT(THINK_ABI_MAJOR, 1);
 LOCK_CONSTANT(THINK_OK, 0);
@@ -49,6 +49,8 @@ LOCK_CONSTANT(THINK_F16, 0x00011002);
 LOCK_CONSTANT(THINK_BF16, 0x00011004);
 LOCK_CONSTANT(THINK_U8, 0x00010801);
 LOCK_CONSTANT(THINK_U4, 0x00010401);
+LOCK_CONSTANT(THINK_U2, 0x00010201);
+LOCK_CONSTANT(THINK_F8_E4M3, 0x0001080A);
 LOCK_CONSTANT(THINK_DEVICE_CPU, 1);
 LOCK_CONSTANT(THINK_DEVICE_CUDA, 2);
 LOCK_ALIAS(think_dtype, int32_t);
@@ -163,6 +165,7 @@ LOCK_SIZE(think_basis, 64);
 LOCK_CONSTANT(THINK_ROWS, 0);
 LOCK_CONSTANT(THINK_TILES, 1);
 LOCK_CONSTANT(THINK_SEGMENT_CAUSAL, 1u);
+LOCK_CONSTANT(THINK_SEGMENT_MEASURE, 2u);
 LOCK_FIELD(think_segment, struct_size, 0, 4, uint32_t);
 LOCK_FIELD(think_segment, flags, 4, 4, uint32_t);
 LOCK_FIELD(think_segment, key_layout, 8, 4, int32_t);
@@ -185,7 +188,9 @@ LOCK_FIELD(think_segment, lengths_stride, 144, 16, int64_t[2]);
 LOCK_FIELD(think_segment, slot, 160, 8, const int32_t *);
 LOCK_FIELD(think_segment, key_basis, 168, 8, const think_basis *);
 LOCK_FIELD(think_segment, value_basis, 176, 8, const think_basis *);
-LOCK_SIZE(think_segment, 184);
+LOCK_FIELD(think_segment, key_scale, 184, 8, float *);
+LOCK_FIELD(think_segment, value_scale, 192, 8, float *);
+LOCK_SIZE(think_segment, 200);
 LOCK_FIELD(think_format, struct_size, 0, 4, uint32_t);
 LOCK_FIELD(think_format, flags, 4, 4, uint32_t);
 LOCK_FIELD(think_format, key_layout, 8, 4, int32_t);
@@ -302,7 +307,8 @@ LOCK_FIELD(think_cache_options, reserve_tokens, 32, 8, int64_t);
 LOCK_FIELD(think_cache_options, limit_bytes, 40, 8, int64_t);
 LOCK_FIELD(think_cache_options, prune, 48, 8, const think_prune_options *);
 LOCK_FIELD(think_cache_options, format, 56, 8, const think_format *);
-LOCK_SIZE(think_cache_options, 64);
+LOCK_FIELD(think_cache_options, layer_formats, 64, 8, const think_format *);
+LOCK_SIZE(think_cache_options, 72);
 LOCK_FIELD(think_cache_info, struct_size, 0, 4, uint32_t);
 LOCK_FIELD(think_cache_info, flags, 4, 4, uint32_t);
 LOCK_FIELD(think_cache_info, tokens, 8, 8, int64_t);
@@ -318,7 +324,8 @@ LOCK_FIELD(think_cache_info, key_channels, 80, 4, int32_t);
 LOCK_FIELD(think_cache_info, value_channels, 84, 4, int32_t);
 LOCK_FIELD(think_cache_info, runs, 88, 4, int32_t);
 LOCK_FIELD(think_cache_info, sequences, 92, 4, int32_t);
-LOCK_SIZE(think_cache_info, 96);
+LOCK_FIELD(think_cache_info, evicted_tokens, 96, 8, int64_t);
+LOCK_SIZE(think_cache_info, 104);
 typedef int32_t (*think_writer)(void *user, const void *data, int64_t bytes);
 typedef int64_t (*think_reader)(void *user, void *data, int64_t bytes);
 LOCK_FUNCTION(think_version, int32_t (*)(void));
@@ -399,6 +406,9 @@ LOCK_FUNCTION(think_cache_export_dense, think_status (*)(const think_cache *, in
 LOCK_FUNCTION(think_cache_save_size, think_status (*)(const think_cache *, int32_t, int64_t *, think_error *));
 LOCK_FUNCTION(think_cache_save, think_status (*)(const think_cache *, int32_t, think_writer, void *, think_error *));
 LOCK_FUNCTION(think_cache_load, think_status (*)(think_cache *, int32_t, think_reader, void *, think_error *));
+LOCK_FUNCTION(think_cache_evict, think_status (*)(think_cache *, const int32_t *, int32_t, const think_evict_options *, const think_tensor *, float *, const think_launch *, think_error *));
+LOCK_FUNCTION(think_cache_keep, think_status (*)(think_cache *, int32_t, const int32_t *, int32_t, think_error *));
+LOCK_FUNCTION(think_cache_sequence_segments, think_status (*)(const think_cache *, int32_t, int32_t, think_segment *, int32_t, int32_t *, think_error *));
 LOCK_FUNCTION(think_get_api, const think_api *(*)(uint32_t, uint32_t));
 LOCK_FIELD(think_api, version, 8, 8, __typeof__(&think_version));
 LOCK_FIELD(think_api, abi_version, 16, 8, __typeof__(&think_abi_version));
@@ -478,7 +488,10 @@ LOCK_FIELD(think_api, cache_export_dense, 600, 8, __typeof__(&think_cache_export
 LOCK_FIELD(think_api, cache_save_size, 608, 8, __typeof__(&think_cache_save_size));
 LOCK_FIELD(think_api, cache_save, 616, 8, __typeof__(&think_cache_save));
 LOCK_FIELD(think_api, cache_load, 624, 8, __typeof__(&think_cache_load));
-LOCK_SIZE(think_api, 632);
+LOCK_FIELD(think_api, cache_evict, 632, 8, __typeof__(&think_cache_evict));
+LOCK_FIELD(think_api, cache_keep, 640, 8, __typeof__(&think_cache_keep));
+LOCK_FIELD(think_api, cache_sequence_segments, 648, 8, __typeof__(&think_cache_sequence_segments));
+LOCK_SIZE(think_api, 656);
 
 #ifdef __cplusplus
 }

@@ -53,6 +53,7 @@ int main(void) {
   REFUSES(think_cache_append(NULL, 0, &tensor, &tensor, &tensor, &launch, &error));
   REFUSES(think_cache_attend(NULL, 0, &tensor, NULL, &tensor, &number, &launch, &error));
   REFUSES(think_cache_prune(NULL, &kept, 1, &launch, &error));
+  REFUSES(think_cache_evict(NULL, &kept, 1, &eviction, &tensor, NULL, &launch, &error));
   REFUSES(think_cache_export_dense(NULL, 0, 0, 0, 0, &tensor, &tensor, &launch, &error));
   return failures != 0;
 }

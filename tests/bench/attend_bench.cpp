@@ -238,7 +238,7 @@ Json attend_bench(const Bench &bench) {
     }
     // Codes beside the numbers of the same widths: all channels, and half of them.
     for (int32_t kept : {model.channels, model.channels / 2}) {
-      for (think_dtype code : {THINK_U8, THINK_U4}) {
+      for (think_dtype code : {THINK_U8, THINK_U4, THINK_U2, THINK_F8_E4M3}) {
         variants.push_back({"tiles", "uniform", std::vector<int32_t>(model.kv_heads, kept), kept, code, code});
       }
       variants.push_back({"tiles", "uniform", std::vector<int32_t>(model.kv_heads, kept), kept, THINK_U4, THINK_U8});

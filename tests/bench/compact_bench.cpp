@@ -109,7 +109,10 @@ Json compact_bench(const Bench &bench) {
       {"the same, token by token", THINK_F16, THINK_F16, 64, 128, true}, {"keys 64, values all", THINK_F16, THINK_U8, 64, 128, false},
       {"keys 64, values all", THINK_F16, THINK_U4, 64, 128, false},     {"keys 128", THINK_F16, THINK_U8, 128, 0, false},
       {"keys 128", THINK_F16, THINK_U4, 128, 0, false},                 {"values all", THINK_F16, THINK_U8, 0, 128, false},
-      {"values all", THINK_F16, THINK_U4, 0, 128, false},
+      {"values all", THINK_F16, THINK_U4, 0, 128, false},               {"keys 64, values all", THINK_F16, THINK_U2, 64, 128, false},
+      {"keys 128", THINK_F16, THINK_U2, 128, 0, false},                 {"values all", THINK_F16, THINK_U2, 0, 128, false},
+      {"keys 64, values all", THINK_F16, THINK_F8_E4M3, 64, 128, false}, {"keys 128", THINK_F16, THINK_F8_E4M3, 128, 0, false},
+      {"values all", THINK_F16, THINK_F8_E4M3, 0, 128, false},
   };
   for (int32_t count : bench.options.threads) {
     const Threads threads(count);

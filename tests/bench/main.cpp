@@ -49,7 +49,7 @@ struct Section {
 const std::vector<Section> &sections() {
   static const std::vector<Section> all = {
       {"attend", "attend: one decode step of one layer", attend_bench,
-       {"shape", "dtype", "threads", "tokens", "layout", "widths", "kept", "ms", "gb_per_s", "probe_gb_per_s", "l2_gb_per_s", "fraction_of_probe",
+       {"shape", "dtype", "threads", "tokens", "layout", "formats", "widths", "kept", "ms", "gb_per_s", "probe_gb_per_s", "l2_gb_per_s", "fraction_of_probe",
         "fraction_of_l2_rate", "fraction_of_bound", "fraction_of_goal", "speedup_over_dense", "byte_ratio", "speedup_over_byte_ratio"}},
       {"score", "score: update with the keys of one layer", score_bench,
        {"shape", "dtype", "threads", "tokens", "strides", "ms", "gb_per_s", "probe_gb_per_s", "fraction_of_probe", "fraction_of_probe_best"}},

@@ -225,7 +225,15 @@ inline std::string shape_name(const Shape &shape) {
   return "D" + std::to_string(shape.key_channels) + " H" + std::to_string(shape.kv_heads) + " G" + std::to_string(shape.group);
 }
 inline const char *dtype_name(think_dtype dtype) {
-  return dtype == THINK_F32 ? "f32" : dtype == THINK_F16 ? "f16" : dtype == THINK_BF16 ? "bf16" : dtype == THINK_U8 ? "u8" : "u4";
+  switch (dtype) {
+    case THINK_F32: return "f32";
+    case THINK_F16: return "f16";
+    case THINK_BF16: return "bf16";
+    case THINK_U8: return "u8";
+    case THINK_U4: return "u4";
+    case THINK_U2: return "u2";
+    default: return "f8";
+  }
 }
 
 inline think_tensor make_tensor(void *data, think_dtype dtype, int64_t heads, int64_t tokens, int64_t channels) {

@@ -114,6 +114,63 @@ TEST_F(Arguments, EveryFunctionNamesWhatIsWrong) {
   pruned(2, "sequence 0", cache, two, 2, launch, THINK_E_STATE);
   pruned(4, "workspace", cache, two + 1, 1, nullptr, THINK_E_WORKSPACE);
 
+  const flow::Tensor probe(THINK_F32, 4, 4, 8, 32), few(THINK_F32, 3, 4, 8, 32), long_probe(THINK_F32, 4, 4, 9, 32);
+  std::vector<float> score(4 * 2 * 200);
+  const auto evict = [&](int32_t position, const char *text, const int32_t *sequences, int32_t of, const think_evict_options *options,
+                         const think_tensor *queries, float *sums, const think_launch *with, think_status code) {
+    refused("think_cache_evict", code, position, text,
+            [=](think_error *error) { return think_cache_evict(cache, sequences, of, options, queries, sums, with, error); });
+  };
+  const auto options_of = [](int32_t method, int32_t budget) {
+    think_evict_options options = THINK_EVICT_OPTIONS_INIT;
+    options.method = method, options.budget = budget, options.score_stride = 200;
+    return options;
+  };
+  const think_evict_options window = options_of(THINK_EVICT_WINDOW, 8), nothing = options_of(THINK_EVICT_WINDOW, 0), sums = options_of(THINK_EVICT_H2O, 8);
+  const think_evict_options tiny = options_of(THINK_EVICT_RECENT, 3), recent = options_of(THINK_EVICT_RECENT, 9);
+  think_evict_options odd = window, narrow_sums = sums, spread = window;
+  odd.kernel = 3, narrow_sums.score_stride = 2, spread.kept_stride = 8;
+  refused("think_cache_evict", wrong, 1, "cache",
+          [&](think_error *error) { return think_cache_evict(nullptr, two, 2, &window, probe.view(), nullptr, launch, error); });
+  evict(2, "sequences", nullptr, 2, &window, probe.view(), nullptr, launch, wrong);
+  evict(2, "sequences[1]", same, 2, &window, probe.view(), nullptr, launch, wrong);
+  evict(3, "count", two, 0, &window, probe.view(), nullptr, launch, wrong);
+  evict(4, "options", two, 2, nullptr, probe.view(), nullptr, launch, wrong);
+  evict(4, "options->budget", two, 2, &nothing, probe.view(), nullptr, launch, wrong);
+  evict(4, "options->budget", two, 2, &tiny, nullptr, nullptr, launch, wrong);  // fewer than the sinks of a sequence with compact rows
+  evict(4, "options->kernel", two, 2, &odd, probe.view(), nullptr, launch, wrong);
+  evict(4, "options->kept_stride", two, 2, &spread, probe.view(), nullptr, launch, wrong);
+  evict(4, "options->score_stride", two, 2, &narrow_sums, probe.view(), score.data(), launch, wrong);
+  evict(5, "window_query", two, 2, &recent, probe.view(), nullptr, launch, wrong);
+  evict(5, "window_query->extent[0]", two, 2, &window, few.view(), nullptr, launch, wrong);
+  evict(5, "window_query->extent[2]", two, 2, &window, long_probe.view(), nullptr, launch, wrong);
+  evict(6, "score", two, 2, &sums, probe.view(), nullptr, launch, wrong);
+  evict(6, "score", two, 2, &recent, nullptr, score.data(), launch, wrong);
+  evict(2, "sequence 0 keeps no scores", two, 2, &window, nullptr, nullptr, launch, THINK_E_STATE);
+  evict(7, "workspace", two, 2, &window, probe.view(), nullptr, nullptr, THINK_E_WORKSPACE);
+  {
+    Settings bare = settings_;
+    bare.options.flags = THINK_CACHE_NO_SCORES;
+    Engine without(bare, site_);
+    refused("think_cache_evict", wrong, 5, "window_query",
+            [&](think_error *error) { return think_cache_evict(without.cache(), two, 2, &window, nullptr, nullptr, launch, error); });
+  }
+
+  const auto keep = [&](int32_t position, const char *text, think_cache *of, int32_t sequence, const int32_t *kept, int32_t rows) {
+    refused("think_cache_keep", wrong, position, text, [=](think_error *error) { return think_cache_keep(of, sequence, kept, rows, error); });
+  };
+  const int32_t pairs[] = {0, 2, 0, 1, 1, 2, 0, 0}, beyond[] = {0, 2, 0, 3, 1, 2, 0, 1};
+  const std::vector<int32_t> no_sinks(4 * 5, 9);
+  keep(1, "cache", nullptr, 1, pairs, 2);
+  keep(2, "sequence", cache, 6, pairs, 2);
+  keep(3, "kept", cache, 1, nullptr, 2);
+  keep(3, "kept[7]", cache, 1, pairs, 2);
+  keep(3, "kept[3]", cache, 1, beyond, 2);
+  keep(3, "kept[0]", cache, 0, no_sinks.data(), 5);  // its sinks stay
+  keep(4, "rows", cache, 1, pairs, 0);
+  keep(4, "rows", cache, 1, pairs, 4);
+  keep(4, "rows", cache, 0, pairs, 3);
+
   think_cache_info info = THINK_CACHE_INFO_INIT;
   refused("think_cache_usage", wrong, 1, "cache", [&](think_error *error) { return think_cache_usage(nullptr, 0, &info, error); });
   refused("think_cache_usage", wrong, 2, "sequence", [&](think_error *error) { return think_cache_usage(cache, 6, &info, error); });
@@ -147,6 +204,9 @@ TEST_F(Arguments, EveryFunctionNamesWhatIsWrong) {
   refused("think_cache_reset", wrong, 1, "cache", [&](think_error *error) { return think_cache_reset(nullptr, error); });
 
   open_step();
+  evict(1, "think_cache_evict", two, 2, &window, probe.view(), nullptr, launch, THINK_E_STATE);
+  const int32_t rows[] = {0, 1, 0, 1, 0, 1, 0, 1};
+  refused("think_cache_keep", THINK_E_STATE, 1, "think_cache_keep", [&](think_error *error) { return think_cache_keep(cache, 1, rows, 2, error); });
   refused("think_cache_save", THINK_E_STATE, 1, "think_cache_save", [&](think_error *error) { return think_cache_save(cache, 0, write, nullptr, error); });
   refused("think_cache_load", THINK_E_STATE, 1, "think_cache_load", [&](think_error *error) { return think_cache_load(cache, 2, read, nullptr, error); });
   refused("think_cache_export_dense", THINK_E_STATE, 3, "layer 0",
@@ -162,6 +222,21 @@ TEST_F(Arguments, EveryFunctionNamesWhatIsWrong) {
   segments[0].struct_size = sizeof segments[0];
   refused("think_cache_segments", wrong, 4, "capacity", [&](think_error *error) { return think_cache_segments(cache, 1, segments, 0, &count, error); });
   refused("think_cache_segments", wrong, 5, "count", [&](think_error *error) { return think_cache_segments(cache, 1, segments, 4, nullptr, error); });
+
+  const auto borrow = [&](int32_t position, const char *text, const think_cache *of, int32_t sequence, int32_t layer, think_segment *array, int32_t capacity,
+                          int32_t *number, think_status code) {
+    refused("think_cache_sequence_segments", code, position, text,
+            [=](think_error *error) { return think_cache_sequence_segments(of, sequence, layer, array, capacity, number, error); });
+  };
+  borrow(1, "cache", nullptr, 0, 1, segments, 4, &count, wrong);
+  borrow(2, "sequence", cache, 6, 1, segments, 4, &count, wrong);
+  borrow(3, "layer", cache, 0, -1, segments, 4, &count, wrong);
+  borrow(3, "layer 0", cache, 0, 0, segments, 4, &count, THINK_E_STATE);
+  borrow(4, "segments", cache, 0, 1, nullptr, 4, &count, wrong);
+  borrow(5, "capacity", cache, 0, 1, segments, 0, &count, wrong);
+  borrow(5, "capacity", cache, 0, 1, segments, 1, &count, wrong);
+  borrow(6, "count", cache, 0, 1, segments, 4, nullptr, wrong);
+  EXPECT_EQ(0, count);
 
   const flow::Tensor query = engine_.query_rows(0, Rows::rectangular), packed_query = engine_.query_rows(0, Rows::packed);
   const flow::Tensor key = engine_.fresh(0, Rows::rectangular, 1, 2, 32, THINK_F32), packed_key = engine_.fresh(0, Rows::packed, 1, 2, 32, THINK_F32);

@@ -1,5 +1,5 @@
 // Attention over the cache is attention over the rows that were given to it: dense, pruned, ragged, in every type and group size.
-#include "engine.h"
+#include "file.h"
 
 namespace cache_test {
 namespace {
@@ -158,6 +158,65 @@ TEST(Attend, Slices) {
     THINK_CALL(think_cache_attend, engine.cache(), 0, query.view(), nullptr, parts.view(), nullptr, &launch);
   }
   EXPECT_EQ(whole.memory().copy(), parts.memory().copy());
+}
+
+// Segments that are borrowed, for think_attend() by the caller, in every format: those of a step, and those of one sequence without one.
+TEST(Attend, BorrowedSegments) {
+  const think_dtype formats[][2] = {{0, 0}, {THINK_U4, THINK_U8}, {THINK_U8, THINK_U4}, {THINK_U8, 0}, {0, THINK_U4}};
+  for (const auto &format : formats) {
+    SCOPED_TRACE(testing::Message() << "formats " << format[0] << ", " << format[1]);
+    Settings settings = pruned_settings(format[0], format[1]);
+    Site site(settings), other_site(settings);
+    Engine engine(settings, site), other(settings, other_site);
+    fill(engine);
+    const auto attend = [&](const Engine &of, const std::vector<think_segment> &segments, const flow::Tensor &query) {
+      const int64_t batch = query.view()->extent[0], rows = query.view()->extent[2];
+      flow::Tensor output(THINK_F32, batch, 4, rows, 32);
+      think_batch all = THINK_BATCH_INIT;
+      all.count = static_cast<int32_t>(batch);
+      const int32_t count = static_cast<int32_t>(segments.size());
+      THINK_CALL(think_attend, site.plan, query.view(), &all, segments.data(), count, nullptr, output.view(), nullptr, of.launch());
+      std::vector<double> numbers;
+      for (int64_t i = 0; i < batch * 4 * rows * 32; ++i) numbers.push_back(output.get(i / (4 * rows * 32), i / (rows * 32) % 4, i / 32 % rows, i % 32));
+      return numbers;
+    };
+    const auto borrow = [](const Engine &of, int32_t sequence, int32_t layer) {
+      std::vector<think_segment> segments(THINK_CACHE_MAX_RUNS + 1);
+      think_segment_init(segments.data(), sizeof segments[0]);
+      int32_t count = 0;
+      THINK_CALL(think_cache_sequence_segments, of.cache(), sequence, layer, segments.data(), static_cast<int32_t>(segments.size()), &count);
+      segments.resize(static_cast<size_t>(count));
+      return segments;
+    };
+    const auto expect_near = [](const std::vector<double> &expected, const std::vector<double> &found) {
+      ASSERT_EQ(expected.size(), found.size());
+      for (size_t i = 0; i < found.size(); ++i) ASSERT_NEAR(expected[i], found[i], 1e-5) << i;
+    };
+    engine.step({0, 1}, {1, 1});
+    const std::string bytes = saved(engine, 0);
+    think_error error = THINK_ERROR_INIT;
+    ASSERT_EQ(THINK_OK, load(other.cache(), 3, bytes, &error)) << error.message;
+    for (int32_t layer = 0; layer < 2; ++layer) {
+      const flow::Tensor query = engine.query_rows(layer, Rows::rectangular);
+      flow::Tensor output(THINK_F32, 2, 4, 1, 32), first(THINK_F32, 1, 4, 1, 32);
+      THINK_CALL(think_cache_attend, engine.cache(), layer, query.view(), nullptr, output.view(), nullptr, engine.launch());
+      std::vector<double> expected;
+      for (int32_t i = 0; i < 2 * 4 * 32; ++i) expected.push_back(output.get(i / 128, i / 32 % 4, 0, i % 32));
+      for (int32_t i = 0; i < 4 * 32; ++i) first.set(0, i / 32, 0, i % 32, query.get(0, i / 32, 0, i % 32));
+      std::vector<think_segment> step(THINK_MAX_SEGMENTS);
+      think_segment_init(step.data(), sizeof step[0]);
+      int32_t count = 0;
+      THINK_CALL(think_cache_segments, engine.cache(), layer, step.data(), THINK_MAX_SEGMENTS, &count);
+      step.resize(static_cast<size_t>(count));
+      EXPECT_TRUE(expected == attend(engine, step, query)) << "layer " << layer;
+      expected.resize(4 * 32);
+      const std::vector<think_segment> own = borrow(engine, 0, layer), loaded = borrow(other, 3, layer);
+      EXPECT_EQ(own.size(), static_cast<size_t>(engine.usage(0).runs) + 1);
+      expect_near(expected, attend(engine, own, first));
+      EXPECT_TRUE(attend(engine, own, first) == attend(other, loaded, first)) << "a sequence that was never in a step";
+    }
+    EXPECT_EQ(1u, borrow(other, 0, 0).size()) << "a sequence without tokens is a dense segment of none";
+  }
 }
 
 }  // namespace

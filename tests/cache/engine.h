@@ -26,6 +26,7 @@ struct Settings {
   think_cache_options options = THINK_CACHE_OPTIONS_INIT;
   think_prune_options prune = THINK_PRUNE_OPTIONS_INIT;
   think_format format = THINK_FORMAT_INIT;
+  std::vector<think_format> layer_formats;  // empty = format
   int32_t threads = 1;
 
   Settings() {
@@ -63,6 +64,7 @@ class Engine {
   Engine(const Settings &settings, Site &site) : settings_(settings), site_(site), plan_bytes_(site.host.bytes) {
     settings_.options.prune = &settings_.prune;
     settings_.options.format = &settings_.format;
+    settings_.options.layer_formats = settings_.layer_formats.empty() ? nullptr : settings_.layer_formats.data();
     THINK_CALL(think_cache_create, site.plan, &settings_.options, &cache_);
     int64_t bytes = 0;
     THINK_CALL(think_cache_workspace_size, cache_, &bytes, nullptr);
@@ -72,6 +74,7 @@ class Engine {
     launch_.workspace = workspace_.data();
     launch_.workspace_bytes = bytes;
     tokens_.resize(static_cast<size_t>(settings.options.sequences));
+    mixed_.resize(tokens_.size());
   }
   Engine(const Engine &) = delete;
   ~Engine() { think_cache_destroy(cache_); }
@@ -107,7 +110,7 @@ class Engine {
     counts_ = counts;
     for (size_t i = 0; i < sequences.size(); ++i) {
       auto &tokens = tokens_[static_cast<size_t>(sequences[i])];
-      for (int32_t t = 0; t < counts[i]; ++t) tokens.push_back({salt ? salt : sequences[i] + 1, static_cast<int64_t>(tokens.size())});
+      for (int32_t t = 0; t < counts[i]; ++t) tokens.push_back({salt ? salt : sequences[i] + 1, tokens.empty() ? 0 : tokens.back().position + 1});
     }
     return status;
   }
@@ -159,13 +162,38 @@ class Engine {
   }
   void forked(int32_t source, int32_t destination) {
     tokens_[static_cast<size_t>(destination)] = tokens_[static_cast<size_t>(source)];
+    mixed_[static_cast<size_t>(destination)] = mixed_[static_cast<size_t>(source)];
+  }
+  // Every head has kept `rows` of its dense rows: lists [layers][kv_heads][rows].
+  void evicted(int32_t sequence, const Numbers &lists, int32_t rows) {
+    auto &tokens = tokens_[static_cast<size_t>(sequence)];
+    const think_cache_info info = usage(sequence);
+    const size_t compact = static_cast<size_t>(info.compact_tokens), total = compact + static_cast<size_t>(rows);
+    const size_t sinks = compact == 0 ? 0 : static_cast<size_t>(settings_.prune.sinks == 0 ? 4 : std::max(settings_.prune.sinks, 0));
+    std::vector<std::vector<Token>> mixed;
+    for (int32_t head = 0; head < settings_.options.layers * settings_.problem.kv_heads; ++head) {
+      std::vector<Token> kept;
+      for (size_t t = 0; t < total; ++t) {
+        size_t from = t;
+        if (t >= sinks + compact) from = static_cast<size_t>(lists[static_cast<size_t>(head * rows) + t - compact]) + compact;
+        if (compact == 0) from = static_cast<size_t>(lists[static_cast<size_t>(head * rows) + t]);
+        kept.push_back(token_of(sequence, head, from));
+      }
+      mixed.push_back(std::move(kept));
+    }
+    tokens.erase(tokens.begin(), tokens.end() - static_cast<std::ptrdiff_t>(total));
+    mixed_[static_cast<size_t>(sequence)] = std::move(mixed);
   }
   void drop(int32_t sequence) {
     THINK_CALL(think_cache_drop, cache_, sequence);
     tokens_[static_cast<size_t>(sequence)].clear();
+    mixed_[static_cast<size_t>(sequence)].clear();
   }
   // The sequence was loaded from a file of another engine's.
-  void loaded(const Engine &other, int32_t sequence) { tokens_[static_cast<size_t>(sequence)] = other.tokens_[static_cast<size_t>(sequence)]; }
+  void loaded(const Engine &other, int32_t sequence) {
+    tokens_[static_cast<size_t>(sequence)] = other.tokens_[static_cast<size_t>(sequence)];
+    mixed_[static_cast<size_t>(sequence)] = other.mixed_[static_cast<size_t>(sequence)];
+  }
   // A step was given up.
   void take_back() {
     for (size_t i = 0; i < step_.size(); ++i) {
@@ -213,7 +241,8 @@ class Engine {
   dense::Rows given_rows(int32_t layer, int32_t sequence, int32_t head) const {
     dense::Rows rows{settings_.problem.key_channels, value_channels(), {}, {}};
     const think_dtype dtype = settings_.problem.cache_dtype;
-    for (const Token &token : tokens_[static_cast<size_t>(sequence)]) {
+    for (size_t t = 0; t < tokens_[static_cast<size_t>(sequence)].size(); ++t) {
+      const Token token = token_of(sequence, layer * settings_.problem.kv_heads + head, t);
       for (int32_t c = 0; c < rows.key_channels; ++c) rows.key.push_back(flow::rounded(dtype, number(1, layer, token, head, c)));
       for (int32_t c = 0; c < rows.value_channels; ++c) rows.value.push_back(flow::rounded(dtype, number(2, layer, token, head, c)));
     }
@@ -243,6 +272,18 @@ class Engine {
     }
     return tensor;
   }
+  // The queries of the last `rows` tokens of a sequence.
+  flow::Tensor last_queries(int32_t layer, int32_t sequence, int32_t rows) const {
+    const auto &tokens = tokens_[static_cast<size_t>(sequence)];
+    flow::Tensor tensor(THINK_F32, 1, settings_.problem.query_heads, rows, settings_.problem.key_channels);
+    for (int32_t head = 0; head < settings_.problem.query_heads; ++head) {
+      for (int32_t t = 0; t < rows; ++t) {
+        const Token &token = tokens[tokens.size() - static_cast<size_t>(rows - t)];
+        for (int32_t c = 0; c < settings_.problem.key_channels; ++c) tensor.set(0, head, t, c, number(0, layer, token, head, c));
+      }
+    }
+    return tensor;
+  }
   flow::Tensor query_rows(int32_t layer, Rows rows) const {
     const think_dtype dtype = settings_.problem.query_dtype ? settings_.problem.query_dtype : THINK_F32;
     return fresh(layer, rows, 0, settings_.problem.query_heads, settings_.problem.key_channels, dtype);
@@ -254,6 +295,13 @@ class Engine {
   struct Token {
     int64_t salt, position;
   };
+
+  // Token t of a sequence as one head of one layer holds it.
+  Token token_of(int32_t sequence, int32_t head, size_t t) const {
+    const auto &mixed = mixed_[static_cast<size_t>(sequence)];
+    if (!mixed.empty() && t < mixed[static_cast<size_t>(head)].size()) return mixed[static_cast<size_t>(head)][t];
+    return tokens_[static_cast<size_t>(sequence)][t];
+  }
 
   think_dtype output_dtype() const {
     const think_problem &problem = settings_.problem;
@@ -312,7 +360,8 @@ class Engine {
     THINK_CALL(think_cache_segments, cache_, layer, segments, THINK_MAX_SEGMENTS, &count);
     const think_problem &problem = settings_.problem;
     const int32_t group = problem.query_heads / problem.kv_heads;
-    const bool quantized = settings_.format.key_dtype == THINK_U8 || settings_.format.key_dtype == THINK_U4 || settings_.format.value_dtype != 0;
+    const think_format &format = settings_.layer_formats.empty() ? settings_.format : settings_.layer_formats[static_cast<size_t>(layer)];
+    const bool quantized = is_code(format.key_dtype) || is_code(format.value_dtype);
     const bool packed = mode == Rows::packed;
     std::vector<double> found;
     int64_t begin = 0;
@@ -356,7 +405,8 @@ class Engine {
   think_cache *cache_ = nullptr;
   flow::Memory workspace_;
   think_launch launch_;
-  std::vector<std::vector<Token>> tokens_;  // [sequence]
+  std::vector<std::vector<Token>> tokens_;              // [sequence]
+  std::vector<std::vector<std::vector<Token>>> mixed_;  // [sequence][layer and head]: the first tokens, where an eviction has made them differ
   Numbers step_, counts_;
 };
 

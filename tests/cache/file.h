@@ -48,7 +48,7 @@ inline Settings pruned_settings(think_dtype key, think_dtype value) {
   settings.format.key_dtype = key;
   settings.format.value_dtype = value;
   settings.format.key_layout = THINK_TILES;
-  if (value == THINK_U8 || value == THINK_U4) settings.format.value_layout = THINK_TILES;
+  if (is_code(value)) settings.format.value_layout = THINK_TILES;
   return settings;
 }
 

@@ -12,6 +12,9 @@
 
 namespace cache_test {
 
+// Codes in tiles, not numbers.
+inline bool is_code(think_dtype dtype) { return dtype != 0 && think_dtype_bytes(dtype) == 0; }
+
 class Host {
  public:
   int calls = 0;

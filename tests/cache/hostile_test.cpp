@@ -127,6 +127,21 @@ TEST(Hostile, WhatAddressesAreMadeOf) {
   }
 }
 
+// A scale that is none would make every row of its head NaN, infinite or nothing.
+TEST(Hostile, ScalesOfF8) {
+  Hostile hostile(pruned_settings(THINK_F8_E4M3, THINK_F8_E4M3));
+  for (const char *tensor : {"layers.0.runs.0.key.scale", "layers.1.runs.1.value.scale"}) {
+    for (const float value : {0.0f, -1.0f, 1e-40f, 3e38f, INFINITY, -INFINITY, NAN}) {
+      SCOPED_TRACE(testing::Message() << tensor << " = " << value);
+      ChangedFile file = hostile.file();
+      float *number = file.at<float>(tensor, -1);
+      ASSERT_NE(nullptr, number);
+      *number = value;
+      hostile.refused(file.repaired());
+    }
+  }
+}
+
 TEST(Hostile, NumbersOfTheSequence) {
   const struct {
     const char *name;

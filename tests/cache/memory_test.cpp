@@ -11,7 +11,7 @@ struct Snapshot {
   explicit Snapshot(const Engine &engine) {
     for (int32_t sequence = 0; sequence < engine.settings().options.sequences; ++sequence) {
       const think_cache_info info = engine.usage(sequence);
-      numbers.insert(numbers.end(), {info.tokens, info.compact_tokens, info.page_bytes, info.basis_bytes, info.score_bytes, info.runs});
+      numbers.insert(numbers.end(), {info.tokens, info.compact_tokens, info.evicted_tokens, info.page_bytes, info.basis_bytes, info.score_bytes, info.runs});
     }
     numbers.push_back(engine.usage().page_bytes);
     numbers.push_back(engine.usage().basis_bytes);
@@ -32,6 +32,11 @@ class Scenario {
       attempt([&](think_error *error) { return think_cache_fork(engine_.cache(), target - 3, target, error); });
       engine_.forked(target - 3, target);
     }
+    // Rows that a fork shares go: some pages have to be copied.
+    const Numbers kept = thirds(usage_rows(4));
+    attempt([&](think_error *error) { return think_cache_keep(engine_.cache(), 4, kept.data(), static_cast<int32_t>(kept.size()) / 4, error); });
+    engine_.evicted(4, kept, static_cast<int32_t>(kept.size()) / 4);
+    step({4, 1}, {5, 5});
     engine_.trim(4, 0);
     step({3, 0, 2}, {40, 5, 5});
     for (int decode = 0; decode < 8; ++decode) step({0, 1, 2, 3}, {5, 5, 5, 5});
@@ -62,6 +67,20 @@ class Scenario {
     const std::vector<double> found = engine_.finish();
     EXPECT_EQ(calls, host_.calls) << "append or attend allocated";
     outputs_.insert(outputs_.end(), found.begin(), found.end());
+  }
+  int32_t usage_rows(int32_t sequence) const {
+    const think_cache_info info = engine_.usage(sequence);
+    return static_cast<int32_t>(info.tokens - info.compact_tokens);
+  }
+  // Sinks, and of the other rows every third, in each of the two heads of two layers.
+  static Numbers thirds(int32_t rows) {
+    Numbers kept;
+    for (int32_t head = 0; head < 4; ++head) {
+      for (int32_t row = 0; row < rows; ++row) {
+        if (row < 4 || row % 3 == 0) kept.push_back(row);
+      }
+    }
+    return kept;
   }
   think_status prune(const Numbers &sequences, think_error *error) {
     return think_cache_prune(engine_.cache(), sequences.data(), static_cast<int32_t>(sequences.size()), engine_.launch(), error);

@@ -8,7 +8,7 @@ namespace {
 
 // A dense sequence and one with a basis on both sides, folds and a second fit, in 16 bits and quantized: loaded, they go on with the same bits.
 TEST(Store, GoesOnAsIfNothingHadHappened) {
-  const think_dtype formats[][2] = {{0, 0}, {THINK_U4, THINK_U8}, {THINK_U8, 0}};
+  const think_dtype formats[][2] = {{0, 0}, {THINK_U4, THINK_U8}, {THINK_U8, 0}, {THINK_U2, THINK_U2}, {THINK_F8_E4M3, THINK_F8_E4M3}, {0, THINK_F8_E4M3}};
   for (const auto &format : formats) {
     SCOPED_TRACE(testing::Message() << "formats " << format[0] << ", " << format[1]);
     const Settings settings = pruned_settings(format[0], format[1]);

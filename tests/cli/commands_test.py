@@ -37,7 +37,7 @@ class Info(ProgramCase):
         version, _ = self.run_program("--version")
         self.assertIn(self.run_json("info")["version"], version)
         text, _ = self.run_program("--help")
-        for command in ("info", "prune", "attend", "inspect", "selftest", "bench"):
+        for command in ("info", "prune", "attend", "inspect", "frontier", "selftest", "bench"):
             self.assertIn(command, text)
             help_text, _ = self.run_program(command, "--help")
             self.assertIn("Example", help_text)

@@ -53,10 +53,12 @@ fi
 head -c 3000 "$repository/include/think/prune.h" >"$scratch/short"
 rows= count=0
 for eviction in '' snapkv:400 h2o:50% tova:300 recent:256; do
-  for channels in keys:think:39:int8+values:think:64:int4 keys:adaptive:24:int4+values:adaptive:44 keys:regressed:32+values:regressed:40:int4+fold:block; do
+  for channels in keys:think:39:int8+values:think:64:int4 keys:adaptive:24:int2+values:adaptive:44:int2 \
+    keys:regressed:32:fp8+values:regressed:40:fp8+fold:block; do
     rows+=${rows:+,}${eviction:+evict:$eviction+}$channels count=$((count + 1))
   done
 done
+rows+=,keys:adaptive:24:int4+values:adaptive:44:int4,keys:adaptive:24:int4+values:adaptive:44:int4+layers:2 count=$((count + 2))
 if "$generate" --model "$model" --prompt-file "$scratch/short" --question "What is this?" --tokens 3 --rows "$rows" --json >"$scratch/table.json"; then
   python3 - "$scratch/table.json" $count <<'PY' || fail "the figures of stacks"
 import json, math, sys
@@ -71,6 +73,8 @@ for row in rows:
     expect(row["tokens"] == table["tokens_prefill"] and row["tokens_evicted"] == row["tokens"] - left, row, "so many rows are left")
     expect(row["tokens_compact"] > 0 and row["tokens_compact"] + row["tokens_dense"] == left, row, "they are compact or dense")
     expect(row["kv_bytes_held"] < 0.95 * dense["kv_bytes_held"], row, "it is smaller")
+    expect("layers" not in row["name"] or last["kv_bytes_held"] < row["kv_bytes_held"] < 1.5 * last["kv_bytes_held"], row, "four of thirty layers are larger")
+    last = row
     expect(math.isfinite(row["kl"]) and row["kl"] < (5 if evicts else 1) and row["attention_ms"] > 0, row, "it predicts")
 PY
 else

@@ -41,7 +41,7 @@ class Cache {
     prune.dense_limit = -1;
     think_format format = THINK_FORMAT_INIT;
     if (variant == 1) {
-      format.key_dtype = THINK_U4, format.value_dtype = THINK_U8;
+      format.key_dtype = THINK_U2, format.value_dtype = THINK_F8_E4M3;
       format.key_layout = format.value_layout = THINK_TILES;
     }
     think_cache_options options = THINK_CACHE_OPTIONS_INIT;
@@ -173,10 +173,13 @@ std::string sequence_seed(int variant) {
 bool sequence(std::span<const std::byte> file) {
   cache_test::ChangedFile changed(std::string(reinterpret_cast<const char *>(file.data()), file.size()));
   const std::string &bytes = changed.repaired();
+  const bool shown = inspected({reinterpret_cast<const std::byte *>(bytes.data()), bytes.size()});
   for (int variant = 0; variant < kVariants; ++variant) {
     Cache &cache = cache_of(variant);
     if (!cache.load(bytes)) continue;
     const std::string saved = cache.save();
+    // Behind one sequence there may be more in a stream, but not in a file.
+    require(shown || saved.size() < bytes.size(), "what can be loaded can be inspected");
     require(bytes.compare(0, saved.size(), saved) == 0, "what was loaded is what is saved");
     cache.rebuild();
     for (int step = 0; step < 9; ++step) cache.step(4);

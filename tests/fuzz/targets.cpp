@@ -10,6 +10,7 @@
 #include "layer.h"
 #include "npy.h"
 #include "safetensors.h"
+#include "sequence_map.h"
 
 namespace think::fuzz {
 
@@ -113,6 +114,20 @@ bool layer(std::span<const std::byte> file) {
     check_side(layer.value, layer);
     require(layer.stored_bytes() > 0, "a layer has bytes");
     if (layer.kv_heads <= 4) consumed = touch(cli::bytes_of(cli::draw_heatmap(layer, "file")));
+  });
+}
+
+bool inspected(std::span<const std::byte> file) {
+  return accepts([&] {
+    const cli::StoredSequence sequence = cli::parse_sequence(cli::parse_safetensors(file, "file"), static_cast<int64_t>(file.size()), "file");
+    require(sequence.tokens() > 0 && sequence.sink_rows() <= sequence.dense_rows, "tokens are somewhere");
+    require(sequence.formats.size() == static_cast<size_t>(sequence.layers), "a format for every layer");
+    const int64_t counted = sequence.bytes_key_rows + sequence.bytes_value_rows + sequence.bytes_basis + sequence.bytes_dense_rows + sequence.bytes_scores;
+    require(counted + sequence.bytes_header == static_cast<int64_t>(file.size()) && sequence.bytes_header > 0, "every byte is counted once");
+    for (const cli::StoredRun &run : sequence.runs) {
+      require(run.key.size() == sequence.formats.size() && run.value.size() == sequence.formats.size(), "both sides of every layer");
+    }
+    if (sequence.layers * int64_t{sequence.kv_heads} <= 8) consumed = touch(cli::bytes_of(cli::draw_sequence_map(sequence, "file")));
   });
 }
 

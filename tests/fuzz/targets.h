@@ -14,5 +14,6 @@ bool npy(std::span<const std::byte> file);
 bool safetensors(std::span<const std::byte> file);
 bool layer(std::span<const std::byte> file);
 bool sequence(std::span<const std::byte> file);  // with the digest that belongs to it
+bool inspected(std::span<const std::byte> file);  // the part of a sequence that think inspect reads by itself
 
 }  // namespace think::fuzz

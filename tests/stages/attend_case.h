@@ -55,7 +55,7 @@ class Random {
 
 void poison(std::vector<char> &bytes, think_dtype dtype) {
   const uint32_t f32 = 0x7fc00123;
-  const uint16_t half = dtype == THINK_F16 ? 0x7e01 : 0x7fc1;
+  const uint16_t half = dtype == THINK_F16 ? 0x7e01 : dtype == THINK_F8_E4M3 ? 0xff7f : 0x7fc1;
   for (size_t i = 0; i < bytes.size(); ++i) {
     bytes[i] = dtype == THINK_F32 ? reinterpret_cast<const char *>(&f32)[i % 4] : reinterpret_cast<const char *>(&half)[i % 2];
   }
@@ -259,6 +259,7 @@ struct OwnedSegment {
   think_segment segment{};
   std::vector<char> key, value;
   std::vector<int64_t> key_head_offset, value_head_offset;
+  std::vector<float> key_scale, value_scale;
   std::vector<int32_t> pages, first, lengths, slot;
   std::unique_ptr<OwnedBasis> key_basis, value_basis;
 };
@@ -349,6 +350,13 @@ struct Problem {
 
   // Random codes; scales and zeros that make numbers of variance 1, and groups of equal numbers among them. What belongs to tokens behind the end stays poisoned.
   static void fill_codes(const SideView &view, bool keys, int32_t count, const std::vector<float> *equal, float magnitude, Random &random, char *tile) {
+    for (int32_t c = 0; c < view.channels && !has_groups(view.dtype); ++c) {
+      for (int32_t t = 0; t < count; ++t) {
+        const CodePlace place = keys ? key_code(view.dtype, c, t) : value_code(view.dtype, view.channels, c, t);
+        tile[place.byte] = static_cast<char>(f8_code_of(equal ? (*equal)[c] : random.bell() * magnitude, 1.0f / view.scale));
+      }
+    }
+    if (!has_groups(view.dtype)) return;
     const TileLayout layout = keys ? key_tile(view.channels, view.dtype) : value_tile(view.channels, view.dtype);
     uint16_t *scale = reinterpret_cast<uint16_t *>(tile + layout.scale), *zero = reinterpret_cast<uint16_t *>(tile + layout.zero);
     const float step = 4.0f / static_cast<float>(most_code(view.dtype)) * magnitude;
@@ -420,6 +428,11 @@ struct Problem {
       int64_t *stride = keys ? segment.key_stride : segment.value_stride;
       auto &offsets = keys ? own.key_head_offset : own.value_head_offset;
       auto &bytes = keys ? own.key : own.value;
+      if (dtype == THINK_F8_E4M3) {
+        auto &scale = keys ? own.key_scale : own.value_scale;
+        for (int32_t i = 0; i < slots * heads; ++i) scale.push_back(std::ldexp(1.0f + 0.3f * static_cast<float>(i % 3), i % 4 - 4) * s.magnitude);
+        (keys ? segment.key_scale : segment.value_scale) = scale.data();
+      }
       if (s.interleaved && !basis && !tiles) {
         stride[1] = channels * size;
         stride[2] = channels * heads * size + size;

@@ -102,7 +102,7 @@ TEST_P(Attend, LongPrefill) {
 
 // A few tokens outweigh each of many others by e^10 to e^20 and all of them together by little, in a group that is not cut: small probabilities count.
 TEST_P(Attend, ManySmallProbabilities) {
-  if (GetParam().key != THINK_U4) return;  // values of both kinds of codes
+  if (GetParam().key != THINK_U4 && GetParam().key != THINK_U2 && GetParam().key != THINK_F8_E4M3) return;  // values of all kinds of codes
   Case c;
   c.key_channels = 256;
   c.value_channels = 32;
@@ -169,15 +169,24 @@ TEST_P(Attend, MostSegments) {
   check(c, true);
 }
 
+std::string name(think_dtype dtype) {
+  constexpr std::pair<think_dtype, const char *> names[] = {{THINK_F32, "F32"}, {THINK_F16, "F16"}, {THINK_BF16, "BF16"},
+                                                            {THINK_U8, "U8"},   {THINK_U4, "U4"},   {THINK_U2, "U2"}};
+  for (const auto &[known, text] : names) {
+    if (known == dtype) return text;
+  }
+  return "F8";
+}
+
 INSTANTIATE_TEST_SUITE_P(, Attend,
                          testing::Values(Kind{THINK_TILES, THINK_F16, THINK_F16}, Kind{THINK_TILES, THINK_BF16, THINK_BF16},
                                          Kind{THINK_TILES, THINK_F32, THINK_F32}, Kind{THINK_TILES, THINK_BF16, THINK_F32},
                                          Kind{THINK_ROWS, THINK_F16, THINK_BF16}, Kind{THINK_ROWS, THINK_BF16, THINK_F16},
                                          Kind{THINK_ROWS, THINK_F32, THINK_F32}, Kind{THINK_TILES, THINK_U8, THINK_F16},
                                          Kind{THINK_TILES, THINK_U4, THINK_U8}, Kind{THINK_TILES, THINK_U8, THINK_U4},
-                                         Kind{THINK_TILES, THINK_U4, THINK_U4}, Kind{THINK_ROWS, THINK_F16, THINK_U8}),
+                                         Kind{THINK_TILES, THINK_U4, THINK_U4}, Kind{THINK_ROWS, THINK_F16, THINK_U8},
+                                         Kind{THINK_TILES, THINK_U2, THINK_U2}, Kind{THINK_TILES, THINK_F8_E4M3, THINK_F8_E4M3}),
                          [](const testing::TestParamInfo<Kind> &kind) {
-                           const auto name = [](think_dtype d) { return std::string(d == THINK_F32 ? "F32" : d == THINK_F16 ? "F16" : d == THINK_BF16 ? "BF16" : d == THINK_U8 ? "U8" : "U4"); };
                            return std::string(kind.param.layout == THINK_TILES ? "Tiles" : "Rows") + name(kind.param.key) + name(kind.param.value);
                          });
 

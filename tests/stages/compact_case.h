@@ -65,7 +65,7 @@ struct SideOptions {
 };
 
 // Every dtype that a side can be stored in.
-constexpr think_dtype kStored[] = {THINK_F32, THINK_F16, THINK_BF16, THINK_U8, THINK_U4};
+constexpr think_dtype kStored[] = {THINK_F32, THINK_F16, THINK_BF16, THINK_U8, THINK_U4, THINK_U2, THINK_F8_E4M3};
 
 // One segment with memory of its own: blocks (pages or slots) of `capacity` rows, in shuffled order when paged.
 struct Store {
@@ -73,6 +73,7 @@ struct Store {
   think_segment segment = THINK_SEGMENT_INIT;
   std::vector<char> key, value;
   std::vector<int64_t> key_offset, value_offset;
+  std::vector<float> key_scale, value_scale;
   std::vector<int32_t> pages, first, lengths;
 
   Store(Random &random, const Shape &shape, const Batch &batch, int32_t slots, bool paged, int32_t capacity, int32_t max_rows, const SideOptions &k,
@@ -97,12 +98,12 @@ struct Store {
       }
       segment.pages = pages.data();
     }
-    side(shape, batch, slots, blocks, capacity, true, k);
-    side(shape, batch, slots, blocks, capacity, false, v);
+    side(random, shape, batch, slots, blocks, capacity, true, k);
+    side(random, shape, batch, slots, blocks, capacity, false, v);
   }
   Store(const Store &) = delete;
 
-  void side(const Shape &shape, const Batch &batch, int32_t slots, int64_t blocks, int64_t capacity, bool keys, const SideOptions &options) {
+  void side(Random &random, const Shape &shape, const Batch &batch, int32_t slots, int64_t blocks, int64_t capacity, bool keys, const SideOptions &options) {
     const int64_t channels = keys ? shape.key_channels : shape.value_channels, size = dtype_bytes(options.dtype);
     (keys ? segment.key_dtype : segment.value_dtype) = options.dtype;
     (keys ? segment.key_layout : segment.value_layout) = options.layout;
@@ -125,6 +126,14 @@ struct Store {
       stride[0] = shape.kv_heads * stride[1] + 64;
       stride[2] = 0;
     }
+    auto &scale = keys ? key_scale : value_scale;
+    if (options.dtype == THINK_F8_E4M3 && pick(random, 0, 3)) {
+      for (int32_t i = 0; i < slots * shape.kv_heads; ++i) {
+        const float fraction = 1.0f + static_cast<float>(pick(random, 0, 2)) * 0.3f;
+        scale.push_back(std::ldexp(fraction, pick(random, -12, 3)));
+      }
+      (keys ? segment.key_scale : segment.value_scale) = scale.data();
+    }
     auto &memory = keys ? key : value;
     memory.assign(kGuard + blocks * stride[0] + kGuard, '\x5a');
     (keys ? segment.key : segment.value) = memory.data() + kGuard;
@@ -134,6 +143,8 @@ struct Store {
   static void fill_codes(Random &random, const SideView &view, bool keys, char *tile) {
     const TileLayout layout = keys ? key_tile(view.channels, view.dtype) : value_tile(view.channels, view.dtype);
     for (int64_t i = 0; i < layout.bytes; ++i) tile[i] = static_cast<char>(pick(random, 0, 255));
+    // A NaN has many forms: not here.
+    for (int64_t i = 0; i < layout.bytes && !has_groups(view.dtype); ++i) tile[i] = static_cast<char>(tile[i] & ((tile[i] & 0x7f) == 0x7f ? 0xfe : 0xff));
     const int32_t groups = keys ? layout.groups : layout.groups * kTileTokens;
     std::normal_distribution<float> normal;
     for (int32_t group = 0; group < groups; ++group) {
@@ -243,6 +254,7 @@ void random_segments(int32_t seed, int32_t forms, const Check &check) {
   const int32_t left_out = pick(random, 0, 9);
   if (left_out == 0) source.segment.key = destination.segment.key = nullptr;
   if (left_out == 1) source.segment.value = destination.segment.value = nullptr;
+  if (seed % 4 == 0 && !destination.segment.pages) destination.segment.flags = THINK_SEGMENT_MEASURE;
   source.poison();
   source.fill(random, shape, batch, lengths);
   check(shape, batch, slots, source, destination);
@@ -272,6 +284,7 @@ struct GoldenTile {
   int32_t channels, tokens;
   std::vector<float> rows;
   std::vector<uint8_t> bytes;
+  float scale = 0.5f;  // of F8
 };
 
 inline float golden_number(int32_t channel, int32_t token) {
@@ -291,7 +304,7 @@ inline std::vector<GoldenTile> golden_tiles(const char *path) {
     GoldenTile tile{line.substr(0, 20), false, 0, 0, 0, {}, {}};
     words >> side >> dtype >> tile.channels >> tile.tokens >> hex;
     tile.keys = side == "keys";
-    tile.dtype = dtype == "u8" ? THINK_U8 : THINK_U4;
+    tile.dtype = dtype == "u8" ? THINK_U8 : dtype == "u4" ? THINK_U4 : dtype == "u2" ? THINK_U2 : THINK_F8_E4M3;
     for (int32_t t = 0; t < tile.tokens; ++t) {
       for (int32_t c = 0; c < tile.channels; ++c) tile.rows.push_back(golden_number(c, t));
     }

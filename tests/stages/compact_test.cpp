@@ -42,7 +42,11 @@ void expect_as_reference(int32_t isa, const Shape &shape, const Batch &batch, St
                          const Parallel &parallel = kSerial, int slices = 1) {
   const std::vector<char> key = source.key, value = source.value, empty_key = destination.key, empty_value = destination.value;
   const compact::Arguments arguments{shape, source.segment, destination.segment, batch};
+  const std::vector<float> given_key = destination.key_scale, given_value = destination.value_scale;
   compact::reference::compact(arguments);
+  const std::vector<float> key_scale = destination.key_scale, value_scale = destination.value_scale;
+  std::copy(given_key.begin(), given_key.end(), destination.key_scale.begin());
+  std::copy(given_value.begin(), given_value.end(), destination.value_scale.begin());
   const std::vector<char> expected_key = destination.key, expected_value = destination.value;
   std::copy(empty_key.begin(), empty_key.end(), destination.key.begin());
   std::copy(empty_value.begin(), empty_value.end(), destination.value.begin());
@@ -53,6 +57,7 @@ void expect_as_reference(int32_t isa, const Shape &shape, const Batch &batch, St
   };
   compare(destination.key, expected_key, "keys");
   compare(destination.value, expected_value, "values");
+  ASSERT_TRUE(destination.key_scale == key_scale && destination.value_scale == value_scale) << what << ": scales";
   ASSERT_TRUE(source.key == key && source.value == value) << what << ": the source was written";
 }
 

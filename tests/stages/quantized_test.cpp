@@ -22,6 +22,7 @@ struct Tile {
   int32_t channels, tokens;
   std::vector<float> rows;  // [token][channel]
   std::vector<uint8_t> bytes;
+  float scale = 1;  // of F8
 
   Tile(bool keys_, think_dtype dtype_, int32_t channels_, int32_t tokens_) : keys(keys_), dtype(dtype_), channels(channels_), tokens(tokens_) {
     rows.resize(static_cast<size_t>(channels) * tokens);
@@ -41,6 +42,7 @@ struct Tile {
     dense.key_dtype = dense.value_dtype = THINK_F32;
     codes.key_dtype = codes.value_dtype = dtype;
     codes.key_layout = codes.value_layout = THINK_TILES;
+    codes.key_scale = codes.value_scale = &scale;
     return {shape, to_codes ? dense : codes, to_codes ? codes : dense, {1, nullptr, nullptr, nullptr}};
   }
   void encode(int32_t isa) { compact::compact(isa, arguments(rows, true), kSerial, {0, 1}); }
@@ -56,10 +58,11 @@ INSTANTIATE_TEST_SUITE_P(Isa, Quantized, testing::ValuesIn(test::instruction_set
 
 TEST_P(Quantized, BytesOfTheFile) {
   const std::vector<test::GoldenTile> golden = test::golden_tiles(THINK_TEST_VECTORS "/quantized.txt");
-  EXPECT_EQ(golden.size(), 10u);
+  EXPECT_EQ(golden.size(), 20u);
   for (const test::GoldenTile &expected : golden) {
     Tile tile(expected.keys, expected.dtype, expected.channels, expected.tokens);
     tile.rows = expected.rows;
+    tile.scale = expected.scale;
     tile.encode(GetParam());
     EXPECT_EQ(expected.bytes, tile.bytes) << expected.name;
   }
@@ -70,7 +73,7 @@ TEST_P(Quantized, LosesHalfAStep) {
   uint32_t random = 1;
   const auto uniform = [&] { return static_cast<float>((random = random * 1664525u + 1013904223u) >> 8) / (1 << 24); };
   for (const bool keys : {true, false}) {
-    for (const think_dtype dtype : {THINK_U8, THINK_U4}) {
+    for (const think_dtype dtype : {THINK_U8, THINK_U4, THINK_U2}) {
       for (int32_t channels = keys ? 1 : 8; channels <= 136; channels += keys ? 1 : 8) {
         const int32_t tokens = channels % 3 == 0 ? 32 : 1 + channels * 7 % 32;
         Tile tile(keys, dtype, channels, tokens);
@@ -111,7 +114,7 @@ TEST_P(Quantized, LosesHalfAStep) {
 // A scale that was rounded up must not carry the largest code beyond f16: rows of f16 would hold an infinity.
 TEST_P(Quantized, NoCodeIsBeyondF16) {
   for (const bool keys : {true, false}) {
-    for (const think_dtype dtype : {THINK_U8, THINK_U4}) {
+    for (const think_dtype dtype : {THINK_U8, THINK_U4, THINK_U2}) {
       Tile tile(keys, dtype, 32, 32);
       for (int32_t group = 0; group < 32; ++group) {
         const float low = group == 0 ? -65504.0f : 65504.0f - static_cast<float>(group * group) * 64;
@@ -129,7 +132,7 @@ TEST_P(Quantized, NoCodeIsBeyondF16) {
 // -0 is 0, wherever it stands: a group of zeros has one form.
 TEST_P(Quantized, ZerosOfBothSigns) {
   for (const bool keys : {true, false}) {
-    for (const think_dtype dtype : {THINK_U8, THINK_U4}) {
+    for (const think_dtype dtype : {THINK_U8, THINK_U4, THINK_U2}) {
       Tile tile(keys, dtype, 8, 32);
       for (int32_t t = 0; t < 32; ++t) {
         for (int32_t c = 0; c < 8; ++c) tile.at(c, t) = (keys ? c < 4 || t % 3 : t < 16 || c % 3) ? -0.0f : 0.0f;
@@ -142,7 +145,7 @@ TEST_P(Quantized, ZerosOfBothSigns) {
 
 TEST_P(Quantized, NumbersThatF16DoesNotHold) {
   for (const bool keys : {true, false}) {
-    for (const think_dtype dtype : {THINK_U8, THINK_U4}) {
+    for (const think_dtype dtype : {THINK_U8, THINK_U4, THINK_U2}) {
       Tile tile(keys, dtype, 8, 8);
       for (float &x : tile.rows) x = 1;
       for (int32_t i = 0; i < 8; ++i) {
@@ -165,6 +168,110 @@ TEST_P(Quantized, NumbersThatF16DoesNotHold) {
       }
     }
   }
+}
+
+// What a code of F8 is, from the definition of e4m3; exact in double.
+double f8_number(int32_t code) {
+  const int32_t exponent = code >> 3 & 15, fraction = code & 7;
+  if (exponent == 15 && fraction == 7) return std::nan("");
+  const double magnitude = exponent ? std::ldexp(8 + fraction, exponent - 10) : std::ldexp(fraction, -9);
+  return code & 0x80 ? -magnitude : magnitude;
+}
+
+// 256 numbers at a time through tiles of keys and of values, there (codes) or back (numbers), on one instruction set.
+template <class Check>
+void with_f8_tiles(int32_t isa, float scale, const std::vector<float> &numbers, const Check &check) {
+  ASSERT_EQ(numbers.size(), 256u);
+  for (const bool keys : {true, false}) {
+    for (const int32_t channels : {8, 32}) {  // narrow and whole blocks of values
+      Tile tile(keys, THINK_F8_E4M3, channels, 256 / 8);
+      tile.scale = scale;
+      const auto which = [&](int32_t c, int32_t t) { return static_cast<size_t>((t * 8 + c % 8) % 256); };
+      for (int32_t t = 0; t < 32; ++t) {
+        for (int32_t c = 0; c < channels; ++c) tile.at(c, t) = numbers[which(c, t)];
+      }
+      tile.encode(isa);
+      const std::vector<float> back = tile.decoded(isa);
+      for (int32_t t = 0; t < 32; ++t) {
+        for (int32_t c = 0; c < channels; ++c) {
+          const CodePlace place = keys ? key_code(THINK_F8_E4M3, c, t) : value_code(THINK_F8_E4M3, channels, c, t);
+          check(which(c, t), tile.bytes[static_cast<size_t>(place.byte)], back[static_cast<size_t>(t) * channels + c]);
+        }
+      }
+    }
+  }
+}
+
+TEST_P(Quantized, EveryCodeOfF8) {
+  for (const float scale : {1.0f, 0.25f, 0x1p-20f, 0x1p40f}) {
+    std::vector<float> numbers;
+    for (int32_t code = 0; code < 256; ++code) {
+      const float scalar = f8_to_f32(static_cast<uint32_t>(code));
+      if (code % 128 == 127) ASSERT_TRUE(std::isnan(scalar));
+      else ASSERT_EQ(f8_number(code), scalar);
+      numbers.push_back(static_cast<float>(f8_number(code)) * scale);
+    }
+    with_f8_tiles(GetParam(), scale, numbers, [&](size_t code, uint8_t stored, float back) {
+      if (code % 128 == 127) {
+        EXPECT_EQ(stored & 0x7f, 0x7f);
+        EXPECT_TRUE(std::isnan(back));
+      } else {
+        EXPECT_EQ(stored, code);
+        EXPECT_EQ(back, numbers[code]);
+        EXPECT_EQ(std::signbit(back), code >= 128);
+      }
+    });
+  }
+}
+
+// Between two codes, half way the even one; and what lies just beside that.
+TEST_P(Quantized, RoundsToTheNearestF8) {
+  for (const int beside : {-1, 0, 1}) {
+    for (const float sign : {1.0f, -1.0f}) {
+      std::vector<float> numbers(256, 0.0f);
+      std::vector<int32_t> expected(256, 0);
+      for (int32_t code = 0; code < 126; ++code) {
+        const float half = static_cast<float>((f8_number(code) + f8_number(code + 1)) / 2);
+        const auto at = static_cast<size_t>(code);
+        numbers[at] = sign * (beside == 0 ? half : std::nextafter(half, beside < 0 ? 0.0f : 1e9f));
+        expected[at] = (beside < 0 ? code : beside > 0 ? code + 1 : code + code % 2) | (sign < 0 ? 0x80 : 0);
+        numbers[at + 128] = sign * std::nextafter(static_cast<float>(f8_number(code)), beside < 0 ? 0.0f : 1e9f);
+        expected[at + 128] = code | (sign < 0 ? 0x80 : 0);
+      }
+      with_f8_tiles(GetParam(), 1, numbers, [&](size_t at, uint8_t stored, float) {
+        if (at % 128 < 126) EXPECT_EQ(stored, expected[at]) << numbers[at];
+      });
+      for (size_t at = 0; at < 256; ++at) {
+        if (at % 128 < 126) EXPECT_EQ(f8_code_of(numbers[at], 1), static_cast<uint32_t>(expected[at])) << numbers[at];
+      }
+    }
+  }
+}
+
+// Finite numbers beyond 448 become that; what is not finite becomes NaN, alone.
+TEST_P(Quantized, F8Saturates) {
+  std::vector<float> numbers(256, 1.0f);
+  const std::vector<std::pair<float, int32_t>> cases = {{449.0f, 0x7e}, {464.0f, 0x7e}, {1e5f, 0x7e}, {3e38f, 0x7e}, {-480.0f, 0xfe}, {-3e38f, 0xfe},
+                                                        {INFINITY, 0x7f}, {-INFINITY, 0xff}, {1e-40f, 0}, {0x1p-11f, 0}, {-0.0f, 0x80}};
+  for (size_t i = 0; i < cases.size(); ++i) numbers[i] = cases[i].first;
+  numbers[255] = std::nanf("");
+  with_f8_tiles(GetParam(), 1, numbers, [&](size_t at, uint8_t stored, float back) {
+    if (at < cases.size()) EXPECT_EQ(stored, cases[at].second) << numbers[at];
+    else if (at == 255) EXPECT_TRUE((stored & 0x7f) == 0x7f && std::isnan(back));
+    else EXPECT_EQ(back, 1.0f);
+  });
+  // A product beyond f32 is finite all the same.
+  for (float &x : numbers) x = 3e38f;
+  with_f8_tiles(GetParam(), 0x1p-30f, numbers, [](size_t, uint8_t stored, float) { EXPECT_EQ(stored, 0x7e); });
+}
+
+TEST(F8, ScalesLeaveRoom) {
+  EXPECT_EQ(f8_scale_of(0), 1);
+  EXPECT_EQ(f8_scale_of(224), 1);
+  EXPECT_EQ(f8_scale_of(std::nextafter(224.0f, 300.0f)), 2);
+  EXPECT_EQ(f8_scale_of(112), 0.5f);
+  EXPECT_EQ(f8_scale_of(3e38f), 0x1p100f);
+  EXPECT_EQ(f8_scale_of(1e-40f), 0x1p-100f);
 }
 
 }  // namespace

@@ -65,6 +65,12 @@ def pad(data):
     return data + bytes(-len(data) % 16)
 
 
+def join(codes, bits):
+    """Bytes of several codes each: code b of n in byte b, code b + n in the next higher bits of it, ..."""
+    n = len(codes) * bits // 8
+    return bytes(sum(code << i * bits for i, code in enumerate(codes[b::n])) for b in range(n))
+
+
 def key_tile(channels, tokens, bits):
     rows, scales, zeros = b"", [], []
     for c in range(channels):
@@ -72,7 +78,10 @@ def key_tile(channels, tokens, bits):
         codes += [0] * (TOKENS - tokens)
         scales.append(scale)
         zeros.append(zero)
-        rows += bytes(codes) if bits == 8 else bytes(codes[b] | codes[b + 16] << 4 for b in range(16))
+        rows += join(codes, bits)
+    if bits == 2:
+        rows += bytes(len(rows) % 16)  # a channel of zeros behind an odd number
+        rows = bytes(rows[p + c * 8 + b] for p in range(0, len(rows), 16) for b in range(8) for c in (0, 1))
     return pad(pad(rows) + halves(scales) + halves(zeros))
 
 
@@ -91,12 +100,36 @@ def value_tile(channels, tokens, bits):
         width = min(32, channels - first)
         for t in range(TOKENS):
             row = [code[first + j, t] for j in range(width)]
-            half = width // 2
-            blocks += bytes(row) if bits == 8 else bytes(row[b] | row[b + half] << 4 for b in range(half))
+            blocks += join(row, bits)
     return blocks + halves(scales) + halves(zeros)
+
+
+def f8_value(code):
+    """e4m3, but for the sign and NaN."""
+    exponent, fraction = code >> 3, code & 7
+    return (8 + fraction) * 2.0 ** (exponent - 10) if exponent else fraction * 2.0**-9
+
+
+def f8_code(x):
+    """The nearest code; of two that are as near the even one; no more than 448."""
+    sign = 128 if math.copysign(1, x) < 0 else 0
+    if not math.isfinite(x):
+        return sign | 127
+    return sign | min(range(127), key=lambda code: (abs(f8_value(code) - abs(x)), code & 1))
+
+
+F8_SCALE = 0.5
+
+
+def f8_tile(side, channels, tokens):
+    codes = [[f8_code(number(c, t) / F8_SCALE) if t < tokens else 0 for t in range(TOKENS)] for c in range(channels)]
+    if side == "keys":
+        return bytes(code for row in codes for code in row)
+    return bytes(codes[c][t] for first in range(0, channels, 32) for t in range(TOKENS) for c in range(first, min(first + 32, channels)))
 
 
 for side, tile, shapes in (("keys", key_tile, ((3, 32), (7, 21))), ("values", value_tile, ((8, 32), (40, 5), (72, 32)))):
     for channels, tokens in shapes:
-        for bits in (8, 4):
+        for bits in (8, 4, 2):
             print(side, f"u{bits}", channels, tokens, tile(channels, tokens, bits).hex())
+        print(side, "f8", channels, tokens, f8_tile(side, channels, tokens).hex())
