@@ -54,15 +54,39 @@ THINK_DEVICE void fetch_key_codes(Shared<Words4> to, const device::View &view, i
   for (int32_t i = lane_index(); i < rest; i += 32) cp_async<16>(to + all + i, from + (stored + i) * 16);
 }
 
+// Values are staged as whole blocks of 32 channels, the lines of a narrower last one apart like those of the others: matrices need lines of 16 bytes. What is
+// missing of them are codes of 0, whose sums nobody asks for.
+THINK_DEVICE int32_t blocks_of(int32_t channels) { return (channels + kBlockChannels - 1) / kBlockChannels; }
+THINK_DEVICE int32_t last_width(int32_t channels) { return channels - (blocks_of(channels) - 1) * kBlockChannels; }
+
 // Scales and zeros of values, 32 halves of each group: rows of four chunks, placed like those of a tile of numbers.
-THINK_DEVICE Shared<Words4> value_scales(Shared<Words4> stage, int32_t steps, int32_t bits) { return stage + steps * bits * 4; }
+THINK_DEVICE Shared<Words4> value_scales(Shared<Words4> stage, int32_t kept, int32_t bits) { return stage + blocks_of(kept) * bits * 8; }
+
+template <int32_t kBits>
+THINK_DEVICE void fetch_narrow_block(Shared<Words4> to, const char *from, int32_t width) {
+  const int32_t line = width * kBits / 8;
+#pragma unroll 1
+  for (int32_t i = lane_index(); i < kTileTokens * 4; i += 32) {  // pieces of a quarter of a line
+    const int32_t token = i / 4, at = i % 4 * kBits;
+    const Shared<uint32_t> place = (to + (kBits == 8 ? line_place(token, at / 16) : token)).template as<uint32_t>() + at % 16 / 4;
+    cp_async_zfill<kBits>(place, at < line ? from + token * line + at : nullptr, at < line ? kBits : 0);
+  }
+}
 
 THINK_DEVICE void fetch_value_codes(Shared<Words4> to, const device::View &view, int32_t bits, int32_t first) {
-  const int32_t stored = view.channels * bits / 4, whole = bits == 8 ? view.channels / kBlockChannels * 64 : 0, groups = device::groups_of(view.channels);
+  const int32_t stored = view.channels * bits / 4, whole = view.channels / kBlockChannels * bits * 8, groups = device::groups_of(view.channels);
   const char *from = device::row_address(view, first);
-  const Shared<Words4> scales = value_scales(to, steps_of(view.channels), bits);
+  const Shared<Words4> scales = value_scales(to, view.channels, bits);
 #pragma unroll 1
-  for (int32_t i = lane_index(); i < stored; i += 32) cp_async<16>(to + (i < whole ? line_place(i / 2, i % 2) : i), from + i * 16);
+  for (int32_t i = lane_index(); i < whole; i += 32) cp_async<16>(to + (bits == 8 ? line_place(i / 2, i % 2) : i), from + i * 16);
+  if (whole < stored) {
+    const int32_t width = view.channels % kBlockChannels;
+    if (bits == 8) {
+      fetch_narrow_block<8>(to + whole, from + whole * 16, width);
+    } else {
+      fetch_narrow_block<4>(to + whole, from + whole * 16, width);
+    }
+  }
 #pragma unroll 1
   for (int32_t i = lane_index(); i < 8 * groups; i += 32) cp_async<16>(scales + tile_place(i / 4, i % 4), from + (stored + i) * 16);
 }
@@ -168,17 +192,12 @@ THINK_DEVICE void order_probabilities(uint32_t (&p)[2], const float (&score)[4])
 
 // ---- values
 
-// A register as ldmatrix_trans would give it, from lines of less than 16 bytes or off them: bytes `at` and at + 1 of tokens 2t and 2t + 1 from `token` on.
-THINK_DEVICE uint32_t two_lines(Shared<uint8_t> block, int32_t line_bytes, int32_t token, int32_t at) {
-  const int32_t first = (token + lane_index() % 4 * 2) * line_bytes + at;
-  return load_shared((block + first).as<uint16_t>()) | static_cast<uint32_t>(load_shared((block + (first + line_bytes)).as<uint16_t>())) << 16;
-}
-
-// Matrix j has channels 16 j + 2 r in row r, and those behind them in row 8 + r. p: f16. Tokens from `rows` on have scales that are none.
+// Matrix 2 b + e has a half of block b: bytes 16 e + 2 r of its lines in row r and those behind them in row 8 + r, of nibbles the lower or upper halves of
+// bytes 2 r and 2 r + 1. p: f16. Tokens from `rows` on have scales that are none.
 template <int32_t kBits, int32_t kMatrices>
 THINK_DEVICE void sum_value_codes(Sums<kMatrices> &sums, const uint32_t (&p)[2][2], Shared<Words4> stage, int32_t kept, int32_t rows) {
   const int32_t lane = opaque(lane_index()), group = lane / 4, groups = device::groups_of(kept);
-  const Shared<Words4> scales = value_scales(stage, steps_of(kept), kBits);
+  const Shared<Words4> scales = value_scales(stage, kept, kBits);
   const auto load_pair = [&](int32_t line, int32_t m, int32_t half) {
     const int32_t left = rows - (m * 16 + half * 8 + lane % 4 * 2);
     const uint32_t word = load_shared((scales + tile_place(line, 2 * m + half)).template as<uint32_t>() + lane % 4);
@@ -214,52 +233,37 @@ THINK_DEVICE void sum_value_codes(Sums<kMatrices> &sums, const uint32_t (&p)[2][
                  scaled[m][0], scaled[m][1]);
       }
     };
-    const int32_t width = kept - b * kBlockChannels;
     const Shared<Words4> block = stage + b * kBits * 8;
-    if (width >= kBlockChannels) {
-      uint32_t word[4];
-      if constexpr (kBits == 4) ldmatrix_trans(word, block + lane);
-#pragma unroll
-      for (int32_t e = 0; e < 2; ++e) {
-        if (kMatrices > 8) sync_warp();
-        if constexpr (kBits == 8) ldmatrix_trans(word, block + line_place(lane, e));
-#pragma unroll
-        for (int32_t m = 0; m < 2; ++m) add(2 * b + e, m, word[2 * m], word[2 * m + 1], e);
-      }
-      continue;
-    }
-    // The last block, where it is narrower. Its missing channels are copies of others, and nobody asks for their sums.
-    const Shared<uint8_t> bytes = block.template as<uint8_t>();
+    uint32_t word[4];
+    if constexpr (kBits == 4) ldmatrix_trans(word, block + lane);
 #pragma unroll
     for (int32_t e = 0; e < 2; ++e) {
-      if (16 * e >= width) continue;
-      const int32_t channel = 16 * e + 2 * group < width ? 16 * e + 2 * group : width - 2;
-      const int32_t line = width * kBits / 8, upper = channel >= line, at = channel - upper * line;
+      if (kMatrices > 8) sync_warp();
+      if constexpr (kBits == 8) ldmatrix_trans(word, block + line_place(lane, e));
 #pragma unroll
-      for (int32_t m = 0; m < 2; ++m) {
-        if (kMatrices > 8) sync_warp();
-        add(2 * b + e, m, two_lines(bytes, line, m * 16, at), two_lines(bytes, line, m * 16 + 8, at), upper);
-      }
+      for (int32_t m = 0; m < 2; ++m) add(2 * b + e, m, word[2 * m], word[2 * m + 1], e);
     }
   }
 }
 
-// The sums of a piece as those of numbers: scaled back, with their zeros, and channel r of a matrix in row r.
+// The sums of a piece, scaled back and with their zeros, as [channel][column] floats.
 template <int32_t kMatrices>
-THINK_DEVICE void finish_value_codes(Sums<kMatrices> &sums, int32_t kept) {
-  const int32_t groups = device::groups_of(kept), lane = lane_index(), column = lane % 4, group = lane / 4;
+THINK_DEVICE void store_value_codes(Shared<float> to, const Sums<kMatrices> &sums, int32_t kept, int32_t bits) {
+  const int32_t lane = lane_index(), column = lane % 4, row = lane / 4 * 2, groups = device::groups_of(kept), blocks = blocks_of(kept);
+  const int32_t turn = lane / 8 % 2;  // of each four rows two begin with their second channel: eight would lie in four banks
 #pragma unroll
   for (int32_t j = 0; j < kMatrices; ++j) {
-    const int32_t of_zero = (j / 2 < groups ? j / 2 : groups - 1) * 4 + column;
+    const int32_t block = j / 2, of_zero = (block < groups ? block : groups - 1) * 4 + column;
+    if (block >= blocks) continue;
+    const float zero[2] = {shuffle(sums.zero[0], of_zero), shuffle(sums.zero[1], of_zero)};
+    const int32_t width = block + 1 < blocks ? kBlockChannels : last_width(kept);
+    const int32_t first = bits == 8 ? j % 2 * kStep : j % 2 * width / 2, end = bits == 8 || j % 2 ? width : width / 2;  // channels of the block in this matrix
 #pragma unroll
-    for (int32_t x = 0; x < 2; ++x) {
-      const float zero = shuffle(sums.zero[x], of_zero), even = sums.out[j][x], odd = sums.out[j][2 + x];
-#pragma unroll
-      for (int32_t half = 0; half < 2; ++half) {
-        const int32_t from = (half * 4 + group / 2) * 4 + column;
-        const float of_even = shuffle(even, from), of_odd = shuffle(odd, from);
-        sums.out[j][half * 2 + x] = fmaf(group % 2 ? of_odd : of_even, kValueScale, zero);
-      }
+    for (int32_t i = 0; i < 2; ++i) {
+      const int32_t half = i ^ turn, channel = first + row + half;
+      const float *sum = sums.out[j];
+      const Float2 two = {fmaf(half ? sum[2] : sum[0], kValueScale, zero[0]), fmaf(half ? sum[3] : sum[1], kValueScale, zero[1])};
+      if (channel < end) store_shared((to + (block * kBlockChannels + channel) * kColumns + column * 2).template as<Float2>(), two);
     }
   }
 }

@@ -54,7 +54,9 @@ struct Block {
 };
 
 THINK_HOST_DEVICE int32_t key_words(int32_t channels) { return steps_of(channels) * 2 * kTileTokens; }  // of 16 bytes, tiles and rows alike
-THINK_HOST_DEVICE int32_t stage_words(int32_t key_channels, int32_t value_channels) { return key_words(key_channels) + key_words(value_channels); }
+// Of 16 channels or less that are codes, a whole block with scales and zeros is more than the numbers are.
+THINK_HOST_DEVICE int32_t value_words(int32_t channels) { return key_words(channels) + (channels <= kStep ? 8 : 0); }
+THINK_HOST_DEVICE int32_t stage_words(int32_t key_channels, int32_t value_channels) { return key_words(key_channels) + value_words(value_channels); }
 // Maxima and masses of 8 columns, then the sums of each value channel: floats of a partial result.
 THINK_HOST_DEVICE int32_t partial_floats(int32_t value_channels) { return (2 + value_channels) * kColumns; }
 // The reduction: sums and outputs of all channels, weights and places of a batch of parts, maxima.
@@ -334,10 +336,10 @@ THINK_DEVICE void sum_tile(Sums<kMatrices> &sums, const Keys<kSteps> &keys, cons
 }
 
 // The sums of the block's warps, in the order of the warps, as one partial result.
-template <int32_t kMatrices>
-THINK_DEVICE void merge_warps(Sums<kMatrices> &sums, const Decode &d, const Block &block, int32_t value_kept, float *to) {
-  const int32_t value_steps = steps_of(value_kept);
-  const int32_t lane = lane_index(), group = lane / 4, column = lane % 4 * 2, floats = partial_floats(value_steps * kStep);
+template <bool kCodes, int32_t kMatrices>
+THINK_DEVICE void merge_warps(Sums<kMatrices> &sums, const Decode &d, const Block &block, int32_t value_kept, int32_t value_bits, float *to) {
+  const int32_t value_steps = kCodes && value_bits < 16 ? 0 : steps_of(value_kept);  // in order
+  const int32_t lane = lane_index(), group = lane / 4, column = lane % 4 * 2, floats = partial_floats(steps_of(value_kept) * kStep);
   sync_block();  // every ring is free
   const Shared<float> all = block.ring.as<float>(), own = all + warp_index() * floats;
 #pragma unroll
@@ -345,6 +347,9 @@ THINK_DEVICE void merge_warps(Sums<kMatrices> &sums, const Decode &d, const Bloc
 #pragma unroll
     for (int32_t distance = 4; distance < 32; distance *= 2) sums.mass[x] += shuffle_xor(sums.mass[x], distance);
     if (group == 0) store_shared(own + column + x, sums.maximum[x]), store_shared(own + kColumns + column + x, sums.mass[x]);
+  }
+  if constexpr (kCodes) {
+    if (value_bits < 16) store_value_codes(own + 2 * kColumns, sums, value_kept, value_bits);
   }
 #pragma unroll
   for (int32_t j = 0; j < kMatrices; ++j) {
@@ -443,10 +448,7 @@ THINK_DEVICE void sum_piece(const Decode &d, float scale, float softcap, const B
     sync_warp();  // the stage may be filled again
   }
   cp_async_wait<0>();
-  if constexpr (kCodes) {
-    if (value_bits < 16) finish_value_codes(sums, value_kept);
-  }
-  merge_warps(sums, d, block, value_kept, to);
+  merge_warps<kCodes>(sums, d, block, value_kept, value_bits, to);
 }
 
 }  // namespace think::attend::cuda

@@ -276,7 +276,7 @@ THINK_DEVICE void visit(const Decode &d, const Output &o, const Block &block, Cu
 }
 
 template <class T, int32_t kChannels, bool kCodes>
-__global__ void __launch_bounds__(kChannels > 128 ? 32 : kChannels > 64 ? 64 : 128, kChannels > 64 ? 3 : 2) attend_decode(const __grid_constant__ Decode d,
+__global__ void __launch_bounds__(kChannels > 128 ? 32 : kChannels > 64 ? 64 : 128, kCodes || kChannels > 64 ? 3 : 2) attend_decode(const __grid_constant__ Decode d,
                                                                                                   const __grid_constant__ Output o) {
   constexpr int32_t kSteps = kChannels / kStep;
   const Geometry &g = d.geometry;
