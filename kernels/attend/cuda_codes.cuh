@@ -47,11 +47,11 @@ THINK_DEVICE void fetch_key_codes(Shared<Words4> to, const device::View &view, i
   const int32_t rest = static_cast<int32_t>(view.tile_bytes / 16) - stored;
   const char *from = device::row_address(view, first);
 #pragma unroll 1
-  for (int32_t i = lane_index(); i < all; i += 32) {
+  for (int32_t i = opaque(lane_index()); i < all; i += 32) {
     cp_async_zfill<16>(to + (bits == 8 ? line_place(i / 2, i % 2) : i), i < stored ? from + i * 16 : nullptr, i < stored ? 16 : 0);
   }
 #pragma unroll 1
-  for (int32_t i = lane_index(); i < rest; i += 32) cp_async<16>(to + all + i, from + (stored + i) * 16);
+  for (int32_t i = opaque(lane_index()); i < rest; i += 32) cp_async<16>(to + all + i, from + (stored + i) * 16);
 }
 
 // Values are staged as whole blocks of 32 channels, the lines of a narrower last one apart like those of the others: matrices need lines of 16 bytes. What is
@@ -66,7 +66,7 @@ template <int32_t kBits>
 THINK_DEVICE void fetch_narrow_block(Shared<Words4> to, const char *from, int32_t width) {
   const int32_t line = width * kBits / 8;
 #pragma unroll 1
-  for (int32_t i = lane_index(); i < kTileTokens * 4; i += 32) {  // pieces of a quarter of a line
+  for (int32_t i = opaque(lane_index()); i < kTileTokens * 4; i += 32) {  // pieces of a quarter of a line
     const int32_t token = i / 4, at = i % 4 * kBits;
     const Shared<uint32_t> place = (to + (kBits == 8 ? line_place(token, at / 16) : token)).template as<uint32_t>() + at % 16 / 4;
     cp_async_zfill<kBits>(place, at < line ? from + token * line + at : nullptr, at < line ? kBits : 0);
@@ -78,7 +78,7 @@ THINK_DEVICE void fetch_value_codes(Shared<Words4> to, const device::View &view,
   const char *from = device::row_address(view, first);
   const Shared<Words4> scales = value_scales(to, view.channels, bits);
 #pragma unroll 1
-  for (int32_t i = lane_index(); i < whole; i += 32) cp_async<16>(to + (bits == 8 ? line_place(i / 2, i % 2) : i), from + i * 16);
+  for (int32_t i = opaque(lane_index()); i < whole; i += 32) cp_async<16>(to + (bits == 8 ? line_place(i / 2, i % 2) : i), from + i * 16);
   if (whole < stored) {
     const int32_t width = view.channels % kBlockChannels;
     if (bits == 8) {
@@ -88,7 +88,7 @@ THINK_DEVICE void fetch_value_codes(Shared<Words4> to, const device::View &view,
     }
   }
 #pragma unroll 1
-  for (int32_t i = lane_index(); i < 8 * groups; i += 32) cp_async<16>(scales + tile_place(i / 4, i % 4), from + (stored + i) * 16);
+  for (int32_t i = opaque(lane_index()); i < 8 * groups; i += 32) cp_async<16>(scales + tile_place(i / 4, i % 4), from + (stored + i) * 16);
 }
 
 // ---- keys
@@ -211,7 +211,9 @@ THINK_DEVICE void sum_value_codes(Sums<kMatrices> &sums, const uint32_t (&p)[2][
     for (int32_t half = 0; half < 2; ++half) {
       if (group < groups) centre[half] = fma2<F16>(load_pair(group, m, half), middle_of(kBits), load_pair(groups + group, m, half));
     }
-    mma<F16>(sums.zero, centre[0], 0u, centre[1], 0u, p[m][0], p[m][1]);
+    float zero[4] = {sums.zero[0], sums.zero[1], 0.0f, 0.0f};
+    mma<F16>(zero, centre[0], 0u, centre[1], 0u, p[m][0], p[m][1]);
+    sums.zero[0] = zero[0], sums.zero[1] = zero[1];
   }
 #pragma unroll
   for (int32_t b = 0; b < kMatrices / 2; ++b) {
@@ -249,7 +251,7 @@ THINK_DEVICE void sum_value_codes(Sums<kMatrices> &sums, const uint32_t (&p)[2][
 // The sums of a piece, scaled back and with their zeros, as [channel][column] floats.
 template <int32_t kMatrices>
 THINK_DEVICE void store_value_codes(Shared<float> to, const Sums<kMatrices> &sums, int32_t kept, int32_t bits) {
-  const int32_t lane = lane_index(), column = lane % 4, row = lane / 4 * 2, groups = device::groups_of(kept), blocks = blocks_of(kept);
+  const int32_t lane = opaque(lane_index()), column = lane % 4, row = lane / 4 * 2, groups = device::groups_of(kept), blocks = blocks_of(kept);
   const int32_t turn = lane / 8 % 2;  // of each four rows two begin with their second channel: eight would lie in four banks
 #pragma unroll
   for (int32_t j = 0; j < kMatrices; ++j) {

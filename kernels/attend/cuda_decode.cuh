@@ -42,7 +42,22 @@ struct Output {
   float scale, softcap;
 };
 
-constexpr int32_t kViewWords = static_cast<int32_t>(sizeof(device::View) / sizeof(Words2));
+// How the unit is cut: parts [i * chunk ...) when it is invariant, else what the blocks first .. last have of it.
+struct Cuts {
+  int64_t start, total;  // of the unit, and of the line
+  int32_t blocks;        // that share the line
+  int32_t tiles, chunk;  // of the unit; chunk: 0 = not invariant
+  int32_t first_block, last_block;
+};
+
+// What a block knows of the unit that it visits.
+struct Visit {
+  Cuts cuts;
+  Unit unit;
+  int32_t queries, end;  // end: of the tiles that are the block's
+};
+
+constexpr int32_t kViewWords = static_cast<int32_t>(sizeof(device::View) / sizeof(Words2)), kVisitWords = static_cast<int32_t>(sizeof(Visit) / sizeof(Words2));
 
 // Shared memory of a block.
 struct Block {
@@ -50,6 +65,7 @@ struct Block {
   Shared<Words4> ring;             // of all warps; between pieces the place where they merge
   Shared<Words2> folded;           // queries of each warp, where they have no place in registers
   Shared<Words2> views;            // of each warp: keys and values of the segment that it fetches
+  Shared<Words2> visit;            // of each warp, where codes are summed
   SharedCarver behind;             // what begins where the ring begins: for the reduction
 };
 
@@ -70,6 +86,7 @@ THINK_HOST_DEVICE Block take_block(SharedCarver &carver, int32_t key_channels, i
   block.weight = carver.take<uint32_t>(THINK_MAX_SEGMENTS);
   block.folded = carver.take<Words2>(warps == 1 ? static_cast<uint32_t>(steps_of(key_channels) * 32) : 0);
   block.views = carver.take<Words2>(static_cast<uint32_t>(warps * 2 * kViewWords));
+  block.visit = carver.take<Words2>(static_cast<uint32_t>(warps * kVisitWords));
   int32_t words = warps * kStages * stage_words(key_channels, value_channels);
   const int32_t merge = warps * partial_floats(steps_of(value_channels) * kStep) / 4, reduce = (reduce_floats(value_channels, warps * 32) + 3) / 4;
   if (words < merge) words = merge;
@@ -80,24 +97,27 @@ THINK_HOST_DEVICE Block take_block(SharedCarver &carver, int32_t key_channels, i
   return block;
 }
 
-// A view is needed for a moment per tile: in shared memory it holds no registers while a tile is summed.
-struct ViewWords {
-  Words2 words[kViewWords];
+// What is needed now and then: in shared memory it holds no registers while a tile is summed.
+template <class What>
+struct AsWords {
+  Words2 words[sizeof(What) / sizeof(Words2)];
 };
 
-THINK_DEVICE void put_view(Shared<Words2> to, const device::View &view) {
-  const ViewWords copy = bit_copy<ViewWords>(view);
+template <class What>
+THINK_DEVICE void put(Shared<Words2> to, const What &what) {
+  const auto copy = bit_copy<AsWords<What>>(what);
   if (lane_index() == 0) {
 #pragma unroll
-    for (int32_t i = 0; i < kViewWords; ++i) store_shared(to + i, copy.words[i]);
+    for (int32_t i = 0; i < static_cast<int32_t>(sizeof(What) / sizeof(Words2)); ++i) store_shared(to + i, copy.words[i]);
   }
 }
 
-THINK_DEVICE device::View get_view(Shared<Words2> from) {
-  ViewWords copy;
+template <class What>
+THINK_DEVICE What get(Shared<Words2> from) {
+  AsWords<What> copy;
 #pragma unroll
-  for (int32_t i = 0; i < kViewWords; ++i) copy.words[i] = load_shared(from + i);
-  return bit_copy<device::View>(copy);
+  for (int32_t i = 0; i < static_cast<int32_t>(sizeof(What) / sizeof(Words2)); ++i) copy.words[i] = load_shared(from + i);
+  return bit_copy<What>(copy);
 }
 
 // ---- walking along the tiles of a run
@@ -135,14 +155,6 @@ THINK_DEVICE int32_t cut(const Geometry &g, const Block &block, int64_t distance
   }
   return before;
 }
-
-// How the unit is cut: parts [i * chunk ...) when it is invariant, else what the blocks first .. last have of it.
-struct Cuts {
-  int64_t start, total;  // of the unit, and of the line
-  int32_t blocks;        // that share the line
-  int32_t tiles, chunk;  // of the unit; chunk: 0 = not invariant
-  int32_t first_block, last_block;
-};
 
 THINK_DEVICE int64_t stretch_of(const Cuts &cuts, int32_t block) { return block * cuts.total / cuts.blocks; }
 THINK_DEVICE int32_t block_at(const Cuts &cuts, int64_t place) { return static_cast<int32_t>(((place + 1) * cuts.blocks - 1) / cuts.total); }
@@ -339,7 +351,7 @@ THINK_DEVICE void sum_tile(Sums<kMatrices> &sums, const Keys<kSteps> &keys, cons
 template <bool kCodes, int32_t kMatrices>
 THINK_DEVICE void merge_warps(Sums<kMatrices> &sums, const Decode &d, const Block &block, int32_t value_kept, int32_t value_bits, float *to) {
   const int32_t value_steps = kCodes && value_bits < 16 ? 0 : steps_of(value_kept);  // in order
-  const int32_t lane = lane_index(), group = lane / 4, column = lane % 4 * 2, floats = partial_floats(steps_of(value_kept) * kStep);
+  const int32_t lane = kCodes ? opaque(lane_index()) : lane_index(), group = lane / 4, column = lane % 4 * 2, floats = partial_floats(steps_of(value_kept) * kStep);
   sync_block();  // every ring is free
   const Shared<float> all = block.ring.as<float>(), own = all + warp_index() * floats;
 #pragma unroll
@@ -392,43 +404,43 @@ THINK_DEVICE void sum_piece(const Decode &d, float scale, float softcap, const B
   const Shared<Words4> ring = block.ring + warp * kStages * words;
   Cursor ahead = cursor;
   const Shared<Words2> key_at = block.views + warp * 2 * kViewWords, value_at = key_at + kViewWords;
-  int32_t ahead_first = 0, ahead_length = 0, ahead_key_bits = 16, ahead_value_bits = 16;
+  int32_t ahead_first = 0, ahead_length = 0;
   bool fresh = true;
+  const int64_t head_of_slot = int64_t{device::slot_of(d.segment[cursor.segment].run.slot, unit.sequence)} * g.kv_heads + unit.head;
+  const device::Side &values = d.segment[cursor.segment].value;
+  const int32_t value_kept = device::width_of(values, head_of_slot), value_bits = device::bits_of(values.dtype);
   const auto fetch = [&](int32_t tile, int32_t round) {
     if (tile < end) {
       if (advance(ahead, block, tile) || fresh) {
         const DecodeSegment &segment = d.segment[ahead.segment];
         sync_warp();
-        put_view(key_at, device::view_of(segment.key, segment.run, g.kv_heads, unit.sequence, unit.head));
-        put_view(value_at, device::view_of(segment.value, segment.run, g.kv_heads, unit.sequence, unit.head));
+        put(key_at, device::view_of(segment.key, segment.run, g.kv_heads, unit.sequence, unit.head));
+        put(value_at, device::view_of(segment.value, segment.run, g.kv_heads, unit.sequence, unit.head));
         sync_warp();
         ahead_first = device::first_of(segment.run, unit.sequence, unit.head);
         ahead_length = device::length_of(segment.run, unit.sequence, unit.head);
-        if constexpr (kCodes) ahead_key_bits = device::bits_of(segment.key.dtype), ahead_value_bits = device::bits_of(segment.value.dtype);
         fresh = false;
       }
       const int32_t row = (tile - ahead.begin) * kTileTokens, left = ahead_length - row, rows = left < kTileTokens ? left : kTileTokens;
       const Shared<Words4> stage = ring + round % kStages * words;
-      const device::View key_view = get_view(key_at);
-      if (kCodes && ahead_key_bits < 16) {
-        fetch_key_codes(stage, key_view, ahead_key_bits, ahead_first + row);
+      const device::View key_view = get<device::View>(key_at);
+      const int32_t key_bits = device::bits_of(d.segment[ahead.segment].key.dtype);
+      if (kCodes && key_bits < 16) {
+        fetch_key_codes(stage, key_view, key_bits, ahead_first + row);
       } else if (key_view.layout == THINK_TILES) {
         fetch_tile(stage, key_view, ahead_first + row);
       } else {
         fetch_rows(stage, key_view, ahead_first + row, rows);
       }
-      if (kCodes && ahead_value_bits < 16) {
-        fetch_value_codes(stage + keys_at, get_view(value_at), ahead_value_bits, ahead_first + row);
+      if (kCodes && value_bits < 16) {
+        fetch_value_codes(stage + keys_at, get<device::View>(value_at), value_bits, ahead_first + row);
       } else {
-        fetch_rows(stage + keys_at, get_view(value_at), ahead_first + row, rows);
+        fetch_rows(stage + keys_at, get<device::View>(value_at), ahead_first + row, rows);
       }
     }
     cp_async_commit();
   };
 
-  const int64_t head_of_slot = int64_t{device::slot_of(d.segment[cursor.segment].run.slot, unit.sequence)} * g.kv_heads + unit.head;
-  const device::Side &values = d.segment[cursor.segment].value;
-  const int32_t value_kept = device::width_of(values, head_of_slot), value_bits = device::bits_of(values.dtype);
   Sums<kMatrices> sums = {};
   sums.maximum[0] = sums.maximum[1] = kLowest;
   Keys<kSteps> keys;

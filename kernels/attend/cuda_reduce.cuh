@@ -224,7 +224,7 @@ THINK_DEVICE void reduce_unit(const Decode &d, const Output &o, const Block &blo
 template <class T, bool kCodes, int32_t kSteps, int32_t kMatrices>
 THINK_DEVICE void visit(const Decode &d, const Output &o, const Block &block, Cuts &cuts, int32_t index) {
   const Geometry &g = d.geometry;
-  const Unit unit = unit_at(g, o.batch, index);
+  Unit unit = unit_at(g, o.batch, index);
   sync_block();  // the unit before has been read
   if (thread_index() < g.segments) {
     const DecodeSegment &segment = d.segment[thread_index()];
@@ -251,8 +251,10 @@ THINK_DEVICE void visit(const Decode &d, const Output &o, const Block &block, Cu
     cuts.chunk = (cuts.tiles + kMaxItems - 1) / kMaxItems;
     if (cuts.chunk < kLeastTiles) cuts.chunk = kLeastTiles;
   }
-  const int32_t queries = static_cast<int32_t>(device::rows_of(o.tensor, o.batch, unit.sequence, g.most_queries).count);
-  const int32_t first = first_tile(g, block, cuts, block_x()), end = first_tile(g, block, cuts, block_x() + 1);
+  int32_t queries = static_cast<int32_t>(device::rows_of(o.tensor, o.batch, unit.sequence, g.most_queries).count);
+  int32_t at = first_tile(g, block, cuts, block_x()), end = first_tile(g, block, cuts, block_x() + 1);
+  const Shared<Words2> own = block.visit + warp_index() * kVisitWords;
+  if constexpr (kCodes) put(own, Visit{cuts, unit, queries, end});
   Cursor cursor = {0, 0};
 #pragma unroll 1
   for (int32_t run = 0; run < g.runs; ++run) {
@@ -263,11 +265,16 @@ THINK_DEVICE void visit(const Decode &d, const Output &o, const Block &block, Cu
     const Range tiles = run_range(d, block, run);
     const int32_t last = tiles.end < end ? tiles.end : end;
 #pragma unroll 1
-    for (int32_t at = tiles.first > first ? tiles.first : first, next; at < last; at = next) {
-      next = last;
+    while (at < last) {
+      int32_t next = last;
       if (cuts.chunk && (at / cuts.chunk + 1) * cuts.chunk < last) next = (at / cuts.chunk + 1) * cuts.chunk;
       float *to = partial_at(d, cuts, index, cuts.chunk ? at / cuts.chunk : block_x(), run);
       sum_piece<T, kCodes, kSteps, kMatrices>(d, o.scale, o.softcap, block, unit, queries, cursor, at, next, to);
+      at = next;
+      if constexpr (kCodes) {
+        const Visit same = get<Visit>(own);
+        cuts = same.cuts, unit = same.unit, queries = same.queries, end = same.end;
+      }
     }
   }
   const int32_t arrivals = cuts.last_block - cuts.first_block + 1;

@@ -94,7 +94,7 @@ THINK_DEVICE void load_query(uint32_t (&query)[2], const Keys<kSteps> &keys, int
 template <int32_t kMatrices>
 struct Sums {
   float out[kMatrices][4], maximum[2], mass[2];
-  float zero[4];  // of values that are codes: the sums of their zeros, [group of channels][column]
+  float zero[2];  // of values that are codes: the sums of their zeros, [group of channels][column]
 };
 
 }  // namespace think::attend::cuda
