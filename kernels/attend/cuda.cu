@@ -1,6 +1,7 @@
 // The attend stage on a CUDA device: host side, and merge. Two launches per call, see cuda_plan.cuh, cuda_decode.cuh and cuda_reduce.cuh.
 #include "cuda.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -61,13 +62,20 @@ __global__ void __launch_bounds__(kMergeThreads) attend_merge(const __grid_const
 // ---- shapes of launches
 
 int32_t widest(const Shape &shape) { return shape.key_channels > shape.value_channels ? shape.key_channels : shape.value_channels; }
-// Few enough warps for two blocks or more on every architecture's multiprocessor of the kernel's class; see __launch_bounds__ of attend_decode.
-int32_t warps_of(int32_t channels) { return channels > 128 ? 1 : channels > 64 ? 2 : 4; }
 
-uint32_t decode_shared_bytes(int32_t key_channels, int32_t value_channels) {
+uint32_t decode_shared_bytes(int32_t key_channels, int32_t value_channels, int32_t warps, int32_t code_words) {
   SharedCarver carver;
-  take_block(carver, key_channels, value_channels, warps_of(key_channels > value_channels ? key_channels : value_channels));
+  take_block(carver, key_channels, value_channels, warps, code_words);
   return carver.bytes();
+}
+
+uint32_t decode_shared_bytes(const Shape &shape) { return decode_shared_bytes(shape.key_channels, shape.value_channels, warps_of(widest(shape)), 0); }
+
+// Of a call with tiles of codes: as many warps as a block's ring has room for, which is that of numbers at least.
+int32_t warps_for_codes(const Shape &shape, int32_t code_words) {
+  int32_t warps = warps_of(widest(shape));
+  while (warps > 1 && warps * kCodeStages * code_words > kMostRing) --warps;
+  return warps;
 }
 
 template <class Body>
@@ -99,9 +107,10 @@ struct Space {
 
 int64_t carve(const Shape &shape, const Extent &extent, void *memory, Space &space) {
   const int64_t units = shape.kv_heads * places_of(shape, extent);
+  const int64_t counters = shape.batch_invariant ? units : int64_t{shape.attend_blocks} * 3;
   const int64_t places = shape.batch_invariant ? units * (kMaxItems + extent.segments) : int64_t{shape.attend_blocks} * 3 * extent.segments;
   Carver carver = {static_cast<char *>(memory), 0};
-  space.counters = take<uint32_t>(carver, shape.batch_invariant ? units : shape.attend_blocks);
+  space.counters = take<uint32_t>(carver, counters);
   space.start = take<int64_t>(carver, units + 1);
   space.constant = take<float>(carver, units * extent.segments * kColumns);
   space.folded = take<uint32_t>(carver, units * extent.segments * steps_of(shape.key_channels) * 64);
@@ -109,11 +118,12 @@ int64_t carve(const Shape &shape, const Extent &extent, void *memory, Space &spa
   return carver.offset;
 }
 
-// Segments in the order in which units have them: those with one value basis, slot table and form of values next to each other.
+// Segments in the order in which units have them: those with one value basis and slot table next to each other. Tiles of codes have runs of their own.
 int32_t order_runs(const Arguments &a, int32_t (&order)[THINK_MAX_SEGMENTS], int8_t (&run)[THINK_MAX_SEGMENTS]) {
   const auto same = [&](const think_segment &x, const think_segment &y) {
-    if (device::is_codes(x.value_dtype) != device::is_codes(y.value_dtype)) return false;  // their sums are scaled
-    if (device::is_codes(x.value_dtype) && x.value_dtype != y.value_dtype) return false;
+    if ((has_codes(x.key_dtype, x.value_dtype) || has_codes(y.key_dtype, y.value_dtype)) && (x.key_dtype != y.key_dtype || x.value_dtype != y.value_dtype)) {
+      return false;
+    }
     if (!x.value_basis || !y.value_basis) return !x.value_basis && !y.value_basis;
     return x.value_basis->kept == y.value_basis->kept && x.value_basis->index == y.value_basis->index && x.value_basis->weight == y.value_basis->weight &&
            x.value_basis->offset == y.value_basis->offset && x.value_basis->weight_offset == y.value_basis->weight_offset && x.slot == y.slot;
@@ -147,7 +157,8 @@ int32_t load() {
     for (const int32_t channels : {64, 128, 256}) {
       for (const bool codes : {false, true}) {
         const int32_t error = with_kernel(dtype, channels, codes, [&](auto decode, auto fold) {
-          if (const int32_t failed = prepare(decode, decode_shared_bytes(channels, channels))) return failed;
+          const uint32_t shared_bytes = decode_shared_bytes(channels, channels, warps_of(channels), codes ? kMostRing / kCodeStages / warps_of(channels) : 0);
+          if (const int32_t failed = prepare(decode, shared_bytes)) return failed;
           return prepare(fold, prepare_shared_bytes(kMaxChannels));
         });
         if (error) return error;
@@ -161,10 +172,11 @@ int32_t resident(const Shape &shape, int32_t *blocks) {
   int32_t processors = 0, each = 0;
   if (const int32_t error = multiprocessors(&processors)) return error;
   const int32_t channels = widest(shape);
-  const uint32_t shared_bytes = decode_shared_bytes(shape.key_channels, shape.value_channels);
+  const uint32_t shared_bytes = decode_shared_bytes(shape);
   const int32_t error = with_kernel(shape.cache_dtype == THINK_F16 ? THINK_F16 : THINK_BF16, channels, false,
                                     [&](auto decode, auto) { return resident_blocks(&each, decode, warps_of(channels) * 32, shared_bytes); });
-  *blocks = processors * (each < 1 ? 1 : each);
+  const int32_t all = processors * (each < 1 ? 1 : each), most = kGroupParts * kMostParts;
+  *blocks = all < most ? all : most;
   return error;
 }
 
@@ -189,16 +201,20 @@ int32_t attend(const Arguments &a, const Extent &extent, const int32_t *query_sl
   g.invariant = shape.batch_invariant;
   // The type of what is no code, which is one; f16 where there is none.
   think_dtype dtype = THINK_F16;
-  bool codes = false;
+  Decode d = {};
+  d.least = INT32_MAX;
   for (int32_t i = 0; i < a.segment_count; ++i) {
-    for (const think_dtype own : {a.segments[i].key_dtype, a.segments[i].value_dtype}) {
-      if (device::is_codes(own)) {
-        codes = true;
-      } else {
-        dtype = own;
-      }
+    const think_dtype key = a.segments[i].key_dtype, value = a.segments[i].value_dtype;
+    for (const think_dtype own : {key, value}) {
+      if (!device::is_codes(own)) dtype = own;
+    }
+    const int32_t key_bits = device::bits_of(key), value_bits = device::bits_of(value);
+    d.least = std::min(d.least, kLeastTiles * tile_weight(shape.key_channels, key_bits, shape.value_channels, value_bits));
+    if (has_codes(key, value)) {
+      d.code_words = std::max(d.code_words, key_stage(shape.key_channels, key_bits) + value_stage(shape.value_channels, value_bits));
     }
   }
+  const bool codes = d.code_words > 0;
   // How q_eff is rounded must not depend on the rest of the batch either.
   const int64_t most_queries = shape.batch_invariant ? shape.max_queries : extent.queries;
   g.residue = dtype == THINK_BF16 && most_queries * shape.group * 2 <= kColumns;
@@ -207,7 +223,6 @@ int32_t attend(const Arguments &a, const Extent &extent, const int32_t *query_sl
   int8_t run[THINK_MAX_SEGMENTS];
   g.runs = order_runs(a, order, run);
   Prepare p = {};
-  Decode d = {};
   Output o = {};
   for (int32_t i = 0; i < a.segment_count; ++i) {
     const think_segment &segment = a.segments[order[i]];
@@ -230,10 +245,9 @@ int32_t attend(const Arguments &a, const Extent &extent, const int32_t *query_sl
   p.query_slot = query_slot;
   p.batch = o.batch = a.batch;
   p.folded = space.folded, p.constant = space.constant, p.start = space.start, p.counters = space.counters;
-  p.counter_count = static_cast<int32_t>(g.invariant ? g.units : shape.attend_blocks);
+  p.counter_count = g.invariant ? g.units : shape.attend_blocks * 3;
   d.folded = space.folded, d.constant = space.constant, d.start = space.start, d.counters = space.counters, d.partial = space.partial;
-  d.least = kLeastTiles * tile_weight(shape.key_channels, 16, shape.value_channels, 16);
-  d.warps = warps_of(widest(shape));
+  d.warps = codes ? warps_for_codes(shape, d.code_words) : warps_of(widest(shape));
   o.tensor = a.output;
   o.sink_logit = a.sink_logit;
   o.lse = a.lse;
@@ -248,8 +262,9 @@ int32_t attend(const Arguments &a, const Extent &extent, const int32_t *query_sl
     const Launch second = {.name = "attend_decode",
                            .grid = {shape.attend_blocks},
                            .threads = d.warps * 32,
-                           .shared_bytes = decode_shared_bytes(shape.key_channels, shape.value_channels),
-                           .stream = stream};
+                           .shared_bytes = decode_shared_bytes(shape.key_channels, shape.value_channels, d.warps, d.code_words),
+                           .stream = stream,
+                           .overlap = true};
     return launch(second, decode, d, o);
   });
 }

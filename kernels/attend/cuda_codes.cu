@@ -1,4 +1,5 @@
 // The decode kernels of attend for calls with tiles of codes. Apart from those for numbers alone, which keep their registers.
+#define THINK_OPAQUE_LANES
 #include "cuda_reduce.cuh"
 
 namespace think::attend::cuda {

@@ -1,16 +1,21 @@
-// Tiles of codes: how they lie in shared memory, and how their codes become operands. Codes are made f16 by their bits alone, with the middle of their range
-// as zero, so that rounding what they are multiplied with costs no more than it does with numbers:
+// Tiles of codes: how they lie in shared memory, how their codes become operands, and the sums of a piece of which keys, values or both are codes. Codes are made
+// f16 by their bits alone, with the middle of their range as zero, so that rounding what they are multiplied with costs no more than it does with numbers:
 //   keys    z = sum (q scale) (code - middle) + sum q (zero + scale middle): scales go into the queries of a tile, the second sum is one matrix more
 //   values  o = sum (p scale) (code - middle) + sum p (zero + scale middle): scales go into the probabilities of a group, the second sum is one row of a group
 // Operands are f16 whatever the numbers of other segments are. Keys scaled by a power of two per tile, and values by kValueScale, keep all products in f16.
+// A stage of a warp's ring holds a whole tile.
 #pragma once
 
-#include "cuda_tiles.cuh"
+#include "cuda_decode.cuh"
 
 namespace think::attend::cuda {
 
 constexpr uint32_t kPower6 = 0x54005400u;      // 64, twice
 constexpr float kValueScale = 1.0f / 64.0f;    // a scale is below 2 * 65504 / 15, a probability at most 1
+constexpr int32_t kMostRing = 6144;            // of a block, in 16 bytes: what every architecture has at least, less 2 KiB
+
+THINK_HOST_DEVICE bool has_codes(think_dtype key, think_dtype value) { return device::is_codes(key) || device::is_codes(value); }
+THINK_DEVICE bool has_codes(const DecodeSegment &segment) { return has_codes(segment.key.dtype, segment.value.dtype); }
 
 // ---- codes as f16
 
@@ -31,7 +36,17 @@ THINK_DEVICE uint32_t nibbles_pair(uint32_t word, int32_t second, int32_t upper)
 // by themselves.
 THINK_DEVICE int32_t line_place(int32_t line, int32_t half) { return line * 2 + (half ^ (line >> 2 & 1)); }
 
-// Where the parts of a tile lie, in words of 16 bytes.
+// Values are staged as whole blocks of 32 channels.
+THINK_HOST_DEVICE int32_t code_blocks(int32_t channels) { return (channels + kBlockChannels - 1) / kBlockChannels; }
+
+// A tile in a stage, in 16 bytes: of keys scales and zeros as they are stored, and KeyCodes::pairs; of values those of each group.
+THINK_HOST_DEVICE int32_t key_stage(int32_t channels, int32_t bits) {
+  return bits < 16 ? steps_of(channels) * (bits * 4 + 8) : key_words(channels, kTileTokens);
+}
+THINK_HOST_DEVICE int32_t value_stage(int32_t channels, int32_t bits) {
+  return bits < 16 ? code_blocks(channels) * (bits * 8 + 8) : key_words(channels, kTileTokens);
+}
+
 struct KeyCodes {
   Shared<uint16_t> half;     // scales, then zeros, as they are stored
   Shared<Words2> pairs;      // of two channels: scales, which are ready to be multiplied with queries, and zeros of centred codes
@@ -47,26 +62,23 @@ THINK_DEVICE void fetch_key_codes(Shared<Words4> to, const device::View &view, i
   const int32_t rest = static_cast<int32_t>(view.tile_bytes / 16) - stored;
   const char *from = device::row_address(view, first);
 #pragma unroll 1
-  for (int32_t i = opaque(lane_index()); i < all; i += 32) {
+  for (int32_t i = lane_index(); i < all; i += 32) {
     cp_async_zfill<16>(to + (bits == 8 ? line_place(i / 2, i % 2) : i), i < stored ? from + i * 16 : nullptr, i < stored ? 16 : 0);
   }
 #pragma unroll 1
-  for (int32_t i = opaque(lane_index()); i < rest; i += 32) cp_async<16>(to + all + i, from + (stored + i) * 16);
+  for (int32_t i = lane_index(); i < rest; i += 32) cp_async<16>(to + all + i, from + (stored + i) * 16);
 }
 
-// Values are staged as whole blocks of 32 channels, the lines of a narrower last one apart like those of the others: matrices need lines of 16 bytes. What is
-// missing of them are codes of 0, whose sums nobody asks for.
-THINK_DEVICE int32_t blocks_of(int32_t channels) { return (channels + kBlockChannels - 1) / kBlockChannels; }
-THINK_DEVICE int32_t last_width(int32_t channels) { return channels - (blocks_of(channels) - 1) * kBlockChannels; }
-
 // Scales and zeros of values, 32 halves of each group: rows of four chunks, placed like those of a tile of numbers.
-THINK_DEVICE Shared<Words4> value_scales(Shared<Words4> stage, int32_t kept, int32_t bits) { return stage + blocks_of(kept) * bits * 8; }
+THINK_DEVICE Shared<Words4> value_scales(Shared<Words4> stage, int32_t kept, int32_t bits) { return stage + code_blocks(kept) * bits * 8; }
 
+// The lines of a last block of less than 32 channels lie apart like those of the others: matrices need lines of 16 bytes. What is missing of them are codes of
+// 0, whose sums nobody asks for.
 template <int32_t kBits>
 THINK_DEVICE void fetch_narrow_block(Shared<Words4> to, const char *from, int32_t width) {
   const int32_t line = width * kBits / 8;
 #pragma unroll 1
-  for (int32_t i = opaque(lane_index()); i < kTileTokens * 4; i += 32) {  // pieces of a quarter of a line
+  for (int32_t i = lane_index(); i < kTileTokens * 4; i += 32) {  // pieces of a quarter of a line
     const int32_t token = i / 4, at = i % 4 * kBits;
     const Shared<uint32_t> place = (to + (kBits == 8 ? line_place(token, at / 16) : token)).template as<uint32_t>() + at % 16 / 4;
     cp_async_zfill<kBits>(place, at < line ? from + token * line + at : nullptr, at < line ? kBits : 0);
@@ -78,7 +90,7 @@ THINK_DEVICE void fetch_value_codes(Shared<Words4> to, const device::View &view,
   const char *from = device::row_address(view, first);
   const Shared<Words4> scales = value_scales(to, view.channels, bits);
 #pragma unroll 1
-  for (int32_t i = opaque(lane_index()); i < whole; i += 32) cp_async<16>(to + (bits == 8 ? line_place(i / 2, i % 2) : i), from + i * 16);
+  for (int32_t i = lane_index(); i < whole; i += 32) cp_async<16>(to + (bits == 8 ? line_place(i / 2, i % 2) : i), from + i * 16);
   if (whole < stored) {
     const int32_t width = view.channels % kBlockChannels;
     if (bits == 8) {
@@ -88,7 +100,7 @@ THINK_DEVICE void fetch_value_codes(Shared<Words4> to, const device::View &view,
     }
   }
 #pragma unroll 1
-  for (int32_t i = opaque(lane_index()); i < 8 * groups; i += 32) cp_async<16>(scales + tile_place(i / 4, i % 4), from + (stored + i) * 16);
+  for (int32_t i = lane_index(); i < 8 * groups; i += 32) cp_async<16>(scales + tile_place<kTileTokens>(i / 4, i % 4), from + (stored + i) * 16);
 }
 
 // ---- keys
@@ -130,10 +142,10 @@ THINK_DEVICE float scale_keys(const KeyCodes &codes, int32_t kept, int32_t steps
 
 // The logits of a tile, as far as they are products. Row r of matrix m is token 16 m + 2 r, row 8 + r the one behind it.
 template <int32_t kBits, int32_t kSteps>
-THINK_DEVICE void sum_key_codes(float (&score)[2][4], const Keys<kSteps> &keys, Shared<Words4> stage) {
-  const int32_t lane = opaque(lane_index());  // or what is computed of it is kept while all other kinds of tiles are summed
+THINK_DEVICE void sum_key_codes(float (&score)[2][4], const Keys<kSteps> &keys, int32_t kept, Shared<Words4> stage) {
+  const int32_t lane = lane_index();  // or what is computed of it is kept while all other kinds of tiles are summed
   const KeyCodes codes = key_codes(stage, keys.steps, kBits);
-  const float back = scale_keys<kSteps>(codes, keys.kept, keys.steps, kBits);
+  const float back = scale_keys<kSteps>(codes, kept, keys.steps, kBits);
   float centre[4] = {keys.begin[0], keys.begin[1], 0.0f, 0.0f};
   const Shared<Words4> line = stage + (kBits == 8 ? line_place(lane / 8 % 2 * 8 + lane % 8, lane / 16) : lane % 16);
   const Shared<Words2> pairs = codes.pairs + lane % 4;
@@ -192,15 +204,20 @@ THINK_DEVICE void order_probabilities(uint32_t (&p)[2], const float (&score)[4])
 
 // ---- values
 
+template <int32_t kMatrices>
+struct CodeSums : Sums<kMatrices> {
+  float zero[2];  // of the zeros of values, [group of channels][column]
+};
+
 // Matrix 2 b + e has a half of block b: bytes 16 e + 2 r of its lines in row r and those behind them in row 8 + r, of nibbles the lower or upper halves of
 // bytes 2 r and 2 r + 1. p: f16. Tokens from `rows` on have scales that are none.
 template <int32_t kBits, int32_t kMatrices>
-THINK_DEVICE void sum_value_codes(Sums<kMatrices> &sums, const uint32_t (&p)[2][2], Shared<Words4> stage, int32_t kept, int32_t rows) {
-  const int32_t lane = opaque(lane_index()), group = lane / 4, groups = device::groups_of(kept);
+THINK_DEVICE void sum_value_codes(CodeSums<kMatrices> &sums, const uint32_t (&p)[2][2], Shared<Words4> stage, int32_t kept, int32_t rows) {
+  const int32_t lane = lane_index(), group = lane / 4, groups = device::groups_of(kept);
   const Shared<Words4> scales = value_scales(stage, kept, kBits);
   const auto load_pair = [&](int32_t line, int32_t m, int32_t half) {
     const int32_t left = rows - (m * 16 + half * 8 + lane % 4 * 2);
-    const uint32_t word = load_shared((scales + tile_place(line, 2 * m + half)).template as<uint32_t>() + lane % 4);
+    const uint32_t word = load_shared((scales + tile_place<kTileTokens>(line, 2 * m + half)).template as<uint32_t>() + lane % 4);
     return left >= 2 ? word : left == 1 ? word & 0xffffu : 0u;
   };
 #pragma unroll
@@ -250,15 +267,15 @@ THINK_DEVICE void sum_value_codes(Sums<kMatrices> &sums, const uint32_t (&p)[2][
 
 // The sums of a piece, scaled back and with their zeros, as [channel][column] floats.
 template <int32_t kMatrices>
-THINK_DEVICE void store_value_codes(Shared<float> to, const Sums<kMatrices> &sums, int32_t kept, int32_t bits) {
-  const int32_t lane = opaque(lane_index()), column = lane % 4, row = lane / 4 * 2, groups = device::groups_of(kept), blocks = blocks_of(kept);
+THINK_DEVICE void store_value_codes(Shared<float> to, const CodeSums<kMatrices> &sums, int32_t kept, int32_t bits) {
+  const int32_t lane = lane_index(), column = lane % 4, row = lane / 4 * 2, groups = device::groups_of(kept), blocks = code_blocks(kept);
   const int32_t turn = lane / 8 % 2;  // of each four rows two begin with their second channel: eight would lie in four banks
 #pragma unroll
   for (int32_t j = 0; j < kMatrices; ++j) {
     const int32_t block = j / 2, of_zero = (block < groups ? block : groups - 1) * 4 + column;
     if (block >= blocks) continue;
     const float zero[2] = {shuffle(sums.zero[0], of_zero), shuffle(sums.zero[1], of_zero)};
-    const int32_t width = block + 1 < blocks ? kBlockChannels : last_width(kept);
+    const int32_t width = block + 1 < blocks ? kBlockChannels : kept - block * kBlockChannels;
     const int32_t first = bits == 8 ? j % 2 * kStep : j % 2 * width / 2, end = bits == 8 || j % 2 ? width : width / 2;  // channels of the block in this matrix
 #pragma unroll
     for (int32_t i = 0; i < 2; ++i) {
@@ -268,6 +285,219 @@ THINK_DEVICE void store_value_codes(Shared<float> to, const Sums<kMatrices> &sum
       if (channel < end) store_shared((to + (block * kBlockChannels + channel) * kColumns + column * 2).template as<Float2>(), two);
     }
   }
+}
+
+// ---- numbers beside codes
+
+template <class T, int32_t kSteps>
+THINK_DEVICE void sum_key_numbers(float (&score)[2][4], const Keys<kSteps> &keys, Shared<Words4> stage) {
+  const int32_t lane = lane_index(), matrix = lane / 8, row = lane % 8;
+#pragma unroll
+  for (int32_t m = 0; m < 2; ++m) score[m][0] = score[m][2] = keys.begin[0], score[m][1] = score[m][3] = keys.begin[1];
+  const auto add = [&](const auto &load) {
+#pragma unroll
+    for (int32_t k = 0; k < kSteps; ++k) {
+      if (k < keys.steps) {
+        if (kSteps > 8 && k % 2 == 0) sync_warp();  // as in sum_key_codes()
+        uint32_t query[2];
+        load_query(query, keys, k);
+#pragma unroll
+        for (int32_t m = 0; m < 2; ++m) {
+          uint32_t a[4];
+          load(a, m, k);
+          mma<T>(score[m], a, query);
+        }
+      }
+    }
+  };
+  if (keys.layout == THINK_TILES) {
+    const int32_t place[2] = {tile_place<kTileTokens>(matrix / 2 * 8 + row, matrix % 2), tile_place<kTileTokens>(matrix / 2 * 8 + row, 2 + matrix % 2)};
+    add([&](uint32_t(&a)[4], int32_t m, int32_t k) { ldmatrix_trans(a, stage + (place[m] + k * kStep * 4)); });
+  } else {
+    const LanePlace place = lane_place(keys.steps, matrix % 2 * 8 + row, matrix / 2);
+    add([&](uint32_t(&a)[4], int32_t m, int32_t k) { ldmatrix(a, stage + place(m, k)); });
+  }
+}
+
+template <class T, int32_t kMatrices>
+THINK_DEVICE void sum_value_numbers(CodeSums<kMatrices> &sums, const uint32_t (&p)[2][2], Shared<Words4> stage, int32_t value_steps) {
+  const int32_t lane = lane_index();
+  const LanePlace place = lane_place(value_steps, lane / 16 * 8 + lane % 8, lane / 8 % 2);
+#pragma unroll
+  for (int32_t j = 0; j < kMatrices; ++j) {
+    if (j < value_steps) {
+      if (kMatrices > 8 && j % 2 == 0) sync_warp();
+#pragma unroll
+      for (int32_t m = 0; m < 2; ++m) {
+        uint32_t a[4];
+        ldmatrix_trans(a, stage + place(m, j));
+        mma<T>(sums.out[j], a, p[m]);
+      }
+    }
+  }
+}
+
+// ---- a piece
+
+// `first`: the tile's first token in the segment, of which `rows` are left.
+template <class T, int32_t kSteps>
+THINK_DEVICE void sum_code_tile(CodeSums<kSteps> &sums, const Keys<kSteps> &keys, const Geometry &g, float scale, float softcap, Shared<Words4> staged_keys,
+                                Shared<Words4> staged_values, int32_t key_kept, int32_t key_bits, int32_t value_kept, int32_t value_bits, int32_t first,
+                                int32_t rows) {
+  const int32_t group = lane_index() / 4;
+  float score[2][4];
+  if (key_bits == 8) {
+    sum_key_codes<8>(score, keys, key_kept, staged_keys);
+  } else if (key_bits == 4) {
+    sum_key_codes<4>(score, keys, key_kept, staged_keys);
+  } else {
+    sum_key_numbers<T>(score, keys, staged_keys);
+  }
+  if (g.residue) {
+#pragma unroll
+    for (int32_t m = 0; m < 2; ++m) {
+#pragma unroll
+      for (int32_t i = 0; i < 4; ++i) score[m][i] += shuffle_xor(score[m][i], 2);
+    }
+  }
+  const float factor = softcap > 0.0f ? scale / softcap * 2.0f * kLog2E : scale * kLog2E;
+#pragma unroll
+  for (int32_t x = 0; x < 2; ++x) {
+    float largest = sums.maximum[x];
+#pragma unroll
+    for (int32_t m = 0; m < 2; ++m) {
+#pragma unroll
+      for (int32_t half = 0; half < 2; ++half) {
+        float &z = score[m][half * 2 + x];
+        z *= factor;
+        if (softcap > 0.0f) z = softcap * kLog2E * (1.0f - 2.0f * reciprocal_fast(1.0f + exp2_fast(z)));  // tanh
+        const int32_t token = key_bits < 16 ? 2 * group + half : half * 8 + group;
+        if (first + m * 16 + token >= keys.limit[x]) z = -INFINITY;
+        largest = fmaxf(largest, z);
+      }
+    }
+#pragma unroll
+    for (int32_t distance = 4; distance < 32; distance *= 2) largest = fmaxf(largest, shuffle_xor(largest, distance));
+    const float shrink = exp2_fast(sums.maximum[x] - largest);
+    sums.maximum[x] = largest;
+    sums.mass[x] *= shrink;
+    sums.zero[x] *= shrink;
+#pragma unroll
+    for (int32_t j = 0; j < kSteps; ++j) sums.out[j][x] *= shrink, sums.out[j][2 + x] *= shrink;
+#pragma unroll
+    for (int32_t m = 0; m < 2; ++m) {
+#pragma unroll
+      for (int32_t half = 0; half < 2; ++half) {
+        float &p = score[m][half * 2 + x];
+        p = exp2_fast(p - largest);
+        sums.mass[x] += p;
+      }
+    }
+  }
+  uint32_t p[2][2];
+  const auto make_operands = [&](auto type) {
+    using P = decltype(type);
+#pragma unroll
+    for (int32_t m = 0; m < 2; ++m) {
+      if (key_bits < 16) {
+        order_probabilities<P>(p[m], score[m]);
+      } else {
+        p[m][0] = movmatrix_trans(pack<P>(score[m][0], score[m][1]));
+        p[m][1] = movmatrix_trans(pack<P>(score[m][2], score[m][3]));
+      }
+    }
+  };
+  if (value_bits == 16) {
+    make_operands(T{});
+    sum_value_numbers<T>(sums, p, staged_values, steps_of(value_kept));
+    return;
+  }
+  make_operands(F16{});
+  if (value_bits == 8) {
+    sum_value_codes<8>(sums, p, staged_values, value_kept, rows);
+  } else {
+    sum_value_codes<4>(sums, p, staged_values, value_kept, rows);
+  }
+}
+
+// sum_piece() of a run of which keys, values or both are codes, the same in all its segments.
+template <class T, int32_t kSteps>
+THINK_DEVICE void sum_code_piece(const Decode &d, float scale, float softcap, const Block &block, const Unit &unit, int32_t queries, Cursor cursor,
+                                 int32_t first, int32_t end, float *to) {
+  const Geometry &g = d.geometry;
+  const DecodeSegment &one = d.segment[cursor.segment];
+  const int32_t key_bits = device::bits_of(one.key.dtype), value_bits = device::bits_of(one.value.dtype);
+  const int32_t warp = warp_index(), keys_at = key_stage(g.key_channels, key_bits);
+  const Shared<Words4> ring = block.ring + warp * kCodeStages * d.code_words;
+  Cursor ahead = cursor;
+  const Shared<Words2> key_at = block.views + warp * 2 * kViewWords, value_at = key_at + kViewWords;
+  int32_t ahead_first = 0, ahead_length = 0;
+  bool fresh = true;
+  const auto fetch = [&](int32_t tile, int32_t round) {
+    if (tile < end) {
+      if (advance(ahead, block, tile) || fresh) {
+        const DecodeSegment &segment = d.segment[ahead.segment];
+        sync_warp();
+        put_view(key_at, device::view_of(segment.key, segment.run, g.kv_heads, unit.sequence, unit.head));
+        put_view(value_at, device::view_of(segment.value, segment.run, g.kv_heads, unit.sequence, unit.head));
+        sync_warp();
+        ahead_first = device::first_of(segment.run, unit.sequence, unit.head);
+        ahead_length = device::length_of(segment.run, unit.sequence, unit.head);
+        fresh = false;
+      }
+      const int32_t row = (tile - ahead.begin) * kTileTokens, left = ahead_length - row, rows = left < kTileTokens ? left : kTileTokens;
+      const Shared<Words4> stage = ring + round % kCodeStages * d.code_words;
+      const device::View key_view = get_view(key_at);
+      if (key_bits < 16) {
+        fetch_key_codes(stage, key_view, key_bits, ahead_first + row);
+      } else if (key_view.layout == THINK_TILES) {
+        fetch_tile<kTileTokens, kSteps>(stage, key_view, ahead_first + row);
+      } else {
+        fetch_rows<kTileTokens, kSteps>(stage, key_view, ahead_first + row, rows);
+      }
+      if (value_bits < 16) {
+        fetch_value_codes(stage + keys_at, get_view(value_at), value_bits, ahead_first + row);
+      } else {
+        fetch_rows<kTileTokens, kSteps>(stage + keys_at, get_view(value_at), ahead_first + row, rows);
+      }
+    }
+    cp_async_commit();
+  };
+
+  const int32_t value_kept = device::width_of(one.value, int64_t{device::slot_of(one.run.slot, unit.sequence)} * g.kv_heads + unit.head);
+  CodeSums<kSteps> sums = {};
+  sums.maximum[0] = sums.maximum[1] = kLowest;
+  Keys<kSteps> keys;
+  keys.folded = block.folded + (Keys<kSteps>::kInRegisters ? 0 : warp * steps_of(g.key_channels) * 32);
+  int32_t key_kept = 0, length = 0;
+  bool met = false;
+  // The first rounds only fetch.
+#pragma unroll 1
+  for (int32_t round = 1 - kCodeStages, tile = first + warp + round * d.warps; tile < end; tile += d.warps, ++round) {
+    fetch(tile + (kCodeStages - 1) * d.warps, round + kCodeStages - 1);
+    if (round < 0) continue;
+    if (advance(cursor, block, tile) || !met) {
+      const DecodeSegment &segment = d.segment[cursor.segment];
+      meet_segment(keys, d, unit, cursor.segment, queries);
+      key_kept = device::width_of(segment.key, int64_t{device::slot_of(segment.run.slot, unit.sequence)} * g.kv_heads + unit.head);
+      length = device::length_of(segment.run, unit.sequence, unit.head);
+      met = true;
+    }
+    cp_async_wait<kCodeStages - 1>();
+    sync_warp();
+    const Shared<Words4> stage = ring + round % kCodeStages * d.code_words;
+    const int32_t begin = (tile - cursor.begin) * kTileTokens;
+    sum_code_tile<T>(sums, keys, g, scale, softcap, stage, stage + keys_at, key_kept, key_bits, value_kept, value_bits, begin, length - begin);
+    sync_warp();  // the stage may be filled again
+  }
+  cp_async_wait<0>();
+  merge_warps(sums, d, block, steps_of(value_kept), value_kept, to, [&](Shared<float> own) {
+    if (value_bits < 16) {
+      store_value_codes(own, sums, value_kept, value_bits);
+    } else {
+      store_sums(own, sums, steps_of(value_kept));
+    }
+  });
 }
 
 }  // namespace think::attend::cuda

@@ -2,12 +2,15 @@
 // its own tiles, ring and softmax; at the end of a piece the warps of the block merge, and the last block of a unit reduces it (cuda_reduce.cuh).
 #pragma once
 
-#include "cuda_codes.cuh"
+#include "cuda_plan.cuh"
 
 namespace think::attend::cuda {
 
-constexpr int32_t kStages = 2;  // of a warp's ring
-constexpr int32_t kBatchParts = 128;  // parts that the reduction looks at together
+constexpr int32_t kGroupParts = 16;   // parts of a unit that are reduced to one before the unit is, where it has more
+constexpr int32_t kMostParts = 128;   // that a reduction takes; a grid has at most kGroupParts times as many blocks
+constexpr int32_t kPartsAhead = 16;   // partial results that a thread asks for at once
+constexpr int32_t kCodeStages = 2;    // of a warp's ring for tiles of codes
+constexpr int32_t kStepsAhead = 4;    // steps whose matrices are loaded before the first is multiplied
 
 struct DecodeSegment {
   device::Side key, value;
@@ -28,9 +31,10 @@ struct Decode {
   const float *constant;
   const int64_t *start;
   float *partial;
-  uint32_t *counters;
+  uint32_t *counters;  // of units that are cut; then, unless they are invariant, two for each block: of the groups of parts that it leads
   int32_t least;  // weight that a block has at least, while there are fewer blocks than in the grid
   int32_t warps;
+  int32_t code_words;  // of a stage of tiles of codes, of 16 bytes; 0 where no segment has any
 };
 
 struct Output {
@@ -42,22 +46,7 @@ struct Output {
   float scale, softcap;
 };
 
-// How the unit is cut: parts [i * chunk ...) when it is invariant, else what the blocks first .. last have of it.
-struct Cuts {
-  int64_t start, total;  // of the unit, and of the line
-  int32_t blocks;        // that share the line
-  int32_t tiles, chunk;  // of the unit; chunk: 0 = not invariant
-  int32_t first_block, last_block;
-};
-
-// What a block knows of the unit that it visits.
-struct Visit {
-  Cuts cuts;
-  Unit unit;
-  int32_t queries, end;  // end: of the tiles that are the block's
-};
-
-constexpr int32_t kViewWords = static_cast<int32_t>(sizeof(device::View) / sizeof(Words2)), kVisitWords = static_cast<int32_t>(sizeof(Visit) / sizeof(Words2));
+constexpr int32_t kViewWords = static_cast<int32_t>(sizeof(device::View) / sizeof(Words2));
 
 // Shared memory of a block.
 struct Block {
@@ -65,30 +54,37 @@ struct Block {
   Shared<Words4> ring;             // of all warps; between pieces the place where they merge
   Shared<Words2> folded;           // queries of each warp, where they have no place in registers
   Shared<Words2> views;            // of each warp: keys and values of the segment that it fetches
-  Shared<Words2> visit;            // of each warp, where codes are summed
   SharedCarver behind;             // what begins where the ring begins: for the reduction
 };
 
-THINK_HOST_DEVICE int32_t key_words(int32_t channels) { return steps_of(channels) * 2 * kTileTokens; }  // of 16 bytes, tiles and rows alike
-// Of 16 channels or less that are codes, a whole block with scales and zeros is more than the numbers are.
-THINK_HOST_DEVICE int32_t value_words(int32_t channels) { return key_words(channels) + (channels <= kStep ? 8 : 0); }
-THINK_HOST_DEVICE int32_t stage_words(int32_t key_channels, int32_t value_channels) { return key_words(key_channels) + value_words(value_channels); }
+// Shape of a kernel for heads of 64, 128 or 256. A stage of a warp's ring holds a tile, or half of it where a whole one would leave a multiprocessor few
+// warps: what a warp does for a tile is one long chain, and only other warps fill its gaps.
+THINK_HOST_DEVICE constexpr int32_t stage_rows(int32_t channels) { return channels > 64 ? kTileTokens / 2 : kTileTokens; }
+THINK_HOST_DEVICE constexpr int32_t stages_of(int32_t channels) { return channels > 128 ? 2 : 3; }
+THINK_HOST_DEVICE constexpr int32_t warps_of(int32_t channels) { return channels > 128 ? 2 : 4; }
+THINK_HOST_DEVICE constexpr int32_t blocks_of(int32_t channels) { return channels > 128 ? 3 : 2; }  // of a multiprocessor, at least, for its registers
+THINK_HOST_DEVICE int32_t key_words(int32_t channels, int32_t rows) { return steps_of(channels) * 2 * rows; }  // of 16 bytes, tiles and rows alike
+THINK_HOST_DEVICE int32_t stage_words(int32_t key_channels, int32_t value_channels) {
+  const int32_t rows = stage_rows(key_channels > value_channels ? key_channels : value_channels);
+  return key_words(key_channels, rows) + key_words(value_channels, rows);
+}
 // Maxima and masses of 8 columns, then the sums of each value channel: floats of a partial result.
 THINK_HOST_DEVICE int32_t partial_floats(int32_t value_channels) { return (2 + value_channels) * kColumns; }
-// The reduction: sums and outputs of all channels, weights and places of a batch of parts, maxima.
+// The reduction: sums and outputs of all channels, weights and places of parts, maxima.
 THINK_HOST_DEVICE int32_t reduce_floats(int32_t value_channels, int32_t threads) {
-  return (1 + 2 * value_channels) * kColumns + kBatchParts * (kColumns + 2) + (threads / kColumns + 2) * kColumns + 32;
+  return (1 + 2 * value_channels) * kColumns + kMostParts * (kColumns + 2) + (threads / kColumns + 2) * kColumns + 32;
 }
 
-THINK_HOST_DEVICE Block take_block(SharedCarver &carver, int32_t key_channels, int32_t value_channels, int32_t warps) {
+THINK_HOST_DEVICE Block take_block(SharedCarver &carver, int32_t key_channels, int32_t value_channels, int32_t warps, int32_t code_words) {
   Block block;
   block.tiles = carver.take<uint32_t>(THINK_MAX_SEGMENTS);
   block.weight = carver.take<uint32_t>(THINK_MAX_SEGMENTS);
-  block.folded = carver.take<Words2>(warps == 1 ? static_cast<uint32_t>(steps_of(key_channels) * 32) : 0);
+  const int32_t widest = key_channels > value_channels ? key_channels : value_channels;
+  block.folded = carver.take<Words2>(widest > 128 ? static_cast<uint32_t>(warps * steps_of(key_channels) * 32) : 0);
   block.views = carver.take<Words2>(static_cast<uint32_t>(warps * 2 * kViewWords));
-  block.visit = carver.take<Words2>(static_cast<uint32_t>(warps * kVisitWords));
-  int32_t words = warps * kStages * stage_words(key_channels, value_channels);
+  int32_t words = warps * stages_of(widest) * stage_words(key_channels, value_channels);
   const int32_t merge = warps * partial_floats(steps_of(value_channels) * kStep) / 4, reduce = (reduce_floats(value_channels, warps * 32) + 3) / 4;
+  if (words < warps * kCodeStages * code_words) words = warps * kCodeStages * code_words;
   if (words < merge) words = merge;
   if (words < reduce) words = reduce;
   carver.next = (carver.next + 127) / 128 * 128;
@@ -97,27 +93,132 @@ THINK_HOST_DEVICE Block take_block(SharedCarver &carver, int32_t key_channels, i
   return block;
 }
 
-// What is needed now and then: in shared memory it holds no registers while a tile is summed.
-template <class What>
-struct AsWords {
-  Words2 words[sizeof(What) / sizeof(Words2)];
+// ---- staged tiles
+
+// Channel-major keys: chunk c of eight tokens of channel r. Eight rows of a matrix lie in different banks.
+template <int32_t kRows>
+THINK_DEVICE int32_t tile_place(int32_t channel, int32_t chunk) {
+  return kRows == 32 ? channel * 4 + (chunk ^ (channel >> 1 & 3)) : channel * 2 + (chunk ^ (channel >> 2 & 1));
+}
+
+// Rows of `chunks` (even) chunks without gaps: an exclusive-or with the bits of the row that the multiplication by `chunks` shifts out.
+struct RowPlace {
+  int32_t chunks, shift, mask;
+  THINK_DEVICE int32_t operator()(int32_t row, int32_t chunk) const { return row * chunks + (chunk ^ (row >> shift & mask)); }
 };
 
-template <class What>
-THINK_DEVICE void put(Shared<Words2> to, const What &what) {
-  const auto copy = bit_copy<AsWords<What>>(what);
-  if (lane_index() == 0) {
+THINK_DEVICE RowPlace row_place(int32_t steps) {
+  const int32_t chunks = steps * 2, even = trailing_zeros(static_cast<uint32_t>(chunks)), bits = even < 3 ? even : 3;
+  return {chunks, 3 - bits, (1 << bits) - 1};
+}
+
+// place(m * 16 + row, k * 2 + half) of a lane's matrix row, in few registers: the exclusive-or knows neither m nor more of k than its two lowest bits.
+struct LanePlace {
+  int32_t begin, step, half, twist;
+  THINK_DEVICE int32_t operator()(int32_t m, int32_t k) const { return begin + m * step + ((k % 4 * 2 + half) ^ twist) + k / 4 * 8; }
+};
+
+THINK_DEVICE LanePlace lane_place(int32_t steps, int32_t row, int32_t half) {
+  const RowPlace place = row_place(steps);
+  return {row * place.chunks, 16 * place.chunks, half, row >> place.shift & place.mask};
+}
+
+// A chunk of 16 bytes, of which the first `numbers` numbers exist.
+THINK_DEVICE void fetch_chunk(Shared<Words4> to, const char *from, int32_t numbers) {
+  cp_async_zfill<16>(to, numbers > 0 ? from : nullptr, numbers <= 0 ? 0 : numbers < 8 ? numbers * 2 : 16);
+}
+
+// As many rows as a stage has, whole chunks at even distances: lanes hold 8 rows x 4 chunks, so that from one copy to the next only constants are added.
+template <int32_t kRows, int32_t kSteps>
+THINK_DEVICE void fetch_whole_rows(Shared<Words4> to, const char *from, int64_t stride, int32_t channels) {
+  const int32_t lane = lane_index(), chunk = lane % 4, stored = channels / 8, chunks = steps_of(channels) * 2;
+  const RowPlace place = row_place(steps_of(channels));
+  // Eight lanes that store together have two rows, so far apart that their chunks lie in different banks: 4, 1 or 2.
+  const int32_t bit = (place.shift + 2) % 3, rest = lane / 8;
+  const int32_t row = (rest >> bit << (bit + 1)) + (lane / 4 % 2 << bit) + (rest & ((1 << bit) - 1));
+  // Of the exclusive-or the two lower bits lie within the lanes' four chunks; the third changes places of four.
+  const int32_t twist = row >> place.shift & place.mask, odd = twist & 4;
+  const Shared<Words4> at = to + (row * chunks + (chunk ^ (twist & 3)));
+  from += row * stride + chunk * 16;
 #pragma unroll
-    for (int32_t i = 0; i < static_cast<int32_t>(sizeof(What) / sizeof(Words2)); ++i) store_shared(to + i, copy.words[i]);
+  for (int32_t r = 0; r < kRows / 8; ++r) {
+#pragma unroll
+    for (int32_t c = 0; c < kSteps / 2; ++c) {
+      if (c < stored / 4) cp_async<16>(at + (r * 8 * chunks + ((c * 4) ^ odd)), from + r * 8 * stride + c * 64);
+    }
+  }
+  if (chunk < stored % 4) {
+    const int32_t last = stored / 4;
+#pragma unroll
+    for (int32_t r = 0; r < kRows / 8; ++r) cp_async<16>(at + (r * 8 * chunks + ((last * 4) ^ odd)), from + r * 8 * stride + last * 64);
+  }
+  if (stored < chunks && lane < kRows) store_shared(to + place(lane, stored), Words4{0, 0, 0, 0});
+}
+
+// `rows` rows from `first` on; what is missing of rows and channels becomes zero. Rows off the 16 bytes go through registers.
+template <int32_t kRows, int32_t kSteps>
+THINK_DEVICE void fetch_rows(Shared<Words4> to, const device::View &view, int32_t first, int32_t rows) {
+  const char *begin = rows > 0 ? device::row_address(view, first) : nullptr;
+  const bool in_one_page = !view.pages || first % view.page_tokens + rows <= view.page_tokens;
+  const bool even = ((reinterpret_cast<uint64_t>(begin) | static_cast<uint64_t>(view.row_stride)) & 15) == 0;
+  if (rows == kRows && in_one_page && even && view.channels % 8 == 0) return fetch_whole_rows<kRows, kSteps>(to, begin, view.row_stride, view.channels);
+  const int32_t lane = lane_index(), steps = steps_of(view.channels), chunks = steps * 2;
+  const RowPlace place = row_place(steps);
+  const char *own = lane < rows ? device::row_address(view, first + lane) : nullptr;
+#pragma unroll 1
+  for (int32_t i = lane; i < kRows * chunks; i += 32) {
+    const int32_t row = i / chunks, chunk = i - row * chunks, numbers = row < rows ? view.channels - chunk * 8 : 0;
+    const char *from = device::shuffle_pointer(own, row) + chunk * 16;
+    const Shared<Words4> at = to + place(row, chunk);
+    if (numbers <= 0 || (reinterpret_cast<uint64_t>(from) & 15) == 0) {
+      fetch_chunk(at, from, numbers);
+    } else {
+      uint32_t words[4] = {};
+#pragma unroll
+      for (int32_t x = 0; x < 8; ++x) {
+        if (x < numbers) words[x / 2] |= static_cast<uint32_t>(load_constant(reinterpret_cast<const uint16_t *>(from) + x)) << x % 2 * 16;
+      }
+      store_shared(at, Words4{words[0], words[1], words[2], words[3]});
+    }
   }
 }
 
-template <class What>
-THINK_DEVICE What get(Shared<Words2> from) {
-  AsWords<What> copy;
+// Tokens [first, first + kRows) of a tile. The exclusive-or of tile_place() is the same for all channels of a lane.
+template <int32_t kRows, int32_t kSteps>
+THINK_DEVICE void fetch_tile(Shared<Words4> to, const device::View &view, int32_t first) {
+  constexpr int32_t kChunks = kRows / 8, kOn = 32 / kChunks;  // channels that the lanes hold
+  const int32_t channel = lane_index() / kChunks, chunk = lane_index() % kChunks, padded = steps_of(view.channels) * kStep;
+  const char *from = device::row_address(view, first) + channel * 64 + chunk * 16;
+  if constexpr (kRows < kTileTokens) from += first % kTileTokens * 2;
+  const Shared<Words4> at = to + tile_place<kRows>(channel, chunk);
 #pragma unroll
-  for (int32_t i = 0; i < static_cast<int32_t>(sizeof(What) / sizeof(Words2)); ++i) copy.words[i] = load_shared(from + i);
-  return bit_copy<What>(copy);
+  for (int32_t c = 0; c < kSteps * kStep; c += kOn) {
+    if (c + kOn <= view.channels) {
+      cp_async<16>(at + c * kChunks, from + c * 64);
+    } else if (c < padded) {
+      fetch_chunk(at + c * kChunks, from + c * 64, c + channel < view.channels ? 8 : 0);
+    }
+  }
+}
+
+// A view is needed for a moment per tile: in shared memory it holds no registers while a tile is summed.
+struct ViewWords {
+  Words2 words[kViewWords];
+};
+
+THINK_DEVICE void put_view(Shared<Words2> to, const device::View &view) {
+  const ViewWords copy = bit_copy<ViewWords>(view);
+  if (lane_index() == 0) {
+#pragma unroll
+    for (int32_t i = 0; i < kViewWords; ++i) store_shared(to + i, copy.words[i]);
+  }
+}
+
+THINK_DEVICE device::View get_view(Shared<Words2> from) {
+  ViewWords copy;
+#pragma unroll
+  for (int32_t i = 0; i < kViewWords; ++i) copy.words[i] = load_shared(from + i);
+  return bit_copy<device::View>(copy);
 }
 
 // ---- walking along the tiles of a run
@@ -156,7 +257,17 @@ THINK_DEVICE int32_t cut(const Geometry &g, const Block &block, int64_t distance
   return before;
 }
 
-THINK_DEVICE int64_t stretch_of(const Cuts &cuts, int32_t block) { return block * cuts.total / cuts.blocks; }
+// How the unit is cut: parts [i * chunk ...) when it is invariant, else what the blocks first .. last have of it.
+struct Cuts {
+  int64_t start, total;  // of the unit, and of the line
+  int64_t each;          // total / blocks
+  int32_t rest, blocks;  // total % blocks; blocks that share the line
+  int32_t tiles, chunk;  // of the unit; chunk: 0 = not invariant
+  int32_t first_block, last_block;
+};
+
+// block * total / blocks, in divisions of 32 bits.
+THINK_DEVICE int64_t stretch_of(const Cuts &cuts, int32_t block) { return block * cuts.each + block * cuts.rest / cuts.blocks; }
 THINK_DEVICE int32_t block_at(const Cuts &cuts, int64_t place) { return static_cast<int32_t>(((place + 1) * cuts.blocks - 1) / cuts.total); }
 
 // The unit's first tile that is not in front of the stretch of `block`.
@@ -183,33 +294,39 @@ THINK_DEVICE float *partial_at(const Decode &d, const Cuts &cuts, int32_t unit, 
 
 // ---- a piece
 
+// What a segment means for the tiles that are summed next.
+template <int32_t kSteps>
+struct Keys {
+  static constexpr bool kInRegisters = kSteps <= 8;
+  uint32_t query[kInRegisters ? kSteps : 1][2];
+  Shared<Words2> folded;
+  float begin[2];   // of the sums of this lane's two columns
+  int32_t limit[2];  // rows that they see
+  int32_t steps, layout;
+};
+
 template <int32_t kSteps>
 THINK_DEVICE void meet_segment(Keys<kSteps> &keys, const Decode &d, const Unit &unit, int32_t s, int32_t queries) {
   const Geometry &g = d.geometry;
   const int32_t columns = g.residue ? kColumns : columns_of(g, unit, queries);
   const DecodeSegment &segment = d.segment[s];
   const int32_t slot = device::slot_of(segment.run.slot, unit.sequence), lane = lane_index();
-  keys.kept = device::width_of(segment.key, int64_t{slot} * g.kv_heads + unit.head);
-  keys.steps = steps_of(keys.kept);
-  keys.bits = device::bits_of(segment.key.dtype);
+  keys.steps = steps_of(device::width_of(segment.key, int64_t{slot} * g.kv_heads + unit.head));
   keys.layout = segment.key.layout;
   const int64_t place = int64_t{unit.index} * g.bases + segment.basis;
   const Words2 *folded = reinterpret_cast<const Words2 *>(d.folded + place * steps_of(g.key_channels) * 64) + lane;
 #pragma unroll
   for (int32_t k = 0; k < kSteps; ++k) {
-    if (k < keys.steps) {
-      const Words2 pair = lane / 4 < columns ? load_global(folded + k * 32) : Words2{0, 0};
-      if constexpr (Keys<kSteps>::kInRegisters) {
-        keys.query[k][0] = pair.x, keys.query[k][1] = pair.y;
-      } else {
-        store_shared(keys.folded + k * 32 + lane, pair);  // each lane reads what it wrote
-      }
+    const Words2 pair = k < keys.steps && lane / 4 < columns ? load_global(folded + k * 32) : Words2{0, 0};
+    if constexpr (Keys<kSteps>::kInRegisters) {
+      keys.query[k][0] = pair.x, keys.query[k][1] = pair.y;
+    } else if (k < steps_of(g.key_channels)) {
+      store_shared(keys.folded + k * 32 + lane, pair);  // each lane reads what it wrote
     }
   }
   const Float2 begin = load_global(reinterpret_cast<const Float2 *>(d.constant + place * kColumns) + lane % 4);
   keys.begin[0] = begin.x, keys.begin[1] = begin.y;
   const int32_t length = device::length_of(segment.run, unit.sequence, unit.head);
-  keys.length = length;
 #pragma unroll
   for (int32_t x = 0; x < 2; ++x) {
     const int32_t column = (g.residue ? lane % 2 : lane % 4) * 2 + x;
@@ -218,49 +335,70 @@ THINK_DEVICE void meet_segment(Keys<kSteps> &keys, const Decode &d, const Unit &
   }
 }
 
-// kCodes: there may be tiles of codes, of keys and of values.
-template <class T, bool kCodes, int32_t kSteps, int32_t kMatrices>
+template <int32_t kSteps>
+THINK_DEVICE void load_query(uint32_t (&query)[2], const Keys<kSteps> &keys, int32_t k) {
+  if constexpr (Keys<kSteps>::kInRegisters) {
+    query[0] = keys.query[k][0], query[1] = keys.query[k][1];
+  } else {
+    const Words2 pair = load_shared(keys.folded + k * 32 + lane_index());
+    query[0] = pair.x, query[1] = pair.y;
+  }
+}
+
+template <int32_t kMatrices>
+struct Sums {
+  float out[kMatrices][4], maximum[2], mass[2];
+};
+
+// kRows tokens, of which `first` is the first in the segment.
+template <class T, int32_t kRows, int32_t kSteps, int32_t kMatrices>
 THINK_DEVICE void sum_tile(Sums<kMatrices> &sums, const Keys<kSteps> &keys, const Geometry &g, float scale, float softcap, Shared<Words4> staged_keys,
-                           Shared<Words4> staged_values, int32_t value_kept, int32_t value_bits, int32_t tile_in_segment, int32_t rows) {
-  const int32_t lane = kCodes ? opaque(lane_index()) : lane_index(), group = lane / 4, matrix = lane / 8, row = lane % 8;
-  float score[2][4];
+                           Shared<Words4> staged_values, int32_t value_steps, int32_t first) {
+  constexpr int32_t kBlocks = kRows / 16;
+  const int32_t lane = lane_index(), group = lane / 4, matrix = lane / 8, row = lane % 8;
+  // Two sums of every other step, so that a product does not wait for the one before.
+  float score[kBlocks][4], other[kBlocks][4] = {};
 #pragma unroll
-  for (int32_t m = 0; m < 2; ++m) score[m][0] = score[m][2] = keys.begin[0], score[m][1] = score[m][3] = keys.begin[1];
-  // load(a, m, k): the rows m * 16 .. of step k as the A operand.
+  for (int32_t m = 0; m < kBlocks; ++m) score[m][0] = score[m][2] = keys.begin[0], score[m][1] = score[m][3] = keys.begin[1];
+  // load(a, m, k): the rows m * 16 .. of step k as the A operand. Steps behind the last multiply zeros.
   const auto add_scores = [&](const auto &load) {
 #pragma unroll
-    for (int32_t k = 0; k < kSteps; ++k) {
-      if (k < keys.steps) {
-        uint32_t query[2];
-        load_query(query, keys, k);
+    for (int32_t first_step = 0; first_step < kSteps; first_step += kStepsAhead) {
+      if (first_step < keys.steps) {
+        uint32_t a[kStepsAhead][kBlocks][4] = {}, query[kStepsAhead][2];
 #pragma unroll
-        for (int32_t m = 0; m < 2; ++m) {
-          uint32_t a[4];
-          load(a, m, k);
-          mma<T>(score[m], a, query);
+        for (int32_t i = 0; i < kStepsAhead; ++i) {
+          if (first_step + i < keys.steps) {
+#pragma unroll
+            for (int32_t m = 0; m < kBlocks; ++m) load(a[i][m], m, first_step + i);
+          }
+          load_query(query[i], keys, first_step + i);
+        }
+#pragma unroll
+        for (int32_t i = 0; i < kStepsAhead; ++i) {
+#pragma unroll
+          for (int32_t m = 0; m < kBlocks; ++m) mma<T>(i % 2 ? other[m] : score[m], a[i][m], query[i]);
         }
       }
     }
   };
-  const bool codes = kCodes && keys.bits < 16;
-  if (codes) {
-    if constexpr (kCodes) {
-      if (keys.bits == 8) {
-        sum_key_codes<8>(score, keys, staged_keys);
-      } else {
-        sum_key_codes<4>(score, keys, staged_keys);
-      }
-    }
-  } else if (keys.layout == THINK_TILES) {
-    const int32_t place[2] = {tile_place(matrix / 2 * 8 + row, matrix % 2), tile_place(matrix / 2 * 8 + row, 2 + matrix % 2)};
-    add_scores([&](uint32_t(&a)[4], int32_t m, int32_t k) { ldmatrix_trans(a, staged_keys + (place[m] + k * kStep * 4)); });
+  if (keys.layout == THINK_TILES) {
+    int32_t place[kBlocks];
+#pragma unroll
+    for (int32_t m = 0; m < kBlocks; ++m) place[m] = tile_place<kRows>(matrix / 2 * 8 + row, m * 2 + matrix % 2);
+    add_scores([&](uint32_t(&a)[4], int32_t m, int32_t k) { ldmatrix_trans(a, staged_keys + (place[m] + k * kStep * (kRows / 8))); });
   } else {
     const LanePlace place = lane_place(keys.steps, matrix % 2 * 8 + row, matrix / 2);
     add_scores([&](uint32_t(&a)[4], int32_t m, int32_t k) { ldmatrix(a, staged_keys + place(m, k)); });
   }
+#pragma unroll
+  for (int32_t m = 0; m < kBlocks; ++m) {
+#pragma unroll
+    for (int32_t i = 0; i < 4; ++i) score[m][i] += other[m][i];
+  }
   if (g.residue) {
 #pragma unroll
-    for (int32_t m = 0; m < 2; ++m) {
+    for (int32_t m = 0; m < kBlocks; ++m) {
 #pragma unroll
       for (int32_t i = 0; i < 4; ++i) score[m][i] += shuffle_xor(score[m][i], 2);
     }
@@ -270,14 +408,13 @@ THINK_DEVICE void sum_tile(Sums<kMatrices> &sums, const Keys<kSteps> &keys, cons
   for (int32_t x = 0; x < 2; ++x) {
     float largest = sums.maximum[x];
 #pragma unroll
-    for (int32_t m = 0; m < 2; ++m) {
+    for (int32_t m = 0; m < kBlocks; ++m) {
 #pragma unroll
       for (int32_t half = 0; half < 2; ++half) {
         float &z = score[m][half * 2 + x];
         z *= factor;
         if (softcap > 0.0f) z = softcap * kLog2E * (1.0f - 2.0f * reciprocal_fast(1.0f + exp2_fast(z)));  // tanh
-        const int32_t token = codes ? 2 * group + half : half * 8 + group;
-        if (tile_in_segment * kTileTokens + m * 16 + token >= keys.limit[x]) z = -INFINITY;
+        if (first + m * 16 + half * 8 + group >= keys.limit[x]) z = -INFINITY;
         largest = fmaxf(largest, z);
       }
     }
@@ -288,9 +425,8 @@ THINK_DEVICE void sum_tile(Sums<kMatrices> &sums, const Keys<kSteps> &keys, cons
     sums.mass[x] *= shrink;
 #pragma unroll
     for (int32_t j = 0; j < kMatrices; ++j) sums.out[j][x] *= shrink, sums.out[j][2 + x] *= shrink;
-    if constexpr (kCodes) sums.zero[x] *= shrink;
 #pragma unroll
-    for (int32_t m = 0; m < 2; ++m) {
+    for (int32_t m = 0; m < kBlocks; ++m) {
 #pragma unroll
       for (int32_t half = 0; half < 2; ++half) {
         float &p = score[m][half * 2 + x];
@@ -299,59 +435,49 @@ THINK_DEVICE void sum_tile(Sums<kMatrices> &sums, const Keys<kSteps> &keys, cons
       }
     }
   }
-  uint32_t p[2][2];
-  const auto make_operands = [&](auto type) {
-    using P = decltype(type);
-#pragma unroll
-    for (int32_t m = 0; m < 2; ++m) {
-      if (codes) {
-        order_probabilities<P>(p[m], score[m]);
-      } else {
-        p[m][0] = movmatrix_trans(pack<P>(score[m][0], score[m][1]));
-        p[m][1] = movmatrix_trans(pack<P>(score[m][2], score[m][3]));
-      }
-    }
-  };
-  if constexpr (kCodes) {
-    if (value_bits < 16) {
-      make_operands(F16{});
-      if (value_bits == 8) {
-        sum_value_codes<8>(sums, p, staged_values, value_kept, rows);
-      } else {
-        sum_value_codes<4>(sums, p, staged_values, value_kept, rows);
-      }
-      return;
-    }
-  }
-  make_operands(T{});
-  const int32_t value_steps = steps_of(value_kept);
   const LanePlace place = lane_place(value_steps, matrix / 2 * 8 + row, matrix % 2);
-  const auto sum_half = [&](int32_t m, uint32_t low, uint32_t high) {
-    const uint32_t probability[2] = {low, high};
+  uint32_t p[kBlocks][2];
 #pragma unroll
-    for (int32_t j = 0; j < kMatrices; ++j) {
-      if (j < value_steps) {
-        uint32_t a[4];
-        ldmatrix_trans(a, staged_values + place(m, j));
-        mma<T>(sums.out[j], a, probability);
+  for (int32_t m = 0; m < kBlocks; ++m) {
+    p[m][0] = movmatrix_trans(pack<T>(score[m][0], score[m][1]));
+    p[m][1] = movmatrix_trans(pack<T>(score[m][2], score[m][3]));
+  }
+#pragma unroll
+  for (int32_t first_matrix = 0; first_matrix < kMatrices; first_matrix += kStepsAhead) {
+    if (first_matrix < value_steps) {
+#pragma unroll
+      for (int32_t m = 0; m < kBlocks; ++m) {
+        uint32_t a[kStepsAhead][4] = {};
+#pragma unroll
+        for (int32_t i = 0; i < kStepsAhead; ++i) {
+          if (first_matrix + i < value_steps) ldmatrix_trans(a[i], staged_values + place(m, first_matrix + i));
+        }
+#pragma unroll
+        for (int32_t i = 0; i < kStepsAhead; ++i) mma<T>(sums.out[first_matrix + i], a[i], p[m]);
       }
     }
-  };
-  if constexpr (kMatrices <= 8) {
-    sum_half(0, p[0][0], p[0][1]);
-    sum_half(1, p[1][0], p[1][1]);
-  } else {
-    // Unrolled, so many matrices are fetched ahead that registers spill.
-#pragma unroll 1
-    for (int32_t m = 0; m < 2; ++m) sum_half(m, m ? p[1][0] : p[0][0], m ? p[1][1] : p[0][1]);
   }
 }
 
-// The sums of the block's warps, in the order of the warps, as one partial result.
-template <bool kCodes, int32_t kMatrices>
-THINK_DEVICE void merge_warps(Sums<kMatrices> &sums, const Decode &d, const Block &block, int32_t value_kept, int32_t value_bits, float *to) {
-  const int32_t value_steps = kCodes && value_bits < 16 ? 0 : steps_of(value_kept);  // in order
-  const int32_t lane = kCodes ? opaque(lane_index()) : lane_index(), group = lane / 4, column = lane % 4 * 2, floats = partial_floats(steps_of(value_kept) * kStep);
+// The sums of the channels that a warp holds, [channel][column].
+template <int32_t kMatrices>
+THINK_DEVICE void store_sums(Shared<float> to, const Sums<kMatrices> &sums, int32_t value_steps) {
+  const int32_t group = lane_index() / 4, column = lane_index() % 4 * 2;
+#pragma unroll
+  for (int32_t j = 0; j < kMatrices; ++j) {
+    if (j < value_steps) {
+#pragma unroll
+      for (int32_t half = 0; half < 2; ++half) {
+        store_shared((to + (j * kStep + half * 8 + group) * kColumns + column).template as<Float2>(), Float2{sums.out[j][half * 2], sums.out[j][half * 2 + 1]});
+      }
+    }
+  }
+}
+
+// The sums of the block's warps, in the order of the warps, as one partial result. store(to): store_sums() of the form that they have.
+template <int32_t kMatrices, class Store>
+THINK_DEVICE void merge_warps(Sums<kMatrices> &sums, const Decode &d, const Block &block, int32_t value_steps, int32_t value_kept, float *to, const Store &store) {
+  const int32_t lane = lane_index(), group = lane / 4, column = lane % 4 * 2, floats = partial_floats(value_steps * kStep);
   sync_block();  // every ring is free
   const Shared<float> all = block.ring.as<float>(), own = all + warp_index() * floats;
 #pragma unroll
@@ -360,18 +486,7 @@ THINK_DEVICE void merge_warps(Sums<kMatrices> &sums, const Decode &d, const Bloc
     for (int32_t distance = 4; distance < 32; distance *= 2) sums.mass[x] += shuffle_xor(sums.mass[x], distance);
     if (group == 0) store_shared(own + column + x, sums.maximum[x]), store_shared(own + kColumns + column + x, sums.mass[x]);
   }
-  if constexpr (kCodes) {
-    if (value_bits < 16) store_value_codes(own + 2 * kColumns, sums, value_kept, value_bits);
-  }
-#pragma unroll
-  for (int32_t j = 0; j < kMatrices; ++j) {
-    if (j < value_steps) {
-#pragma unroll
-      for (int32_t half = 0; half < 2; ++half) {
-        store_shared((own + (2 + j * kStep + half * 8 + group) * kColumns + column).template as<Float2>(), Float2{sums.out[j][half * 2], sums.out[j][half * 2 + 1]});
-      }
-    }
-  }
+  store(own + 2 * kColumns);
   sync_block();
 #pragma unroll 1
   for (int32_t i = thread_index(); i < 2 * (1 + value_kept); i += block_threads()) {
@@ -396,71 +511,64 @@ THINK_DEVICE void merge_warps(Sums<kMatrices> &sums, const Decode &d, const Bloc
 }
 
 // Tiles [first, end) of the unit, all of one run, which begins with segment `cursor.segment`.
-template <class T, bool kCodes, int32_t kSteps, int32_t kMatrices>
+template <class T, int32_t kRows, int32_t kSteps, int32_t kMatrices>
 THINK_DEVICE void sum_piece(const Decode &d, float scale, float softcap, const Block &block, const Unit &unit, int32_t queries, Cursor cursor, int32_t first,
                             int32_t end, float *to) {
   const Geometry &g = d.geometry;
-  const int32_t warp = warp_index(), keys_at = key_words(g.key_channels), words = stage_words(g.key_channels, g.value_channels);
+  constexpr int32_t kShares = kTileTokens / kRows, kStages = stages_of(kSteps * kStep);
+  const int32_t warp = warp_index(), keys_at = key_words(g.key_channels, kRows), words = stage_words(g.key_channels, g.value_channels);
   const Shared<Words4> ring = block.ring + warp * kStages * words;
   Cursor ahead = cursor;
   const Shared<Words2> key_at = block.views + warp * 2 * kViewWords, value_at = key_at + kViewWords;
   int32_t ahead_first = 0, ahead_length = 0;
   bool fresh = true;
-  const int64_t head_of_slot = int64_t{device::slot_of(d.segment[cursor.segment].run.slot, unit.sequence)} * g.kv_heads + unit.head;
-  const device::Side &values = d.segment[cursor.segment].value;
-  const int32_t value_kept = device::width_of(values, head_of_slot), value_bits = device::bits_of(values.dtype);
-  const auto fetch = [&](int32_t tile, int32_t round) {
+  const auto fetch = [&](int32_t share, int32_t round) {
+    const int32_t tile = share / kShares;
     if (tile < end) {
       if (advance(ahead, block, tile) || fresh) {
         const DecodeSegment &segment = d.segment[ahead.segment];
         sync_warp();
-        put(key_at, device::view_of(segment.key, segment.run, g.kv_heads, unit.sequence, unit.head));
-        put(value_at, device::view_of(segment.value, segment.run, g.kv_heads, unit.sequence, unit.head));
+        put_view(key_at, device::view_of(segment.key, segment.run, g.kv_heads, unit.sequence, unit.head));
+        put_view(value_at, device::view_of(segment.value, segment.run, g.kv_heads, unit.sequence, unit.head));
         sync_warp();
         ahead_first = device::first_of(segment.run, unit.sequence, unit.head);
         ahead_length = device::length_of(segment.run, unit.sequence, unit.head);
         fresh = false;
       }
-      const int32_t row = (tile - ahead.begin) * kTileTokens, left = ahead_length - row, rows = left < kTileTokens ? left : kTileTokens;
+      const int32_t row = share * kRows - ahead.begin * kTileTokens, left = ahead_length - row, rows = left < kRows ? left : kRows;
       const Shared<Words4> stage = ring + round % kStages * words;
-      const device::View key_view = get<device::View>(key_at);
-      const int32_t key_bits = device::bits_of(d.segment[ahead.segment].key.dtype);
-      if (kCodes && key_bits < 16) {
-        fetch_key_codes(stage, key_view, key_bits, ahead_first + row);
-      } else if (key_view.layout == THINK_TILES) {
-        fetch_tile(stage, key_view, ahead_first + row);
+      const device::View key_view = get_view(key_at);
+      if (key_view.layout == THINK_TILES) {
+        fetch_tile<kRows, kSteps>(stage, key_view, ahead_first + row);
       } else {
-        fetch_rows(stage, key_view, ahead_first + row, rows);
+        fetch_rows<kRows, kSteps>(stage, key_view, ahead_first + row, rows);
       }
-      if (kCodes && value_bits < 16) {
-        fetch_value_codes(stage + keys_at, get<device::View>(value_at), value_bits, ahead_first + row);
-      } else {
-        fetch_rows(stage + keys_at, get<device::View>(value_at), ahead_first + row, rows);
-      }
+      fetch_rows<kRows, kSteps>(stage + keys_at, get_view(value_at), ahead_first + row, rows);
     }
     cp_async_commit();
   };
 
+  const int64_t head_of_slot = int64_t{device::slot_of(d.segment[cursor.segment].run.slot, unit.sequence)} * g.kv_heads + unit.head;
+  const int32_t value_kept = device::width_of(d.segment[cursor.segment].value, head_of_slot), value_steps = steps_of(value_kept);
   Sums<kMatrices> sums = {};
   sums.maximum[0] = sums.maximum[1] = kLowest;
   Keys<kSteps> keys;
-  keys.folded = block.folded;
+  keys.folded = block.folded + (Keys<kSteps>::kInRegisters ? 0 : warp * steps_of(g.key_channels) * 32);
   bool met = false;
   // The first rounds only fetch.
 #pragma unroll 1
-  for (int32_t round = 1 - kStages, tile = first + warp + round * d.warps; tile < end; tile += d.warps, ++round) {
-    fetch(tile + (kStages - 1) * d.warps, round + kStages - 1);
+  for (int32_t round = 1 - kStages, share = first * kShares + warp + round * d.warps; share < end * kShares; share += d.warps, ++round) {
+    fetch(share + (kStages - 1) * d.warps, round + kStages - 1);
     if (round < 0) continue;
-    if (advance(cursor, block, tile) || !met) meet_segment(keys, d, unit, cursor.segment, queries), met = true;
+    if (advance(cursor, block, share / kShares) || !met) meet_segment(keys, d, unit, cursor.segment, queries), met = true;
     cp_async_wait<kStages - 1>();
     sync_warp();
     const Shared<Words4> stage = ring + round % kStages * words;
-    const int32_t left = keys.length - (tile - cursor.begin) * kTileTokens;
-    sum_tile<T, kCodes>(sums, keys, g, scale, softcap, stage, stage + keys_at, value_kept, value_bits, tile - cursor.begin, left);
+    sum_tile<T, kRows>(sums, keys, g, scale, softcap, stage, stage + keys_at, value_steps, share * kRows - cursor.begin * kTileTokens);
     sync_warp();  // the stage may be filled again
   }
   cp_async_wait<0>();
-  merge_warps<kCodes>(sums, d, block, value_kept, value_bits, to);
+  merge_warps(sums, d, block, value_steps, value_kept, to, [&](Shared<float> own) { store_sums(own, sums, value_steps); });
 }
 
 }  // namespace think::attend::cuda

@@ -18,7 +18,8 @@ using namespace ptx;
 
 constexpr int32_t kColumns = 8;          // N of the MMA
 constexpr int32_t kStep = 16;            // K of the MMA: channels, and rows of a matrix of value channels
-constexpr int32_t kPrepareThreads = 128;
+constexpr int32_t kPrepareThreads = 256;
+constexpr int32_t kWeightRows = 8;       // of W that a thread asks for at once
 constexpr int32_t kUnitWeight = 64;      // what a unit costs besides its tiles, in rows of a tile (64 bytes)
 constexpr int32_t kLeastTiles = 8;       // that a block should have before there are more blocks
 constexpr int32_t kMaxItems = 32;        // of a unit, when cuts may depend on nothing but the unit
@@ -27,7 +28,7 @@ constexpr float kLog2E = 1.44269504088896340736f, kLn2 = 0.69314718055994530942f
 
 THINK_HOST_DEVICE int32_t steps_of(int32_t channels) { return (channels + kStep - 1) / kStep; }
 THINK_HOST_DEVICE int32_t tiles_of(int32_t tokens) { return (tokens + kTileTokens - 1) / kTileTokens; }
-// Of a tile: its bytes by 64, keys and values; scales and zeros take as much as one bit more.
+// Of a tile: its bytes by 64, keys and values. bits: of a code, 16 of numbers; scales and zeros take as much as one bit more.
 THINK_HOST_DEVICE int32_t channel_weight(int32_t bits) { return bits < 16 ? bits + 1 : 16; }
 THINK_HOST_DEVICE int32_t tile_weight(int32_t key_kept, int32_t key_bits, int32_t value_kept, int32_t value_bits) {
   return steps_of(key_kept) * channel_weight(key_bits) + steps_of(value_kept) * channel_weight(value_bits);
@@ -121,7 +122,7 @@ THINK_DEVICE int32_t bytes_of(think_dtype dtype) { return dtype == THINK_F32 ? 4
 // The place of every unit on the line: one block, a stretch of units for each thread.
 THINK_DEVICE void write_plan(const Prepare &p, SharedCarver carver) {
   const Geometry &g = p.geometry;
-  const Shared<int64_t> sums = carver.take<int64_t>(kPrepareThreads);
+  const Shared<int64_t> sums = carver.take<int64_t>(kPrepareThreads / 32);
   const int32_t each = (g.units + kPrepareThreads - 1) / kPrepareThreads, first = thread_index() * each;
   const int32_t end = first + each < g.units ? first + each : g.units;
   const auto weight_of = [&](const Unit &unit) {
@@ -156,10 +157,17 @@ THINK_DEVICE void write_plan(const Prepare &p, SharedCarver carver) {
   };
   int64_t sum = 0;
   for_each_unit([&](int32_t, int64_t weight) { sum += weight; });
-  store_shared(sums + thread_index(), sum);
+  // Sums of the warp up to each lane, then those of the warps in front.
+  int64_t before = sum;
+#pragma unroll
+  for (int32_t distance = 1; distance < 32; distance *= 2) {
+    const int64_t other = device::shuffle_up_wide(before, distance);
+    if (lane_index() >= distance) before += other;
+  }
+  if (lane_index() == 31) store_shared(sums + warp_index(), before);
   sync_block();
-  int64_t before = 0;
-  for (int32_t i = 0; i < thread_index(); ++i) before += load_shared(sums + i);
+  before -= sum;
+  for (int32_t i = 0; i < warp_index(); ++i) before += load_shared(sums + i);
   if (each == 1) {
     if (first < end) store_global(p.start + first, before);
     before += sum;
@@ -175,9 +183,10 @@ THINK_DEVICE void write_plan(const Prepare &p, SharedCarver carver) {
 
 inline uint32_t prepare_shared_bytes(int32_t key_channels) {
   SharedCarver carver;
-  carver.take<int64_t>(kPrepareThreads);
+  carver.take<int64_t>(kPrepareThreads / 32);
   SharedCarver other;
   other.take<Float4>(static_cast<uint32_t>(steps_of(key_channels) * kStep * 2));
+  other.take<Float4>(kPrepareThreads * 4);
   return carver.bytes() > other.bytes() ? carver.bytes() : other.bytes();
 }
 
@@ -188,22 +197,19 @@ THINK_DEVICE float representable(float x) {
   return x;
 }
 
-// Two channels of the queries of all columns, rounded; with `residue` columns 4 .. 7 hold what that takes from columns 0 .. 3.
+// Two channels of a query as operands; or what rounding takes from them.
 template <class T>
-THINK_DEVICE void store_pair(uint32_t *to, float (&sum)[2][kColumns], bool residue) {
-  if (residue) {
+THINK_DEVICE uint32_t narrow(const float (&x)[2], bool residue) {
+  float y[2];
 #pragma unroll
-    for (int32_t c = 0; c < kColumns / 2; ++c) {
-      for (int32_t x = 0; x < 2; ++x) sum[x][c + kColumns / 2] = sum[x][c] - to_float(from_float<T>(sum[x][c]));
-    }
-  }
-#pragma unroll
-  for (int32_t c = 0; c < kColumns; ++c) store_global(to + c * 8, pack<T>(representable<T>(sum[0][c]), representable<T>(sum[1][c])));
+  for (int32_t i = 0; i < 2; ++i) y[i] = representable<T>(residue ? x[i] - to_float(from_float<T>(representable<T>(x[i]))) : x[i]);
+  return pack<T>(y[0], y[1]);
 }
 
 // q_eff = q_I + W^T q_P of 8 columns in f32, rounded once. Grid: (key bases x places + 1 for the plan, KV heads).
 template <class T>
 __global__ void __launch_bounds__(kPrepareThreads) attend_prepare(const __grid_constant__ Prepare p) {
+  allow_next_launch();
   const Geometry &g = p.geometry;
   if (block_x() == g.bases * g.places) {
     if (block_y() == 0) write_plan(p, shared_memory());
@@ -226,47 +232,96 @@ __global__ void __launch_bounds__(kPrepareThreads) attend_prepare(const __grid_c
   const Shared<float> numbers = queries.as<float>();
   const int32_t wanted = block < 0 ? kept : channels;
   const int64_t query_row = p.query_slot ? load_constant(p.query_slot + unit.sequence) : rows.row;
-  for (int32_t i = thread_index(); i < wanted * kColumns; i += kPrepareThreads) {
-    const int32_t column = i / wanted, position = i - column * wanted, c = unit.column_group * kColumns + column;
-    float value = 0.0f;
-    if (column < columns) {
-      const char *row = device::element(p.query, query_row, unit.head * g.group + c % g.group, rows.first + c / g.group, bytes_of(p.query.dtype));
-      value = device::load_number(row, p.query.dtype, index ? load_constant(index + position) : position);
+  const auto gather = [&](auto type) {
+    using Q = decltype(type);
+    const Q *row[kColumns];
+#pragma unroll
+    for (int32_t column = 0; column < kColumns; ++column) {
+      const int32_t c = unit.column_group * kColumns + (column < columns ? column : 0);
+      row[column] = reinterpret_cast<const Q *>(device::element(p.query, query_row, unit.head * g.group + c % g.group, rows.first + c / g.group, sizeof(Q)));
     }
-    store_shared(numbers + position * kColumns + column, value);
+    for (int32_t position = thread_index(); position < wanted; position += kPrepareThreads) {
+      const int32_t channel = index ? load_constant(index + position) : position;
+      Q q[kColumns] = {};  // all of them under way before the first is needed
+#pragma unroll
+      for (int32_t column = 0; column < kColumns; ++column) {
+        if (column < columns) q[column] = load_constant(row[column] + channel);
+      }
+      float x[kColumns];
+#pragma unroll
+      for (int32_t column = 0; column < kColumns; ++column) x[column] = to_float(q[column]);
+      store_shared(queries + position * 2, Float4{x[0], x[1], x[2], x[3]});
+      store_shared(queries + position * 2 + 1, Float4{x[4], x[5], x[6], x[7]});
+    }
+  };
+  if (p.query.dtype == THINK_F32) {
+    gather(float{});
+  } else if (p.query.dtype == THINK_F16) {
+    gather(F16{});
+  } else {
+    gather(BF16{});
   }
   sync_block();
 
+  // Pairs of channels; the threads of a pair share its rows of W.
   const int64_t place = int64_t{unit.index} * g.bases + which;
-  const F16 *weight = block < 0 ? nullptr : reinterpret_cast<const F16 *>(static_cast<const char *>(basis.weight) + block);
-  uint32_t *folded = p.folded + place * steps_of(channels) * 64;
-  for (int32_t pair = thread_index(); pair < steps * kStep / 2; pair += kPrepareThreads) {
+  const int32_t pairs = steps * kStep / 2, shares = kPrepareThreads / pairs, share = thread_index() / pairs, own = thread_index() - share * pairs;
+  const Shared<Float4> parts = carver.take<Float4>(kPrepareThreads * 4);
+  if (share < shares) {
     float sum[2][kColumns] = {};
 #pragma unroll
     for (int32_t x = 0; x < 2; ++x) {
-      if (pair * 2 + x < kept) {
-#pragma unroll
-        for (int32_t c = 0; c < kColumns; ++c) sum[x][c] = load_shared(numbers + (pair * 2 + x) * kColumns + c);
+      if (share == 0 && own * 2 + x < kept) {
+        const Float4 low = load_shared(queries + (own * 2 + x) * 2), high = load_shared(queries + (own * 2 + x) * 2 + 1);
+        sum[x][0] = low.x, sum[x][1] = low.y, sum[x][2] = low.z, sum[x][3] = low.w;
+        sum[x][4] = high.x, sum[x][5] = high.y, sum[x][6] = high.z, sum[x][7] = high.w;
       }
     }
-    if (block >= 0 && pair * 2 < width) {
-#pragma unroll 4
-      for (int32_t row = 0; row < channels - kept; ++row) {
-        const Float2 w = unpack<F16>(load_constant(reinterpret_cast<const uint32_t *>(weight + row * width + pair * 2)));
-        const Float4 low = load_shared(queries + (kept + row) * 2), high = load_shared(queries + (kept + row) * 2 + 1);
-        const float q[kColumns] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+    if (block >= 0 && own * 2 < width) {
+      const uint32_t *column = reinterpret_cast<const uint32_t *>(static_cast<const char *>(basis.weight) + block) + own;
+#pragma unroll 1
+      for (int32_t begin = share; begin < channels - kept; begin += shares * kWeightRows) {
+        uint32_t w[kWeightRows] = {};  // all of them under way before the first is needed
 #pragma unroll
-        for (int32_t c = 0; c < kColumns; ++c) sum[0][c] = fmaf(w.x, q[c], sum[0][c]), sum[1][c] = fmaf(w.y, q[c], sum[1][c]);
+        for (int32_t i = 0; i < kWeightRows; ++i) {
+          const int32_t row = begin + i * shares;
+          if (row < channels - kept) w[i] = load_constant(column + row * (width / 2));
+        }
+#pragma unroll
+        for (int32_t i = 0; i < kWeightRows; ++i) {
+          const int32_t row = begin + i * shares;
+          if (row < channels - kept) {
+            const Float2 two = unpack<F16>(w[i]);
+            const Float4 low = load_shared(queries + (kept + row) * 2), high = load_shared(queries + (kept + row) * 2 + 1);
+            const float q[kColumns] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+#pragma unroll
+            for (int32_t c = 0; c < kColumns; ++c) sum[0][c] = fmaf(two.x, q[c], sum[0][c]), sum[1][c] = fmaf(two.y, q[c], sum[1][c]);
+          }
+        }
+      }
+    }
+#pragma unroll
+    for (int32_t i = 0; i < 4; ++i) {
+      const float(&four)[kColumns] = sum[i / 2];
+      const int32_t c = i % 2 * 4;
+      store_shared(parts + i * kPrepareThreads + thread_index(), Float4{four[c], four[c + 1], four[c + 2], four[c + 3]});
+    }
+  }
+  sync_block();
+  uint32_t *folded = p.folded + place * steps_of(channels) * 64;
+  for (int32_t i = thread_index(); i < pairs * kColumns; i += kPrepareThreads) {
+    const int32_t pair = i / kColumns, column = i % kColumns, from = g.residue ? column % (kColumns / 2) : column;
+    float sum[2] = {};
+#pragma unroll
+    for (int32_t x = 0; x < 2; ++x) {
+      for (int32_t of = 0; of < shares; ++of) {
+        sum[x] += load_shared((parts + (x * 2 + from / 4) * kPrepareThreads + of * pairs + pair).as<float>() + from % 4);
       }
     }
     // b[half] of lane 4 c + t: rows 2t, 2t + 1 (+ 8) of the step, column c.
     const int32_t in_step = pair % 8;
-    uint32_t *to = folded + pair / 8 * 64 + in_step % 4 * 2 + in_step / 4;
-    if (basis.codes) {
-      store_pair<F16>(to, sum, g.residue);
-    } else {
-      store_pair<T>(to, sum, g.residue);
-    }
+    const uint32_t two = basis.codes ? narrow<F16>(sum, from != column) : narrow<T>(sum, from != column);
+    store_global(folded + pair / 8 * 64 + column * 8 + in_step % 4 * 2 + in_step / 4, two);
   }
 
   for (int32_t column = warp_index(); column < kColumns; column += kPrepareThreads / 32) {

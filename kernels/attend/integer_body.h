@@ -188,7 +188,7 @@ inline void score_columns(const ScoreArguments &a, int32_t column, const char *a
   const auto *rows = reinterpret_cast<const uint8_t *>(a.key);
   // A line of U2 holds 8 rows: 4 alone, with scales and zeros, are less. The row behind an odd number of them has codes and digits of zero.
   constexpr bool pairs = Code::dtype == THINK_U2;
-  const int32_t count = pairs ? a.channels + a.channels % 2 : a.channels;
+  const int32_t count = key_rows(a.channels, Code::dtype);
   if (a.channels % kGroup || (pairs && a.channels < 2 * kGroup)) {
     add_rows_of_columns<Code, C, 2, true>(rows, row_bytes_of(Code::dtype), count, kKeyOrder<Code>, ahead, digits, finish);
   } else {

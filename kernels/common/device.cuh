@@ -23,6 +23,13 @@ THINK_DEVICE const char *shuffle_pointer(const char *pointer, int32_t lane) {
   return reinterpret_cast<const char *>(static_cast<uint64_t>(high) << 32 | low);
 }
 
+// Of the lane that is `distance` in front; a lane without one keeps its own.
+THINK_DEVICE int64_t shuffle_up_wide(int64_t value, int32_t distance) {
+  const uint64_t bits = static_cast<uint64_t>(value);
+  const uint32_t low = shuffle_up(static_cast<uint32_t>(bits), distance), high = shuffle_up(static_cast<uint32_t>(bits >> 32), distance);
+  return static_cast<int64_t>(static_cast<uint64_t>(high) << 32 | low);
+}
+
 THINK_DEVICE int32_t slot_of(const int32_t *slots, int32_t sequence) { return slots ? load_constant(slots + sequence) : sequence; }
 
 // Rows of one sequence inside a tensor: batch row, first token and number of tokens, `most` at most.

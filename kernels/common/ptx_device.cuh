@@ -6,7 +6,17 @@ namespace think::ptx {
 // ---- indices -------------------------------------------------------------------------------------------------------------------------------
 
 THINK_DEVICE int32_t thread_index() { return static_cast<int32_t>(threadIdx.x); }
+// A unit that defines THINK_OPAQUE_LANES has kernels of so many paths that the addresses of all of them, computed far ahead, would fill the registers: there the
+// compiler knows nothing of a lane, and what follows from it is computed where it is needed.
+#if defined(THINK_OPAQUE_LANES)
+THINK_DEVICE int32_t lane_index() {
+  int32_t lane = static_cast<int32_t>(threadIdx.x & 31);
+  asm volatile("" : "+r"(lane));
+  return lane;
+}
+#else
 THINK_DEVICE int32_t lane_index() { return static_cast<int32_t>(threadIdx.x & 31); }
+#endif
 THINK_DEVICE int32_t warp_index() { return static_cast<int32_t>(threadIdx.x >> 5); }
 THINK_DEVICE int32_t block_threads() { return static_cast<int32_t>(blockDim.x); }
 THINK_DEVICE int32_t block_x() { return static_cast<int32_t>(blockIdx.x); }
@@ -33,12 +43,6 @@ THINK_DEVICE int32_t leading_zeros(uint32_t bits) { return __clz(static_cast<int
 THINK_DEVICE int32_t trailing_zeros(uint32_t bits) { return bits ? __ffs(static_cast<int>(bits)) - 1 : 32; }
 // Four bytes of {high, low}, nibble i of the selector names byte i of the result (prmt).
 THINK_DEVICE uint32_t permute_bytes(uint32_t low, uint32_t high, uint32_t selector) { return __byte_perm(low, high, selector); }
-
-// The same value, of which the compiler knows nothing: what follows from it is computed here, not far ahead and kept in registers.
-THINK_DEVICE int32_t opaque(int32_t value) {
-  asm volatile("" : "+r"(value));
-  return value;
-}
 
 // ---- global memory -------------------------------------------------------------------------------------------------------------------------
 

@@ -41,8 +41,11 @@ static inline int64_t key_row(int32_t channel, think_dtype dtype) {
   return static_cast<int64_t>(channel) * kTileTokens * dtype_bits(dtype) / 8;
 }
 
+// Rows of codes that a tile of keys has: U2 pairs channels.
+static constexpr int32_t key_rows(int32_t channels, think_dtype dtype) { return dtype == THINK_U2 ? channels + channels % 2 : channels; }
+
 static inline TileLayout key_tile(int32_t channels, think_dtype dtype) {
-  const int64_t rows = key_row(dtype == THINK_U2 ? channels + channels % 2 : channels, dtype);
+  const int64_t rows = key_row(key_rows(channels, dtype), dtype);
   if (!has_groups(dtype)) return {rows, rows, rows, 0};
   const int64_t scale = round_to_tile_alignment(rows), zero = scale + 2 * int64_t{channels};
   return {scale, zero, round_to_tile_alignment(zero + 2 * int64_t{channels}), channels};

@@ -27,6 +27,12 @@ static inline int32_t kept_of(const think_basis *basis, int32_t channels, int32_
   return basis ? basis->kept[static_cast<int64_t>(slot) * kv_heads + head] : channels;
 }
 
+// The scales of an F8 side; NULL: it is not F8, or all scales are 1.
+static inline float *f8_scales(const think_segment &segment, bool keys) {
+  if ((keys ? segment.key_dtype : segment.value_dtype) != THINK_F8_E4M3) return nullptr;
+  return keys ? segment.key_scale : segment.value_scale;
+}
+
 static inline SideView side_view(const think_segment &segment, Side side, const Shape &shape, const Batch &batch, int32_t sequence, int32_t head) {
   const bool keys = side == Side::keys;
   const int32_t slot = slot_of(segment, batch, sequence);
@@ -44,8 +50,8 @@ static inline SideView side_view(const think_segment &segment, Side side, const 
   view.pages = segment.pages ? segment.pages + sequence * segment.pages_stride : nullptr;
   view.page_tokens = segment.page_tokens;
   view.slot = slot;
-  const float *scale = keys ? segment.key_scale : segment.value_scale;
-  view.scale = view.dtype == THINK_F8_E4M3 && scale ? scale[static_cast<int64_t>(slot) * shape.kv_heads + head] : 1.0f;
+  const float *scale = f8_scales(segment, keys);
+  view.scale = scale ? scale[static_cast<int64_t>(slot) * shape.kv_heads + head] : 1.0f;
   return view;
 }
 

@@ -291,24 +291,24 @@ void move_tiles(const Kernels &kernels, const Bundle &bundle, int64_t begin, int
 // The scales of F8 sides, each from the numbers that are going to be moved.
 void measure(const Kernels &kernels, const Arguments &arguments, const Parallel &parallel) {
   const int32_t heads = arguments.shape.kv_heads;
-  parallel_for(parallel, int64_t{2} * heads * arguments.batch.count, [&](int64_t task) {
-    const Side side = task % 2 ? Side::values : Side::keys;
-    const think_segment &to = arguments.destination;
-    float *scale = side == Side::keys ? to.key_scale : to.value_scale;
-    if (!scale || !is_present(to, side) || (side == Side::keys ? to.key_dtype : to.value_dtype) != THINK_F8_E4M3) return;
-    const int32_t head = static_cast<int32_t>(task / 2 % heads);
-    Run run = run_of(arguments, static_cast<int32_t>(task / 2 / heads), head, side);
-    alignas(64) float most[kMaxChannels + 16] = {};
-    run.most = most;
-    Bundle bundle;
-    bundle.heads = 0;
-    bundle.tile_cost = 0;
-    bundle.add(run);
-    if (run.tiles > 0) move_tiles(kernels, bundle, 0, run.tiles, false);
-    float largest = 0;
-    for (int32_t c = 0; c < run.destination.channels; ++c) largest = most[c] > largest ? most[c] : largest;
-    scale[static_cast<int64_t>(run.destination.slot) * heads + head] = f8_scale_of(largest);
-  });
+  for (const Side side : {Side::keys, Side::values}) {
+    float *scale = f8_scales(arguments.destination, side == Side::keys);
+    if (!scale || !is_present(arguments.destination, side)) continue;
+    parallel_for(parallel, int64_t{heads} * arguments.batch.count, [&](int64_t task) {
+      const int32_t head = static_cast<int32_t>(task % heads);
+      Run run = run_of(arguments, static_cast<int32_t>(task / heads), head, side);
+      alignas(64) float most[kMaxChannels + 16] = {};
+      run.most = most;
+      Bundle bundle;
+      bundle.heads = 0;
+      bundle.tile_cost = 0;
+      bundle.add(run);
+      if (run.tiles > 0) move_tiles(kernels, bundle, 0, run.tiles, false);
+      float largest = 0;
+      for (int32_t c = 0; c < run.destination.channels; ++c) largest = most[c] > largest ? most[c] : largest;
+      scale[static_cast<int64_t>(run.destination.slot) * heads + head] = f8_scale_of(largest);
+    });
+  }
 }
 
 // Tiles whose place in the list of all tiles, measured in bytes, lies in [begin, end).

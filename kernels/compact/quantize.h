@@ -148,6 +148,13 @@ inline void with_code(think_dtype dtype, const Body &body) {
   dtype == THINK_U4 ? body(U4()) : body(U2());
 }
 
+// ... and of numbers.
+template <class Body>
+inline void with_element(think_dtype dtype, const Body &body) {
+  if (dtype == THINK_F32) return body(F32());
+  dtype == THINK_F16 ? body(F16()) : body(BF16());
+}
+
 // What F8 has instead of find_ranges().
 inline void fill_ranges(float scale, int32_t n, Ranges &out) {
   for (int32_t i = 0; i < n; i += kLanes) {
@@ -217,7 +224,7 @@ void encode_key_rows(const Encode &e, Ahead *ahead, const Ranges &ranges, bool s
     if (kBits == 2 && left % 2) {  // what lies behind the last channel
       for (int32_t byte = 0; byte < kRowBytes; ++byte) last[left / 2 * 2 * kRowBytes + 2 * byte + 1] = 0;
     }
-    __builtin_memcpy(e.destination + c * kRowBytes, last, static_cast<size_t>(key_row(left + (kBits == 2 ? left % 2 : 0), e.to)));
+    __builtin_memcpy(e.destination + c * kRowBytes, last, static_cast<size_t>(key_row(key_rows(left, e.to), e.to)));
   }
 }
 
@@ -248,7 +255,7 @@ void encode_keys(const Encode &e, Ahead *ahead) {
   with_code(e.to, [&](auto code) { encode_key_rows<Element, decltype(code)>(e, ahead, ranges, stream); });
   if (e.count < kTileTokens) clear_key_tokens(e);
   if (!has_groups(e.to)) return;
-  const int64_t rows = key_row(e.channels + (e.to == THINK_U2 ? e.channels % 2 : 0), e.to), array = 2 * int64_t{e.channels};
+  const int64_t rows = key_row(key_rows(e.channels, e.to), e.to), array = 2 * int64_t{e.channels};
   __builtin_memset(e.destination + rows, 0, static_cast<size_t>(layout.scale - rows));
   copy_out(e.destination + layout.scale, reinterpret_cast<const char *>(ranges.scale), array, e.stream);
   copy_out(e.destination + layout.zero, reinterpret_cast<const char *>(ranges.zero), array, e.stream);
@@ -339,16 +346,14 @@ void encode_values(const Encode &e, Ahead *ahead) {
 }
 
 void encode(const Encode &e, const Block *ahead) {
-  const auto with_element = [&](auto element) {
+  with_element(e.from, [&](auto element) {
     using Element = decltype(element);
     if (!ahead) return e.keys ? encode_keys<Element>(e, nullptr) : encode_values<Element>(e, nullptr);
     const int64_t number = sizeof(typename Element::Type);
     Ahead rows(*ahead, ahead->map->channels * number, 0);
     rows.kept_bytes = e.channels * number;
     e.keys ? encode_keys<Element>(e, &rows) : encode_values<Element>(e, &rows);
-  };
-  if (e.from == THINK_F32) return with_element(F32());
-  e.from == THINK_F16 ? with_element(F16()) : with_element(BF16());
+  });
 }
 
 // Scales and zeros of `n` groups; of F8 what stands for them.
@@ -407,7 +412,7 @@ void decode(const Decode &d) {
 }
 
 void find_largest(const char *const *rows, int32_t count, int32_t channels, think_dtype dtype, float *most) {
-  const auto with_element = [&](auto element) {
+  with_element(dtype, [&](auto element) {
     using Element = decltype(element);
     for (int32_t c = 0; c < channels; c += kLanes) {
       Vec largest = load(most + c);
@@ -417,9 +422,7 @@ void find_largest(const char *const *rows, int32_t count, int32_t channels, thin
       }
       store(most + c, largest);
     }
-  };
-  if (dtype == THINK_F32) return with_element(F32());
-  dtype == THINK_F16 ? with_element(F16()) : with_element(BF16());
+  });
 }
 
 }  // namespace

@@ -70,6 +70,24 @@ THINK_DEVICE bool is_finite(double x) {
   return gone == 0;
 }
 
+// column[i * width] -= factor[i] * number for i in {first, first + step, ... last}; numbers are under way together.
+THINK_DEVICE void subtract(Shared<double> factor, double number, double *column, int32_t width, int32_t first, int32_t last, int32_t step) {
+  constexpr int32_t kAhead = 8;
+#pragma unroll 1
+  for (int32_t begin = first; begin <= last; begin += step * kAhead) {
+    double x[kAhead] = {};
+#pragma unroll
+    for (int32_t j = 0; j < kAhead; ++j) {
+      if (begin + j * step <= last) x[j] = load_global(column + (begin + j * step) * width);
+    }
+#pragma unroll
+    for (int32_t j = 0; j < kAhead; ++j) {
+      const int32_t i = begin + j * step;
+      if (i <= last) store_global(column + i * width, x[j] - load_shared(factor + i) * number);
+    }
+  }
+}
+
 // The live rows in place: [row][live | dropped], upper triangle. False where a channel adds nothing to those before it.
 THINK_DEVICE bool factor(const Work &work, double *matrix, int32_t rows, int32_t width, double ridge) {
   const int32_t thread = thread_index();
@@ -88,11 +106,7 @@ THINK_DEVICE bool factor(const Work &work, double *matrix, int32_t rows, int32_t
       const int32_t shares = kThreads / columns, share = thread / columns, column = row + 1 + thread - share * columns;
       const double own = share < shares ? load_shared(work.row + column) : 0;
       const int32_t last = column < rows ? column : rows - 1;  // the triangle below is not needed
-#pragma unroll 4
-      for (int32_t i = row + 1 + share; share < shares && i <= last; i += shares) {
-        double *at = matrix + i * width + column;
-        store_global(at, load_global(at) - load_shared(work.factor + i) * own);
-      }
+      if (share < shares) subtract(work.factor, own, matrix + column, width, row + 1 + share, last, shares);
     }
     sync_block();
   }
@@ -112,11 +126,7 @@ THINK_DEVICE bool substitute(const Work &work, double *matrix, int32_t rows, int
     finite = finite && is_finite(solution);
     sync_block();
     if (share == 0 && share < shares) store_global(matrix + row * width + column, solution);
-#pragma unroll 4
-    for (int32_t i = share; share < shares && i < row; i += shares) {
-      double *at = matrix + i * width + column;
-      store_global(at, load_global(at) - load_shared(work.row + i) * solution);
-    }
+    if (share < shares) subtract(work.row, solution, matrix + column, width, share, row - 1, shares);
     sync_block();
   }
   return !sync_block_or(!finite);

@@ -10,6 +10,7 @@ namespace {
 using namespace ptx;
 
 constexpr int32_t kThreads = 256;
+constexpr int32_t kAhead = 8;   // rows whose numbers a thread asks for at once
 constexpr int32_t kBlocks = 2;  // of a multiprocessor, at least: as many registers as that allows, or ptxas spills for the sake of more
 static_assert(kThreads >= kMaxChannels);
 
@@ -129,6 +130,17 @@ __global__ void __launch_bounds__(kThreads, kBlocks) moments_gains(const __grid_
   sync_block();
 
   int32_t count = channels;  // rows that are left
+  // body(row, rows): the thread's share of them, up to kAhead at a time, so that their numbers are under way together.
+  const auto for_rows = [&](const auto &body) {
+#pragma unroll 1
+    for (int32_t begin = share; works && begin < count; begin += shares * kAhead) {
+      const int32_t left_over = (count - begin + shares - 1) / shares, rows = left_over < kAhead ? left_over : kAhead;
+      int32_t row[kAhead];
+#pragma unroll
+      for (int32_t j = 0; j < kAhead; ++j) row[j] = load_shared(work.rows + (j < rows ? begin + j * shares : begin));
+      body(row, rows);
+    }
+  };
   for (int32_t step = 0; step < channels; ++step) {
     if (!ordered) {
       if (thread < channels) {
@@ -156,11 +168,17 @@ __global__ void __launch_bounds__(kThreads, kBlocks) moments_gains(const __grid_
     if (ordered) {
       // S times the column, by rows of the symmetric S, and the column times that.
       double sum = 0;
-#pragma unroll 4
-      for (int32_t i = share; works && i < count; i += shares) {
-        const int32_t row = load_shared(work.rows + i);
-        sum += static_cast<double>(load_constant(metric + row * channels + own)) * load_shared(work.column + row);
-      }
+      for_rows([&](const int32_t(&row)[kAhead], int32_t rows) {
+        float x[kAhead] = {};
+#pragma unroll
+        for (int32_t j = 0; j < kAhead; ++j) {
+          if (j < rows) x[j] = load_constant(metric + row[j] * channels + own);
+        }
+#pragma unroll
+        for (int32_t j = 0; j < kAhead; ++j) {
+          if (j < rows) sum += static_cast<double>(x[j]) * load_shared(work.column + row[j]);
+        }
+      });
       store_shared(work.part + thread, sum);
       sync_block();
       const double product = join(work.worth);
@@ -190,14 +208,21 @@ __global__ void __launch_bounds__(kThreads, kBlocks) moments_gains(const __grid_
     sync_block();
     const double factor = works ? load_shared(work.column + own) / pivot : 0;
     squares = 0;
-#pragma unroll 4
-    for (int32_t i = share; works && i < count; i += shares) {
-      const int32_t row = load_shared(work.rows + i);
-      double *at = left + row * channels + own;
-      const double x = own == channel ? 0 : load_global(at) - load_shared(work.column + row) * factor;
-      store_global(at, x);
-      squares += x * x;
-    }
+    for_rows([&](const int32_t(&row)[kAhead], int32_t rows) {
+      double x[kAhead] = {};
+#pragma unroll
+      for (int32_t j = 0; j < kAhead; ++j) {
+        if (j < rows) x[j] = load_global(left + row[j] * channels + own);
+      }
+#pragma unroll
+      for (int32_t j = 0; j < kAhead; ++j) {
+        if (j < rows) {
+          const double rest = own == channel ? 0 : x[j] - load_shared(work.column + row[j]) * factor;
+          store_global(left + row[j] * channels + own, rest);
+          squares += rest * rest;
+        }
+      }
+    });
     if (!ordered) {
       store_shared(work.part + thread, squares);
       sync_block();

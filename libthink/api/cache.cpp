@@ -221,9 +221,8 @@ think_status read_eviction(think_error *error, const think_cache &cache, const i
   const bool recent_only = given.method == THINK_EVICT_RECENT, takes_scores = call.accumulate && !cache::keeps_scores(cache);
   if (recent_only && window_query) return wrong(query_argument, "", "expected NULL (sinks and recent rows need no queries), got a pointer");
   if (!window_query && !recent_only && !takes_scores && !cache::keeps_scores(cache)) return null_pointer(query_argument);
-  eviction.window_query.data = nullptr;
   if (window_query) {
-    think_tensor &query = eviction.window_query;
+    think_tensor &query = call.window_query;
     if (const think_status status = read_tensor(query_argument, window_query, {shape.query_heads, shape.key_channels, 0}, query)) return status;
     const int64_t places = int64_t{count} * cache.layers;
     if (query.extent[0] < places) {
@@ -236,9 +235,7 @@ think_status read_eviction(think_error *error, const think_cache &cache, const i
   }
   call.measure = !recent_only && (window_query || !takes_scores);
   eviction.last_query_only = given.method == THINK_EVICT_TOVA;
-  if (call.accumulate && !score) return null_pointer(score_argument);
-  if (recent_only && score) return wrong(score_argument, "", "expected NULL (sinks and recent rows have no scores), got a pointer");
-  if (const think_status status = check_optional(score_argument, score)) return status;
+  if (const think_status status = check_evict_score(score_argument, given.method, score)) return status;
   call.score = score;
   for (int32_t index = 0; index < count; ++index) {
     const cache::Sequence &sequence = cache.sequences[sequences[index]];

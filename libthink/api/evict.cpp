@@ -159,12 +159,9 @@ think_status think_evict(const think_plan *plan, const think_tensor *window_quer
     call.budgets = budget;
     if (!budget && call.budget == 0) return wrong(options_argument, "budget", "expected at least 1 where the argument budget is NULL, got 0");
     if (const think_status status = check_budgets({error, 6, "budget"}, options_argument, call, copy.longest)) return status;
-    if (given.method == THINK_EVICT_H2O && !score) return null_pointer(score_argument);
-    if (recent_only && score) return wrong(score_argument, "", "expected NULL (sinks and recent rows have no scores), got a pointer");
-    if (const think_status status = check_optional(score_argument, score)) return status;
+    if (const think_status status = check_evict_score(score_argument, given.method, score)) return status;
     // Lengths on a device are unknown: they are at most what there is room for.
-    const bool on_device = shape.on_device;
-    if (on_device && score && call.score_stride > 0 && call.score_stride < copy.longest) copy.longest = call.score_stride;
+    if (shape.on_device && score && call.score_stride > 0 && call.score_stride < copy.longest) copy.longest = call.score_stride;
     if (score && call.score_stride < copy.longest) {
       return wrong(options_argument, "score_stride", "expected at least %lld (lengths of the source), got %lld", static_cast<Long>(copy.longest),
                    static_cast<Long>(call.score_stride));
@@ -174,18 +171,13 @@ think_status think_evict(const think_plan *plan, const think_tensor *window_quer
     if (const think_status status = check_array({error, 9, "lengths"}, lengths)) return status;
     call.kept = kept;
     call.lengths = lengths;
-    const cuda::Backend *backend = plan->context->cuda;
-    int64_t needed = 0;
-    if (call.measure) {
-      needed = backend ? evict_workspace(*backend, shape, call.batch.count, copy.longest) : evict_workspace(shape, call.batch.count, copy.longest);
-    }
+    const int64_t needed = call.measure ? workspace_bytes(*plan, THINK_STAGE_EVICT, {call.batch.count, 0, 0, copy.longest, 0}) : 0;
     if (const think_status status = check_workspace(run, needed)) return status;
-    if (backend) {
-      return run_on_device(*plan, error, [&](const cuda::Backend &) {
-        return evict_rows(*backend, call, copy.longest, needed ? run.workspace : nullptr, run.stream);
-      });
+    void *workspace = needed ? run.workspace : nullptr;
+    if (plan->context->cuda) {
+      return run_on_device(*plan, error, [&](const cuda::Backend &backend) { return evict_rows(backend, call, copy.longest, workspace, run.stream); });
     }
-    evict_rows(call, copy.longest, needed ? run.workspace : nullptr);
+    evict_rows(call, copy.longest, workspace);
     leave_counters_zero(shape, run.workspace, needed);
     return THINK_OK;
   });

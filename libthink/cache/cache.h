@@ -143,8 +143,9 @@ void fold(think_cache &cache, Sequence &sequence, const Fold &fold, void *worksp
 
 // ---- evict.cpp: whole rows go ----
 struct Eviction {
-  EvictCall choice;          // what all sequences and layers have in common; score: [count][layers][kv_heads][score_stride] or NULL
-  think_tensor window_query; // [count * layers][query_heads]...; no data: the windows of the score states
+  // What all sequences and layers have in common. score: [count][layers][kv_heads][score_stride] or NULL; window_query: [count * layers][query_heads]..., no data:
+  // the windows of the score states.
+  EvictCall choice;
   bool last_query_only;
 };
 int64_t evict_workspace(const think_cache &cache, int64_t rows);

@@ -95,17 +95,18 @@ bool evict_all(think_cache &cache, const int32_t *sequences, int32_t count, cons
     const int32_t rows = std::min(sequence.dense_rows, eviction.choice.budget);
     const bool fewer = rows < sequence.dense_rows;
     if (fewer) own_pages(cache, sequence, rows);
+    // Where all rows stay, only the caller's scores can want a mass.
+    const bool wanted = fewer || (eviction.choice.measure && eviction.choice.score);
     int32_t tail = sequence.dense_rows - sequence.settled_rows;
-    for (int32_t layer = 0; sequence.dense_rows > 0 && layer < cache.layers; ++layer) {
+    for (int32_t layer = 0; wanted && sequence.dense_rows > 0 && layer < cache.layers; ++layer) {
       const int64_t place = int64_t{index} * cache.layers + layer;
       EvictCall call = eviction.choice;
       call.source = dense_segment(cache, layer, sequence);
       call.source.flags = THINK_SEGMENT_CAUSAL;
       call.batch = kOneSequence;
       if (sequence.run_count > 0) call.sinks = std::max<int64_t>(call.sinks, cache.prune.sinks);
-      if (eviction.window_query.data) {
-        call.window_query = eviction.window_query;
-        call.window_query.data = const_cast<char *>(element(eviction.window_query, place, 0, 0));
+      if (call.window_query.data) {
+        call.window_query.data = const_cast<char *>(element(eviction.choice.window_query, place, 0, 0));
         call.window_query.extent[0] = 1;
       } else if (call.measure) {
         call.window_query = score::window_tensor(shape, sequence.score + layer * score::state_bytes(shape), 1);

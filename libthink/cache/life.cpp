@@ -184,7 +184,10 @@ void drop_score(think_cache &cache, Sequence &sequence) {
 
 bool fork(think_cache &cache, int32_t source, int32_t destination) {
   const Sequence &from = cache.sequences[source];
-  Sequence copy{};
+  Sequence copy = from;  // all but what it owns
+  copy.pages = {};
+  copy.score = nullptr;
+  for (Run &run : copy.runs) run.pages = {};
   const auto list = [&](const Array<int32_t> &pages, Array<int32_t> &copied) {
     if (!reserve(cache.memory, copied, pages.size)) return false;
     if (pages.size > 0) std::memcpy(copied.data, pages.data, static_cast<size_t>(pages.size) * sizeof(int32_t));
@@ -193,8 +196,6 @@ bool fork(think_cache &cache, int32_t source, int32_t destination) {
   };
   bool fits = list(from.pages, copy.pages);
   for (int32_t run = 0; run < from.run_count; ++run) {
-    copy.runs[run] = from.runs[run];
-    copy.runs[run].pages = {};
     fits = fits && list(from.runs[run].pages, copy.runs[run].pages);
   }
   if (fits && from.score) {
@@ -207,10 +208,6 @@ bool fork(think_cache &cache, int32_t source, int32_t destination) {
     for (Run &run : copy.runs) release(cache.memory, run.pages);
     return false;
   }
-  copy.dense_rows = from.dense_rows;
-  copy.settled_rows = from.settled_rows;
-  copy.evicted = from.evicted;
-  copy.run_count = from.run_count;
   for (int32_t page = 0; page < copy.pages.size; ++page) ++cache.pools[kDense].page_users[copy.pages[page]];
   for (int32_t run = 0; run < copy.run_count; ++run) {
     Pool &pool = cache.pools[copy.runs[run].kind];

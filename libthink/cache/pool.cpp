@@ -57,18 +57,17 @@ bool resize_slots(Memory &memory, const Shape &shape, const Pool &pool, Slab &sl
   if (!bases) return false;
   const Slab before = slab;
   bind(shape, pool, bases, slots, slab);
-  const int64_t offsets = int64_t{copied} * shape.kv_heads * static_cast<int64_t>(sizeof(int64_t));
-  if (copied > 0 && pool.key_basis) {
-    copy_slots(shape, THINK_KEYS, before.key_basis, slab.key_basis, copied);
-    copy_array(before.key_head_offset, slab.key_head_offset, offsets);
+  if (copied > 0) {
+    const auto of_heads = [&]<class T>(bool has, const T *from, T *to) {
+      if (has) copy_array(from, to, int64_t{copied} * shape.kv_heads * static_cast<int64_t>(sizeof(T)));
+    };
+    if (pool.key_basis) copy_slots(shape, THINK_KEYS, before.key_basis, slab.key_basis, copied);
+    if (pool.value_basis) copy_slots(shape, THINK_VALUES, before.value_basis, slab.value_basis, copied);
+    of_heads(pool.key_basis, before.key_head_offset, slab.key_head_offset);
+    of_heads(pool.value_basis, before.value_head_offset, slab.value_head_offset);
+    of_heads(pool.key_scale, before.key_scale, slab.key_scale);
+    of_heads(pool.value_scale, before.value_scale, slab.value_scale);
   }
-  if (copied > 0 && pool.value_basis) {
-    copy_slots(shape, THINK_VALUES, before.value_basis, slab.value_basis, copied);
-    copy_array(before.value_head_offset, slab.value_head_offset, offsets);
-  }
-  const int64_t scales = int64_t{copied} * shape.kv_heads * static_cast<int64_t>(sizeof(float));
-  if (copied > 0 && pool.key_scale) copy_array(before.key_scale, slab.key_scale, scales);
-  if (copied > 0 && pool.value_scale) copy_array(before.value_scale, slab.value_scale, scales);
   give(memory, before.bases, before.slots * pool.slot_bytes);
   return true;
 }

@@ -47,8 +47,8 @@ think_status check_segment_side(const Argument &argument, const SideFields &fiel
   if (head_offset) {
     if (const think_status status = check_pointer(argument, head_offset, alignof(int64_t), fields.head_offset)) return status;
   }
-  const float *scale = keys ? segment.key_scale : segment.value_scale;
-  return scale && dtype == THINK_F8_E4M3 ? check_pointer(argument, scale, alignof(float), fields.scale) : THINK_OK;
+  const float *scale = f8_scales(segment, keys);
+  return scale ? check_pointer(argument, scale, alignof(float), fields.scale) : THINK_OK;
 }
 
 bool in_tiles(const think_segment &segment) { return segment.key_layout == THINK_TILES || segment.value_layout == THINK_TILES; }
@@ -150,8 +150,8 @@ think_status check_head_offsets(const Argument &argument, const think_segment &s
 think_status check_scales(const Argument &argument, const think_segment &segment, const Shape &shape, const Batch &batch, int32_t sequence, int32_t head) {
   for (const int side : {THINK_KEYS, THINK_VALUES}) {
     const bool keys = side == THINK_KEYS;
-    const float *scale = keys ? segment.key_scale : segment.value_scale;
-    if (!scale || (keys ? segment.key_dtype : segment.value_dtype) != THINK_F8_E4M3 || (segment.flags & THINK_SEGMENT_MEASURE)) continue;
+    const float *scale = f8_scales(segment, keys);
+    if (!scale || (segment.flags & THINK_SEGMENT_MEASURE)) continue;
     const int64_t at = int64_t{slot_of(segment, batch, sequence)} * shape.kv_heads + head;
     if (!is_scale(scale[at])) {
       return wrong(argument, Text("%s_scale[%lld]", keys ? "key" : "value", static_cast<Long>(at)).text, "expected 2^-100 .. 2^100, got %g",

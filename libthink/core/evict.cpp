@@ -72,6 +72,12 @@ think_status read_evict_options(const Argument &argument, const think_evict_opti
   return THINK_OK;
 }
 
+think_status check_evict_score(const Argument &argument, int32_t method, const float *score) {
+  if (method == THINK_EVICT_H2O && !score) return null_pointer(argument);
+  if (method == THINK_EVICT_RECENT && score) return wrong(argument, "", "expected NULL (sinks and recent rows have no scores), got a pointer");
+  return check_optional(argument, score);
+}
+
 int64_t evict_workspace(const Shape &shape, int32_t batch, int64_t tokens) {
   Carver carver{nullptr, 0};
   Scratch scratch;

@@ -28,6 +28,7 @@ struct EvictCall {
 };
 // Options with their defaults filled in (0 = default, -1 = none), and as they were given.
 think_status read_evict_options(const Argument &argument, const think_evict_options *in, const Shape &shape, EvictCall &call, think_evict_options &copy);
+think_status check_evict_score(const Argument &argument, int32_t method, const float *score);
 int64_t evict_workspace(const Shape &shape, int32_t batch, int64_t tokens);
 void evict_rows(const EvictCall &call, int64_t longest, void *workspace);
 // On a device; an error of the CUDA runtime.

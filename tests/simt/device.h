@@ -52,8 +52,6 @@ THINK_DEVICE uint32_t permute_bytes(uint32_t low, uint32_t high, uint32_t select
   return result;
 }
 
-THINK_DEVICE int32_t opaque(int32_t value) { return value; }
-
 // ---- global memory -------------------------------------------------------------------------------------------------------------------------
 
 template <class T>

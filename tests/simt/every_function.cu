@@ -88,7 +88,6 @@ __global__ void __launch_bounds__(64) everything_kernel(const __grid_constant__ 
   x += exp2_fast(-1.0f) + log2_fast(8.0f) + reciprocal_fast(4.0f) + rsqrt_fast(4.0f) + to_float(from_float<float>(x));
   x = warp_max(warp_sum(x), 8) + shuffle(x, 3) + shuffle_down(x, 1) + shuffle_up(x, 1) + shuffle_xor(x, 16, kAllLanes);
   bits += ballot(i & 1) + any(i == 5) + all(i >= 0) + count_bits(0xff) + leading_zeros(1) + trailing_zeros(8) + permute_bytes(1, 2, 0x3210);
-  bits += static_cast<uint32_t>(opaque(i));
   bits += as_bits(x) & 1;
   const int32_t places = grid_x() * grid_y() * grid_z() + block_y() + block_z();
   if (i == 0) {

@@ -1,6 +1,7 @@
 // The device benchmark: decode attention of six models over batches, lengths and widths, and the prune of a layer, as JSON on standard output.
-//   gpu_bench [--device N] [--seconds S] [--quick] [--check]
-// Stops taking new cases after S seconds (default 240) and says which it left out. --check only names the device, or says why there is none (exit code 3).
+//   gpu_bench [--device N] [--seconds S] [--quick] [--only TEXT] [--check]
+// Stops taking new cases after S seconds (default 240) and says which it left out. --only takes the cases whose name
+// contains TEXT, "Llama-3-8B 32 x 8192 77/128" or "Llama-3-8B prune of 8192". --check only names the device, or says why there is none (exit code 3).
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -61,6 +62,7 @@ nlohmann::ordered_json json_of(const Measured &measured) {
 int run(int argc, char **argv) {
   int32_t index = 0;
   double limit = 240;
+  const char *only = "";
   bool quick = false, check = false;
   for (int i = 1; i < argc; ++i) {
     if (!std::strcmp(argv[i], "--quick")) {
@@ -71,8 +73,10 @@ int run(int argc, char **argv) {
       index = std::atoi(argv[++i]);
     } else if (i + 1 < argc && !std::strcmp(argv[i], "--seconds")) {
       limit = std::atof(argv[++i]);
+    } else if (i + 1 < argc && !std::strcmp(argv[i], "--only")) {
+      only = argv[++i];
     } else {
-      std::fprintf(stderr, "usage: gpu_bench [--device N] [--seconds S] [--quick] [--check]\n");
+      std::fprintf(stderr, "usage: gpu_bench [--device N] [--seconds S] [--quick] [--only TEXT] [--check]\n");
       return kUsage;
     }
   }
@@ -91,9 +95,11 @@ int run(int argc, char **argv) {
                                    {"attend", nlohmann::ordered_json::array()},
                                    {"prune", nlohmann::ordered_json::array()},
                                    {"left_out", nlohmann::ordered_json::array()}};
+  const auto wants = [&](const std::string &name) { return name.find(only) != std::string::npos; };
+  const auto text_of = [](const nlohmann::ordered_json &value) { return value.is_string() ? value.get<std::string>() : value.dump(); };
   for (const Model &model : kModels) {
     for (const int32_t tokens : {8192, 32768}) {
-      if (quick && tokens > 8192) continue;
+      if ((quick && tokens > 8192) || !wants(std::string(model.name) + " prune of " + std::to_string(tokens))) continue;
       for (const StageTime &time : bench.prune(model.query_heads, model.kv_heads, model.channels, tokens)) {
         nlohmann::ordered_json row = {{"model", model.name}, {"tokens", tokens}, {"stage", time.stage}};
         row.update(json_of(time.measured));
@@ -106,14 +112,14 @@ int run(int argc, char **argv) {
     if (quick && ++loads > 2) break;
     for (const Model &model : kModels) {
       if (load.only && std::strcmp(load.only, model.name)) continue;
+      const std::string name = std::string(model.name) + " " + std::to_string(load.batch) + " x " + text_of(tokens_of(load));
       if (seconds() > limit) {
-        const nlohmann::ordered_json tokens = tokens_of(load);
-        report["left_out"].push_back(std::string(model.name) + " " + std::to_string(load.batch) + " x " +
-                                     (tokens.is_string() ? tokens.get<std::string>() : tokens.dump()));
+        report["left_out"].push_back(name);
         continue;
       }
       for (const auto &[key, value] : kWidths) {
         const int32_t key_kept = key * model.channels / 128, value_kept = value * model.channels / 128 / 8 * 8;
+        if (!wants(name + " " + std::to_string(key_kept) + "/" + std::to_string(value_kept))) continue;
         nlohmann::ordered_json row = {{"model", model.name}, {"batch", load.batch},     {"tokens", tokens_of(load)},
                                       {"key_kept", key_kept}, {"value_kept", value_kept}, {"channels", model.channels}};
         row.update(json_of(bench.attend(

@@ -89,7 +89,7 @@ class OnDevice {
     extent_ = {arguments_.batch.count, call_queries ? call_queries : shape.max_queries, arguments_.segment_count, problem.most_tokens};
     if (arguments_.batch.row_start) extent_.rows = arguments_.query.extent[2];
     workspace_ = std::make_unique<simt::Buffer<char>>("workspace", static_cast<size_t>(cuda::workspace(shape, extent_)));
-    counter_bytes_ = invariant ? 0 : 4 * shape.attend_blocks;  // otherwise one for each unit
+    counter_bytes_ = invariant ? 0 : 3 * 4 * shape.attend_blocks;  // otherwise one for each unit
   }
 
   Result run() {
@@ -165,7 +165,7 @@ simt::Counters moved_counters() {
 }
 
 // Of a warp and part: lengths, widths, slots, places.
-constexpr int64_t kLookups = 24;
+constexpr int64_t kLookups = 22;
 
 struct Model {
   double cache = 0, reads = 0, writes = 0;
@@ -180,6 +180,7 @@ Model model_of(const Problem &problem, const OnDevice &device) {
   const int64_t units = int64_t{a.batch.count} * shape.kv_heads, columns = shape.group, key = shape.key_channels, value = shape.value_channels;
   const bool residue = host.key_dtype == THINK_BF16 && columns * 2 <= 8;
   const auto steps = [](int64_t channels) { return (channels + 15) / 16; };
+  const auto weight_of = [](think_dtype dtype) { return is_quantized(dtype) ? dtype_bits(dtype) + 1 : 16; };
   Model model;
   struct Head {
     int64_t key, value, weight;
@@ -189,8 +190,8 @@ Model model_of(const Problem &problem, const OnDevice &device) {
   for (int64_t unit = 0; unit < units; ++unit) {
     const int32_t sequence = static_cast<int32_t>(unit % a.batch.count), head = static_cast<int32_t>(unit / a.batch.count);
     const SideView keys = side_view(host, Side::keys, shape, a.batch, sequence, head), values = side_view(host, Side::values, shape, a.batch, sequence, head);
-    const auto weight_of = [&](const SideView &side) { return steps(side.channels) * (is_quantized(side.dtype) ? dtype_bits(side.dtype) + 1 : 16); };
-    const int64_t tokens = run_length(host, sequence, head), tiles = (tokens + 31) / 32, weight = 64 + tiles * (weight_of(keys) + weight_of(values));
+    const int64_t tokens = run_length(host, sequence, head), tiles = (tokens + 31) / 32;
+    const int64_t weight = 64 + tiles * (steps(keys.channels) * weight_of(keys.dtype) + steps(values.channels) * weight_of(values.dtype));
     const int64_t width = (keys.channels + 7) / 8 * 8, dropped = key - keys.channels, values_dropped = value - values.channels;
     const int64_t head_of_slot = slot_of(host, a.batch, sequence) * shape.kv_heads + head;
     const auto predicts = [&](const think_basis *basis) { return basis && basis->weight_offset[head_of_slot] >= 0; };
@@ -211,7 +212,7 @@ Model model_of(const Problem &problem, const OnDevice &device) {
     model.writes += static_cast<double>(columns * (value * dtype_bytes(shape.output_dtype) + 4));
   }
   // The parts: what each block has of each unit, at most one part more than there are blocks and units.
-  const int64_t least = 8 * (steps(key) + steps(value)) * 16;
+  const int64_t least = 8 * (steps(key) * weight_of(host.key_dtype) + steps(value) * weight_of(host.value_dtype));
   const int64_t blocks = std::max<int64_t>(1, std::min<int64_t>(device.arguments().shape.attend_blocks, line / least));
   int64_t start = 0;
   for (const Head &head : heads) {
@@ -223,7 +224,7 @@ Model model_of(const Problem &problem, const OnDevice &device) {
     start += head.weight;
   }
   model.reads += static_cast<double>(units * 64 + blocks * device.warps() * 32 * 8);  // the line: written by prepare, searched by each warp
-  model.writes += static_cast<double>(units * 8 + 4 * device.arguments().shape.attend_blocks);
+  model.writes += static_cast<double>(units * 8 + 3 * 4 * device.arguments().shape.attend_blocks);
   return model;
 }
 
