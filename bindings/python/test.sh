@@ -30,9 +30,10 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 fail() { echo "FAIL: $1" >&2; exit 1; }
 pip() { "$python" -m pip --disable-pip-version-check --quiet "$@"; }
-around=(--config-settings=cmake.define.THINK_LIBRARY="$library")
-[ "${THINK_WHEEL_FROM_SOURCE:-0}" = 0 ] || around=()
-pip wheel --no-deps --no-build-isolation "${around[@]}" --wheel-dir "$work/wheel" "$here"
+prebuilt=(--config-settings=cmake.define.THINK_LIBRARY="$library")
+inside=("${prebuilt[@]}")
+[ "${THINK_WHEEL_FROM_SOURCE:-0}" = 0 ] || inside=()
+pip wheel --no-deps --no-build-isolation "${inside[@]}" --wheel-dir "$work/wheel" "$here"
 wheel=$(echo "$work"/wheel/libthink-*.whl)
 "$python" - "$wheel" "$root" <<'PY'
 import re, sys, zipfile, pathlib
@@ -49,9 +50,9 @@ PY
 echo
 grep -qE 'manylinux_2_[0-9]+' "$work/audit" || fail "auditwheel finds no platform tag for the wheel"
 
-# the wheel in an empty folder, and the same from the tree in one step
+# the wheel in an empty folder, and from the tree in one step, around the library that is there
 pip install --no-deps --no-index --target "$work/site" "$wheel"
-pip install --no-deps --no-build-isolation --no-index "${around[@]}" --target "$work/tree" "$here"
+pip install --no-deps --no-build-isolation --no-index "${prebuilt[@]}" --target "$work/tree" "$here"
 (cd "$work" && PYTHONPATH=$work/tree "$python" -c "import libthink; assert libthink.__file__.startswith('$work/tree'); libthink.Context()") ||
   fail "pip install from the tree"
 export PYTHONPATH=$work/site THINK_ROOT=$root

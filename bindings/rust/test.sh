@@ -13,6 +13,8 @@ command -v rustc >/dev/null || need_packages rustc-web cargo-web rust-web-clippy
 version=$(rustc --version 2>/dev/null | cut -d' ' -f2) || true
 [ -n "$version" ] && command -v cargo >/dev/null || { echo "there is no Rust (rustc, cargo)"; exit 77; }
 printf '%s\n' 1.82.0 "$version" | sort -VC || { echo "Rust 1.82 or newer is needed, found $version"; exit 77; }
+command -v cargo-clippy >/dev/null || need_packages rust-web-clippy || true
+command -v cargo-clippy >/dev/null || { echo "FAIL: there is no cargo-clippy (Debian 12: rust-web-clippy)" >&2; exit 1; }
 
 export CARGO_TARGET_DIR=${XDG_CACHE_HOME:-$HOME/.cache}/libthink/rust-target CARGO_TERM_COLOR=never
 unset THINK_LIBRARY THINK_LIB_DIR RUSTFLAGS
@@ -31,7 +33,7 @@ fi
 grep -q 'set THINK_LIB_DIR' "$work/log" || { cat "$work/log" >&2; fail "a missing library is not explained"; }
 
 export THINK_LIB_DIR=$build
-if command -v cargo-clippy >/dev/null; then cargo clippy -q --workspace --all-targets -- -D warnings; fi
+cargo clippy -q --workspace --all-targets -- -D warnings
 grep -rn unsafe think/examples think/README.md && fail "an example is unsafe"
 cargo test -q --workspace
 cargo run -q --example decode

@@ -34,8 +34,12 @@ def declarations(about):
     since = "".join(f'    "{function["name"]}": "{function["since"]}",\n' for function in about["functions"])
     pointers = "".join(f'    ("{struct["name"]}", "{field["name"]}"): "{field["type"]}",\n' for struct in about["structs"] for field in struct["fields"]
                        if field["type"].endswith("*") and pointed(field["type"]) not in {each["name"] for each in about["structs"]})
-    return (f'"""The C interface for cffi. {MADE_BY}"""\n\nABI_MAJOR = {about["abi_major"]}\n\nDECLARATIONS = """\n{text}\n"""\n\n'
-            f"POINTERS = {{\n{pointers}}}\n\nSINCE = {{\n{since}}}\n")
+    fields = ""
+    for struct in about["structs"]:
+        names = ", ".join(f'"{field["name"]}"' for field in visible(struct))
+        fields += textwrap.fill(f'"{struct["name"]}": [{names}],', 150, initial_indent="    ", subsequent_indent=" " * 8) + "\n"
+    return (f'"""The C interface for cffi. {MADE_BY}"""\n\nDECLARATIONS = """\n{text}\n"""\n\n'
+            f"FIELDS = {{\n{fields}}}\n\nPOINTERS = {{\n{pointers}}}\n\nSINCE = {{\n{since}}}\n")
 
 
 def constants(about):
@@ -54,7 +58,8 @@ def constants(about):
 
 
 def visible(struct):
-    return [field for field in struct["fields"] if field["name"] not in ("struct_size", "reserved", "reserved2")]
+    """The fields that mean something to callers."""
+    return [field for field in struct["fields"] if field["name"] != "struct_size" and not field["name"].startswith("reserved")]
 
 
 def kinds(about, field):

@@ -51,8 +51,6 @@ def checks(about):
     lines = [f"// think.json and bindgen must say the same, and what follows from both. {MADE_BY}", "", "use core::mem::{offset_of, size_of};", "",
              "use crate::types::*;", "", "/// Every function, in the order of the table.", f"pub const FUNCTIONS: [&str; {len(about['functions'])}] = ["]
     lines += [f'    "{function["name"]}",' for function in about["functions"]]
-    lines += ["];", "", "/// Every struct and its size.", f"pub const STRUCTS: [(&str, usize); {len(about['structs'])}] = ["]
-    lines += [f'    ("{struct["name"]}", size_of::<{struct["name"]}>()),' for struct in about["structs"]]
     lines += ["];", "", "const _: () = {"]
     for struct in about["structs"]:
         lines.append(f"    assert!(size_of::<{struct['name']}>() == {struct['size']});")

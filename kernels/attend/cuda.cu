@@ -63,19 +63,10 @@ __global__ void __launch_bounds__(kMergeThreads) attend_merge(const __grid_const
 
 int32_t widest(const Shape &shape) { return shape.key_channels > shape.value_channels ? shape.key_channels : shape.value_channels; }
 
-uint32_t decode_shared_bytes(int32_t key_channels, int32_t value_channels, int32_t warps, int32_t code_words) {
+uint32_t decode_shared_bytes(int32_t key_channels, int32_t value_channels, int32_t ring_of_codes) {
   SharedCarver carver;
-  take_block(carver, key_channels, value_channels, warps, code_words);
+  take_block(carver, key_channels, value_channels, warps_of(key_channels > value_channels ? key_channels : value_channels), ring_of_codes);
   return carver.bytes();
-}
-
-uint32_t decode_shared_bytes(const Shape &shape) { return decode_shared_bytes(shape.key_channels, shape.value_channels, warps_of(widest(shape)), 0); }
-
-// Of a call with tiles of codes: as many warps as a block's ring has room for, which is that of numbers at least.
-int32_t warps_for_codes(const Shape &shape, int32_t code_words) {
-  int32_t warps = warps_of(widest(shape));
-  while (warps > 1 && warps * kCodeStages * code_words > kMostRing) --warps;
-  return warps;
 }
 
 template <class Body>
@@ -157,7 +148,7 @@ int32_t load() {
     for (const int32_t channels : {64, 128, 256}) {
       for (const bool codes : {false, true}) {
         const int32_t error = with_kernel(dtype, channels, codes, [&](auto decode, auto fold) {
-          const uint32_t shared_bytes = decode_shared_bytes(channels, channels, warps_of(channels), codes ? kMostRing / kCodeStages / warps_of(channels) : 0);
+          const uint32_t shared_bytes = decode_shared_bytes(channels, channels, codes ? kMostRing : 0);
           if (const int32_t failed = prepare(decode, shared_bytes)) return failed;
           return prepare(fold, prepare_shared_bytes(kMaxChannels));
         });
@@ -172,7 +163,7 @@ int32_t resident(const Shape &shape, int32_t *blocks) {
   int32_t processors = 0, each = 0;
   if (const int32_t error = multiprocessors(&processors)) return error;
   const int32_t channels = widest(shape);
-  const uint32_t shared_bytes = decode_shared_bytes(shape);
+  const uint32_t shared_bytes = decode_shared_bytes(shape.key_channels, shape.value_channels, 0);
   const int32_t error = with_kernel(shape.cache_dtype == THINK_F16 ? THINK_F16 : THINK_BF16, channels, false,
                                     [&](auto decode, auto) { return resident_blocks(&each, decode, warps_of(channels) * 32, shared_bytes); });
   const int32_t all = processors * (each < 1 ? 1 : each), most = kGroupParts * kMostParts;
@@ -247,7 +238,8 @@ int32_t attend(const Arguments &a, const Extent &extent, const int32_t *query_sl
   p.folded = space.folded, p.constant = space.constant, p.start = space.start, p.counters = space.counters;
   p.counter_count = g.invariant ? g.units : shape.attend_blocks * 3;
   d.folded = space.folded, d.constant = space.constant, d.start = space.start, d.counters = space.counters, d.partial = space.partial;
-  d.warps = codes ? warps_for_codes(shape, d.code_words) : warps_of(widest(shape));
+  d.warps = warps_of(widest(shape));
+  if (codes) d.code_warps = std::clamp(kMostRing / (kCodeStages * d.code_words), 1, d.warps);
   o.tensor = a.output;
   o.sink_logit = a.sink_logit;
   o.lse = a.lse;
@@ -262,7 +254,7 @@ int32_t attend(const Arguments &a, const Extent &extent, const int32_t *query_sl
     const Launch second = {.name = "attend_decode",
                            .grid = {shape.attend_blocks},
                            .threads = d.warps * 32,
-                           .shared_bytes = decode_shared_bytes(shape.key_channels, shape.value_channels, d.warps, d.code_words),
+                           .shared_bytes = decode_shared_bytes(shape.key_channels, shape.value_channels, code_ring(d)),
                            .stream = stream,
                            .overlap = true};
     return launch(second, decode, d, o);

@@ -1,8 +1,8 @@
-// Tiles of codes: how they lie in shared memory, how their codes become operands, and the sums of a piece of which keys, values or both are codes. Codes are made
-// f16 by their bits alone, with the middle of their range as zero, so that rounding what they are multiplied with costs no more than it does with numbers:
+// Tiles of codes: how they lie in shared memory, how their codes become operands, and the sums of a piece of which keys, values or both are codes. Codes are
+// made f16 by their bits alone, with the middle of their range as zero, so that rounding what they are multiplied with costs no more than with numbers:
 //   keys    z = sum (q scale) (code - middle) + sum q (zero + scale middle): scales go into the queries of a tile, the second sum is one matrix more
 //   values  o = sum (p scale) (code - middle) + sum p (zero + scale middle): scales go into the probabilities of a group, the second sum is one row of a group
-// Operands are f16 whatever the numbers of other segments are. Keys scaled by a power of two per tile, and values by kValueScale, keep all products in f16.
+// Operands are f16 whatever the numbers of other segments are. Keys scaled by a power of two per tile, and values by one for their type, keep all products in f16.
 // A stage of a warp's ring holds a whole tile.
 #pragma once
 
@@ -10,11 +10,10 @@
 
 namespace think::attend::cuda {
 
-constexpr uint32_t kPower6 = 0x54005400u;      // 64, twice
-constexpr float kValueScale = 1.0f / 64.0f;    // a scale is below 2 * 65504 / 15, a probability at most 1
-constexpr int32_t kMostRing = 6144;            // of a block, in 16 bytes: what every architecture has at least, less 2 KiB
+constexpr int32_t kMostRing = 6144;  // of a block, in 16 bytes: what every architecture has at least, less 2 KiB
 
 THINK_HOST_DEVICE bool has_codes(think_dtype key, think_dtype value) { return device::is_codes(key) || device::is_codes(value); }
+THINK_HOST_DEVICE int32_t code_ring(const Decode &d) { return d.code_warps * kCodeStages * d.code_words; }
 THINK_DEVICE bool has_codes(const DecodeSegment &segment) { return has_codes(segment.key.dtype, segment.value.dtype); }
 
 // ---- codes as f16
@@ -22,6 +21,10 @@ THINK_DEVICE bool has_codes(const DecodeSegment &segment) { return has_codes(seg
 // The f16 whose lowest bits are a code is 1024 + code; less 1024 and the middle it is exact.
 THINK_DEVICE uint32_t centred(uint32_t magic, int32_t bits) { return sub2<F16>(magic, bits == 8 ? 0x64806480u : 0x64086408u); }
 THINK_DEVICE uint32_t middle_of(int32_t bits) { return bits == 8 ? 0x58005800u : 0x48004800u; }
+// Scales of values, 131008 / 255 or 131008 / 15 at most, are multiplied by 64 or 4: as large as f16 allows, so that products with small probabilities are no
+// subnormals yet. And back.
+THINK_DEVICE uint32_t enlarged(uint32_t scales, int32_t bits) { return mul2<F16>(scales, bits == 8 ? 0x54005400u : 0x44004400u); }
+THINK_DEVICE float reduced(float sum, int32_t bits) { return sum * (bits == 8 ? 0.015625f : 0.25f); }
 
 // Of a register of ldmatrix_trans, four bytes of two lines (channels of keys, tokens of values) and two neighbours in each: the pair of the first
 // neighbours (`second` 0) or of the second ones. Nibbles: of their lower or upper halves.
@@ -189,8 +192,8 @@ THINK_DEVICE void sum_key_codes(float (&score)[2][4], const Keys<kSteps> &keys, 
   }
 }
 
-// Probabilities in the order of sum_key_codes() as B operands in the order of tokens: lane 4 g + t needs tokens 2t, 2t + 1 (+ 8) of column g, which are neighbours
-// in lane 4 t + g / 2 (+ 16).
+// Probabilities in the order of sum_key_codes() as B operands in the order of tokens: lane 4 g + t needs tokens 2t, 2t + 1 (+ 8) of column g, which are
+// neighbours in lane 4 t + g / 2 (+ 16).
 template <class T>
 THINK_DEVICE void order_probabilities(uint32_t (&p)[2], const float (&score)[4]) {
   const int32_t lane = lane_index(), from = lane % 4 * 4 + lane / 8;
@@ -241,7 +244,7 @@ THINK_DEVICE void sum_value_codes(CodeSums<kMatrices> &sums, const uint32_t (&p)
     for (int32_t m = 0; m < 2; ++m) {
 #pragma unroll
       for (int32_t half = 0; half < 2; ++half) {
-        scaled[m][half] = mul2<F16>(p[m][half], mul2<F16>(load_pair(b < groups ? b : groups - 1, m, half), kPower6));
+        scaled[m][half] = mul2<F16>(p[m][half], enlarged(load_pair(b < groups ? b : groups - 1, m, half), kBits));
       }
     }
     const auto add = [&](int32_t j, int32_t m, uint32_t low, uint32_t high, int32_t upper) {
@@ -265,7 +268,7 @@ THINK_DEVICE void sum_value_codes(CodeSums<kMatrices> &sums, const uint32_t (&p)
   }
 }
 
-// The sums of a piece, scaled back and with their zeros, as [channel][column] floats.
+// store_sums(): scaled back and with their zeros.
 template <int32_t kMatrices>
 THINK_DEVICE void store_value_codes(Shared<float> to, const CodeSums<kMatrices> &sums, int32_t kept, int32_t bits) {
   const int32_t lane = lane_index(), column = lane % 4, row = lane / 4 * 2, groups = device::groups_of(kept), blocks = code_blocks(kept);
@@ -281,8 +284,8 @@ THINK_DEVICE void store_value_codes(Shared<float> to, const CodeSums<kMatrices> 
     for (int32_t i = 0; i < 2; ++i) {
       const int32_t half = i ^ turn, channel = first + row + half;
       const float *sum = sums.out[j];
-      const Float2 two = {fmaf(half ? sum[2] : sum[0], kValueScale, zero[0]), fmaf(half ? sum[3] : sum[1], kValueScale, zero[1])};
-      if (channel < end) store_shared((to + (block * kBlockChannels + channel) * kColumns + column * 2).template as<Float2>(), two);
+      const Float2 two = {reduced(half ? sum[2] : sum[0], bits) + zero[0], reduced(half ? sum[3] : sum[1], bits) + zero[1]};
+      if (channel < end) store_shared((to + (block * kBlockChannels + channel) * 4).template as<Float2>(), two);
     }
   }
 }
@@ -471,10 +474,11 @@ THINK_DEVICE void sum_code_piece(const Decode &d, float scale, float softcap, co
   keys.folded = block.folded + (Keys<kSteps>::kInRegisters ? 0 : warp * steps_of(g.key_channels) * 32);
   int32_t key_kept = 0, length = 0;
   bool met = false;
+  const int32_t last = warp < d.code_warps ? end : 0;
   // The first rounds only fetch.
 #pragma unroll 1
-  for (int32_t round = 1 - kCodeStages, tile = first + warp + round * d.warps; tile < end; tile += d.warps, ++round) {
-    fetch(tile + (kCodeStages - 1) * d.warps, round + kCodeStages - 1);
+  for (int32_t round = 1 - kCodeStages, tile = first + warp + round * d.code_warps; tile < last; tile += d.code_warps, ++round) {
+    fetch(tile + (kCodeStages - 1) * d.code_warps, round + kCodeStages - 1);
     if (round < 0) continue;
     if (advance(cursor, block, tile) || !met) {
       const DecodeSegment &segment = d.segment[cursor.segment];
@@ -491,7 +495,7 @@ THINK_DEVICE void sum_code_piece(const Decode &d, float scale, float softcap, co
     sync_warp();  // the stage may be filled again
   }
   cp_async_wait<0>();
-  merge_warps(sums, d, block, steps_of(value_kept), value_kept, to, [&](Shared<float> own) {
+  merge_warps(sums, block, steps_of(value_kept), value_kept, g.value_channels, halves_of(g, unit, queries), to, [&](Shared<float> own) {
     if (value_bits < 16) {
       store_value_codes(own, sums, value_kept, value_bits);
     } else {

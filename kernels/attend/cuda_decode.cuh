@@ -34,7 +34,7 @@ struct Decode {
   uint32_t *counters;  // of units that are cut; then, unless they are invariant, two for each block: of the groups of parts that it leads
   int32_t least;  // weight that a block has at least, while there are fewer blocks than in the grid
   int32_t warps;
-  int32_t code_words;  // of a stage of tiles of codes, of 16 bytes; 0 where no segment has any
+  int32_t code_warps, code_words;  // warps that take tiles of codes, and their stages of 16 bytes; 0 where no segment has any
 };
 
 struct Output {
@@ -68,14 +68,17 @@ THINK_HOST_DEVICE int32_t stage_words(int32_t key_channels, int32_t value_channe
   const int32_t rows = stage_rows(key_channels > value_channels ? key_channels : value_channels);
   return key_words(key_channels, rows) + key_words(value_channels, rows);
 }
-// Maxima and masses of 8 columns, then the sums of each value channel: floats of a partial result.
-THINK_HOST_DEVICE int32_t partial_floats(int32_t value_channels) { return (2 + value_channels) * kColumns; }
+// A partial result: of four columns the maxima, the masses and the sums of each value channel, and the same of the other four. Half as many columns are half
+// as many bytes in one piece, and numbers of both halves lie in different banks.
+THINK_HOST_DEVICE int32_t half_floats(int32_t value_channels) { return (4 + value_channels) * 4; }
+THINK_HOST_DEVICE int32_t partial_floats(int32_t value_channels) { return half_floats(value_channels) * 2; }
+THINK_HOST_DEVICE int32_t place_of_column(int32_t column, int32_t value_channels) { return column / 4 * half_floats(value_channels) + column % 4; }
 // The reduction: sums and outputs of all channels, weights and places of parts, maxima.
 THINK_HOST_DEVICE int32_t reduce_floats(int32_t value_channels, int32_t threads) {
-  return (1 + 2 * value_channels) * kColumns + kMostParts * (kColumns + 2) + (threads / kColumns + 2) * kColumns + 32;
+  return 4 * half_floats(value_channels) + kMostParts * (2 * kColumns + 2) + (threads / kColumns + 2) * kColumns + 32;
 }
 
-THINK_HOST_DEVICE Block take_block(SharedCarver &carver, int32_t key_channels, int32_t value_channels, int32_t warps, int32_t code_words) {
+THINK_HOST_DEVICE Block take_block(SharedCarver &carver, int32_t key_channels, int32_t value_channels, int32_t warps, int32_t code_ring) {
   Block block;
   block.tiles = carver.take<uint32_t>(THINK_MAX_SEGMENTS);
   block.weight = carver.take<uint32_t>(THINK_MAX_SEGMENTS);
@@ -84,7 +87,7 @@ THINK_HOST_DEVICE Block take_block(SharedCarver &carver, int32_t key_channels, i
   block.views = carver.take<Words2>(static_cast<uint32_t>(warps * 2 * kViewWords));
   int32_t words = warps * stages_of(widest) * stage_words(key_channels, value_channels);
   const int32_t merge = warps * partial_floats(steps_of(value_channels) * kStep) / 4, reduce = (reduce_floats(value_channels, warps * 32) + 3) / 4;
-  if (words < warps * kCodeStages * code_words) words = warps * kCodeStages * code_words;
+  if (words < code_ring) words = code_ring;
   if (words < merge) words = merge;
   if (words < reduce) words = reduce;
   carver.next = (carver.next + 127) / 128 * 128;
@@ -250,7 +253,8 @@ THINK_DEVICE int32_t cut(const Geometry &g, const Block &block, int64_t distance
     if (distance >= at + whole) {
       before += tiles;
     } else if (distance > at) {
-      before += static_cast<int32_t>((distance - at + weight - 1) / weight);
+      const int64_t reached = distance - at + weight - 1;
+      before += static_cast<int32_t>(reached >> 31 ? reached / weight : static_cast<uint32_t>(reached) / static_cast<uint32_t>(weight));
     }
     at += whole;
   }
@@ -268,7 +272,14 @@ struct Cuts {
 
 // block * total / blocks, in divisions of 32 bits.
 THINK_DEVICE int64_t stretch_of(const Cuts &cuts, int32_t block) { return block * cuts.each + block * cuts.rest / cuts.blocks; }
-THINK_DEVICE int32_t block_at(const Cuts &cuts, int64_t place) { return static_cast<int32_t>(((place + 1) * cuts.blocks - 1) / cuts.total); }
+// The block that has `place`: a guess in f32, which is off by one at most, as there are fewer than 2^12 blocks.
+THINK_DEVICE int32_t block_at(const Cuts &cuts, int64_t place) {
+  int32_t block = static_cast<int32_t>(static_cast<float>(place) / static_cast<float>(cuts.total) * static_cast<float>(cuts.blocks));
+  block = device::clamp(block, cuts.blocks - 1);
+  while (stretch_of(cuts, block) > place) --block;
+  while (stretch_of(cuts, block + 1) <= place) ++block;
+  return block;
+}
 
 // The unit's first tile that is not in front of the stretch of `block`.
 THINK_DEVICE int32_t first_tile(const Geometry &g, const Block &block, const Cuts &cuts, int32_t of_block) {
@@ -459,53 +470,69 @@ THINK_DEVICE void sum_tile(Sums<kMatrices> &sums, const Keys<kSteps> &keys, cons
   }
 }
 
-// The sums of the channels that a warp holds, [channel][column].
+// Halves of four columns that stand for queries: with residues the other half has done its part in the scores.
+THINK_DEVICE int32_t halves_of(const Geometry &g, const Unit &unit, int32_t queries) { return columns_of(g, unit, queries) > kColumns / 2 ? 2 : 1; }
+
+THINK_DEVICE Float4 multiply_add(const Float4 &factor, const Float4 &x, const Float4 &sum) {
+  return {fmaf(factor.x, x.x, sum.x), fmaf(factor.y, x.y, sum.y), fmaf(factor.z, x.z, sum.z), fmaf(factor.w, x.w, sum.w)};
+}
+
+// The sums of a warp's channels, to what is of this lane's columns of them.
 template <int32_t kMatrices>
 THINK_DEVICE void store_sums(Shared<float> to, const Sums<kMatrices> &sums, int32_t value_steps) {
-  const int32_t group = lane_index() / 4, column = lane_index() % 4 * 2;
 #pragma unroll
   for (int32_t j = 0; j < kMatrices; ++j) {
     if (j < value_steps) {
 #pragma unroll
       for (int32_t half = 0; half < 2; ++half) {
-        store_shared((to + (j * kStep + half * 8 + group) * kColumns + column).template as<Float2>(), Float2{sums.out[j][half * 2], sums.out[j][half * 2 + 1]});
+        const Float2 two = {sums.out[j][half * 2], sums.out[j][half * 2 + 1]};
+        store_shared((to + (j * kStep + half * 8 + lane_index() / 4) * 4).template as<Float2>(), two);
       }
     }
   }
 }
 
-// The sums of the block's warps, in the order of the warps, as one partial result. store(to): store_sums() of the form that they have.
+// The sums of the block's warps, in the order of the warps, as one partial result for `global_channels`. store(to): store_sums() of the form that they have.
 template <int32_t kMatrices, class Store>
-THINK_DEVICE void merge_warps(Sums<kMatrices> &sums, const Decode &d, const Block &block, int32_t value_steps, int32_t value_kept, float *to, const Store &store) {
-  const int32_t lane = lane_index(), group = lane / 4, column = lane % 4 * 2, floats = partial_floats(value_steps * kStep);
+THINK_DEVICE void merge_warps(Sums<kMatrices> &sums, const Block &block, int32_t value_steps, int32_t value_kept, int32_t global_channels, int32_t halves,
+                              float *to, const Store &store) {
+  constexpr int32_t kWarps = warps_of(kMatrices * kStep);
+  const int32_t lane = lane_index(), group = lane / 4, column = lane % 4 * 2, channels = value_steps * kStep, floats = partial_floats(channels);
   sync_block();  // every ring is free
-  const Shared<float> all = block.ring.as<float>(), own = all + warp_index() * floats;
+  const Shared<float> all = block.ring.as<float>(), own = all + (warp_index() * floats + place_of_column(column, channels));
 #pragma unroll
   for (int32_t x = 0; x < 2; ++x) {
 #pragma unroll
     for (int32_t distance = 4; distance < 32; distance *= 2) sums.mass[x] += shuffle_xor(sums.mass[x], distance);
-    if (group == 0) store_shared(own + column + x, sums.maximum[x]), store_shared(own + kColumns + column + x, sums.mass[x]);
+    if (group == 0) store_shared(own + x, sums.maximum[x]), store_shared(own + 4 + x, sums.mass[x]);
   }
-  store(own + 2 * kColumns);
+  store(own + 8);
   sync_block();
-#pragma unroll 1
-  for (int32_t i = thread_index(); i < 2 * (1 + value_kept); i += block_threads()) {
-    // i: mass, then channels, in halves of four columns.
-    float maximum[4] = {kLowest, kLowest, kLowest, kLowest}, sum[4] = {};
-#pragma unroll 1
-    for (int32_t w = 0; w < d.warps; ++w) {
-      const Float4 m = load_shared((all + w * floats + i % 2 * 4).as<Float4>()), x = load_shared((all + w * floats + kColumns + i * 4).as<Float4>());
-      const float theirs[4] = {m.x, m.y, m.z, m.w}, value[4] = {x.x, x.y, x.z, x.w};
+  // A thread has one half of everything.
+  const int32_t half = halves == 2 ? thread_index() % 2 : 0, step = block_threads() / halves;
+  const Shared<float> theirs = all + half * half_floats(channels);
+  Float4 maximum[kWarps], weight[kWarps], largest = {kLowest, kLowest, kLowest, kLowest};
 #pragma unroll
-      for (int32_t c = 0; c < 4; ++c) {
-        const float largest = fmaxf(maximum[c], theirs[c]);
-        sum[c] = sum[c] * exp2_fast(maximum[c] - largest) + value[c] * exp2_fast(theirs[c] - largest);
-        maximum[c] = largest;
-      }
+  for (int32_t w = 0; w < kWarps; ++w) maximum[w] = load_shared((theirs + w * floats).template as<Float4>());
+#pragma unroll
+  for (int32_t w = 0; w < kWarps; ++w) {
+    largest = {fmaxf(largest.x, maximum[w].x), fmaxf(largest.y, maximum[w].y), fmaxf(largest.z, maximum[w].z), fmaxf(largest.w, maximum[w].w)};
+  }
+#pragma unroll
+  for (int32_t w = 0; w < kWarps; ++w) {
+    weight[w] = {exp2_fast(maximum[w].x - largest.x), exp2_fast(maximum[w].y - largest.y), exp2_fast(maximum[w].z - largest.z),
+                 exp2_fast(maximum[w].w - largest.w)};
+  }
+  Float4 *out = reinterpret_cast<Float4 *>(to) + half * half_floats(global_channels) / 4;
+  if (thread_index() < halves) store_global(out, largest);
+#pragma unroll 1
+  for (int32_t i = thread_index() / halves; i <= value_kept; i += step) {  // mass, then channels
+    Float4 sum = {0.0f, 0.0f, 0.0f, 0.0f};
+#pragma unroll
+    for (int32_t w = 0; w < kWarps; ++w) {
+      sum = multiply_add(weight[w], load_shared((theirs + w * floats + (1 + i) * 4).template as<Float4>()), sum);
     }
-    Float4 *out = reinterpret_cast<Float4 *>(to);
-    if (i < 2) store_global(out + i, Float4{maximum[0], maximum[1], maximum[2], maximum[3]});
-    store_global(out + 2 + i, Float4{sum[0], sum[1], sum[2], sum[3]});
+    store_global(out + 1 + i, sum);
   }
   sync_block();  // before the rings fill again
 }
@@ -568,7 +595,8 @@ THINK_DEVICE void sum_piece(const Decode &d, float scale, float softcap, const B
     sync_warp();  // the stage may be filled again
   }
   cp_async_wait<0>();
-  merge_warps(sums, d, block, value_steps, value_kept, to, [&](Shared<float> own) { store_sums(own, sums, value_steps); });
+  merge_warps(sums, block, value_steps, value_kept, g.value_channels, halves_of(g, unit, queries), to,
+              [&](Shared<float> own) { store_sums(own, sums, value_steps); });
 }
 
 }  // namespace think::attend::cuda

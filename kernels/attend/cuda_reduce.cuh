@@ -8,11 +8,11 @@ namespace think::attend::cuda {
 
 // A reduction's shared memory.
 struct Reduction {
-  Shared<float> sums;     // [mass, channel][column]
-  Shared<float> outputs;  // [channel][column]
-  Shared<float> weights;  // [part][column]
-  Shared<int64_t> places;  // of partial results
-  Shared<int32_t> count;   // of those
+  Shared<float> sums;     // [mass, channel], in halves as a partial result
+  Shared<float> outputs;  // [channel], the same
+  Shared<float> weights;  // [part][column]; first their maxima
+  Shared<float> masses;   // [part][column]
+  Shared<int64_t> places;  // of their partial results, in floats
   Shared<float> maxima;    // [warp][column]
   Shared<float> largest, mass;  // [column]
 };
@@ -20,13 +20,13 @@ struct Reduction {
 THINK_DEVICE Reduction take_reduction(SharedCarver carver, int32_t value_channels) {
   Reduction r;
   r.places = carver.take<int64_t>(kMostParts);
-  r.sums = carver.take<float>(static_cast<uint32_t>((1 + value_channels) * kColumns));
-  r.outputs = carver.take<float>(static_cast<uint32_t>(value_channels * kColumns));
+  r.sums = carver.take<float>(static_cast<uint32_t>(partial_floats(value_channels)));
+  r.outputs = carver.take<float>(static_cast<uint32_t>(partial_floats(value_channels)));
   r.weights = carver.take<float>(kMostParts * kColumns);
+  r.masses = carver.take<float>(kMostParts * kColumns);
   r.maxima = carver.take<float>(static_cast<uint32_t>(block_threads() / 32 * kColumns));
   r.largest = carver.take<float>(kColumns);
   r.mass = carver.take<float>(kColumns);
-  r.count = carver.take<int32_t>(1);
   return r;
 }
 
@@ -35,19 +35,10 @@ struct Parts {
   int32_t first, count, step;
 };
 
-// Tiles of a part, of whatever run.
+// Tiles of a unit.
 struct Range {
   int32_t first, end;
 };
-
-THINK_DEVICE Range range_of(const Geometry &g, const Block &block, const Cuts &cuts, const Parts &parts, int32_t i) {
-  if (cuts.chunk) {
-    const int32_t first = i * cuts.chunk, end = first + cuts.chunk;
-    return {first, end < cuts.tiles ? end : cuts.tiles};
-  }
-  const int32_t begin = parts.first + i * parts.step, end = begin + parts.step;
-  return {first_tile(g, block, cuts, begin), first_tile(g, block, cuts, end <= cuts.last_block ? end : cuts.last_block + 1)};
-}
 
 // The tiles of a run.
 THINK_DEVICE Range run_range(const Decode &d, const Block &block, int32_t run) {
@@ -61,46 +52,26 @@ THINK_DEVICE Range run_range(const Decode &d, const Block &block, int32_t run) {
   return range;
 }
 
-// places[i]: where partial results of the run are, in floats, in the order of the parts; how many. Every thread of the block must call it.
-THINK_DEVICE int32_t find_places(const Reduction &r, const Decode &d, const Block &block, const Cuts &cuts, int32_t unit, int32_t run, const Parts &parts) {
-  sync_block();
-  if (warp_index() == 0) {
-    const Range tiles = run_range(d, block, run);
-    const int32_t lane = lane_index();
-    int32_t found = 0;
-#pragma unroll 1
-    for (int32_t begin = 0; begin < parts.count; begin += 32) {
-      bool has = false;
-      if (begin + lane < parts.count) {
-        const Range own = range_of(d.geometry, block, cuts, parts, begin + lane);
-        has = (own.first > tiles.first ? own.first : tiles.first) < (own.end < tiles.end ? own.end : tiles.end);
-      }
-      const uint32_t those = ballot(has);
-      const int32_t before = count_bits(those & ((1u << lane) - 1));
-      if (has) store_shared(r.places + found + before, partial_at(d, cuts, unit, parts.first + (begin + lane) * parts.step, run) - d.partial);
-      found += count_bits(those);
-    }
-    if (lane == 0) store_shared(r.count, found);
-  }
-  sync_block();
-  return load_shared(r.count);
+// The parts of `parts` that have a place for the run. Of an invariant unit those whose items meet its tiles; else all of them, unless it has no tiles.
+THINK_DEVICE Parts parts_of_run(const Decode &d, const Block &block, const Cuts &cuts, int32_t run, const Parts &parts) {
+  const Range tiles = run_range(d, block, run);
+  if (tiles.first == tiles.end) return {0, 0, 1};
+  if (!cuts.chunk) return parts;
+  const int32_t first = tiles.first / cuts.chunk;
+  return {first, (tiles.end + cuts.chunk - 1) / cuts.chunk - first, 1};
 }
 
-// The largest maxima of the parts in `places`, of this thread's column: those of every kColumns-th thread together are all.
-THINK_DEVICE float largest_of(const Reduction &r, const Decode &d, int32_t count, float largest) {
-  const int32_t rows = block_threads() / kColumns, column = thread_index() % kColumns;
-#pragma unroll 1
-  for (int32_t i = thread_index() / kColumns; i < count; i += rows * 4) {
-    int64_t place[4];
-    float maximum[4] = {kLowest, kLowest, kLowest, kLowest};
-#pragma unroll
-    for (int32_t x = 0; x < 4; ++x) place[x] = load_shared(r.places + (i + x * rows < count ? i + x * rows : i));
-#pragma unroll
-    for (int32_t x = 0; x < 4; ++x) {
-      if (i + x * rows < count) maximum[x] = load_l2(d.partial + place[x] + column);
-    }
-#pragma unroll
-    for (int32_t x = 0; x < 4; ++x) largest = fmaxf(largest, maximum[x]);
+// Maxima and masses of the parts, and their places. Returns the largest of this thread's column: those of every kColumns-th thread together are all.
+THINK_DEVICE float read_maxima(const Reduction &r, const Decode &d, const Cuts &cuts, int32_t unit, int32_t run, const Parts &parts, int32_t halves) {
+  float largest = kLowest;
+  const int32_t column = thread_index() % kColumns;
+  for (int32_t part = thread_index() / kColumns; part < parts.count && column < halves * 4; part += block_threads() / kColumns) {
+    const float *from = partial_at(d, cuts, unit, parts.first + part * parts.step, run), *of_column = from + place_of_column(column, d.geometry.value_channels);
+    const float maximum = load_l2(of_column), mass = load_l2(of_column + 4);
+    store_shared(r.weights + part * kColumns + column, maximum);
+    store_shared(r.masses + part * kColumns + column, mass);
+    if (column == 0) store_shared(r.places + part, from - d.partial);
+    largest = fmaxf(largest, maximum);
   }
   return largest;
 }
@@ -118,37 +89,47 @@ THINK_DEVICE void share_largest(const Reduction &r, float largest) {
   sync_block();
 }
 
-// body(i, sum): sums over the parts in `places`, i counts halves of mass and channels. The same thread has the same i everywhere.
+// body(half, i, sum): sums over the parts of read_maxima(), of channel i and the four columns whose half begins there; and those of the masses to `sums`. A thread has one half of all
+// columns, and the same channels everywhere. A part that saw nothing in four columns has no sums of them, or only zeros.
 template <class Body>
-THINK_DEVICE void sum_parts(const Reduction &r, const Decode &d, int32_t count, int32_t kept, const Body &body) {
-  const int32_t padded = (count + kPartsAhead - 1) / kPartsAhead * kPartsAhead;
-  for (int32_t i = thread_index(); i < padded * kColumns; i += block_threads()) {
-    const int32_t part = i / kColumns, column = i % kColumns;
-    float weight = 0.0f;
-    if (part < count) weight = exp2_fast(load_l2(d.partial + load_shared(r.places + part) + column) - load_shared(r.largest + column));
-    store_shared(r.weights + i, weight);
+THINK_DEVICE void sum_parts(const Reduction &r, const Decode &d, int32_t count, int32_t kept, int32_t halves, const Body &body) {
+  const int32_t column = thread_index() % kColumns, half = halves == 2 ? thread_index() % 2 : 0, of_half = half * half_floats(d.geometry.value_channels);
+  for (int32_t part = thread_index() / kColumns; part < count && column < halves * 4; part += block_threads() / kColumns) {
+    const Shared<float> at = r.weights + part * kColumns + column;
+    const float maximum = load_shared(at);
+    store_shared(at, maximum > kLowest ? exp2_fast(maximum - load_shared(r.largest + column)) : 0.0f);
   }
   sync_block();
+  if (thread_index() < halves * 4) {
+    float mass = 0.0f;
+#pragma unroll 4
+    for (int32_t part = 0; part < count; ++part) {
+      mass = fmaf(load_shared(r.weights + part * kColumns + column), load_shared(r.masses + part * kColumns + column), mass);
+    }
+    store_shared(r.sums + place_of_column(column, d.geometry.value_channels), mass);
+  }
 #pragma unroll 1
-  for (int32_t i = thread_index(); i < 2 * (1 + kept); i += block_threads()) {
+  for (int32_t i = thread_index() / halves; i < kept; i += block_threads() / halves) {
     Float4 sum = {0.0f, 0.0f, 0.0f, 0.0f};
 #pragma unroll 1
     for (int32_t begin = 0; begin < count; begin += kPartsAhead) {
+      Float4 w[kPartsAhead], x[kPartsAhead] = {};
       int64_t place[kPartsAhead];
-      Float4 x[kPartsAhead] = {};
-#pragma unroll
-      for (int32_t j = 0; j < kPartsAhead; ++j) place[j] = load_shared(r.places + (begin + j < count ? begin + j : begin));
 #pragma unroll
       for (int32_t j = 0; j < kPartsAhead; ++j) {
-        if (begin + j < count) x[j] = load_l2(reinterpret_cast<const Float4 *>(d.partial + place[j] + kColumns) + i);
+        const int32_t part = begin + j < count ? begin + j : begin;
+        place[j] = load_shared(r.places + part);
+        w[j] = load_shared((r.weights + part * kColumns + half * 4).as<Float4>());
       }
 #pragma unroll
       for (int32_t j = 0; j < kPartsAhead; ++j) {
-        const Float4 w = load_shared((r.weights + (begin + j) * kColumns + i % 2 * 4).as<Float4>());
-        sum = {fmaf(w.x, x[j].x, sum.x), fmaf(w.y, x[j].y, sum.y), fmaf(w.z, x[j].z, sum.z), fmaf(w.w, x[j].w, sum.w)};
+        const bool seen = w[j].x + w[j].y + w[j].z + w[j].w != 0.0f;  // of a NaN too
+        if (begin + j < count && seen) x[j] = load_l2(reinterpret_cast<const Float4 *>(d.partial + place[j] + of_half) + 2 + i);
       }
+#pragma unroll
+      for (int32_t j = 0; j < kPartsAhead; ++j) sum = multiply_add(w[j], x[j], sum);
     }
-    body(i, sum);
+    body(of_half, i, sum);
   }
 }
 
@@ -163,41 +144,45 @@ THINK_DEVICE int32_t first_segment(const Decode &d, int32_t run) {
 }
 
 // Parts of a unit to one, in the place of the first.
-THINK_DEVICE void reduce_group(const Decode &d, const Output &o, const Block &block, const Cuts &cuts, int32_t index, const Parts &parts) {
+THINK_DEVICE void reduce_group(const Decode &d, const Output &o, const Block &block, const Cuts &cuts, int32_t index, const Parts &parts, int32_t halves) {
   const Geometry &g = d.geometry;
   const Unit unit = unit_at(g, o.batch, index);
   const Reduction r = take_reduction(block.behind, g.value_channels);
 #pragma unroll 1
   for (int32_t run = 0; run < g.runs; ++run) {
-    const int32_t count = find_places(r, d, block, cuts, index, run, parts);
-    if (count == 0) continue;
-    share_largest(r, largest_of(r, d, count, kLowest));
-    Float4 *to = reinterpret_cast<Float4 *>(partial_at(d, cuts, index, parts.first, run));
-    sum_parts(r, d, count, value_width(d, unit, first_segment(d, run)), [&](int32_t i, const Float4 &sum) { store_global(to + 2 + i, sum); });
-    if (thread_index() < 2) store_global(to + thread_index(), load_shared((r.largest + thread_index() * 4).as<Float4>()));
+    if (parts_of_run(d, block, cuts, run, parts).count == 0) continue;
+    sync_block();
+    share_largest(r, read_maxima(r, d, cuts, index, run, parts, halves));
+    float *to = partial_at(d, cuts, index, parts.first, run);
+    sum_parts(r, d, parts.count, value_width(d, unit, first_segment(d, run)), halves,
+              [&](int32_t half, int32_t i, const Float4 &sum) { store_global(reinterpret_cast<Float4 *>(to + half) + 2 + i, sum); });
+    sync_block();
+    if (thread_index() < halves * 4) {
+      const int32_t place = place_of_column(thread_index(), g.value_channels);
+      store_global(to + place, load_shared(r.largest + thread_index()));
+      store_global(to + place + 4, load_shared(r.sums + place));
+    }
   }
 }
 
-// [channel][column] floats of one channel.
+// to += factor * from, of four columns of a channel.
 THINK_DEVICE void add_channel(Shared<float> to, float factor, Shared<float> from) {
-#pragma unroll
-  for (int32_t half = 0; half < 2; ++half) {
-    const Float4 x = load_shared((from + half * 4).as<Float4>()), y = load_shared((to + half * 4).as<Float4>());
-    store_shared((to + half * 4).as<Float4>(), Float4{fmaf(factor, x.x, y.x), fmaf(factor, x.y, y.y), fmaf(factor, x.z, y.z), fmaf(factor, x.w, y.w)});
-  }
+  const Float4 x = load_shared(from.as<Float4>());
+  store_shared(to.as<Float4>(), multiply_add({factor, factor, factor, factor}, x, load_shared(to.as<Float4>())));
 }
 
 // Adds the sums of a run to the outputs.
-THINK_DEVICE void expand(const Reduction &r, const Decode &d, const Output &o, const Unit &unit, int32_t run, int32_t segment, int32_t kept) {
+THINK_DEVICE void expand(const Reduction &r, const Decode &d, const Output &o, const Unit &unit, int32_t run, int32_t segment, int32_t kept, int32_t halves) {
   constexpr int32_t kAhead = 4;  // chunks of W that a thread asks for at once
   const Geometry &g = d.geometry;
   const device::Side &side = d.segment[segment].value;
   const int64_t head_of_slot = int64_t{device::slot_of(d.segment[segment].run.slot, unit.sequence)} * g.kv_heads + unit.head;
   const int32_t channels = g.value_channels, width = (kept + 7) / 8 * 8;
   const int32_t *index = side.index ? side.index + head_of_slot * channels : nullptr;
-  const Shared<float> sums = r.sums + kColumns;
-  for (int32_t i = thread_index(); i < kept; i += block_threads()) {
-    add_channel(r.outputs + (index ? load_constant(index + i) : i) * kColumns, 1.0f, sums + i * kColumns);
+  const int32_t first = thread_index() / halves, step = block_threads() / halves, half = halves == 2 ? thread_index() % 2 * half_floats(channels) : 0;
+  const Shared<float> masses = r.sums + half, sums = masses + 4, outputs = r.outputs + half;
+  for (int32_t i = first; i < kept; i += step) {
+    add_channel(outputs + (index ? load_constant(index + i) : i) * 4, 1.0f, sums + i * 4);
   }
   const ValueBasis &basis = o.basis[run];
   if (!index || kept == channels) return;
@@ -205,10 +190,10 @@ THINK_DEVICE void expand(const Reduction &r, const Decode &d, const Output &o, c
   if (block < 0) return;
   const char *weight = static_cast<const char *>(basis.weight) + block;
 #pragma unroll 1
-  for (int32_t p = thread_index(); p < channels - kept; p += block_threads()) {
-    const Shared<float> to = r.outputs + load_constant(index + kept + p) * kColumns;
-    add_channel(to, load_constant(basis.offset + head_of_slot * channels + kept + p), r.sums);
-    float sum[kColumns] = {};
+  for (int32_t p = first; p < channels - kept; p += step) {
+    const Shared<float> to = outputs + load_constant(index + kept + p) * 4;
+    add_channel(to, load_constant(basis.offset + head_of_slot * channels + kept + p), masses);
+    Float4 sum = load_shared(to.as<Float4>());
     const Words4 *row = reinterpret_cast<const Words4 *>(weight + int64_t{p} * width * 2);
 #pragma unroll 1
     for (int32_t begin = 0; begin < width / 8; begin += kAhead) {
@@ -226,19 +211,16 @@ THINK_DEVICE void expand(const Reduction &r, const Decode &d, const Output &o, c
           if (i < kept) {
             const Float2 two = unpack<F16>(pairs[x / 2]);
             const float w = x % 2 ? two.y : two.x;
-            const Float4 low = load_shared((sums + i * kColumns).as<Float4>()), high = load_shared((sums + i * kColumns + 4).as<Float4>());
-            sum[0] = fmaf(w, low.x, sum[0]), sum[1] = fmaf(w, low.y, sum[1]), sum[2] = fmaf(w, low.z, sum[2]), sum[3] = fmaf(w, low.w, sum[3]);
-            sum[4] = fmaf(w, high.x, sum[4]), sum[5] = fmaf(w, high.y, sum[5]), sum[6] = fmaf(w, high.z, sum[6]), sum[7] = fmaf(w, high.w, sum[7]);
+            sum = multiply_add({w, w, w, w}, load_shared((sums + i * 4).as<Float4>()), sum);
           }
         }
       }
     }
-#pragma unroll
-    for (int32_t c = 0; c < kColumns; ++c) store_shared(to + c, load_shared(to + c) + sum[c]);
+    store_shared(to.as<Float4>(), sum);
   }
 }
 
-THINK_DEVICE void reduce_unit(const Decode &d, const Output &o, const Block &block, const Cuts &cuts, int32_t index, const Parts &parts) {
+THINK_DEVICE void reduce_unit(const Decode &d, const Output &o, const Block &block, const Cuts &cuts, int32_t index, const Parts &parts, int32_t halves) {
   const Geometry &g = d.geometry;
   const Unit unit = unit_at(g, o.batch, index);
   const int32_t thread = thread_index(), threads = block_threads(), channels = g.value_channels;
@@ -246,25 +228,29 @@ THINK_DEVICE void reduce_unit(const Decode &d, const Output &o, const Block &blo
   sync_block();
 
   float largest = kLowest;
-  int32_t count = 0;
 #pragma unroll 1
   for (int32_t run = 0; run < g.runs; ++run) {
-    count = find_places(r, d, block, cuts, index, run, parts);
-    largest = largest_of(r, d, count, largest);
+    if (run > 0) sync_block();
+    largest = fmaxf(largest, read_maxima(r, d, cuts, index, run, parts_of_run(d, block, cuts, run, parts), halves));
   }
-  for (int32_t i = thread; i < channels * kColumns; i += threads) store_shared(r.outputs + i, 0.0f);
+  for (int32_t i = thread; i < partial_floats(channels); i += threads) store_shared(r.outputs + i, 0.0f);
   if (thread < kColumns) store_shared(r.mass + thread, 0.0f);
   share_largest(r, largest);
 
 #pragma unroll 1
   for (int32_t run = 0; run < g.runs; ++run) {
-    if (g.runs > 1) count = find_places(r, d, block, cuts, index, run, parts);
-    if (count == 0) continue;
+    const Parts own = parts_of_run(d, block, cuts, run, parts);
+    if (own.count == 0) continue;
+    if (g.runs > 1) {
+      read_maxima(r, d, cuts, index, run, own, halves);
+      sync_block();
+    }
     const int32_t segment = first_segment(d, run), kept = value_width(d, unit, segment);
-    sum_parts(r, d, count, kept, [&](int32_t i, const Float4 &sum) { store_shared((r.sums + i * 4).as<Float4>(), sum); });
+    sum_parts(r, d, own.count, kept, halves,
+              [&](int32_t half, int32_t i, const Float4 &sum) { store_shared((r.sums + half + (1 + i) * 4).as<Float4>(), sum); });
     sync_block();
-    expand(r, d, o, unit, run, segment, kept);
-    if (thread < kColumns) store_shared(r.mass + thread, load_shared(r.mass + thread) + load_shared(r.sums + thread));
+    expand(r, d, o, unit, run, segment, kept, halves);
+    if (thread < halves * 4) store_shared(r.mass + thread, load_shared(r.mass + thread) + load_shared(r.sums + place_of_column(thread, channels)));
     sync_block();
   }
 
@@ -277,7 +263,7 @@ THINK_DEVICE void reduce_unit(const Decode &d, const Output &o, const Block &blo
     const int64_t token = rows.first + c / g.group;
     const float mass = load_shared(r.mass + column), maximum = load_shared(r.largest + column);
     const float whole = mass + (o.sink_logit ? exp2_fast(load_constant(o.sink_logit + head) * kLog2E - maximum) : 0.0f);
-    const float value = load_shared(r.outputs + channel * kColumns + column);
+    const float value = load_shared(r.outputs + place_of_column(column, channels) + channel * 4);
     char *row = const_cast<char *>(device::element(o.tensor, rows.row, head, token, bytes_of(o.tensor.dtype)));
     device::store_number(row, o.tensor.dtype, channel, mass == 0.0f ? 0.0f : value / whole);
     if (channel == 0 && o.lse) {
@@ -329,8 +315,14 @@ THINK_DEVICE void visit(const Decode &d, const Output &o, const Block &block, Cu
     }
     const Range tiles = run_range(d, block, run);
     const int32_t last = tiles.end < end ? tiles.end : end;
+    const int32_t begin = tiles.first > first ? tiles.first : first;
+    if (begin >= last && tiles.first < tiles.end && cuts.chunk == 0 && thread_index() < kColumns) {  // a part that saw nothing of the run
+      float *to = partial_at(d, cuts, index, block_x(), run) + place_of_column(thread_index(), g.value_channels);
+      store_global(to, kLowest);
+      store_global(to + 4, 0.0f);
+    }
 #pragma unroll 1
-    for (int32_t at = tiles.first > first ? tiles.first : first, next; at < last; at = next) {
+    for (int32_t at = begin, next; at < last; at = next) {
       next = last;
       if (cuts.chunk && (at / cuts.chunk + 1) * cuts.chunk < last) next = (at / cuts.chunk + 1) * cuts.chunk;
       float *to = partial_at(d, cuts, index, cuts.chunk ? at / cuts.chunk : block_x(), run);
@@ -341,7 +333,7 @@ THINK_DEVICE void visit(const Decode &d, const Output &o, const Block &block, Cu
       }
     }
   }
-  const int32_t arrivals = cuts.last_block - cuts.first_block + 1;
+  const int32_t arrivals = cuts.last_block - cuts.first_block + 1, halves = halves_of(g, unit, queries);
   Parts parts = {cuts.first_block, arrivals, 1};
   if (g.invariant) {
     parts = {0, (cuts.tiles + cuts.chunk - 1) / cuts.chunk, 1};
@@ -355,13 +347,13 @@ THINK_DEVICE void visit(const Decode &d, const Output &o, const Block &block, Cu
       uint32_t *counter = d.counters + grid_x() + leader * 2 + (leader > cuts.first_block);
       if (group.count > 1) {
         if (!last_block(counter, static_cast<uint32_t>(group.count))) return;
-        reduce_group(d, o, block, cuts, index, group);
+        reduce_group(d, o, block, cuts, index, group, halves);
       }
       parts = {cuts.first_block, (arrivals + kGroupParts - 1) / kGroupParts, kGroupParts};
     }
     if (parts.count > 1 && !last_block(d.counters + cuts.first_block, static_cast<uint32_t>(parts.count))) return;
   }
-  reduce_unit(d, o, block, cuts, index, parts);
+  reduce_unit(d, o, block, cuts, index, parts, halves);
 }
 
 // kCodes: segments may be tiles of codes.
@@ -371,7 +363,7 @@ __global__ void __launch_bounds__(warps_of(kChannels) * 32, blocks_of(kChannels)
   constexpr int32_t kSteps = kChannels / kStep;
   const Geometry &g = d.geometry;
   SharedCarver carver = shared_memory();
-  const Block block = take_block(carver, g.key_channels, g.value_channels, d.warps, kCodes ? d.code_words : 0);
+  const Block block = take_block(carver, g.key_channels, g.value_channels, d.warps, kCodes ? code_ring(d) : 0);
   wait_for_previous_launch();
   Cuts cuts = {};
   cuts.total = load_global(d.start + g.units);

@@ -131,21 +131,13 @@ THINK_DEVICE float warp_max(float value, int32_t lanes = 32) {
 // True in every thread of the one block that arrives last of `arrivals` blocks at *counter; that block then sees everything the others stored to
 // global memory before they came (read it with load_l2(), never with load_constant()). No block waits. The counter must start at 0 and is 0 again
 // afterwards. Attend reduces with it; it is the only inter-block communication that is meant to be, and all its memory-model reasoning is here:
-//   writers: each thread fences its stores to gpu scope, the block barrier orders them before thread 0, whose acq_rel add publishes them;
-//   reader: thread 0's acq_rel add that returns the last number acquires them all (adds form one release sequence), the fence and the barrier
-//   extend that to its block.
+//   writers: the block barrier orders the stores of all threads before thread 0, whose acq_rel add at gpu scope releases them with its own (release is
+//   cumulative; a fence in each thread costs a microsecond and adds nothing);
+//   reader: thread 0's acq_rel add that returns the last number acquires them all (adds form one release sequence), the barrier extends that to its block.
 // Every thread of the block must call it.
 THINK_DEVICE bool last_block(uint32_t *counter, uint32_t arrivals) {
-  fence_gpu();
   sync_block();
-  bool last = false;
-  if (thread_index() == 0) {
-    last = atomic_increment_wrap(counter, arrivals - 1) == arrivals - 1;
-    fence_gpu();
-  }
-  last = sync_block_or(last);
-  if (last) fence_gpu();
-  return last;
+  return sync_block_or(thread_index() == 0 && atomic_increment_wrap(counter, arrivals - 1) == arrivals - 1);
 }
 
 }  // namespace think::ptx

@@ -11,8 +11,8 @@ namespace {
 
 using namespace ptx;
 
-constexpr int32_t kThreads = 256;
-constexpr int32_t kBlocks = 2;         // of a multiprocessor, at least: as many registers as that allows, or ptxas spills for the sake of more
+constexpr int32_t kThreads = 512;
+constexpr int32_t kBlocks = 1;  // of a multiprocessor, at least
 constexpr double kNegligible = 1e-12;  // share of the mean variance below which a channel has none
 constexpr double kSingular = 1e-9;     // share of its variance that a channel must add to the others: moments are f32
 constexpr float kLargestHalf = 65504.0f;
@@ -36,7 +36,7 @@ struct FitCall {
 
 struct Work {
   Shared<double> row;      // of the matrix: the pivot's
-  Shared<double> factor;   // it divided by the pivot
+  Shared<double> pivot;    // of each row; before that, variances by channel
   Shared<double> diagonal; // variances by place in the index
   Shared<double> total;    // their mean
   Shared<int32_t> index;   // kept channels, then dropped ones
@@ -48,7 +48,7 @@ struct Work {
 THINK_HOST_DEVICE Work take_work(SharedCarver &carver) {
   Work work;
   work.row = carver.take<double>(kMaxChannels);
-  work.factor = carver.take<double>(kMaxChannels);
+  work.pivot = carver.take<double>(kMaxChannels);
   work.diagonal = carver.take<double>(kMaxChannels);
   work.total = carver.take<double>(1);
   work.index = carver.take<int32_t>(kMaxChannels);
@@ -72,7 +72,7 @@ THINK_DEVICE bool is_finite(double x) {
 
 // column[i * width] -= factor[i] * number for i in {first, first + step, ... last}; numbers are under way together.
 THINK_DEVICE void subtract(Shared<double> factor, double number, double *column, int32_t width, int32_t first, int32_t last, int32_t step) {
-  constexpr int32_t kAhead = 8;
+  constexpr int32_t kAhead = 4;
 #pragma unroll 1
   for (int32_t begin = first; begin <= last; begin += step * kAhead) {
     double x[kAhead] = {};
@@ -92,21 +92,18 @@ THINK_DEVICE void subtract(Shared<double> factor, double number, double *column,
 THINK_DEVICE bool factor(const Work &work, double *matrix, int32_t rows, int32_t width, double ridge) {
   const int32_t thread = thread_index();
   for (int32_t row = 0; row < rows; ++row) {
-    const double pivot = load_global(matrix + row * width + row);
+    if (thread >= row && thread < width) store_shared(work.row + thread, load_global(matrix + row * width + thread));
+    sync_block();
+    const double pivot = load_shared(work.row + row);
     const double variance = load_shared(work.diagonal + load_shared(work.live + row)) + ridge;
     if (!(pivot > kSingular * variance)) return false;  // the same in all threads
-    if (thread >= row && thread < width) {
-      const double x = load_global(matrix + row * width + thread);
-      store_shared(work.row + thread, x);
-      store_shared(work.factor + thread, x / pivot);
-    }
-    sync_block();
+    if (thread == row) store_shared(work.pivot + row, pivot);
     const int32_t columns = width - row - 1;
     if (columns > 0) {
       const int32_t shares = kThreads / columns, share = thread / columns, column = row + 1 + thread - share * columns;
-      const double own = share < shares ? load_shared(work.row + column) : 0;
+      const double own = share < shares ? load_shared(work.row + column) / pivot : 0;
       const int32_t last = column < rows ? column : rows - 1;  // the triangle below is not needed
-      if (share < shares) subtract(work.factor, own, matrix + column, width, row + 1 + share, last, shares);
+      if (share < shares) subtract(work.row, own, matrix + column, width, row + 1 + share, last, shares);
     }
     sync_block();
   }
@@ -119,7 +116,7 @@ THINK_DEVICE bool substitute(const Work &work, double *matrix, int32_t rows, int
   const int32_t column = rows + thread_index() - share * dropped;
   bool finite = true;
   for (int32_t row = rows - 1; row >= 0; --row) {
-    const double pivot = load_global(matrix + row * width + row);
+    const double pivot = load_shared(work.pivot + row);
     // What the row's solution takes from the rows above it: their entries in column `row`.
     if (thread_index() < row) store_shared(work.row + thread_index(), load_global(matrix + thread_index() * width + row));
     const double solution = share < shares ? load_global(matrix + row * width + column) / pivot : 0;
@@ -155,11 +152,11 @@ __global__ void __launch_bounds__(kThreads, kBlocks) fit_head(const __grid_const
     store_shared(work.index + thread, channel);
     store_shared(work.diagonal + thread, static_cast<double>(load_constant(covariance + channel * (channels + 1))));
   }
-  if (thread < channels) store_shared(work.factor + thread, static_cast<double>(load_constant(covariance + thread * (channels + 1))));
+  if (thread < channels) store_shared(work.pivot + thread, static_cast<double>(load_constant(covariance + thread * (channels + 1))));
   sync_block();
   if (thread == 0) {
     double total = 0;
-    for (int32_t i = 0; i < channels; ++i) total += load_shared(work.factor + i);
+    for (int32_t i = 0; i < channels; ++i) total += load_shared(work.pivot + i);
     total /= channels;
     int32_t count = 0;
     for (int32_t i = 0; i < kept; ++i) {

@@ -9,9 +9,9 @@ namespace {
 
 using namespace ptx;
 
-constexpr int32_t kThreads = 256;
-constexpr int32_t kAhead = 8;   // rows whose numbers a thread asks for at once
-constexpr int32_t kBlocks = 2;  // of a multiprocessor, at least: as many registers as that allows, or ptxas spills for the sake of more
+constexpr int32_t kThreads = 1024;
+constexpr int32_t kAhead = 4;      // rows whose numbers a thread asks for at once
+constexpr int32_t kBlocks = 1;  // of a multiprocessor, at least
 static_assert(kThreads >= kMaxChannels);
 
 struct GainsCall {
@@ -153,16 +153,17 @@ __global__ void __launch_bounds__(kThreads, kBlocks) moments_gains(const __grid_
       sync_block();
     }
     const int32_t channel = load_shared(ordered ? work.order + step : work.chosen);
-    const double pivot = load_global(left + channel * (channels + 1));
+    if (thread < channels) store_shared(work.column + thread, load_global(left + channel * channels + thread));
+    sync_block();
+    const double pivot = load_shared(work.column + channel);
     const bool alive = pivot > 1e-6 * load_shared(work.first + channel);  // false for NaN
     if (thread == channel) taken = true;
     if (thread == 0 && call.order) store_global(call.order + number * channels + step, channel);
     if (!alive) {
       if (thread == 0) store_global(call.gains + number * channels + step, 0.0f);
+      sync_block();  // the column has been read
       continue;
     }
-    if (thread < channels) store_shared(work.column + thread, load_global(left + channel * channels + thread));
-    sync_block();
 
     double gain = 0;
     if (ordered) {

@@ -83,25 +83,19 @@ def parameter_entry(model, function, name, kind, text, meaning):
     return entry
 
 
-def comment_of(model, name):
-    """tags() of the comment of a function."""
-    text = model.header(model.functions[name][0]).text
-    return tags(comment_before(text, re.search(rf"^THINK_API\s+[^;]*?\b{name}\s*\(", text, flags=re.M).start()))
-
-
 def meant(model, parameter, text, before):
     """The text of a parameter with that of the one it refers to."""
     reference = re.search(r"\bas in (think_\w+)\(\)", text)
     if reference:
         if reference.group(1) not in model.functions:
             raise Unclear(f"a comment refers to {reference.group(1)}(), which does not exist")
-        return comment_of(model, reference.group(1))[1].get(parameter, "") + "; " + text
+        return tags(model.comments[reference.group(1)])[1].get(parameter, "") + "; " + text
     return before + "; " + text if re.search(r"(^|, )the same$", text) else text
 
 
 def function_entry(model, name):
     header, result, parameters, since = model.functions[name]
-    description, about, returned = comment_of(model, name)
+    description, about, returned = tags(model.comments[name])
     entry = {"name": name, "header": header, "since": since, "result": result, "fallible": result == "think_status", "text": description}
     if result.endswith("*"):
         entry["result_ownership"] = "static"

@@ -55,15 +55,15 @@ class Header:
 
     @staticmethod
     def _functions(text):
-        """[(name, result, parameters, since)]; `since` comes from the comment right before the declaration."""
+        """[(name, result, parameters, since, comment)]; `since` comes from the comment right before the declaration."""
         found = []
         for match in re.finditer(r"^THINK_API\s+(.+?)(\w+)\s*\(([^()]*)\)\s*;", text, flags=re.M | re.S):
-            before = text[: match.start()].rstrip()
-            since = re.search(r"@since ([0-9.]+)", before[before.rfind("/**"):]) if before.endswith("*/") else None
+            comment = describe.comment_before(text, match.start())
+            since = re.search(r"@since ([0-9.]+)", comment)
             if not since:
                 raise Broken(f"{match.group(2)} has no @since in the comment before it")
             parameters = [squeeze(item) for item in match.group(3).split(",")]
-            found.append((match.group(2), squeeze(match.group(1)), parameters, since.group(1)))
+            found.append((match.group(2), squeeze(match.group(1)), parameters, since.group(1), comment))
         return found
 
     @staticmethod
@@ -99,10 +99,11 @@ class Model:
         if set(names) != present:
             raise Broken(f"include/think.h and the folder disagree about {sorted(set(names) ^ present)}")
         self.headers = [Header(root / "include/think" / name) for name in names]
-        self.functions = {}
+        self.functions, self.comments = {}, {}
         for header in self.headers:
-            for name, result, parameters, since in header.functions:
+            for name, result, parameters, since, comment in header.functions:
                 self.functions[name] = (header.name, result, parameters, since)
+                self.comments[name] = comment
         listing = (root / "libthink/abi/functions.def").read_text(encoding="utf-8")
         self.listed = re.findall(r"^THINK_FUNCTION\((\w+), ([0-9.]+)\)", listing, flags=re.M)
         self._compare_list()
@@ -112,9 +113,6 @@ class Model:
             self.types.update({name: 8 for _, name in header.callbacks})
         self.callbacks = {name for header in self.headers for _, name in header.callbacks}
         self.handles = {name for header in self.headers for name in header.opaque}
-
-    def header(self, name):
-        return next(header for header in self.headers if header.name == name)
 
     def _compare_list(self):
         names = [name for name, _ in self.listed]

@@ -1,15 +1,13 @@
 // tests/vectors/bindings.json from C: what every binding has to repeat, errors with their texts included. The file says what each call is.
 #include <gtest/gtest.h>
 
-#include <algorithm>
-#include <cstring>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
-#include "think.h"
+#include "file.h"
 
 namespace cache_test {
 namespace {
@@ -133,8 +131,8 @@ class Case {
     if (const think_status status = think_cache_create(plan_, &options, &cache_, &error)) return status;
     int64_t bytes = 0;
     if (const think_status status = think_cache_workspace_size(cache_, &bytes, nullptr, &error)) return status;
-    workspace_.resize(static_cast<size_t>(bytes) + 64);
-    launch_.workspace = workspace_.data() + (64 - reinterpret_cast<uintptr_t>(workspace_.data()) % 64) % 64;
+    workspace_ = flow::Memory(bytes);
+    launch_.workspace = workspace_.data();
     launch_.workspace_bytes = bytes;
     return THINK_OK;
   }
@@ -182,15 +180,9 @@ class Case {
     }
     if (call == "load") {
       const std::string text = from.at("bytes");
-      for (size_t i = 0; i < text.size(); i += 2) file_.push_back(static_cast<char>(std::stoi(text.substr(i, 2), nullptr, 16)));
-      const auto read = [](void *user, void *data, int64_t bytes) {
-        std::string &file = *static_cast<std::string *>(user);
-        const size_t taken = std::min(file.size(), static_cast<size_t>(bytes));
-        std::memcpy(data, file.data(), taken);
-        file.erase(0, taken);
-        return static_cast<int64_t>(taken);
-      };
-      return think_cache_load(cache_, 0, read, &file_, &error);
+      std::string bytes;
+      for (size_t i = 0; i < text.size(); i += 2) bytes.push_back(static_cast<char>(std::stoi(text.substr(i, 2), nullptr, 16)));
+      return load(cache_, 0, bytes, &error);
     }
     throw std::runtime_error("no call " + call);
   }
@@ -248,9 +240,8 @@ class Case {
   think_context *context_ = nullptr;
   think_plan *plan_ = nullptr;
   think_cache *cache_ = nullptr;
-  std::vector<char> workspace_;
+  flow::Memory workspace_;
   think_launch launch_ = THINK_LAUNCH_INIT;
-  std::string file_;
 
   static void compare(const std::vector<float> &expected, const std::vector<float> &found, float tolerance) {
     ASSERT_EQ(expected.size(), found.size());

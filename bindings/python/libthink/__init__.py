@@ -9,8 +9,9 @@ Tensors are numpy, torch or jax arrays, or Tensor objects; nothing is copied. Fa
 
 from . import _native as native
 from . import constants
+from ._dlpack import INT32, INT64, UINT8
 from ._struct import Data, Struct
-from .arrays import INT32, INT64, UINT8, Array, Memory, Tensor, dtype_bytes, dtype_name
+from .arrays import Array, Memory, Tensor, dtype_bytes, dtype_name
 from .cache import Cache
 from .constants import BF16, DEVICE_CPU, DEVICE_CUDA, F16, F32, KEYS, ROWS, TILES, U4, U8, VALUES
 from .context import Context, abi_version, backend_reason, kept_channels, query, status_name, supports, version, version_string

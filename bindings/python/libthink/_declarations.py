@@ -1,7 +1,5 @@
 """The C interface for cffi. Written by bindings/tools/regenerate.sh from think.json: do not edit."""
 
-ABI_MAJOR = 1
-
 DECLARATIONS = """
 typedef int32_t think_status;
 typedef int32_t think_dtype;
@@ -338,6 +336,36 @@ think_status think_cache_evict(think_cache *cache, const int32_t *sequences, int
 think_status think_cache_keep(think_cache *cache, int32_t sequence, const int32_t *kept, int32_t rows, think_error *error);
 think_status think_cache_sequence_segments(const think_cache *cache, int32_t sequence, int32_t layer, think_segment *segments, int32_t capacity, int32_t *count, think_error *error);
 """
+
+FIELDS = {
+    "think_error": ["flags", "code", "argument", "native_code", "message"],
+    "think_tensor": ["flags", "data", "dtype", "extent", "stride"],
+    "think_batch": ["flags", "count", "lengths", "row_start", "slot"],
+    "think_context_options": ["flags", "device_type", "device_index", "threads", "parallel_for", "allocate", "deallocate", "log", "user"],
+    "think_problem": ["flags", "query_dtype", "cache_dtype", "output_dtype", "query_heads", "kv_heads", "key_channels", "value_channels", "window",
+        "max_batch", "max_queries", "max_tokens", "scale", "softcap"],
+    "think_launch": ["flags", "workspace", "workspace_bytes", "stream", "slice", "slices"],
+    "think_extent": ["flags", "batch", "queries", "segments", "tokens", "rows"],
+    "think_basis": ["flags", "channels", "slots", "kept", "index", "weight", "weight_bytes", "weight_offset", "offset"],
+    "think_segment": ["flags", "key_layout", "value_layout", "page_tokens", "key_dtype", "value_dtype", "key", "value", "key_stride", "value_stride",
+        "key_head_offset", "value_head_offset", "pages", "pages_stride", "first", "lengths", "lengths_stride", "slot", "key_basis", "value_basis",
+        "key_scale", "value_scale"],
+    "think_format": ["flags", "key_layout", "value_layout", "key_dtype", "value_dtype"],
+    "think_layout_info": ["flags", "key_page_bytes", "value_page_bytes", "key_basis_bytes", "value_basis_bytes", "alignment"],
+    "think_evict_options": ["flags", "method", "budget", "sinks", "recent", "pooling", "kernel", "kept_stride", "score_stride"],
+    "think_score_options": ["flags"],
+    "think_moments_options": ["flags", "sinks", "recent", "attention_share"],
+    "think_budget_options": ["flags", "layers", "floor", "step", "total"],
+    "think_select_options": ["flags", "side", "kept", "round_to"],
+    "think_fit_options": ["flags", "side", "ridge"],
+    "think_prune_options": ["flags", "mode", "budget", "key_kept", "value_kept", "sinks", "recent", "attention_share", "ridge", "dense_limit"],
+    "think_prune_result": ["flags", "first", "rows", "key_total", "value_total", "dense_bytes", "key_bytes", "value_bytes", "key_basis_bytes",
+        "value_basis_bytes"],
+    "think_cache_options": ["flags", "layers", "sequences", "fold", "refit", "rollback", "reserve_tokens", "limit_bytes", "prune", "format",
+        "layer_formats"],
+    "think_cache_info": ["flags", "tokens", "compact_tokens", "dense_bytes", "page_bytes", "basis_bytes", "score_bytes", "table_bytes", "spare_bytes",
+        "allocated_bytes", "key_channels", "value_channels", "runs", "sequences", "evicted_tokens"],
+}
 
 POINTERS = {
     ("think_tensor", "data"): "void *",

@@ -1,6 +1,5 @@
 """Python callables as callbacks of the library. What they raise comes out of the call of the library that they were called in."""
 
-import sys
 from typing import Any, BinaryIO, Callable
 
 from ._native import ffi
@@ -60,5 +59,4 @@ def deallocate(give_back: "Callable[[int, int, int], object]") -> Any:
 
 
 def _ignore(_: object) -> None:
-    if sys.is_finalizing():
-        return
+    """What a callback without a result must return: None."""

@@ -6,7 +6,8 @@ from typing import Any
 
 import cffi  # type: ignore[import-untyped]
 
-from ._declarations import ABI_MAJOR, DECLARATIONS, SINCE
+from ._declarations import DECLARATIONS, SINCE
+from .constants import ABI_MAJOR, E_UNSUPPORTED
 from .errors import BY_CODE, ThinkError, UnsupportedError
 
 # DLPack's structs, for both generations of capsules.
@@ -50,8 +51,8 @@ def function(name: str) -> Any:
     try:
         return getattr(lib, name)
     except AttributeError:
-        raise UnsupportedError(f"{name} came with version {SINCE.get(name, '?')}, this library is {text(lib.think_version_string())}", 2, 0, 0,
-                               "THINK_E_UNSUPPORTED", name) from None
+        raise UnsupportedError(f"{name} came with version {SINCE.get(name, '?')}, this library is {text(lib.think_version_string())}",
+                               E_UNSUPPORTED, 0, 0, "THINK_E_UNSUPPORTED", name) from None
 
 
 def text(pointer: Any) -> str:
@@ -72,9 +73,9 @@ def error(code: int, record: Any, name: str) -> ThinkError:
     return BY_CODE.get(code, ThinkError)(text(record.message), code, record.argument, record.native_code, text(lib.think_status_name(code)), name)
 
 
-def number(name: str, *arguments: Any, kind: str = "int64_t *") -> int:
+def number(name: str, *arguments: Any) -> int:
     """Call a function whose only answer is a number, in front of the error record."""
-    value = ffi.new(kind)
+    value = ffi.new("int64_t *")
     call(name, *arguments, value)
     return int(value[0])
 

@@ -3,9 +3,10 @@
 import functools
 from typing import Any, Union
 
-from ._declarations import POINTERS
-from ._dlpack import Imported
+from ._declarations import FIELDS, POINTERS
+from ._dlpack import INT32, INT64, UINT8, Imported
 from ._native import ffi, function
+from .constants import F32
 
 Data = Union[int, "Addressed", Any]
 """What stands for memory: an address, an Array or Memory of this package, anything with the buffer protocol or __dlpack__ (numpy, torch, jax), or, where
@@ -23,7 +24,7 @@ class Addressed:
 
 
 _FORMATS = {"int32_t": ("i", "l"), "int64_t": ("q", "l"), "float": ("f",), "uint8_t": ("B", "?", "b", "c"), "void": ()}
-_DLPACK_TYPES = {"int32_t": (0, 32), "int64_t": (0, 64), "float": (2, 32), "uint8_t": (1, 8)}
+_DLPACK_TYPES = {"int32_t": INT32, "int64_t": INT64, "float": F32, "uint8_t": UINT8}
 
 
 class Pointer:
@@ -70,6 +71,13 @@ def pointer(value: Data, kind: Pointer) -> "tuple[Any, Any]":
 
 
 @functools.cache
+def _types(struct: str) -> "dict[str, Any]":
+    """{field: its C type}, those left out that have no meaning yet."""
+    types = dict(ffi.typeof(struct).fields)
+    return {name: types[name].type for name in FIELDS[struct]}
+
+
+@functools.cache
 def _field_pointer(struct: str, field: str) -> Pointer:
     return Pointer(POINTERS[struct, field])
 
@@ -95,16 +103,14 @@ class Struct:
     @classmethod
     def fields(cls) -> "tuple[str, ...]":
         """Names of the fields, those left out that have no meaning yet."""
-        return tuple(name for name, _ in ffi.typeof(cls._name).fields if name != "struct_size" and not name.startswith("reserved"))
+        return tuple(_types(cls._name))
 
     @classmethod
     def _type_of(cls, name: str) -> Any:
-        if name == "struct_size" or name.startswith("reserved"):
-            raise AttributeError(f"{cls.__name__} has no field {name!r}")
-        for field, about in ffi.typeof(cls._name).fields:
-            if field == name:
-                return about.type
-        raise AttributeError(f"{cls.__name__} has no field {name!r}")
+        try:
+            return _types(cls._name)[name]
+        except KeyError:
+            raise AttributeError(f"{cls.__name__} has no field {name!r}") from None
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):

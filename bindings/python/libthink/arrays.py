@@ -4,17 +4,10 @@ import math
 from typing import Any
 
 from . import structs
-from ._dlpack import Imported, as_numpy, export
+from ._dlpack import INT32, INT64, UINT8, Imported, as_numpy, code_and_bits, element_bytes, export
 from ._native import call, ffi, function
 from ._struct import Addressed
 from .constants import DEVICE_CPU, F16, F32
-
-INT32, INT64, UINT8 = 0x00012000, 0x00014000, 0x00010801
-"""Types of arrays besides those of tensors, DLPack's numbers."""
-
-
-def element_bytes(dtype: int) -> int:
-    return (dtype >> 8 & 0xFF) // 8
 
 
 class Array(Addressed):
@@ -91,7 +84,7 @@ class Tensor(structs.Tensor):
         if dtype is not None:
             if (imported.tensor.dtype.bits + 7) // 8 != element_bytes(dtype):
                 raise ValueError(f"elements of {imported.tensor.dtype.bits} bits are no {dtype_name(dtype)}")
-            described.dtype.code, described.dtype.bits, described.dtype.lanes = dtype & 0xFF, dtype >> 8 & 0xFF, dtype >> 16
+            described.dtype.code, described.dtype.bits, described.dtype.lanes = *code_and_bits(dtype), dtype >> 16
         made, device = cls(), ffi.new("think_device *")
         call("think_tensor_from_dlpack", described, device, made._c)
         made._kept["data"] = imported

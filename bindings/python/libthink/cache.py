@@ -46,50 +46,51 @@ class Cache(Owner):
             launch = self._own_launch
         return at(launch)
 
+    def _call(self, name: str, *arguments: Any) -> None:
+        with self._one_at_a_time:
+            call(name, self._handle, *arguments)
+
+    def _run(self, name: str, *arguments: Any, launch: "Launch | None") -> None:
+        """The same for a call that takes a launch, which is made under the lock."""
+        with self._one_at_a_time:
+            call(name, self._handle, *arguments, self._launch(launch))
+
     def step(self, sequences: "Sequence[int]", new_tokens: "Sequence[int]", launch: "Launch | None" = None) -> None:
         """Begin an engine step: which sequences get how many new tokens."""
         if len(sequences) != len(new_tokens):
             raise ValueError(f"{len(sequences)} sequences, but {len(new_tokens)} numbers of new tokens")
-        with self._one_at_a_time:
-            call("think_cache_step", self._handle, ffi.new("int32_t[]", list(sequences)), ffi.new("int32_t[]", list(new_tokens)), len(sequences),
-                 self._launch(launch))
+        self._run("think_cache_step", ffi.new("int32_t[]", list(sequences)), ffi.new("int32_t[]", list(new_tokens)), len(sequences), launch=launch)
 
     def append(self, layer: int, query: Any, key: Any, value: Any, launch: "Launch | None" = None) -> None:
         """Store the new keys and values of one layer; `query` may be None where no sequence keeps scores."""
         q, k, v = None if query is None else Tensor.view(query), Tensor.view(key), Tensor.view(value)
-        with self._one_at_a_time:
-            call("think_cache_append", self._handle, layer, at(q), at(k), at(v), self._launch(launch))
+        self._run("think_cache_append", layer, at(q), at(k), at(v), launch=launch)
 
     def attend(self, layer: int, query: Any, sink_logit: Data = None, output: Any = None, lse: Data = None, launch: "Launch | None" = None) -> Any:
         """Attention of the step's new tokens over everything that their sequences hold. Returns the output."""
         q = Tensor.view(query)
         output = self._plan._output(q) if output is None else output
         out, (at_sink, _k1), (at_lse, _k2) = Tensor.view(output, writable=True), pointer(sink_logit, _CONST_FLOATS), pointer(lse, _FLOATS)
-        with self._one_at_a_time:
-            call("think_cache_attend", self._handle, layer, at(q), at_sink, at(out), at_lse, self._launch(launch))
+        self._run("think_cache_attend", layer, at(q), at_sink, at(out), at_lse, launch=launch)
         return output
 
     def prune(self, sequences: "Sequence[int]", launch: "Launch | None" = None) -> None:
-        with self._one_at_a_time:
-            call("think_cache_prune", self._handle, ffi.new("int32_t[]", list(sequences)), len(sequences), self._launch(launch))
+        self._run("think_cache_prune", ffi.new("int32_t[]", list(sequences)), len(sequences), launch=launch)
 
     def evict(self, sequences: "Sequence[int]", options: EvictOptions, window_query: Any = None, score: Data = None, launch: "Launch | None" = None) -> None:
         """Every KV head keeps options.budget of its dense rows, in all layers, as Plan.evict() would choose them. Comes before prune()."""
         query, (at_score, _keep) = None if window_query is None else Tensor.view(window_query), pointer(score, _FLOATS)
-        with self._one_at_a_time:
-            call("think_cache_evict", self._handle, ffi.new("int32_t[]", list(sequences)), len(sequences), at(options), at(query), at_score, self._launch(launch))
+        self._run("think_cache_evict", ffi.new("int32_t[]", list(sequences)), len(sequences), at(options), at(query), at_score, launch=launch)
 
     def keep(self, sequence: int, kept: Data, rows: int) -> None:
         """Evict by lists of your own: kept is [layers][kv_heads][rows], int32, dense rows in ascending order."""
         at_kept, _keep = pointer(kept, _CONST_INTS)
-        with self._one_at_a_time:
-            call("think_cache_keep", self._handle, sequence, at_kept, rows)
+        self._call("think_cache_keep", sequence, at_kept, rows)
 
     def usage(self, sequence: int = -1) -> CacheInfo:
         """What a sequence holds, or the whole cache (-1)."""
         info = CacheInfo()
-        with self._one_at_a_time:
-            call("think_cache_usage", self._handle, sequence, at(info))
+        self._call("think_cache_usage", sequence, at(info))
         return info
 
     def segments(self, layer: int) -> "list[Segment]":
@@ -103,8 +104,7 @@ class Cache(Owner):
     def _segments(self, name: str, *arguments: int) -> "list[Segment]":
         array, count = ffi.new("think_segment[]", MAX_SEGMENTS), ffi.new("int32_t *")
         array[0].struct_size = ffi.sizeof("think_segment")
-        with self._one_at_a_time:
-            call(name, self._handle, *arguments, array, MAX_SEGMENTS, count)
+        self._call(name, *arguments, array, MAX_SEGMENTS, count)
         return [Segment._of(array[position], {"cache": self._handle}) for position in range(count[0])]
 
     def export_dense(self, sequence: int, layer: int, first: int = 0, count: "int | None" = None, key: Any = None, value: Any = None,
@@ -115,25 +115,20 @@ class Cache(Owner):
             key = Tensor.empty(1, self._plan.kv_heads, max(count, 1), self._plan.key_channels)
             value = Tensor.empty(1, self._plan.kv_heads, max(count, 1), self._plan.value_channels)
         k, v = (None if side is None else Tensor.view(side, writable=True) for side in (key, value))
-        with self._one_at_a_time:
-            call("think_cache_export_dense", self._handle, sequence, layer, first, count, at(k), at(v), self._launch(launch))
+        self._run("think_cache_export_dense", sequence, layer, first, count, at(k), at(v), launch=launch)
         return key, value
 
     def trim(self, sequence: int, tokens: int) -> None:
-        with self._one_at_a_time:
-            call("think_cache_trim", self._handle, sequence, tokens)
+        self._call("think_cache_trim", sequence, tokens)
 
     def fork(self, source: int, destination: int) -> None:
-        with self._one_at_a_time:
-            call("think_cache_fork", self._handle, source, destination)
+        self._call("think_cache_fork", source, destination)
 
     def drop(self, sequence: int) -> None:
-        with self._one_at_a_time:
-            call("think_cache_drop", self._handle, sequence)
+        self._call("think_cache_drop", sequence)
 
     def reset(self) -> None:
-        with self._one_at_a_time:
-            call("think_cache_reset", self._handle)
+        self._call("think_cache_reset")
 
     def save_size(self, sequence: int) -> int:
         with self._one_at_a_time:
@@ -142,20 +137,17 @@ class Cache(Owner):
     def save(self, sequence: int, file: BinaryIO) -> None:
         """Write a sequence to a binary file. What file.write() raises comes out."""
         stream = Stream(file)
-        with self._one_at_a_time:
-            _through(stream, "think_cache_save", self._handle, sequence, stream.writer, ffi.NULL)
+        self._through(stream, "think_cache_save", sequence, stream.writer)
 
     def load(self, sequence: int, file: BinaryIO) -> None:
         """Read a sequence from a binary file, which should be buffered. What file.read() raises comes out."""
         stream = Stream(file)
-        with self._one_at_a_time:
-            _through(stream, "think_cache_load", self._handle, sequence, stream.reader, ffi.NULL)
+        self._through(stream, "think_cache_load", sequence, stream.reader)
 
-
-def _through(stream: Stream, name: str, *arguments: Any) -> None:
-    try:
-        call(name, *arguments)
-    except StreamError as problem:
-        if stream.raised is not None:
-            raise stream.raised from problem
-        raise
+    def _through(self, stream: Stream, name: str, sequence: int, callback: Any) -> None:
+        try:
+            self._call(name, sequence, callback, ffi.NULL)
+        except StreamError as problem:
+            if stream.raised is not None:
+                raise stream.raised from problem
+            raise

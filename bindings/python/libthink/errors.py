@@ -1,5 +1,7 @@
 """Exceptions: one class for each status code, all of them a ThinkError. The text is the library's own, the same in every language."""
 
+from . import constants as c
+
 
 class ThinkError(Exception):
     """A call of the library failed.
@@ -58,6 +60,6 @@ class InternalError(ThinkError):
 
 
 BY_CODE: "dict[int, type[ThinkError]]" = {
-    1: ArgumentError, 2: UnsupportedError, 3: WorkspaceError, 4: OutOfMemoryError, 5: DeviceError, 6: StateError, 7: FormatError, 8: StreamError,
-    9: InternalError,
+    c.E_ARGUMENT: ArgumentError, c.E_UNSUPPORTED: UnsupportedError, c.E_WORKSPACE: WorkspaceError, c.E_MEMORY: OutOfMemoryError,
+    c.E_DEVICE: DeviceError, c.E_STATE: StateError, c.E_FORMAT: FormatError, c.E_IO: StreamError, c.E_INTERNAL: InternalError,
 }

@@ -5,9 +5,10 @@ import threading
 from typing import Any, Sequence
 
 from . import constants as c
+from ._dlpack import INT32, UINT8
 from ._native import call, ffi, function, long_text, number, pair
 from ._struct import Data, Pointer, at, pointer
-from .arrays import INT32, UINT8, Array, Memory, Tensor
+from .arrays import Array, Memory, Tensor
 from .context import Context, Owner
 from .structs import (Basis, Batch, BudgetOptions, EvictOptions, Extent, FitOptions, Format, Launch, LayoutInfo, MomentsOptions, Problem, PruneOptions,
                       PruneResult, ScoreOptions, Segment, SelectOptions)

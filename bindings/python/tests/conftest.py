@@ -38,15 +38,5 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture
-def think():
-    return THINK
-
-
-@pytest.fixture
-def vectors():
-    return VECTORS
-
-
-@pytest.fixture
 def plan():
     return libthink.Plan(query_heads=4, kv_heads=2, key_channels=16, window=8, max_tokens=512, max_queries=512, max_batch=4, cache_dtype=libthink.F32)

@@ -51,6 +51,53 @@ TEST_P(AttendOfCodes, LengthsPerHeadAndManyQueries) {
   check_on_device(softcap_and_sink(GetParam(), 30.0f));
 }
 
+// With batch_invariant a sequence has the same bits alone and among others, on small and large devices.
+TEST_P(AttendOfCodes, BatchInvariance) {
+  Case c;
+  c.queries = {1, 1};
+  SegmentSpec compact = segment({1501, 65}), recent = segment({40, 33});
+  compact.key_kept = {40, 52};
+  compact.value_kept = {40, 64};
+  make_dense(recent);
+  c.segments = {compact, recent};
+  const Problem problem(c);
+  OnDevice device(problem, 1, true);
+  const Result together = device.run();
+  expect_close(problem, together, "together");
+  {
+    OnDevice larger(problem, 2, true, 30);
+    expect_same_bits(together, larger.run(), "on a larger device");
+  }
+  OnDevice alone(problem, 3, true, 7);
+  for (int32_t i = 0; i < 2; ++i) {
+    simt::Buffer<int32_t> &lengths = alone.segment(i).lengths;
+    lengths.freeze(false);
+    lengths.upload({problem.owned[i]->lengths[0], 0});
+  }
+  const Result single = alone.run();
+  ASSERT_FALSE(simt::machine().fault()) << simt::machine().fault().text();
+  EXPECT_TRUE(std::equal(together.output.begin(), together.output.begin() + problem.arguments.output.stride[0] * 4, single.output.begin()));
+  EXPECT_TRUE(std::equal(together.lse.begin(), together.lse.begin() + 4, single.lse.begin()));
+}
+
+// Two types of codes and numbers in one call, each with a basis of its own; and stages so large that not every warp has a ring.
+TEST_P(AttendOfCodes, BesideOtherCodesInWideHeads) {
+  for (const int32_t channels : {128, 256}) {
+    Case c;
+    c.key_channels = c.value_channels = channels;
+    c.group = channels == 128 ? 5 : 2;
+    c.softcap = 30.0f;
+    SegmentSpec one = segment({353}), other = segment_of({THINK_TILES, THINK_U8, THINK_F16}, {70}), recent = segment({45});
+    one.key_kept = {77, channels};
+    one.value_kept = {channels, 104};
+    other.key_kept = {channels, 40};
+    make_dense(recent);
+    recent.causal = true;
+    c.segments = {other, one, recent};
+    check_on_device(c, 2);
+  }
+}
+
 // Beside rows of bf16: their operands are bf16 and those of codes f16; with few columns both put what rounding takes from a query into idle ones.
 TEST_P(AttendOfCodes, BesideRowsOfBf16) {
   for (const int32_t group : {2, 7}) {
@@ -89,6 +136,28 @@ TEST_P(AttendOfCodes, ScalesOfAnySize) {
   }
 }
 
+// Of values as well: thousands, and thousandths.
+TEST_P(AttendOfCodes, ValuesOfAnySize) {
+  if (!is_quantized(GetParam().value)) return;
+  for (const int32_t power : {13, -9}) {
+    Case c;
+    c.segments = {segment({70})};
+    const Problem problem(c);
+    const think_segment &host = problem.owned[0]->segment;
+    for (int32_t head = 0; head < c.kv_heads; ++head) {
+      const SideView view = side_view(host, Side::values, problem.arguments.shape, problem.arguments.batch, 0, head);
+      const TileLayout layout = value_tile(view.channels, view.dtype);
+      for (int32_t row = 0; row < 70; row += kTileTokens) {
+        uint16_t *halves = reinterpret_cast<uint16_t *>(row_address(view, row) + layout.scale);  // scales and zeros
+        for (int64_t i = 0; i < (layout.bytes - layout.scale) / 2; ++i) halves[i] = f32_to_f16(std::ldexp(f16_to_f32(halves[i]), power));
+      }
+    }
+    OnDevice device(problem, 5);
+    expect_close(problem, device.run(), "values times 2^" + std::to_string(power));
+    ASSERT_FALSE(simt::machine().fault()) << simt::machine().fault().text();
+  }
+}
+
 TEST_P(AttendOfCodes, MovesWhatTheModelSays) {
   uint64_t conflicts = 0;
   for (const int32_t tokens : {512, 4096}) {
@@ -122,10 +191,11 @@ TEST_P(AttendOfCodes, MovesWhatTheModelSays) {
 
 INSTANTIATE_TEST_SUITE_P(Kinds, AttendOfCodes,
                          testing::Values(Kind{THINK_TILES, THINK_U8, THINK_U8}, Kind{THINK_TILES, THINK_U4, THINK_U4}, Kind{THINK_TILES, THINK_U4, THINK_F16},
-                                         Kind{THINK_TILES, THINK_F16, THINK_U8}),
+                                         Kind{THINK_TILES, THINK_F16, THINK_U8}, Kind{THINK_TILES, THINK_U8, THINK_U4}, Kind{THINK_ROWS, THINK_F16, THINK_U4}),
                          [](const auto &info) {
                            const auto name_of = [](think_dtype dtype) { return dtype == THINK_U8 ? "U8" : dtype == THINK_U4 ? "U4" : "F16"; };
-                           return std::string(name_of(info.param.key)) + name_of(info.param.value);
+                           const std::string rows = info.param.layout == THINK_ROWS ? "RowsOf" : "";
+                           return rows + name_of(info.param.key) + name_of(info.param.value);
                          });
 
 }  // namespace

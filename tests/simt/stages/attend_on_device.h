@@ -219,8 +219,9 @@ Model model_of(const Problem &problem, const OnDevice &device) {
     const int64_t first = ((start + 1) * blocks - 1) / line, last = ((start + head.weight) * blocks - 1) / line, parts = last - first + 1;
     const int64_t folded = device.warps() * (steps(head.key) * 32 * (residue ? 8 : columns) + 32);
     const int64_t tables = device.warps() * kLookups * 32;
-    model.reads += static_cast<double>(parts * (folded + tables + (3 + head.value) * 32));
-    model.writes += static_cast<double>(parts * (2 + head.value) * 32);
+    const int64_t partial = (2 + head.value) * 16 * (columns > 4 ? 2 : 1);  // maximum, mass and sums of four columns, or of eight
+    model.reads += static_cast<double>(parts * (folded + tables + partial));
+    model.writes += static_cast<double>(parts * partial);
     start += head.weight;
   }
   model.reads += static_cast<double>(units * 64 + blocks * device.warps() * 32 * 8);  // the line: written by prepare, searched by each warp

@@ -206,7 +206,7 @@ TEST_P(AttendOnDevice, PackedRowsOfManySequences) {
   const Extent &extent = device.extent();
   const int64_t rows = problem.row_start.back(), units = shape.kv_heads * (rows * shape.group / 8 + kSequences);
   const int64_t of_unit = 8 + extent.segments * (8 * 4 + 8 * shape.key_channels * 2);
-  const int64_t partial = int64_t{shape.attend_blocks} * (3 * extent.segments * (2 + shape.value_channels) * 8 * 4 + 3 * 4);
+  const int64_t partial = int64_t{shape.attend_blocks} * (3 * extent.segments * (4 + shape.value_channels) * 8 * 4 + 3 * 4);
   EXPECT_LE(static_cast<int64_t>(device.workspace_bytes()), units * of_unit + partial + 5 * 64);
   for (const bool invariant : {false, true}) {
     // Without the rows every sequence counts as if it were the longest. Twice the batch with twice the rows takes twice as much and a place of each KV head,

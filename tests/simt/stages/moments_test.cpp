@@ -353,7 +353,7 @@ TEST(GainsOnDevice, EverySeedAndSlotGivesTheSameBits) {
 
 // The covariance once, then two walks over what is left in each step: for keys one over the queries' moment and one over the matrix, for values one.
 TEST(GainsOnDevice, MoveTheBytesOfTheirModel) {
-  constexpr int64_t kChannels = 128, kThreads = 256;
+  constexpr int64_t kChannels = 128;
   GainsProblem problem(make_shape(2, 1, kChannels, kChannels), 400, 11);
   for (const int32_t side : {THINK_KEYS, THINK_VALUES}) {
     const bool keys = side == THINK_KEYS;
@@ -363,7 +363,7 @@ TEST(GainsOnDevice, MoveTheBytesOfTheirModel) {
     int64_t reads = 4 * kChannels * kChannels, writes = 8 * kChannels * kChannels;
     if (keys) reads += 4 * kChannels * (kChannels + 1);  // each channel ranks itself among all scores
     for (int64_t left = kChannels; left > 0; --left) {
-      reads += 8 * kThreads + 8 * kChannels + (keys ? 4 * left * kChannels : 8 * kChannels);  // pivot; its column; the other factor, or variances
+      reads += 8 * kChannels + (keys ? 4 * left * kChannels : 8 * kChannels);  // the channel's column; the other factor, or variances
       reads += 8 * (left - 1) * (kChannels - 1);
       writes += 8 * (left - 1) * kChannels + 8;  // and a gain with its channel
     }

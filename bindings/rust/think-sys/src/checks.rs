@@ -89,31 +89,6 @@ pub const FUNCTIONS: [&str; 81] = [
     "think_cache_sequence_segments",
 ];
 
-/// Every struct and its size.
-pub const STRUCTS: [(&str, usize); 21] = [
-    ("think_error", size_of::<think_error>()),
-    ("think_tensor", size_of::<think_tensor>()),
-    ("think_batch", size_of::<think_batch>()),
-    ("think_context_options", size_of::<think_context_options>()),
-    ("think_problem", size_of::<think_problem>()),
-    ("think_launch", size_of::<think_launch>()),
-    ("think_extent", size_of::<think_extent>()),
-    ("think_basis", size_of::<think_basis>()),
-    ("think_segment", size_of::<think_segment>()),
-    ("think_format", size_of::<think_format>()),
-    ("think_layout_info", size_of::<think_layout_info>()),
-    ("think_evict_options", size_of::<think_evict_options>()),
-    ("think_score_options", size_of::<think_score_options>()),
-    ("think_moments_options", size_of::<think_moments_options>()),
-    ("think_budget_options", size_of::<think_budget_options>()),
-    ("think_select_options", size_of::<think_select_options>()),
-    ("think_fit_options", size_of::<think_fit_options>()),
-    ("think_prune_options", size_of::<think_prune_options>()),
-    ("think_prune_result", size_of::<think_prune_result>()),
-    ("think_cache_options", size_of::<think_cache_options>()),
-    ("think_cache_info", size_of::<think_cache_info>()),
-];
-
 const _: () = {
     assert!(size_of::<think_error>() == 280);
     assert!(offset_of!(think_error, struct_size) == 0);

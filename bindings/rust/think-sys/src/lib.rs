@@ -11,7 +11,7 @@ mod loader;
 #[allow(clippy::type_complexity)]
 mod types;
 
-pub use checks::{FUNCTIONS, STRUCTS};
+pub use checks::FUNCTIONS;
 #[cfg(feature = "dlopen")]
 pub use dynamic::*;
 #[cfg(not(feature = "dlopen"))]

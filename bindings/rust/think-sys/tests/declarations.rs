@@ -13,7 +13,6 @@ fn versions_agree() {
 
 #[test]
 fn every_struct_is_stamped_by_its_init_function() {
-    assert_eq!(STRUCTS.iter().find(|(name, _)| *name == "think_problem").unwrap().1, size_of::<think_problem>());
     assert_eq!(think_problem::default().struct_size as usize, size_of::<think_problem>());
     assert_eq!(think_format::default().key_layout, THINK_TILES);
     assert_eq!(think_error::default().struct_size as usize, size_of::<think_error>());

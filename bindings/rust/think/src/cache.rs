@@ -7,7 +7,7 @@ use think_sys as sys;
 
 use crate::error::{call, Error, ErrorKind, Result};
 use crate::options::{stamped, CacheInfo, CacheOptions, EvictOptions};
-use crate::plan::{expect, pointer, Inner as PlanInner, Plan, Workspace};
+use crate::plan::{check_logits, enough, expect, pointer, Plan, Workspace};
 use crate::segment::Segment;
 use crate::tensor::{Tensor, TensorMut};
 
@@ -31,10 +31,8 @@ use crate::tensor::{Tensor, TensorMut};
 /// ```
 pub struct Cache {
     raw: *mut sys::think_cache,
-    plan: Arc<PlanInner>,
-    query_heads: usize,
+    plan: Plan,
     layers: usize,
-    lists: usize, // KV heads of all layers
     step_sequences: usize,
     workspace: Workspace,
 }
@@ -68,9 +66,8 @@ impl Cache {
         let mut raw = std::ptr::null_mut();
         // SAFETY: all are valid; the cache holds its plan.
         call(|error| unsafe { sys::think_cache_create(plan.raw(), &fields, &mut raw, error) })?;
-        let (query_heads, layers) = (plan.problem.query_heads as usize, options.layers.max(1) as usize);
-        let lists = layers * plan.kv_heads();
-        let mut made = Self { raw, plan: plan.inner.clone(), query_heads, layers, lists, step_sequences: 0, workspace: Workspace::of(0) };
+        let layers = options.layers.max(1) as usize;
+        let mut made = Self { raw, plan: plan.clone(), layers, step_sequences: 0, workspace: Workspace::of(0) };
         let mut bytes = 0;
         // SAFETY: the cache is valid.
         call(|error| unsafe { sys::think_cache_workspace_size(made.raw, &mut bytes, std::ptr::null_mut(), error) })?;
@@ -98,7 +95,7 @@ impl Cache {
     /// Attention of the step's new tokens over everything that their sequences hold. `sink_logit` has one number for each query head, `lse` receives one for
     /// each head and token.
     pub fn attend(&mut self, layer: i32, query: &Tensor, sink_logit: Option<&[f32]>, output: &mut TensorMut, lse: Option<&mut [f32]>) -> Result<()> {
-        check_logits(self.query_heads, query, sink_logit, lse.as_deref())?;
+        check_logits(self.plan.problem.query_heads as usize, query, sink_logit, lse.as_deref())?;
         let sink = sink_logit.map_or(std::ptr::null(), <[f32]>::as_ptr);
         let lse = lse.map_or(std::ptr::null_mut(), <[f32]>::as_mut_ptr);
         // SAFETY: tensors lie inside of their slices, and the lengths of the arrays were checked.
@@ -119,8 +116,7 @@ impl Cache {
             expect(window.extent()[0] >= needed, || format!("window has {} rows, {needed} are needed", window.extent()[0]))?;
         }
         if let Some(score) = score.as_deref() {
-            let needed = sequences.len() * self.lists * options.score_stride.max(0) as usize;
-            expect(score.len() >= needed, || format!("score has {} numbers, {needed} are needed", score.len()))?;
+            enough("score", score.len(), sequences.len() * self.lists() * options.score_stride.max(0) as usize)?;
         }
         let (options, window) = (stamped(options), window.map_or(std::ptr::null(), |rows| &rows.raw));
         let score = score.map_or(std::ptr::null_mut(), <[f32]>::as_mut_ptr);
@@ -131,7 +127,8 @@ impl Cache {
 
     /// Evict by lists of your own: `kept` is \[layers\]\[kv_heads\]\[rows\], dense rows in ascending order.
     pub fn keep(&mut self, sequence: i32, kept: &[i32], rows: usize) -> Result<()> {
-        expect(kept.len() == self.lists * rows, || format!("kept has {} rows, expected {} lists of {rows}", kept.len(), self.lists))?;
+        let lists = self.lists();
+        expect(kept.len() == lists * rows, || format!("kept has {} rows, expected {lists} lists of {rows}", kept.len()))?;
         // SAFETY: the lists have so many rows; what is in them is checked by the library.
         call(|error| unsafe { sys::think_cache_keep(self.raw, sequence, kept.as_ptr(), rows as i32, error) })
     }
@@ -223,15 +220,13 @@ impl Cache {
 
     /// Was it made with this plan?
     pub fn is_of(&self, plan: &Plan) -> bool {
-        Arc::ptr_eq(&self.plan, &plan.inner)
+        Arc::ptr_eq(&self.plan.inner, &plan.inner)
     }
-}
 
-pub(crate) fn check_logits(heads: usize, query: &Tensor, sink_logit: Option<&[f32]>, lse: Option<&[f32]>) -> Result<()> {
-    let [batch, _, tokens, _] = query.extent();
-    expect(sink_logit.is_none_or(|logits| logits.len() >= heads), || format!("sink_logit has fewer than {heads} numbers"))?;
-    let needed = batch * heads * tokens;
-    expect(lse.is_none_or(|values| values.len() >= needed), || format!("lse has fewer than {needed} numbers"))
+    /// KV heads of all layers.
+    fn lists(&self) -> usize {
+        self.layers * self.plan.kv_heads()
+    }
 }
 
 enum Failure {

@@ -6,6 +6,7 @@ use crate::context::{long_text, Context, Inner as ContextInner};
 use crate::error::{call, Error, ErrorKind, Result};
 use crate::memory::Memory;
 use crate::options::{stamped, Extent, Format, LayoutInfo, Problem, PruneOptions, PruneResult};
+use crate::tensor::Tensor;
 
 pub(crate) struct Inner {
     pub(crate) raw: *mut sys::think_plan,
@@ -159,6 +160,17 @@ pub(crate) fn expect(right: bool, message: impl FnOnce() -> String) -> Result<()
     } else {
         Err(Error::here(ErrorKind::Argument, message()))
     }
+}
+
+pub(crate) fn enough(name: &str, length: usize, needed: usize) -> Result<()> {
+    expect(length >= needed, || format!("{name} has {length} numbers, {needed} are needed"))
+}
+
+pub(crate) fn check_logits(heads: usize, query: &Tensor, sink_logit: Option<&[f32]>, lse: Option<&[f32]>) -> Result<()> {
+    let [batch, _, tokens, _] = query.extent();
+    expect(sink_logit.is_none_or(|logits| logits.len() >= heads), || format!("sink_logit has fewer than {heads} numbers"))?;
+    let needed = batch * heads * tokens;
+    expect(lse.is_none_or(|values| values.len() >= needed), || format!("lse has fewer than {needed} numbers"))
 }
 
 pub(crate) fn batch_of(count: usize) -> sys::think_batch {

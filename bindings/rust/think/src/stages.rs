@@ -2,11 +2,10 @@
 
 use think_sys as sys;
 
-use crate::cache::check_logits;
 use crate::error::{call, Result};
 use crate::memory::Memory;
 use crate::options::{stamped, BudgetOptions, EvictOptions, FitOptions, MomentsOptions, PruneOptions, ScoreOptions, SelectOptions};
-use crate::plan::{batch_of, expect, Plan, Workspace};
+use crate::plan::{batch_of, check_logits, enough, expect, Plan, Workspace};
 use crate::segment::{Basis, Compact, Segment};
 use crate::tensor::{Element, Tensor, TensorMut};
 
@@ -35,10 +34,6 @@ pub struct Evicted {
     pub kept: Vec<i32>,
     pub stride: usize,
     pub lengths: Vec<i32>,
-}
-
-fn enough(name: &str, length: usize, needed: usize) -> Result<()> {
-    expect(length >= needed, || format!("{name} has {length} numbers, {needed} are needed"))
 }
 
 impl Plan {

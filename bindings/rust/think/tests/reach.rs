@@ -271,7 +271,6 @@ fn everything_is_reached() {
     dlpack().unwrap();
     stages(&plan).unwrap();
     caches(&plan).unwrap();
-    assert!(sys::STRUCTS.len() > 15);
     // structs that safe code makes by itself
     let _ = (sys::think_error::default(), LayoutInfo::default(), CacheInfo::default(), sys::think_api { ..unsafe { std::mem::zeroed() } });
     drop(plan);
