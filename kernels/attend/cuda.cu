@@ -61,21 +61,22 @@ __global__ void __launch_bounds__(kMergeThreads) attend_merge(const __grid_const
 
 // ---- shapes of launches
 
-int32_t widest(const Shape &shape) { return shape.key_channels > shape.value_channels ? shape.key_channels : shape.value_channels; }
 
 uint32_t decode_shared_bytes(int32_t key_channels, int32_t value_channels, int32_t ring_of_codes) {
   SharedCarver carver;
-  take_block(carver, key_channels, value_channels, warps_of(key_channels > value_channels ? key_channels : value_channels), ring_of_codes);
+  take_block(carver, key_channels, value_channels, ring_of_codes);
   return carver.bytes();
 }
 
+int32_t kernel_of(const Shape &shape) { return class_of(shape.key_channels, shape.value_channels); }
+
 template <class Body>
-int32_t with_kernel(think_dtype dtype, int32_t channels, bool codes, const Body &body) {
+int32_t with_kernel(think_dtype dtype, int32_t kernel, bool codes, const Body &body) {
   const auto of_type = [&](auto type) {
     using T = decltype(type);
-    if (codes) return body(codes_kernel(dtype, channels), attend_prepare<T>);
-    if (channels > 128) return body(attend_decode<T, 256, false>, attend_prepare<T>);
-    if (channels > 64) return body(attend_decode<T, 128, false>, attend_prepare<T>);
+    if (codes) return body(codes_kernel(dtype, kernel), attend_prepare<T>);
+    if (kernel == 256) return body(attend_decode<T, 256, false>, attend_prepare<T>);
+    if (kernel == 128) return body(attend_decode<T, 128, false>, attend_prepare<T>);
     return body(attend_decode<T, 64, false>, attend_prepare<T>);
   };
   return dtype == THINK_F16 ? of_type(F16{}) : of_type(BF16{});
@@ -145,11 +146,10 @@ KeyBasis key_basis_of(const think_segment &segment, const Batch &batch) {
 
 int32_t load() {
   for (const think_dtype dtype : {THINK_F16, THINK_BF16}) {
-    for (const int32_t channels : {64, 128, 256}) {
+    for (const int32_t kernel : {64, 128, 256}) {
       for (const bool codes : {false, true}) {
-        const int32_t error = with_kernel(dtype, channels, codes, [&](auto decode, auto fold) {
-          const uint32_t shared_bytes = decode_shared_bytes(channels, channels, codes ? kMostRing : 0);
-          if (const int32_t failed = prepare(decode, shared_bytes)) return failed;
+        const int32_t error = with_kernel(dtype, kernel, codes, [&](auto decode, auto fold) {
+          if (const int32_t failed = prepare(decode, codes ? kMostShared : decode_shared_bytes(kernel, kernel, 0))) return failed;
           return prepare(fold, prepare_shared_bytes(kMaxChannels));
         });
         if (error) return error;
@@ -162,10 +162,10 @@ int32_t load() {
 int32_t resident(const Shape &shape, int32_t *blocks) {
   int32_t processors = 0, each = 0;
   if (const int32_t error = multiprocessors(&processors)) return error;
-  const int32_t channels = widest(shape);
+  const int32_t kernel = kernel_of(shape);
   const uint32_t shared_bytes = decode_shared_bytes(shape.key_channels, shape.value_channels, 0);
-  const int32_t error = with_kernel(shape.cache_dtype == THINK_F16 ? THINK_F16 : THINK_BF16, channels, false,
-                                    [&](auto decode, auto) { return resident_blocks(&each, decode, warps_of(channels) * 32, shared_bytes); });
+  const int32_t error = with_kernel(shape.cache_dtype == THINK_F16 ? THINK_F16 : THINK_BF16, kernel, false,
+                                    [&](auto decode, auto) { return resident_blocks(&each, decode, warps_of(kernel) * 32, shared_bytes); });
   const int32_t all = processors * (each < 1 ? 1 : each), most = kGroupParts * kMostParts;
   *blocks = all < most ? all : most;
   return error;
@@ -238,13 +238,15 @@ int32_t attend(const Arguments &a, const Extent &extent, const int32_t *query_sl
   p.folded = space.folded, p.constant = space.constant, p.start = space.start, p.counters = space.counters;
   p.counter_count = g.invariant ? g.units : shape.attend_blocks * 3;
   d.folded = space.folded, d.constant = space.constant, d.start = space.start, d.counters = space.counters, d.partial = space.partial;
-  d.warps = warps_of(widest(shape));
-  if (codes) d.code_warps = std::clamp(kMostRing / (kCodeStages * d.code_words), 1, d.warps);
+  // As many warps take tiles of codes as a block has room for.
+  const auto shared_bytes = [&] { return decode_shared_bytes(shape.key_channels, shape.value_channels, code_ring(d)); };
+  d.code_warps = codes ? warps_of(kernel_of(shape)) : 0;
+  while (d.code_warps > 1 && shared_bytes() > kMostShared) --d.code_warps;
   o.tensor = a.output;
   o.sink_logit = a.sink_logit;
   o.lse = a.lse;
   o.scale = shape.scale, o.softcap = shape.softcap;
-  return with_kernel(dtype, widest(shape), codes, [&](auto decode, auto fold) {
+  return with_kernel(dtype, kernel_of(shape), codes, [&](auto decode, auto fold) {
     const Launch first = {.name = "attend_prepare",
                           .grid = {g.bases * g.places + 1, shape.kv_heads},
                           .threads = kPrepareThreads,
@@ -253,8 +255,8 @@ int32_t attend(const Arguments &a, const Extent &extent, const int32_t *query_sl
     if (const int32_t error = launch(first, fold, p)) return error;
     const Launch second = {.name = "attend_decode",
                            .grid = {shape.attend_blocks},
-                           .threads = d.warps * 32,
-                           .shared_bytes = decode_shared_bytes(shape.key_channels, shape.value_channels, code_ring(d)),
+                           .threads = warps_of(kernel_of(shape)) * 32,
+                           .shared_bytes = shared_bytes(),
                            .stream = stream,
                            .overlap = true};
     return launch(second, decode, d, o);

@@ -10,7 +10,7 @@
 
 namespace think::attend::cuda {
 
-constexpr int32_t kMostRing = 6144;  // of a block, in 16 bytes: what every architecture has at least, less 2 KiB
+constexpr uint32_t kMostShared = 99 << 10;  // of a block, on the smallest devices
 
 THINK_HOST_DEVICE bool has_codes(think_dtype key, think_dtype value) { return device::is_codes(key) || device::is_codes(value); }
 THINK_HOST_DEVICE int32_t code_ring(const Decode &d) { return d.code_warps * kCodeStages * d.code_words; }

@@ -8,6 +8,7 @@ namespace think::attend::cuda {
 
 constexpr int32_t kGroupParts = 16;   // parts of a unit that are reduced to one before the unit is, where it has more
 constexpr int32_t kMostParts = 128;   // that a reduction takes; a grid has at most kGroupParts times as many blocks
+constexpr float kLeastWeight = 1.17549435e-38f;  // of a part that saw something: 0 would take a NaN for nothing
 constexpr int32_t kPartsAhead = 16;   // partial results that a thread asks for at once
 constexpr int32_t kCodeStages = 2;    // of a warp's ring for tiles of codes
 constexpr int32_t kStepsAhead = 4;    // steps whose matrices are loaded before the first is multiplied
@@ -33,7 +34,6 @@ struct Decode {
   float *partial;
   uint32_t *counters;  // of units that are cut; then, unless they are invariant, two for each block: of the groups of parts that it leads
   int32_t least;  // weight that a block has at least, while there are fewer blocks than in the grid
-  int32_t warps;
   int32_t code_warps, code_words;  // warps that take tiles of codes, and their stages of 16 bytes; 0 where no segment has any
 };
 
@@ -57,15 +57,21 @@ struct Block {
   SharedCarver behind;             // what begins where the ring begins: for the reduction
 };
 
-// Shape of a kernel for heads of 64, 128 or 256. A stage of a warp's ring holds a tile, or half of it where a whole one would leave a multiprocessor few
-// warps: what a warp does for a tile is one long chain, and only other warps fill its gaps.
-THINK_HOST_DEVICE constexpr int32_t stage_rows(int32_t channels) { return channels > 64 ? kTileTokens / 2 : kTileTokens; }
-THINK_HOST_DEVICE constexpr int32_t stages_of(int32_t channels) { return channels > 128 ? 2 : 3; }
-THINK_HOST_DEVICE constexpr int32_t warps_of(int32_t channels) { return channels > 128 ? 2 : 4; }
-THINK_HOST_DEVICE constexpr int32_t blocks_of(int32_t channels) { return channels > 128 ? 3 : 2; }  // of a multiprocessor, at least, for its registers
+// There is a kernel for heads of up to 64, 128 and 256 channels, whichever side has more. A stage of a warp's ring holds a tile, or half of it where a whole
+// one would leave a multiprocessor few warps: what a warp does for a tile is one long chain, and only other warps fill its gaps. Two stages, so that two
+// blocks fit on multiprocessors with 164 KiB and one on those with 100.
+constexpr int32_t kStages = 2;
+THINK_HOST_DEVICE constexpr int32_t class_of(int32_t channels) { return channels > 128 ? 256 : channels > 64 ? 128 : 64; }
+THINK_HOST_DEVICE constexpr int32_t class_of(int32_t key_channels, int32_t value_channels) {
+  return class_of(key_channels > value_channels ? key_channels : value_channels);
+}
+// Of a kernel's class.
+THINK_HOST_DEVICE constexpr int32_t stage_rows(int32_t kernel) { return kernel > 64 ? kTileTokens / 2 : kTileTokens; }
+THINK_HOST_DEVICE constexpr int32_t warps_of(int32_t kernel) { return kernel > 128 ? 2 : 4; }
+THINK_HOST_DEVICE constexpr int32_t blocks_of(int32_t kernel) { return kernel > 128 ? 3 : 2; }  // whose registers a multiprocessor has room for
 THINK_HOST_DEVICE int32_t key_words(int32_t channels, int32_t rows) { return steps_of(channels) * 2 * rows; }  // of 16 bytes, tiles and rows alike
 THINK_HOST_DEVICE int32_t stage_words(int32_t key_channels, int32_t value_channels) {
-  const int32_t rows = stage_rows(key_channels > value_channels ? key_channels : value_channels);
+  const int32_t rows = stage_rows(class_of(key_channels, value_channels));
   return key_words(key_channels, rows) + key_words(value_channels, rows);
 }
 // A partial result: of four columns the maxima, the masses and the sums of each value channel, and the same of the other four. Half as many columns are half
@@ -73,25 +79,46 @@ THINK_HOST_DEVICE int32_t stage_words(int32_t key_channels, int32_t value_channe
 THINK_HOST_DEVICE int32_t half_floats(int32_t value_channels) { return (4 + value_channels) * 4; }
 THINK_HOST_DEVICE int32_t partial_floats(int32_t value_channels) { return half_floats(value_channels) * 2; }
 THINK_HOST_DEVICE int32_t place_of_column(int32_t column, int32_t value_channels) { return column / 4 * half_floats(value_channels) + column % 4; }
-// The reduction: sums and outputs of all channels, weights and places of parts, maxima.
-THINK_HOST_DEVICE int32_t reduce_floats(int32_t value_channels, int32_t threads) {
-  return 4 * half_floats(value_channels) + kMostParts * (2 * kColumns + 2) + (threads / kColumns + 2) * kColumns + 32;
+// A reduction's shared memory.
+struct Reduction {
+  Shared<float> sums;     // [mass, channel], in halves as a partial result
+  Shared<float> outputs;  // [channel], the same
+  Shared<float> weights;  // [part][column]; first their maxima
+  Shared<float> masses;   // [part][column]
+  Shared<int64_t> places;  // of their partial results, in floats
+  Shared<float> maxima;    // [warp][column]
+  Shared<float> largest, mass;  // [column]
+};
+
+THINK_HOST_DEVICE Reduction take_reduction(SharedCarver &carver, int32_t value_channels, int32_t warps) {
+  Reduction r;
+  r.places = carver.take<int64_t>(kMostParts);
+  r.sums = carver.take<float>(static_cast<uint32_t>(partial_floats(value_channels)));
+  r.outputs = carver.take<float>(static_cast<uint32_t>(partial_floats(value_channels)));
+  r.weights = carver.take<float>(kMostParts * kColumns);
+  r.masses = carver.take<float>(kMostParts * kColumns);
+  r.maxima = carver.take<float>(static_cast<uint32_t>(warps * kColumns));
+  r.largest = carver.take<float>(kColumns);
+  r.mass = carver.take<float>(kColumns);
+  return r;
 }
 
-THINK_HOST_DEVICE Block take_block(SharedCarver &carver, int32_t key_channels, int32_t value_channels, int32_t warps, int32_t code_ring) {
+THINK_HOST_DEVICE Block take_block(SharedCarver &carver, int32_t key_channels, int32_t value_channels, int32_t code_ring) {
+  const int32_t kernel = class_of(key_channels, value_channels), warps = warps_of(kernel);
   Block block;
   block.tiles = carver.take<uint32_t>(THINK_MAX_SEGMENTS);
   block.weight = carver.take<uint32_t>(THINK_MAX_SEGMENTS);
-  const int32_t widest = key_channels > value_channels ? key_channels : value_channels;
-  block.folded = carver.take<Words2>(widest > 128 ? static_cast<uint32_t>(warps * steps_of(key_channels) * 32) : 0);
+  block.folded = carver.take<Words2>(kernel > 128 ? static_cast<uint32_t>(warps * steps_of(key_channels) * 32) : 0);
   block.views = carver.take<Words2>(static_cast<uint32_t>(warps * 2 * kViewWords));
-  int32_t words = warps * stages_of(widest) * stage_words(key_channels, value_channels);
-  const int32_t merge = warps * partial_floats(steps_of(value_channels) * kStep) / 4, reduce = (reduce_floats(value_channels, warps * 32) + 3) / 4;
+  carver.next = (carver.next + 127) / 128 * 128;
+  block.behind = carver;
+  SharedCarver reduction = carver;
+  take_reduction(reduction, value_channels, warps);
+  int32_t words = warps * kStages * stage_words(key_channels, value_channels);
+  const int32_t merge = warps * partial_floats(steps_of(value_channels) * kStep) / 4, reduce = static_cast<int32_t>(reduction.next - carver.next + 15) / 16;
   if (words < code_ring) words = code_ring;
   if (words < merge) words = merge;
   if (words < reduce) words = reduce;
-  carver.next = (carver.next + 127) / 128 * 128;
-  block.behind = carver;
   block.ring = carver.take<Words4>(static_cast<uint32_t>(words), 128);
   return block;
 }
@@ -383,7 +410,11 @@ THINK_DEVICE void sum_tile(Sums<kMatrices> &sums, const Keys<kSteps> &keys, cons
 #pragma unroll
             for (int32_t m = 0; m < kBlocks; ++m) load(a[i][m], m, first_step + i);
           }
-          load_query(query[i], keys, first_step + i);
+          if (first_step + i < keys.steps) {
+            load_query(query[i], keys, first_step + i);
+          } else {
+            query[i][0] = query[i][1] = 0;
+          }
         }
 #pragma unroll
         for (int32_t i = 0; i < kStepsAhead; ++i) {
@@ -542,7 +573,7 @@ template <class T, int32_t kRows, int32_t kSteps, int32_t kMatrices>
 THINK_DEVICE void sum_piece(const Decode &d, float scale, float softcap, const Block &block, const Unit &unit, int32_t queries, Cursor cursor, int32_t first,
                             int32_t end, float *to) {
   const Geometry &g = d.geometry;
-  constexpr int32_t kShares = kTileTokens / kRows, kStages = stages_of(kSteps * kStep);
+  constexpr int32_t kShares = kTileTokens / kRows, kWarps = warps_of(kSteps * kStep);
   const int32_t warp = warp_index(), keys_at = key_words(g.key_channels, kRows), words = stage_words(g.key_channels, g.value_channels);
   const Shared<Words4> ring = block.ring + warp * kStages * words;
   Cursor ahead = cursor;
@@ -584,8 +615,8 @@ THINK_DEVICE void sum_piece(const Decode &d, float scale, float softcap, const B
   bool met = false;
   // The first rounds only fetch.
 #pragma unroll 1
-  for (int32_t round = 1 - kStages, share = first * kShares + warp + round * d.warps; share < end * kShares; share += d.warps, ++round) {
-    fetch(share + (kStages - 1) * d.warps, round + kStages - 1);
+  for (int32_t round = 1 - kStages, share = first * kShares + warp + round * kWarps; share < end * kShares; share += kWarps, ++round) {
+    fetch(share + (kStages - 1) * kWarps, round + kStages - 1);
     if (round < 0) continue;
     if (advance(cursor, block, share / kShares) || !met) meet_segment(keys, d, unit, cursor.segment, queries), met = true;
     cp_async_wait<kStages - 1>();

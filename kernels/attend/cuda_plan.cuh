@@ -19,6 +19,7 @@ using namespace ptx;
 constexpr int32_t kColumns = 8;          // N of the MMA
 constexpr int32_t kStep = 16;            // K of the MMA: channels, and rows of a matrix of value channels
 constexpr int32_t kPrepareThreads = 256;
+constexpr int32_t kPrepareBlocks = 2;    // of a multiprocessor, at least: as many registers as that allows, or ptxas spills for the sake of more
 constexpr int32_t kWeightRows = 8;       // of W that a thread asks for at once
 constexpr int32_t kUnitWeight = 64;      // what a unit costs besides its tiles, in rows of a tile (64 bytes)
 constexpr int32_t kLeastTiles = 8;       // that a block should have before there are more blocks
@@ -208,7 +209,7 @@ THINK_DEVICE uint32_t narrow(const float (&x)[2], bool residue) {
 
 // q_eff = q_I + W^T q_P of 8 columns in f32, rounded once. Grid: (key bases x places + 1 for the plan, KV heads).
 template <class T>
-__global__ void __launch_bounds__(kPrepareThreads) attend_prepare(const __grid_constant__ Prepare p) {
+__global__ void __launch_bounds__(kPrepareThreads, kPrepareBlocks) attend_prepare(const __grid_constant__ Prepare p) {
   allow_next_launch();
   const Geometry &g = p.geometry;
   if (block_x() == g.bases * g.places) {
@@ -265,7 +266,7 @@ __global__ void __launch_bounds__(kPrepareThreads) attend_prepare(const __grid_c
 
   // Pairs of channels; the threads of a pair share its rows of W.
   const int64_t place = int64_t{unit.index} * g.bases + which;
-  const int32_t pairs = steps * kStep / 2, shares = kPrepareThreads / pairs, share = thread_index() / pairs, own = thread_index() - share * pairs;
+  const int32_t pairs = (steps > 0 ? steps : 1) * kStep / 2, shares = kPrepareThreads / pairs, share = thread_index() / pairs, own = thread_index() - share * pairs;
   const Shared<Float4> parts = carver.take<Float4>(kPrepareThreads * 4);
   if (share < shares) {
     float sum[2][kColumns] = {};
@@ -309,7 +310,7 @@ __global__ void __launch_bounds__(kPrepareThreads) attend_prepare(const __grid_c
   }
   sync_block();
   uint32_t *folded = p.folded + place * steps_of(channels) * 64;
-  for (int32_t i = thread_index(); i < pairs * kColumns; i += kPrepareThreads) {
+  for (int32_t i = thread_index(); i < steps * kStep / 2 * kColumns; i += kPrepareThreads) {
     const int32_t pair = i / kColumns, column = i % kColumns, from = g.residue ? column % (kColumns / 2) : column;
     float sum[2] = {};
 #pragma unroll

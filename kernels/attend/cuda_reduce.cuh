@@ -1,34 +1,10 @@
-// The end of a unit: its partial results become outputs, in the order of their places whoever comes last. Sums of each value basis first, then
-// out_I += sums, out_P += W sums + mass * offset_P, and one division by the mass and the sink logit.
+// The end of a unit: its partial results become outputs, in the order of their places whoever comes last; of many parts, groups of them first. Sums of each
+// value basis, then out_I += sums, out_P += W sums + mass * offset_P, and one division by the mass and the sink logit.
 #pragma once
 
 #include "cuda_codes.cuh"
 
 namespace think::attend::cuda {
-
-// A reduction's shared memory.
-struct Reduction {
-  Shared<float> sums;     // [mass, channel], in halves as a partial result
-  Shared<float> outputs;  // [channel], the same
-  Shared<float> weights;  // [part][column]; first their maxima
-  Shared<float> masses;   // [part][column]
-  Shared<int64_t> places;  // of their partial results, in floats
-  Shared<float> maxima;    // [warp][column]
-  Shared<float> largest, mass;  // [column]
-};
-
-THINK_DEVICE Reduction take_reduction(SharedCarver carver, int32_t value_channels) {
-  Reduction r;
-  r.places = carver.take<int64_t>(kMostParts);
-  r.sums = carver.take<float>(static_cast<uint32_t>(partial_floats(value_channels)));
-  r.outputs = carver.take<float>(static_cast<uint32_t>(partial_floats(value_channels)));
-  r.weights = carver.take<float>(kMostParts * kColumns);
-  r.masses = carver.take<float>(kMostParts * kColumns);
-  r.maxima = carver.take<float>(static_cast<uint32_t>(block_threads() / 32 * kColumns));
-  r.largest = carver.take<float>(kColumns);
-  r.mass = carver.take<float>(kColumns);
-  return r;
-}
 
 // What is reduced: `count` parts, each of what `step` blocks (from block `first` on) have of the unit, or, of an invariant one, an item.
 struct Parts {
@@ -90,14 +66,15 @@ THINK_DEVICE void share_largest(const Reduction &r, float largest) {
 }
 
 // body(half, i, sum): sums over the parts of read_maxima(), of channel i and the four columns whose half begins there; and those of the masses to `sums`. A thread has one half of all
-// columns, and the same channels everywhere. A part that saw nothing in four columns has no sums of them, or only zeros.
+// columns, and the same channels everywhere. A part that saw nothing in four columns has no sums of them, or only zeros; any other is read, as it may hold a
+// NaN whatever its weight.
 template <class Body>
 THINK_DEVICE void sum_parts(const Reduction &r, const Decode &d, int32_t count, int32_t kept, int32_t halves, const Body &body) {
   const int32_t column = thread_index() % kColumns, half = halves == 2 ? thread_index() % 2 : 0, of_half = half * half_floats(d.geometry.value_channels);
   for (int32_t part = thread_index() / kColumns; part < count && column < halves * 4; part += block_threads() / kColumns) {
     const Shared<float> at = r.weights + part * kColumns + column;
     const float maximum = load_shared(at);
-    store_shared(at, maximum > kLowest ? exp2_fast(maximum - load_shared(r.largest + column)) : 0.0f);
+    store_shared(at, maximum > kLowest ? fmaxf(exp2_fast(maximum - load_shared(r.largest + column)), kLeastWeight) : 0.0f);
   }
   sync_block();
   if (thread_index() < halves * 4) {
@@ -123,7 +100,7 @@ THINK_DEVICE void sum_parts(const Reduction &r, const Decode &d, int32_t count, 
       }
 #pragma unroll
       for (int32_t j = 0; j < kPartsAhead; ++j) {
-        const bool seen = w[j].x + w[j].y + w[j].z + w[j].w != 0.0f;  // of a NaN too
+        const bool seen = w[j].x + w[j].y + w[j].z + w[j].w > 0.0f;
         if (begin + j < count && seen) x[j] = load_l2(reinterpret_cast<const Float4 *>(d.partial + place[j] + of_half) + 2 + i);
       }
 #pragma unroll
@@ -147,7 +124,8 @@ THINK_DEVICE int32_t first_segment(const Decode &d, int32_t run) {
 THINK_DEVICE void reduce_group(const Decode &d, const Output &o, const Block &block, const Cuts &cuts, int32_t index, const Parts &parts, int32_t halves) {
   const Geometry &g = d.geometry;
   const Unit unit = unit_at(g, o.batch, index);
-  const Reduction r = take_reduction(block.behind, g.value_channels);
+  SharedCarver carver = block.behind;
+  const Reduction r = take_reduction(carver, g.value_channels, block_threads() / 32);
 #pragma unroll 1
   for (int32_t run = 0; run < g.runs; ++run) {
     if (parts_of_run(d, block, cuts, run, parts).count == 0) continue;
@@ -224,7 +202,8 @@ THINK_DEVICE void reduce_unit(const Decode &d, const Output &o, const Block &blo
   const Geometry &g = d.geometry;
   const Unit unit = unit_at(g, o.batch, index);
   const int32_t thread = thread_index(), threads = block_threads(), channels = g.value_channels;
-  const Reduction r = take_reduction(block.behind, channels);
+  SharedCarver carver = block.behind;
+  const Reduction r = take_reduction(carver, channels, threads / 32);
   sync_block();
 
   float largest = kLowest;
@@ -304,7 +283,7 @@ THINK_DEVICE void visit(const Decode &d, const Output &o, const Block &block, Cu
     cuts.chunk = (cuts.tiles + kMaxItems - 1) / kMaxItems;
     if (cuts.chunk < kLeastTiles) cuts.chunk = kLeastTiles;
   }
-  const int32_t queries = static_cast<int32_t>(device::rows_of(o.tensor, o.batch, unit.sequence, g.most_queries).count);
+  const int32_t queries = static_cast<int32_t>(device::rows_of(o.tensor, o.batch, unit.sequence, g.most_queries).count), halves = halves_of(g, unit, queries);
   const int32_t first = first_tile(g, block, cuts, block_x()), end = first_tile(g, block, cuts, block_x() + 1);
   Cursor cursor = {0, 0};
 #pragma unroll 1
@@ -316,7 +295,7 @@ THINK_DEVICE void visit(const Decode &d, const Output &o, const Block &block, Cu
     const Range tiles = run_range(d, block, run);
     const int32_t last = tiles.end < end ? tiles.end : end;
     const int32_t begin = tiles.first > first ? tiles.first : first;
-    if (begin >= last && tiles.first < tiles.end && cuts.chunk == 0 && thread_index() < kColumns) {  // a part that saw nothing of the run
+    if (begin >= last && tiles.first < tiles.end && cuts.chunk == 0 && thread_index() < halves * 4) {  // a part that saw nothing of the run
       float *to = partial_at(d, cuts, index, block_x(), run) + place_of_column(thread_index(), g.value_channels);
       store_global(to, kLowest);
       store_global(to + 4, 0.0f);
@@ -333,7 +312,7 @@ THINK_DEVICE void visit(const Decode &d, const Output &o, const Block &block, Cu
       }
     }
   }
-  const int32_t arrivals = cuts.last_block - cuts.first_block + 1, halves = halves_of(g, unit, queries);
+  const int32_t arrivals = cuts.last_block - cuts.first_block + 1;
   Parts parts = {cuts.first_block, arrivals, 1};
   if (g.invariant) {
     parts = {0, (cuts.tiles + cuts.chunk - 1) / cuts.chunk, 1};
@@ -363,7 +342,7 @@ __global__ void __launch_bounds__(warps_of(kChannels) * 32, blocks_of(kChannels)
   constexpr int32_t kSteps = kChannels / kStep;
   const Geometry &g = d.geometry;
   SharedCarver carver = shared_memory();
-  const Block block = take_block(carver, g.key_channels, g.value_channels, d.warps, kCodes ? code_ring(d) : 0);
+  const Block block = take_block(carver, g.key_channels, g.value_channels, kCodes ? code_ring(d) : 0);
   wait_for_previous_launch();
   Cuts cuts = {};
   cuts.total = load_global(d.start + g.units);

@@ -125,7 +125,6 @@ THINK_DEVICE uint32_t atomic_increment_wrap(uint32_t *pointer, uint32_t last) {
   asm volatile("atom.acq_rel.gpu.global.inc.u32 %0, [%1], %2;" : "=r"(old) : "l"(global_address(pointer)), "r"(last) : "memory");
   return old;
 }
-THINK_DEVICE void fence_gpu() { __threadfence(); }
 
 // ---- shared memory -------------------------------------------------------------------------------------------------------------------------
 

@@ -173,7 +173,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks) moments_gains(const __grid_
         float x[kAhead] = {};
 #pragma unroll
         for (int32_t j = 0; j < kAhead; ++j) {
-          if (j < rows) x[j] = load_constant(metric + row[j] * channels + own);
+          if (j < rows) x[j] = load_constant(metric + (row[j] * channels + own));
         }
 #pragma unroll
         for (int32_t j = 0; j < kAhead; ++j) {
@@ -213,13 +213,13 @@ __global__ void __launch_bounds__(kThreads, kBlocks) moments_gains(const __grid_
       double x[kAhead] = {};
 #pragma unroll
       for (int32_t j = 0; j < kAhead; ++j) {
-        if (j < rows) x[j] = load_global(left + row[j] * channels + own);
+        if (j < rows) x[j] = load_global(left + (row[j] * channels + own));
       }
 #pragma unroll
       for (int32_t j = 0; j < kAhead; ++j) {
         if (j < rows) {
           const double rest = own == channel ? 0 : x[j] - load_shared(work.column + row[j]) * factor;
-          store_global(left + row[j] * channels + own, rest);
+          store_global(left + (row[j] * channels + own), rest);
           squares += rest * rest;
         }
       }

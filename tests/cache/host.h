@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <map>
@@ -19,7 +20,8 @@ class Host {
  public:
   int calls = 0;
   int fail_at = -1;  // the call that gets NULL, counted from 0
-  int64_t bytes = 0, most = 0;
+  std::atomic<int64_t> bytes = 0;  // read while other threads allocate
+  int64_t most = 0;
   bool empty() const { return live_.empty(); }
 
   think_context_options options(int32_t threads = 1) {
@@ -46,7 +48,7 @@ class Host {
     std::memset(memory, 0xff, size);
     live_[memory] = {size, alignment};
     bytes += static_cast<int64_t>(size);
-    most = std::max(most, bytes);
+    most = std::max(most, bytes.load());
     return memory;
   }
   void deallocate(void *memory, size_t size, size_t alignment) {

@@ -109,7 +109,6 @@ THINK_DEVICE uint32_t atomic_increment_wrap(uint32_t *pointer, uint32_t last, Si
   return atomic(
       pointer, [last](uint32_t old) { return old >= last ? 0u : old + 1; }, site);
 }
-THINK_DEVICE void fence_gpu() {}
 
 // ---- shared memory -------------------------------------------------------------------------------------------------------------------------
 

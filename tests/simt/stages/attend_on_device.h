@@ -89,7 +89,8 @@ class OnDevice {
     extent_ = {arguments_.batch.count, call_queries ? call_queries : shape.max_queries, arguments_.segment_count, problem.most_tokens};
     if (arguments_.batch.row_start) extent_.rows = arguments_.query.extent[2];
     workspace_ = std::make_unique<simt::Buffer<char>>("workspace", static_cast<size_t>(cuda::workspace(shape, extent_)));
-    counter_bytes_ = invariant ? 0 : 3 * 4 * shape.attend_blocks;  // otherwise one for each unit
+    const int64_t units = shape.kv_heads * (extent_.batch * ((extent_.queries * shape.group + 7) / 8));
+    counter_bytes_ = 4 * (!invariant ? 3 * shape.attend_blocks : extent_.rows > 0 ? 0 : units);
   }
 
   Result run() {

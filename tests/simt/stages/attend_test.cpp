@@ -76,6 +76,110 @@ TEST_P(AttendOnDevice, CutsAnywhere) {
   }
 }
 
+// Steps of 16 channels that are no multiple of those that are loaded together, in every kernel: what lies behind the queries is none.
+TEST_P(AttendOnDevice, EveryNumberOfSteps) {
+  int32_t which = 0;
+  for (const int32_t value_channels : {64, 160, 256}) {
+    for (const int32_t key_channels : {16, 48, 80, 112, 144, 160, 208, 240}) {
+      Case c;
+      c.kv_heads = 2;
+      c.key_channels = key_channels;
+      c.value_channels = value_channels;
+      SegmentSpec s = segment({101});
+      if (which++ % 2) s.key_kept = {key_channels, key_channels - 7};
+      c.segments = {s};
+      c.seed = which;
+      check_on_device(c);
+      if (HasFailure()) return;
+    }
+  }
+}
+
+// Units of many more parts than a group has, two of them meeting inside of a block; a value basis that ends before the unit does; and another cut afterwards.
+Case long_units(const Kind &kind) {
+  Case c;
+  c.kv_heads = 1;
+  c.group = 4;
+  c.queries = {1, 1, 1};
+  c.key_channels = c.value_channels = 64;
+  SegmentSpec compact = segment_of(kind, {8000, 9001, 60}), more = segment_of(kind, {4100, 0, 40});
+  compact.value_kept = {40};
+  more.key_layout = THINK_ROWS;
+  c.segments = {compact, more};
+  return c;
+}
+
+TEST_P(AttendOnDevice, LongUnitsAreReducedInGroups) {
+  const Problem problem(long_units(GetParam()));
+  Result first;
+  for (int32_t seed = 1; seed <= 4; ++seed) {
+    OnDevice device(problem, static_cast<uint64_t>(seed), false, 64);
+    const Result result = device.run();
+    ASSERT_FALSE(simt::machine().fault()) << simt::machine().fault().text();
+    EXPECT_GT(device.arguments().shape.attend_blocks, 5 * 16);
+    if (seed == 1) first = result, expect_close(problem, result, "long units");
+    expect_same_bits(first, result, "another schedule");
+  }
+  // The same workspace, with lengths that fewer blocks share, and with the old ones again.
+  OnDevice device(problem, 5, false, 64);
+  device.run();
+  const auto set_lengths = [&](int32_t segment, const std::vector<int32_t> &lengths) {
+    device.segment(segment).lengths.freeze(false);
+    device.segment(segment).lengths.upload(lengths);
+  };
+  set_lengths(0, {40, 3000, 0});
+  set_lengths(1, {0, 0, 7});
+  device.run();
+  for (int32_t i = 0; i < 2; ++i) set_lengths(i, problem.owned[i]->lengths);
+  expect_same_bits(first, device.run(), "after another cut");
+}
+
+// A part whose weight is nothing beside the others' still counts when it holds a NaN, however the unit is cut.
+TEST_P(AttendOnDevice, NaNValuesAreNeverLost) {
+  const Case c = long_units(GetParam());
+  const Problem damaged(c);
+  constexpr int32_t kSequence = 0, kRow = 100, kChannel = 3;
+  const Arguments &a = damaged.arguments;
+  const SideView values = side_view(damaged.owned[0]->segment, Side::values, a.shape, a.batch, kSequence, 0);
+  const SideView keys = side_view(damaged.owned[0]->segment, Side::keys, a.shape, a.batch, kSequence, 0);
+  store_element(row_address(values, kRow), values.dtype, kChannel, std::numeric_limits<float>::quiet_NaN());
+  // All queries turn away from the rows around it by hundreds, which are all that some blocks have.
+  for (int32_t row = 0; row < 2048; ++row) {
+    for (int32_t j = 0; j < keys.channels; ++j) {
+      char *at = keys.layout == THINK_TILES ? row_address(keys, row) + (j * 32 + row % 32) * 2 : row_address(keys, row) + j * 2;
+      float sum = 0;
+      for (int32_t head = 0; head < c.group; ++head) sum += load_element(element(a.query, kSequence, head, 0), a.query.dtype, j);
+      store_element(at, keys.dtype, 0, sum > 0 ? -300.0f : 300.0f);
+    }
+  }
+  for (const int32_t processors : {1, 64}) {
+    OnDevice device(damaged, 3, false, processors);
+    const Result result = device.run();
+    ASSERT_FALSE(simt::machine().fault()) << simt::machine().fault().text();
+    for (int32_t head = 0; head < c.group; ++head) {
+      const think_tensor &o = a.output;
+      const int64_t at = kSequence * o.stride[0] + head * o.stride[1];
+      int32_t lost = 0;
+      for (int32_t j = 0; j < c.value_channels; ++j) lost += std::isnan(load_element(result.output.data(), THINK_F32, at + j));
+      EXPECT_GE(lost, 1) << processors << " multiprocessors, head " << head;
+    }
+  }
+}
+
+// The smallest devices give a block 99 KiB.
+TEST(AttendShape, FitsSmallDevices) {
+  for (const int32_t channels : {64, 128, 256}) {
+    Case c;
+    c.key_channels = c.value_channels = channels;
+    c.segments = {segment_of({THINK_TILES, THINK_F16, THINK_F16}, {64})};
+    const Problem problem(c);
+    OnDevice device(problem, 1);
+    device.run();
+    ASSERT_FALSE(simt::machine().fault()) << simt::machine().fault().text();
+    EXPECT_LE(simt::machine().launches().back().shared_bytes, 99u << 10) << channels;
+  }
+}
+
 TEST_P(AttendOnDevice, LengthsPerHead) { check_on_device(lengths_per_head(GetParam()), 3); }
 
 TEST_P(AttendOnDevice, ManyQueries) {

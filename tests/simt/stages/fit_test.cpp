@@ -44,8 +44,8 @@ void fit_on_device(Problem &problem, uint64_t seed) {
   problem.weight_offset = weight_offset.download();
   problem.offset = offset.download();
   problem.basis.weight = problem.weight.data();
-  // None in the loops over rows. The index is read in the order of the choice once, and where a line of the matrix ends inside of a warp the numbers
-  // of a step are; in small heads, whose loops are short, that is all there is.
+  // None in the loops over rows but where two lines of the matrix meet inside of a warp, whose two shares of the rows then read two numbers. The index is read
+  // in the order of the choice once; in small heads, whose loops are short, that is all there is.
   if (problem.channels() >= 64) {
     EXPECT_LE(simt::machine().total().bank_conflicts * 16, simt::machine().total().shared_wavefronts);
   }
