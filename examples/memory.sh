@@ -25,8 +25,8 @@ trap 'rm -f "$result"' EXIT
 # The memory claims of the ThinK paper, by allocation
 
 Written by `examples/memory.sh`. No model is needed: sequences of synthetic rows go through the managed cache, whose memory comes from a counting allocator.
-After every measurement the cache's own account (`think_cache_usage`) must equal what the allocator has given, to the byte. Four layers and sixteen sequences are
-really allocated (one layer and one sequence where the prompt is long); that twice the layers and three times the sequences take twice and three times the
+After every measurement the cache's own account (`think_cache_usage`) must equal what the allocator has given, to the byte. All layers of eight sequences are
+really allocated (one layer of one sequence where the prompt is long); that twice the layers and three times the sequences take twice and three times the
 bytes, to the byte, is checked first, so the rest is multiplication.
 
 The paper's figures: over 20 % less KV memory on top of eviction and of quantization; 2.8 times less peak memory than 16 bits together with KIVI (2 bits);
@@ -44,10 +44,10 @@ TEXT
   20 %" is that, rounded; half of the channels, or values too, pass it.
 - **Rows in 16 bits.** Of 498 tokens the last 18 (50 with sinks and recent rows) stay in 16 bits, in whole pages of 32. No channel of them goes, so ThinK gives
   less on top of a short quantized sequence. For 2 bits they are a quarter of all bytes: 5.3 times less by the bits is then about 4.
-- **Bases.** A pruned side has index, weights and offsets per head, as large after 498 tokens as after 100,000. ThinK's own mode uses no weights, but the cache
-  lays the same basis out for both modes: for 128 channels 9 KB per head where 0.5 KB would do.
-- **Pools.** When pages run out the cache takes an eighth more than it has, a layer at a time, and copies: the allocator's peak is above what is held, the more the
-  fewer layers there are.
+- **Bases.** A pruned side has an index per head, and in the regressed mode weights and offsets, as large after 498 tokens as after 100,000: for 128 channels
+  0.5 KB per head in ThinK's own mode, 9 KB in the other.
+- **Pools.** When pages run out the cache takes an eighth more than it has, a layer at a time, and copies; and a prompt is dense until it is pruned. The
+  allocator's peak is above what is held.
 - **Eviction** of the rows is not repeated here: which rows are left does not change what they take, so the cache is given as many as SnapKV leaves.
 TEXT
 } >"$result"

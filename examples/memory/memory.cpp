@@ -19,7 +19,7 @@ struct Arguments {
   int32_t bits = 2;  // as the paper has
   int32_t prompt = 160, generated = 338, batch = 300;  // the script of the paper's authors
   int32_t tokens = 4096;                                // a long prompt
-  int32_t layers = 4, sequences = 16;                   // that are really allocated
+  int32_t layers = 0, sequences = 8;                    // that are really allocated; 0 = all of the model
 };
 
 // The ways in which channels go, in the columns of the table.
@@ -81,7 +81,7 @@ void check_linear(const Shape &shape, const Stack &stack, int32_t prompt) {
 
 void report(const Arguments &arguments, const Shape &shape) {
   const std::vector<Way> ways = ways_of(shape);
-  const Load batch{arguments.layers, arguments.sequences, arguments.prompt, arguments.generated}, tall{1, 1, arguments.tokens, 0}, half{1, 1, arguments.tokens / 2, 0};
+  const Load batch{arguments.layers > 0 ? arguments.layers : shape.layers, arguments.sequences, arguments.prompt, arguments.generated}, tall{1, 1, arguments.tokens, 0}, half{1, 1, arguments.tokens / 2, 0};
   check_linear(shape, quantized_stack(arguments.bits, &ways[0]), arguments.prompt);
   const double layers = shape.layers, units = static_cast<double>(batch.layers) * batch.sequences, weights = static_cast<double>(shape.weight_bytes());
   const auto total = [&](double bytes_per_unit) { return weights + bytes_per_unit * layers * arguments.batch; };

@@ -43,7 +43,6 @@ void rebuild(const Head &head, int64_t row, int32_t channels, float *numbers) {
   }
   const think_basis &basis = *head.basis;
   const int32_t *index = basis.index + head.row * channels;
-  const float *offset = basis.offset + head.row * channels;
   const int64_t block = basis.weight_offset[head.row];
   for (int32_t position = 0; position < width; ++position) numbers[index[position]] = kept[position];
   for (int32_t position = width; position < channels; ++position) {
@@ -52,7 +51,7 @@ void rebuild(const Head &head, int64_t row, int32_t channels, float *numbers) {
       const int64_t padded = (width + 7) / 8 * 8;
       const char *weight = static_cast<const char *>(basis.weight) + block + (position - width) * padded * 2;
       for (int32_t i = 0; i < width; ++i) sum += load_element(weight, THINK_F16, i) * kept[i];
-      sum += offset[position];
+      sum += basis.offset[head.row * channels + position];
     }
     numbers[index[position]] = sum;
   }

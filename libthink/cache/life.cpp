@@ -27,9 +27,10 @@ void describe_pool(const think_cache &cache, int32_t kind, Pool &pool) {
   if (kind == kDense) return;
   pool.key_basis = (kind & kKeyBasis) != 0;
   pool.value_basis = (kind & kValueBasis) != 0;
+  pool.predicts = cache.prune.regressed;
   const int64_t offsets = shape.kv_heads * static_cast<int64_t>(sizeof(int64_t));
-  if (pool.key_basis) pool.slot_bytes += basis_bytes(shape, THINK_KEYS) + offsets;
-  if (pool.value_basis) pool.slot_bytes += basis_bytes(shape, THINK_VALUES) + offsets;
+  if (pool.key_basis) pool.slot_bytes += basis_bytes(shape, THINK_KEYS, pool.predicts) + offsets;
+  if (pool.value_basis) pool.slot_bytes += basis_bytes(shape, THINK_VALUES, pool.predicts) + offsets;
   for (int32_t layer = 0; layer < cache.layers; ++layer) {
     pool.key_scale |= stored_dtype(cache, layer, THINK_KEYS) == THINK_F8_E4M3;
     pool.value_scale |= stored_dtype(cache, layer, THINK_VALUES) == THINK_F8_E4M3;

@@ -7,11 +7,13 @@ namespace {
 
 constexpr int32_t kSlack = 8;  // pages, or a quarter of them, that may be free before memory goes back
 
-void copy_array(const void *from, void *to, int64_t bytes) { std::memcpy(to, from, static_cast<size_t>(bytes)); }
+void copy_array(const void *from, void *to, int64_t bytes) {
+  if (bytes > 0) std::memcpy(to, from, static_cast<size_t>(bytes));
+}
 
 // The arrays of a basis lie one behind the other, all slots of each: with another number of slots each has another place.
-void copy_slots(const Shape &shape, int32_t side, const think_basis &from, const think_basis &to, int32_t slots) {
-  const BasisLayout layout = basis_layout(shape, side);
+void copy_slots(const Shape &shape, int32_t side, bool predicts, const think_basis &from, const think_basis &to, int32_t slots) {
+  const BasisLayout layout = basis_layout(shape, side, predicts);
   copy_array(from.weight, to.weight, layout.weight * slots);
   copy_array(from.weight_offset, to.weight_offset, layout.weight_offset * slots);
   copy_array(from.index, to.index, layout.index * slots);
@@ -24,8 +26,8 @@ void bind(const Shape &shape, const Pool &pool, char *memory, int32_t slots, Sla
   char *at = memory;
   const auto side = [&](bool has, int32_t which, think_basis &basis) {
     if (!has) return;
-    bind_basis(shape, which, slots, at, basis);
-    at += basis_bytes(shape, which) * slots;
+    bind_basis(shape, which, slots, at, basis, pool.predicts);
+    at += basis_bytes(shape, which, pool.predicts) * slots;
   };
   side(pool.key_basis, THINK_KEYS, slab.key_basis);
   side(pool.value_basis, THINK_VALUES, slab.value_basis);
@@ -61,8 +63,8 @@ bool resize_slots(Memory &memory, const Shape &shape, const Pool &pool, Slab &sl
     const auto of_heads = [&]<class T>(bool has, const T *from, T *to) {
       if (has) copy_array(from, to, int64_t{copied} * shape.kv_heads * static_cast<int64_t>(sizeof(T)));
     };
-    if (pool.key_basis) copy_slots(shape, THINK_KEYS, before.key_basis, slab.key_basis, copied);
-    if (pool.value_basis) copy_slots(shape, THINK_VALUES, before.value_basis, slab.value_basis, copied);
+    if (pool.key_basis) copy_slots(shape, THINK_KEYS, pool.predicts, before.key_basis, slab.key_basis, copied);
+    if (pool.value_basis) copy_slots(shape, THINK_VALUES, pool.predicts, before.value_basis, slab.value_basis, copied);
     of_heads(pool.key_basis, before.key_head_offset, slab.key_head_offset);
     of_heads(pool.value_basis, before.value_head_offset, slab.value_head_offset);
     of_heads(pool.key_scale, before.key_scale, slab.key_scale);

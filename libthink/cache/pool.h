@@ -22,6 +22,7 @@ struct Slab {
 
 struct Pool {
   bool key_basis, value_basis, key_scale, value_scale;  // scales: in some layer
+  bool predicts;                 // bases have weights
   int64_t page_bytes;            // of all layers
   int64_t slot_bytes;            // of one layer
   int32_t floor;                 // pages that are always kept

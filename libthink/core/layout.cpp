@@ -10,26 +10,26 @@
 namespace think {
 
 // The arrays with the widest elements come first, so that each is aligned for any number of slots and the whole stays proportional to it.
-BasisLayout basis_layout(const Shape &shape, int32_t side) {
+BasisLayout basis_layout(const Shape &shape, int32_t side, bool predicts) {
   const int64_t channels = channels_of(shape, side), heads = shape.kv_heads;
   BasisLayout layout{};
-  layout.weight = heads * fit::weight_head_bytes(static_cast<int32_t>(channels));
+  layout.weight = predicts ? heads * fit::weight_head_bytes(static_cast<int32_t>(channels)) : 0;
   layout.weight_offset = heads * static_cast<int64_t>(sizeof(int64_t));
   layout.index = heads * channels * static_cast<int64_t>(sizeof(int32_t));
-  layout.offset = heads * channels * static_cast<int64_t>(sizeof(float));
+  layout.offset = predicts ? heads * channels * static_cast<int64_t>(sizeof(float)) : 0;
   layout.kept = heads * static_cast<int64_t>(sizeof(int32_t));
   const int64_t sum = layout.weight + layout.weight_offset + layout.index + layout.offset + layout.kept;
   layout.padding = (kWorkspaceAlignment - sum % kWorkspaceAlignment) % kWorkspaceAlignment;
   return layout;
 }
 
-int64_t basis_bytes(const Shape &shape, int32_t side) {
-  const BasisLayout layout = basis_layout(shape, side);
+int64_t basis_bytes(const Shape &shape, int32_t side, bool predicts) {
+  const BasisLayout layout = basis_layout(shape, side, predicts);
   return layout.weight + layout.weight_offset + layout.index + layout.offset + layout.kept + layout.padding;
 }
 
-void bind_basis(const Shape &shape, int32_t side, int32_t slots, void *memory, think_basis &basis) {
-  const BasisLayout layout = basis_layout(shape, side);
+void bind_basis(const Shape &shape, int32_t side, int32_t slots, void *memory, think_basis &basis, bool predicts) {
+  const BasisLayout layout = basis_layout(shape, side, predicts);
   char *at = static_cast<char *>(memory);
   const auto array = [&](int64_t bytes) {
     char *start = at;
@@ -39,11 +39,11 @@ void bind_basis(const Shape &shape, int32_t side, int32_t slots, void *memory, t
   basis = THINK_BASIS_INIT;
   basis.channels = channels_of(shape, side);
   basis.slots = slots;
-  basis.weight = array(layout.weight);
+  basis.weight = predicts ? array(layout.weight) : nullptr;
   basis.weight_bytes = layout.weight * slots;
   basis.weight_offset = static_cast<int64_t *>(array(layout.weight_offset));
   basis.index = static_cast<int32_t *>(array(layout.index));
-  basis.offset = static_cast<float *>(array(layout.offset));
+  basis.offset = predicts ? static_cast<float *>(array(layout.offset)) : nullptr;
   basis.kept = static_cast<int32_t *>(array(layout.kept));
 }
 
@@ -57,7 +57,7 @@ think_basis basis_of_slot(const Shape &shape, const think_basis &basis, int32_t 
   view.weight_offset += head;
   if (view.offset) view.offset += head * basis.channels;
   if (view.weight) view.weight = static_cast<char *>(view.weight) + slot * weight_bytes;
-  view.weight_bytes = weight_bytes;
+  view.weight_bytes = view.weight ? weight_bytes : 0;
   return view;
 }
 

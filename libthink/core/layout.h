@@ -11,9 +11,10 @@ struct BasisLayout {
   int64_t padding;                                     // behind the last array, per slot
 };
 
-BasisLayout basis_layout(const Shape &shape, int32_t side);
-int64_t basis_bytes(const Shape &shape, int32_t side);  // of one slot
-void bind_basis(const Shape &shape, int32_t side, int32_t slots, void *memory, think_basis &basis);
+// `predicts`: with weights and offsets, which the paper's mode has no use for; without, both are NULL.
+BasisLayout basis_layout(const Shape &shape, int32_t side, bool predicts = true);
+int64_t basis_bytes(const Shape &shape, int32_t side, bool predicts = true);  // of one slot
+void bind_basis(const Shape &shape, int32_t side, int32_t slots, void *memory, think_basis &basis, bool predicts = true);
 
 // The basis of one slot as a basis with a single slot 0. weight_offset of the view counts from the start of that slot's weights only after
 // think::fit has written it: see restore_weight_offset().

@@ -136,16 +136,18 @@ bool move_fitted(const Slot &slot, Io &io) {
     if (!io.move(&fitted, sizeof fitted)) return false;
     if constexpr (Io::loading) {
       if (fitted != 0 && fitted != 1) return io.reader.damaged("damaged: fitted is %d, expected 0 or 1", fitted);
+      if (fitted && !slot.whole.weight) return io.reader.damaged("damaged: fitted is 1, expected 0 in mode %d", THINK_MODE_CHANNELS);
       weight_offset = fitted ? slot.row(head) * slot.weight_bytes : -1;
     }
   }
   return true;
 }
 
-// What a head does not use is not in memory either: zeros in the file, and in the memory that is loaded.
+// What a head does not use is not in memory either, and nothing is in the paper's mode: zeros in the file, and in the memory that is loaded.
 template <class Io>
 bool move_prediction(const Slot &slot, const Part &part, Io &io) {
   const int64_t channels = slot.whole.channels;
+  if (!slot.whole.weight) return io.zeros(part.bytes(), part);
   for (int32_t head = 0; head < slot.heads; ++head) {
     const int64_t row = slot.row(head), kept = slot.whole.kept[row], dropped = slot.whole.weight_offset[row] >= 0 ? channels - kept : 0;
     if (part.what == What::offset) {

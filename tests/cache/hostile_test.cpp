@@ -113,6 +113,11 @@ TEST(Hostile, WhatAddressesAreMadeOf) {
       const bool predicts = fitted[0] || fitted[1];
       EXPECT_EQ(settings.prune.mode == THINK_MODE_REGRESSED, predicts);
       if (predicts) hostile.refused(file.repaired());
+      if (!predicts) {  // a cache of this mode has no place for predictions
+        ChangedFile predicting = hostile.file();
+        *predicting.at<int32_t>(basis + ".fitted", 0) = 1;
+        hostile.refused(predicting.repaired());
+      }
       fitted[0] = fitted[1] = 0;
       if (predicts) hostile.refused(file.repaired());
     }

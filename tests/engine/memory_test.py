@@ -27,9 +27,8 @@ def page(kept, bits):
 
 
 def basis():
-    """Weights for the widest case in f16, their places, indices, offsets, widths; and where a head begins in a page."""
-    weight = max((CHANNELS - kept) * padded(kept, 8) * 2 for kept in range(1, CHANNELS))
-    return padded(HEADS * (weight + 8 + 4 * CHANNELS + 4 * CHANNELS + 4), 64) + 8 * HEADS
+    """Of the paper's mode: where weights would be, indices, widths; and where a head begins in a page."""
+    return padded(HEADS * (8 + 4 * CHANNELS + 4), 64) + 8 * HEADS
 
 
 class Memory(unittest.TestCase):

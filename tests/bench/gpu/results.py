@@ -8,6 +8,7 @@ bench.json is gpu_bench's output, peers.json that of peers.py, kernels.txt the t
 import argparse
 import json
 import re
+import statistics
 
 REGISTERS, GRANULE = 65536, 256  # of a multiprocessor; they are handed out to warps by so many
 WARPS = {"86": 48, "89": 48, "120": 48}  # that a multiprocessor holds; 64 on the others
@@ -58,17 +59,48 @@ def measured(row):
     return bool(row) and "seconds" in row
 
 
+def rate_of(bench):
+    return bench["probe"]["bytes"] / bench["probe"]["seconds"] if measured(bench["probe"]) else None
+
+
+def rivals_of(peers):
+    """{(model, batch, tokens): {peer: seconds}} of dense attention."""
+    rivals = {}
+    for row in (peers or {}).get("attend", []):
+        if measured(row):
+            rivals.setdefault((row["model"], row["batch"], row["tokens"]), {})[row["peer"]] = row["seconds"]
+    return rivals
+
+
+def goal_lines(bench, peers):
+    """What the project wants of decode attention, and in how many rows it is so."""
+    probe, rivals, rows = rate_of(bench), rivals_of(peers), [row for row in bench["attend"] if measured(row)]
+    dense = {(row["model"], row["batch"], row["tokens"]): row["bytes"] for row in rows if row["key_kept"] == row["value_kept"] == row["channels"]}
+    goals = []
+    if probe:
+        share = [(row["bytes"], row["bytes"] / row["seconds"] / probe) for row in rows]
+        goals += [("0.85 of the probe's rate where 0.5 GB or more are read", 0.85, [rate for size, rate in share if size >= 0.5e9]),
+                  ("0.65 of it where 100 to 150 MB are read", 0.65, [rate for size, rate in share if 100e6 <= size <= 150e6])]
+    goals.append(("10 microseconds at most at batch 1 and 4,096 tokens (here: 10 / measured)", 1.0,
+                  [10e-6 / row["seconds"] for row in rows if row["batch"] == 1 and row["tokens"] == 4096]))
+    over = []
+    for row in rows:
+        load = (row["model"], row["batch"], row["tokens"])
+        if load in rivals and load in dense and row["bytes"] < dense[load]:
+            over.append(min(rivals[load].values()) / row["seconds"] / (dense[load] / row["bytes"]))
+    goals.append(("0.95 of the byte ratio over the best dense peer", 0.95, over))
+    lines = [f"- {text}: {sum(value >= limit for value in values)} of {len(values)} rows; least {min(values):.2f}, median {statistics.median(values):.2f}, "
+             f"most {max(values):.2f}" for text, limit, values in goals if values]
+    return ["## Goals", ""] + lines + [""]
+
+
 def attend_tables(bench, peers):
-    probe = bench["probe"]["bytes"] / bench["probe"]["seconds"] if measured(bench["probe"]) else None
+    probe, rivals = rate_of(bench), rivals_of(peers)
     text = ["## Decode attention", "", "One step, bf16, microseconds; in brackets the share of the probe's rate on the bytes that must be read. Speed-up and efficiency",
             "(speed-up / byte ratio) are over our own dense cache. Peers read dense caches.", ""]
     groups = {}
     for row in bench["attend"]:
         groups.setdefault(row["model"], {}).setdefault((row["batch"], row["tokens"]), []).append(row)
-    rivals = {}
-    for row in (peers or {}).get("attend", []):
-        if measured(row):
-            rivals.setdefault((row["model"], row["batch"], row["tokens"]), {})[row["peer"]] = row["seconds"]
     for model, loads in groups.items():
         widths = [(row["key_kept"], row["value_kept"]) for row in next(iter(loads.values()))]
         text += [f"### {model}", "", "| batch x tokens | " + " | ".join(f"{k}/{v}" for k, v in widths) + " | best speed-up | efficiency | best dense peer |",
@@ -134,7 +166,7 @@ def main():
                  else [f"No read probe: {bench['probe']['skipped']}."])
         if peers and "torch" in peers:
             text.append(f"Peers: torch {peers['torch']} on {peers['device']}.")
-        text += [""] + attend_tables(bench, peers) + prune_table(bench) + reasons(bench, peers)
+        text += [""] + goal_lines(bench, peers) + attend_tables(bench, peers) + prune_table(bench) + reasons(bench, peers)
     if options.kernels:
         text += compiler_table(options.kernels) + [""]
     with open(options.markdown, "w", encoding="utf-8") as file:
