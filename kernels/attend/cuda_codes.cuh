@@ -283,7 +283,7 @@ THINK_DEVICE void store_value_codes(Shared<float> to, const CodeSums<kMatrices> 
 #pragma unroll
     for (int32_t i = 0; i < 2; ++i) {
       const int32_t half = i ^ turn, channel = first + row + half;
-      const float *sum = sums.out[j];
+      const float(&sum)[4] = sums.out[j];
       const Float2 two = {reduced(half ? sum[2] : sum[0], bits) + zero[0], reduced(half ? sum[3] : sum[1], bits) + zero[1]};
       if (channel < end) store_shared((to + (block * kBlockChannels + channel) * 4).template as<Float2>(), two);
     }
