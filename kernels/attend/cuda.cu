@@ -1,6 +1,7 @@
 // The attend stage on a CUDA device: host side, and merge. Two launches per call, see cuda_plan.cuh, cuda_decode.cuh and cuda_reduce.cuh.
 #include "cuda.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -61,21 +62,22 @@ __global__ void __launch_bounds__(kMergeThreads) attend_merge(const __grid_const
 // ---- shapes of launches
 
 
-uint32_t decode_shared_bytes(int32_t key_channels, int32_t value_channels) {
+uint32_t decode_shared_bytes(int32_t key_channels, int32_t value_channels, int32_t ring_of_codes) {
   SharedCarver carver;
-  take_block(carver, key_channels, value_channels);
+  take_block(carver, key_channels, value_channels, ring_of_codes);
   return carver.bytes();
 }
 
 int32_t kernel_of(const Shape &shape) { return class_of(shape.key_channels, shape.value_channels); }
 
 template <class Body>
-int32_t with_kernel(think_dtype dtype, int32_t kernel, const Body &body) {
+int32_t with_kernel(think_dtype dtype, int32_t kernel, bool codes, const Body &body) {
   const auto of_type = [&](auto type) {
     using T = decltype(type);
-    if (kernel == 256) return body(attend_decode<T, 256>, attend_prepare<T>);
-    if (kernel == 128) return body(attend_decode<T, 128>, attend_prepare<T>);
-    return body(attend_decode<T, 64>, attend_prepare<T>);
+    if (codes) return body(codes_kernel(dtype, kernel), attend_prepare<T>);
+    if (kernel == 256) return body(attend_decode<T, 256, false>, attend_prepare<T>);
+    if (kernel == 128) return body(attend_decode<T, 128, false>, attend_prepare<T>);
+    return body(attend_decode<T, 64, false>, attend_prepare<T>);
   };
   return dtype == THINK_F16 ? of_type(F16{}) : of_type(BF16{});
 }
@@ -108,9 +110,12 @@ int64_t carve(const Shape &shape, const Extent &extent, void *memory, Space &spa
   return carver.offset;
 }
 
-// Segments in the order in which units have them: those with one value basis and slot table next to each other.
+// Segments in the order in which units have them: those with one value basis and slot table next to each other. Tiles of codes have runs of their own.
 int32_t order_runs(const Arguments &a, int32_t (&order)[THINK_MAX_SEGMENTS], int8_t (&run)[THINK_MAX_SEGMENTS]) {
   const auto same = [&](const think_segment &x, const think_segment &y) {
+    if ((has_codes(x.key_dtype, x.value_dtype) || has_codes(y.key_dtype, y.value_dtype)) && (x.key_dtype != y.key_dtype || x.value_dtype != y.value_dtype)) {
+      return false;
+    }
     if (!x.value_basis || !y.value_basis) return !x.value_basis && !y.value_basis;
     return x.value_basis->kept == y.value_basis->kept && x.value_basis->index == y.value_basis->index && x.value_basis->weight == y.value_basis->weight &&
            x.value_basis->offset == y.value_basis->offset && x.value_basis->weight_offset == y.value_basis->weight_offset && x.slot == y.slot;
@@ -132,8 +137,9 @@ int32_t order_runs(const Arguments &a, int32_t (&order)[THINK_MAX_SEGMENTS], int
 
 KeyBasis key_basis_of(const think_segment &segment, const Batch &batch) {
   const think_basis *basis = segment.key_basis;
-  if (!basis) return {};
-  return {basis->kept, basis->index, segment.slot ? segment.slot : batch.slot, basis->weight, basis->weight_offset, basis->offset};
+  const int64_t codes = device::is_codes(segment.key_dtype);
+  if (!basis) return {nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, codes};
+  return {basis->kept, basis->index, segment.slot ? segment.slot : batch.slot, basis->weight, basis->weight_offset, basis->offset, codes};
 }
 
 }  // namespace
@@ -141,11 +147,13 @@ KeyBasis key_basis_of(const think_segment &segment, const Batch &batch) {
 int32_t load() {
   for (const think_dtype dtype : {THINK_F16, THINK_BF16}) {
     for (const int32_t kernel : {64, 128, 256}) {
-      const int32_t error = with_kernel(dtype, kernel, [&](auto decode, auto fold) {
-        if (const int32_t failed = prepare(decode, decode_shared_bytes(kernel, kernel))) return failed;
-        return prepare(fold, prepare_shared_bytes(kMaxChannels));
-      });
-      if (error) return error;
+      for (const bool codes : {false, true}) {
+        const int32_t error = with_kernel(dtype, kernel, codes, [&](auto decode, auto fold) {
+          if (const int32_t failed = prepare(decode, codes ? kMostShared : decode_shared_bytes(kernel, kernel, 0))) return failed;
+          return prepare(fold, prepare_shared_bytes(kMaxChannels));
+        });
+        if (error) return error;
+      }
     }
   }
   return prepare(attend_merge, 0);
@@ -155,8 +163,8 @@ int32_t resident(const Shape &shape, int32_t *blocks) {
   int32_t processors = 0, each = 0;
   if (const int32_t error = multiprocessors(&processors)) return error;
   const int32_t kernel = kernel_of(shape);
-  const uint32_t shared_bytes = decode_shared_bytes(shape.key_channels, shape.value_channels);
-  const int32_t error = with_kernel(shape.cache_dtype == THINK_F16 ? THINK_F16 : THINK_BF16, kernel,
+  const uint32_t shared_bytes = decode_shared_bytes(shape.key_channels, shape.value_channels, 0);
+  const int32_t error = with_kernel(shape.cache_dtype == THINK_F16 ? THINK_F16 : THINK_BF16, kernel, false,
                                     [&](auto decode, auto) { return resident_blocks(&each, decode, warps_of(kernel) * 32, shared_bytes); });
   const int32_t all = processors * (each < 1 ? 1 : each), most = kGroupParts * kMostParts;
   *blocks = all < most ? all : most;
@@ -182,7 +190,22 @@ int32_t attend(const Arguments &a, const Extent &extent, const int32_t *query_sl
   g.units = shape.kv_heads * g.places;
   g.most_queries = extent.queries;
   g.invariant = shape.batch_invariant;
-  const think_dtype dtype = a.segments[0].value_dtype;
+  // The type of what is no code, which is one; f16 where there is none.
+  think_dtype dtype = THINK_F16;
+  Decode d = {};
+  d.least = INT32_MAX;
+  for (int32_t i = 0; i < a.segment_count; ++i) {
+    const think_dtype key = a.segments[i].key_dtype, value = a.segments[i].value_dtype;
+    for (const think_dtype own : {key, value}) {
+      if (!device::is_codes(own)) dtype = own;
+    }
+    const int32_t key_bits = device::bits_of(key), value_bits = device::bits_of(value);
+    d.least = std::min(d.least, kLeastTiles * tile_weight(shape.key_channels, key_bits, shape.value_channels, value_bits));
+    if (has_codes(key, value)) {
+      d.code_words = std::max(d.code_words, key_stage(shape.key_channels, key_bits) + value_stage(shape.value_channels, value_bits));
+    }
+  }
+  const bool codes = d.code_words > 0;
   // How q_eff is rounded must not depend on the rest of the batch either.
   const int64_t most_queries = shape.batch_invariant ? shape.max_queries : extent.queries;
   g.residue = dtype == THINK_BF16 && most_queries * shape.group * 2 <= kColumns;
@@ -191,7 +214,6 @@ int32_t attend(const Arguments &a, const Extent &extent, const int32_t *query_sl
   int8_t run[THINK_MAX_SEGMENTS];
   g.runs = order_runs(a, order, run);
   Prepare p = {};
-  Decode d = {};
   Output o = {};
   for (int32_t i = 0; i < a.segment_count; ++i) {
     const think_segment &segment = a.segments[order[i]];
@@ -206,7 +228,7 @@ int32_t attend(const Arguments &a, const Extent &extent, const int32_t *query_sl
     to.value_run = run[i];
     to.basis = static_cast<int8_t>(which);
     to.causal = (segment.flags & THINK_SEGMENT_CAUSAL) != 0;
-    p.segment[i] = {to.run, to.key.kept, to.value.kept};
+    p.segment[i] = {to.run, to.key.kept, to.value.kept, device::bits_of(to.key.dtype), device::bits_of(to.value.dtype)};
     if (segment.value_basis) o.basis[run[i]] = {segment.value_basis->weight, segment.value_basis->weight_offset, segment.value_basis->offset};
   }
   p.geometry = d.geometry = g;
@@ -216,12 +238,15 @@ int32_t attend(const Arguments &a, const Extent &extent, const int32_t *query_sl
   p.folded = space.folded, p.constant = space.constant, p.start = space.start, p.counters = space.counters;
   p.counter_count = g.invariant ? g.units : shape.attend_blocks * 3;
   d.folded = space.folded, d.constant = space.constant, d.start = space.start, d.counters = space.counters, d.partial = space.partial;
-  d.least = kLeastTiles * tile_weight(shape.key_channels, shape.value_channels);
+  // As many warps take tiles of codes as a block has room for.
+  const auto shared_bytes = [&] { return decode_shared_bytes(shape.key_channels, shape.value_channels, code_ring(d)); };
+  d.code_warps = codes ? warps_of(kernel_of(shape)) : 0;
+  while (d.code_warps > 1 && shared_bytes() > kMostShared) --d.code_warps;
   o.tensor = a.output;
   o.sink_logit = a.sink_logit;
   o.lse = a.lse;
   o.scale = shape.scale, o.softcap = shape.softcap;
-  return with_kernel(dtype, kernel_of(shape), [&](auto decode, auto fold) {
+  return with_kernel(dtype, kernel_of(shape), codes, [&](auto decode, auto fold) {
     const Launch first = {.name = "attend_prepare",
                           .grid = {g.bases * g.places + 1, shape.kv_heads},
                           .threads = kPrepareThreads,
@@ -231,7 +256,7 @@ int32_t attend(const Arguments &a, const Extent &extent, const int32_t *query_sl
     const Launch second = {.name = "attend_decode",
                            .grid = {shape.attend_blocks},
                            .threads = warps_of(kernel_of(shape)) * 32,
-                           .shared_bytes = decode_shared_bytes(shape.key_channels, shape.value_channels),
+                           .shared_bytes = shared_bytes(),
                            .stream = stream,
                            .overlap = true};
     return launch(second, decode, d, o);

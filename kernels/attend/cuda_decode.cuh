@@ -10,6 +10,7 @@ constexpr int32_t kGroupParts = 16;   // parts of a unit that are reduced to one
 constexpr int32_t kMostParts = 128;   // that a reduction takes; a grid has at most kGroupParts times as many blocks
 constexpr float kLeastWeight = 1.17549435e-38f;  // of a part that saw something: 0 would take a NaN for nothing
 constexpr int32_t kPartsAhead = 16;   // partial results that a thread asks for at once
+constexpr int32_t kCodeStages = 2;    // of a warp's ring for tiles of codes
 constexpr int32_t kStepsAhead = 4;    // steps whose matrices are loaded before the first is multiplied
 
 struct DecodeSegment {
@@ -33,6 +34,7 @@ struct Decode {
   float *partial;
   uint32_t *counters;  // of units that are cut; then, unless they are invariant, two for each block: of the groups of parts that it leads
   int32_t least;  // weight that a block has at least, while there are fewer blocks than in the grid
+  int32_t code_warps, code_words;  // warps that take tiles of codes, and their stages of 16 bytes; 0 where no segment has any
 };
 
 struct Output {
@@ -101,7 +103,7 @@ THINK_HOST_DEVICE Reduction take_reduction(SharedCarver &carver, int32_t value_c
   return r;
 }
 
-THINK_HOST_DEVICE Block take_block(SharedCarver &carver, int32_t key_channels, int32_t value_channels) {
+THINK_HOST_DEVICE Block take_block(SharedCarver &carver, int32_t key_channels, int32_t value_channels, int32_t code_ring) {
   const int32_t kernel = class_of(key_channels, value_channels), warps = warps_of(kernel);
   Block block;
   block.tiles = carver.take<uint32_t>(THINK_MAX_SEGMENTS);
@@ -114,6 +116,7 @@ THINK_HOST_DEVICE Block take_block(SharedCarver &carver, int32_t key_channels, i
   take_reduction(reduction, value_channels, warps);
   int32_t words = warps * kStages * stage_words(key_channels, value_channels);
   const int32_t merge = warps * partial_floats(steps_of(value_channels) * kStep) / 4, reduce = static_cast<int32_t>(reduction.next - carver.next + 15) / 16;
+  if (words < code_ring) words = code_ring;
   if (words < merge) words = merge;
   if (words < reduce) words = reduce;
   block.ring = carver.take<Words4>(static_cast<uint32_t>(words), 128);
@@ -505,9 +508,25 @@ THINK_DEVICE Float4 multiply_add(const Float4 &factor, const Float4 &x, const Fl
   return {fmaf(factor.x, x.x, sum.x), fmaf(factor.y, x.y, sum.y), fmaf(factor.z, x.z, sum.z), fmaf(factor.w, x.w, sum.w)};
 }
 
-// The sums of the block's warps, in the order of the warps, as one partial result for `global_channels`.
+// The sums of a warp's channels, to what is of this lane's columns of them.
 template <int32_t kMatrices>
-THINK_DEVICE void merge_warps(Sums<kMatrices> &sums, const Block &block, int32_t value_steps, int32_t value_kept, int32_t global_channels, int32_t halves, float *to) {
+THINK_DEVICE void store_sums(Shared<float> to, const Sums<kMatrices> &sums, int32_t value_steps) {
+#pragma unroll
+  for (int32_t j = 0; j < kMatrices; ++j) {
+    if (j < value_steps) {
+#pragma unroll
+      for (int32_t half = 0; half < 2; ++half) {
+        const Float2 two = {sums.out[j][half * 2], sums.out[j][half * 2 + 1]};
+        store_shared((to + (j * kStep + half * 8 + lane_index() / 4) * 4).template as<Float2>(), two);
+      }
+    }
+  }
+}
+
+// The sums of the block's warps, in the order of the warps, as one partial result for `global_channels`. store(to): store_sums() of the form that they have.
+template <int32_t kMatrices, class Store>
+THINK_DEVICE void merge_warps(Sums<kMatrices> &sums, const Block &block, int32_t value_steps, int32_t value_kept, int32_t global_channels, int32_t halves,
+                              float *to, const Store &store) {
   constexpr int32_t kWarps = warps_of(kMatrices * kStep);
   const int32_t lane = lane_index(), group = lane / 4, column = lane % 4 * 2, channels = value_steps * kStep, floats = partial_floats(channels);
   sync_block();  // every ring is free
@@ -518,15 +537,7 @@ THINK_DEVICE void merge_warps(Sums<kMatrices> &sums, const Block &block, int32_t
     for (int32_t distance = 4; distance < 32; distance *= 2) sums.mass[x] += shuffle_xor(sums.mass[x], distance);
     if (group == 0) store_shared(own + x, sums.maximum[x]), store_shared(own + 4 + x, sums.mass[x]);
   }
-#pragma unroll
-  for (int32_t j = 0; j < kMatrices; ++j) {
-    if (j < value_steps) {
-#pragma unroll
-      for (int32_t half = 0; half < 2; ++half) {
-        store_shared((own + (2 + j * kStep + half * 8 + group) * 4).template as<Float2>(), Float2{sums.out[j][half * 2], sums.out[j][half * 2 + 1]});
-      }
-    }
-  }
+  store(own + 8);
   sync_block();
   // A thread has one half of everything.
   const int32_t half = halves == 2 ? thread_index() % 2 : 0, step = block_threads() / halves;
@@ -615,7 +626,8 @@ THINK_DEVICE void sum_piece(const Decode &d, float scale, float softcap, const B
     sync_warp();  // the stage may be filled again
   }
   cp_async_wait<0>();
-  merge_warps(sums, block, value_steps, value_kept, g.value_channels, halves_of(g, unit, queries), to);
+  merge_warps(sums, block, value_steps, value_kept, g.value_channels, halves_of(g, unit, queries), to,
+              [&](Shared<float> own) { store_sums(own, sums, value_steps); });
 }
 
 }  // namespace think::attend::cuda

@@ -29,8 +29,11 @@ constexpr float kLog2E = 1.44269504088896340736f, kLn2 = 0.69314718055994530942f
 
 THINK_HOST_DEVICE int32_t steps_of(int32_t channels) { return (channels + kStep - 1) / kStep; }
 THINK_HOST_DEVICE int32_t tiles_of(int32_t tokens) { return (tokens + kTileTokens - 1) / kTileTokens; }
-// Of a tile: its rows of 64 bytes, keys and values.
-THINK_HOST_DEVICE int32_t tile_weight(int32_t key_kept, int32_t value_kept) { return (steps_of(key_kept) + steps_of(value_kept)) * kStep; }
+// Of a tile: its bytes by 64, keys and values. bits: of a code, 16 of numbers; scales and zeros take as much as one bit more.
+THINK_HOST_DEVICE int32_t channel_weight(int32_t bits) { return bits < 16 ? bits + 1 : 16; }
+THINK_HOST_DEVICE int32_t tile_weight(int32_t key_kept, int32_t key_bits, int32_t value_kept, int32_t value_bits) {
+  return steps_of(key_kept) * channel_weight(key_bits) + steps_of(value_kept) * channel_weight(value_bits);
+}
 
 // Numbers of a call that both kernels need.
 struct Geometry {
@@ -88,11 +91,13 @@ struct KeyBasis {
   const void *weight;
   const int64_t *weight_offset;
   const float *offset;
+  int64_t codes;  // of keys that are codes: queries become f16, whatever the other keys are
 };
 
 struct PrepareSegment {
   device::Run run;
   const int32_t *key_kept, *value_kept;
+  int32_t key_bits, value_bits;
 };
 
 struct Prepare {
@@ -126,7 +131,8 @@ THINK_DEVICE void write_plan(const Prepare &p, SharedCarver carver) {
     for (int32_t s = 0; s < g.segments; ++s) {
       const PrepareSegment &segment = p.segment[s];
       const int64_t head_of_slot = int64_t{device::slot_of(segment.run.slot, unit.sequence)} * g.kv_heads + unit.head;
-      const int32_t of_tile = tile_weight(kept_of(segment.key_kept, g.key_channels, head_of_slot), kept_of(segment.value_kept, g.value_channels, head_of_slot));
+      const int32_t of_tile = tile_weight(kept_of(segment.key_kept, g.key_channels, head_of_slot), segment.key_bits,
+                                          kept_of(segment.value_kept, g.value_channels, head_of_slot), segment.value_bits);
       weight += int64_t{tiles_of(device::length_of(segment.run, unit.sequence, unit.head))} * of_tile;
     }
     return weight;
@@ -176,7 +182,7 @@ THINK_DEVICE void write_plan(const Prepare &p, SharedCarver carver) {
   for (int32_t i = thread_index(); i < p.counter_count; i += kPrepareThreads) store_global(p.counters + i, 0);
 }
 
-uint32_t prepare_shared_bytes(int32_t key_channels) {
+inline uint32_t prepare_shared_bytes(int32_t key_channels) {
   SharedCarver carver;
   carver.take<int64_t>(kPrepareThreads / 32);
   SharedCarver other;
@@ -190,6 +196,15 @@ template <class T>
 THINK_DEVICE float representable(float x) {
   if constexpr (IsF16<T>::value) return x > 65504.0f ? 65504.0f : x < -65504.0f ? -65504.0f : x;
   return x;
+}
+
+// Two channels of a query as operands; or what rounding takes from them.
+template <class T>
+THINK_DEVICE uint32_t narrow(const float (&x)[2], bool residue) {
+  float y[2];
+#pragma unroll
+  for (int32_t i = 0; i < 2; ++i) y[i] = representable<T>(residue ? x[i] - to_float(from_float<T>(representable<T>(x[i]))) : x[i]);
+  return pack<T>(y[0], y[1]);
 }
 
 // q_eff = q_I + W^T q_P of 8 columns in f32, rounded once. Grid: (key bases x places + 1 for the plan, KV heads).
@@ -303,12 +318,11 @@ __global__ void __launch_bounds__(kPrepareThreads, kPrepareBlocks) attend_prepar
       for (int32_t of = 0; of < shares; ++of) {
         sum[x] += load_shared((parts + (x * 2 + from / 4) * kPrepareThreads + of * pairs + pair).as<float>() + from % 4);
       }
-      if (from != column) sum[x] -= to_float(from_float<T>(sum[x]));
-      sum[x] = representable<T>(sum[x]);
     }
     // b[half] of lane 4 c + t: rows 2t, 2t + 1 (+ 8) of the step, column c.
     const int32_t in_step = pair % 8;
-    store_global(folded + pair / 8 * 64 + column * 8 + in_step % 4 * 2 + in_step / 4, pack<T>(sum[0], sum[1]));
+    const uint32_t two = basis.codes ? narrow<F16>(sum, from != column) : narrow<T>(sum, from != column);
+    store_global(folded + pair / 8 * 64 + column * 8 + in_step % 4 * 2 + in_step / 4, two);
   }
 
   for (int32_t column = warp_index(); column < kColumns; column += kPrepareThreads / 32) {

@@ -2,7 +2,7 @@
 // value basis, then out_I += sums, out_P += W sums + mass * offset_P, and one division by the mass and the sink logit.
 #pragma once
 
-#include "cuda_decode.cuh"
+#include "cuda_codes.cuh"
 
 namespace think::attend::cuda {
 
@@ -253,7 +253,7 @@ THINK_DEVICE void reduce_unit(const Decode &d, const Output &o, const Block &blo
 }
 
 // Every tile of a unit that begins on the block's stretch of the line, and the reduction where this block is the last.
-template <class T, int32_t kSteps>
+template <class T, int32_t kSteps, bool kCodes>
 THINK_DEVICE void visit(const Decode &d, const Output &o, const Block &block, Cuts &cuts, int32_t index) {
   const Geometry &g = d.geometry;
   const Unit unit = unit_at(g, o.batch, index);
@@ -263,7 +263,8 @@ THINK_DEVICE void visit(const Decode &d, const Output &o, const Block &block, Cu
     const int64_t head_of_slot = int64_t{device::slot_of(segment.run.slot, unit.sequence)} * g.kv_heads + unit.head;
     store_shared(block.tiles + thread_index(), static_cast<uint32_t>(tiles_of(device::length_of(segment.run, unit.sequence, unit.head))));
     store_shared(block.weight + thread_index(),
-                 static_cast<uint32_t>(tile_weight(device::width_of(segment.key, head_of_slot), device::width_of(segment.value, head_of_slot))));
+                 static_cast<uint32_t>(tile_weight(device::width_of(segment.key, head_of_slot), device::bits_of(segment.key.dtype),
+                                                   device::width_of(segment.value, head_of_slot), device::bits_of(segment.value.dtype))));
   }
   sync_block();
   int64_t weight = 0;
@@ -304,7 +305,11 @@ THINK_DEVICE void visit(const Decode &d, const Output &o, const Block &block, Cu
       next = last;
       if (cuts.chunk && (at / cuts.chunk + 1) * cuts.chunk < last) next = (at / cuts.chunk + 1) * cuts.chunk;
       float *to = partial_at(d, cuts, index, cuts.chunk ? at / cuts.chunk : block_x(), run);
-      sum_piece<T, stage_rows(kSteps * kStep), kSteps, kSteps>(d, o.scale, o.softcap, block, unit, queries, cursor, at, next, to);
+      if (kCodes && has_codes(d.segment[cursor.segment])) {
+        if constexpr (kCodes) sum_code_piece<T, kSteps>(d, o.scale, o.softcap, block, unit, queries, cursor, at, next, to);
+      } else {
+        sum_piece<T, stage_rows(kSteps * kStep), kSteps, kSteps>(d, o.scale, o.softcap, block, unit, queries, cursor, at, next, to);
+      }
     }
   }
   const int32_t arrivals = cuts.last_block - cuts.first_block + 1;
@@ -330,13 +335,14 @@ THINK_DEVICE void visit(const Decode &d, const Output &o, const Block &block, Cu
   reduce_unit(d, o, block, cuts, index, parts, halves);
 }
 
-template <class T, int32_t kChannels>
+// kCodes: segments may be tiles of codes.
+template <class T, int32_t kChannels, bool kCodes>
 __global__ void __launch_bounds__(warps_of(kChannels) * 32, blocks_of(kChannels)) attend_decode(const __grid_constant__ Decode d,
                                                                                                   const __grid_constant__ Output o) {
   constexpr int32_t kSteps = kChannels / kStep;
   const Geometry &g = d.geometry;
   SharedCarver carver = shared_memory();
-  const Block block = take_block(carver, g.key_channels, g.value_channels);
+  const Block block = take_block(carver, g.key_channels, g.value_channels, kCodes ? code_ring(d) : 0);
   wait_for_previous_launch();
   Cuts cuts = {};
   cuts.total = load_global(d.start + g.units);
@@ -362,8 +368,12 @@ __global__ void __launch_bounds__(warps_of(kChannels) * 32, blocks_of(kChannels)
   for (int32_t index = low; index < g.units; ++index) {
     cuts.start = load_global(d.start + index);
     if (cuts.start >= stretch_of(cuts, block_x() + 1)) return;
-    if (load_global(d.start + index + 1) > cuts.start) visit<T, kSteps>(d, o, block, cuts, index);
+    if (load_global(d.start + index + 1) > cuts.start) visit<T, kSteps, kCodes>(d, o, block, cuts, index);
   }
 }
+
+// The kernels for calls with tiles of codes, in a unit of their own.
+using DecodeKernel = void (*)(Decode, Output);
+DecodeKernel codes_kernel(think_dtype dtype, int32_t channels);
 
 }  // namespace think::attend::cuda

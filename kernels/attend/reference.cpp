@@ -28,6 +28,15 @@ Head head_of(const think_basis *basis, int32_t channels, int32_t kv_heads, int32
           basis->offset ? basis->offset + place * channels : nullptr, basis->kept[place], channels};
 }
 
+// What is left of a number in an element type; 0 = all of it.
+template <class Real>
+Real rounded(Real value, think_dtype dtype) {
+  if (!dtype) return value;
+  char place[4];
+  store_element(place, dtype, 0, static_cast<float>(value));
+  return load_element(place, dtype, 0);
+}
+
 template <class Real>
 struct Reader {
   SideView view;
@@ -38,6 +47,20 @@ struct Reader {
     if (is_quantized(view.dtype)) return decode(address, static_cast<int32_t>(row % kTileTokens), position);
     if (view.layout == THINK_ROWS) return load_element(address, view.dtype, position);
     return load_element(address, view.dtype, static_cast<int64_t>(position) * kTileTokens + row % kTileTokens);
+  }
+  // `factor` times a number as matrix units multiply it: factors are rounded to `operands`. Of codes that is the product with the scale, and codes count
+  // from the middle of their range.
+  Real product(Real factor, int64_t row, int32_t position, think_dtype operands) const {
+    if (!operands || !is_quantized(view.dtype)) return rounded(factor, operands) * (*this)(row, position);
+    const char *tile = row_address(view, row);
+    const int32_t token = static_cast<int32_t>(row % kTileTokens);
+    const TileLayout layout = keys ? key_tile(view.channels, view.dtype) : value_tile(view.channels, view.dtype);
+    const int64_t group = keys ? position : value_group(view.channels, position) * kTileTokens + token;
+    const CodePlace place = keys ? key_code(view.dtype, position, token) : value_code(view.dtype, view.channels, position, token);
+    const Real scale = load_element(tile + layout.scale, THINK_F16, group), zero = load_element(tile + layout.zero, THINK_F16, group);
+    const Real middle = static_cast<Real>((most_code(view.dtype) + 1) / 2), code = static_cast<Real>(load_code(tile, view.dtype, place));
+    const Real narrow = rounded(factor, THINK_F16);
+    return rounded(narrow * scale, THINK_F16) * (code - middle) + narrow * rounded(zero + scale * middle, THINK_F16);
   }
   Real decode(const char *tile, int32_t token, int32_t channel) const {
     if (view.dtype == THINK_F8_E4M3) {
@@ -51,15 +74,6 @@ struct Reader {
     return zero + scale * static_cast<Real>(load_code(tile, view.dtype, place));
   }
 };
-
-// What is left of a number in an element type; 0 = all of it.
-template <class Real>
-Real rounded(Real value, think_dtype dtype) {
-  if (!dtype) return value;
-  char place[4];
-  store_element(place, dtype, 0, static_cast<float>(value));
-  return load_element(place, dtype, 0);
-}
 
 template <class Real>
 void attend_one(const Arguments &a, int32_t sequence, int32_t query_head, int64_t token, int64_t queries, think_dtype operands) {
@@ -85,14 +99,13 @@ void attend_one(const Arguments &a, int32_t sequence, int32_t query_head, int64_
       for (int32_t i = 0; i < basis.kept; ++i) folded[i] += dropped * f16_to_f32(weight[i]);
       constant += dropped * basis.offset[p];
     }
-    for (Real &x : folded) x = rounded(x, operands);
     int64_t visible = run_length(segment, sequence, head);
     if (segment.flags & THINK_SEGMENT_CAUSAL) visible -= queries - token - 1;
     const Reader<Real> key{side_view(segment, Side::keys, shape, a.batch, sequence, head), true};
     const int64_t first = run_first(segment, sequence, head);
     for (int64_t t = 0; t < visible; ++t) {
       Real logit = constant;
-      for (int32_t i = 0; i < basis.kept; ++i) logit += folded[i] * key(first + t, i);
+      for (int32_t i = 0; i < basis.kept; ++i) logit += key.product(folded[i], first + t, i, operands);
       logit *= shape.scale;
       if (shape.softcap > 0) logit = shape.softcap * std::tanh(logit / shape.softcap);
       logits[s].push_back(logit);
@@ -113,7 +126,7 @@ void attend_one(const Arguments &a, int32_t sequence, int32_t query_head, int64_
     for (size_t t = 0; t < logits[s].size(); ++t) {
       const Real probability = std::exp(logits[s][t] - maximum);
       segment_mass += probability;
-      for (int32_t i = 0; i < basis.kept; ++i) kept[i] += rounded(probability, operands) * value(first + static_cast<int64_t>(t), i);
+      for (int32_t i = 0; i < basis.kept; ++i) kept[i] += value.product(probability, first + static_cast<int64_t>(t), i, operands);
     }
     mass += segment_mass;
     for (int32_t i = 0; i < basis.kept; ++i) output[basis.index ? basis.index[i] : i] += kept[i];

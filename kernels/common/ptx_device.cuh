@@ -6,7 +6,17 @@ namespace think::ptx {
 // ---- indices -------------------------------------------------------------------------------------------------------------------------------
 
 THINK_DEVICE int32_t thread_index() { return static_cast<int32_t>(threadIdx.x); }
+// A unit that defines THINK_OPAQUE_LANES has kernels of so many paths that the addresses of all of them, computed far ahead, would fill the registers: there the
+// compiler knows nothing of a lane, and what follows from it is computed where it is needed.
+#if defined(THINK_OPAQUE_LANES)
+THINK_DEVICE int32_t lane_index() {
+  int32_t lane = static_cast<int32_t>(threadIdx.x & 31);
+  asm volatile("" : "+r"(lane));
+  return lane;
+}
+#else
 THINK_DEVICE int32_t lane_index() { return static_cast<int32_t>(threadIdx.x & 31); }
+#endif
 THINK_DEVICE int32_t warp_index() { return static_cast<int32_t>(threadIdx.x >> 5); }
 THINK_DEVICE int32_t block_threads() { return static_cast<int32_t>(blockDim.x); }
 THINK_DEVICE int32_t block_x() { return static_cast<int32_t>(blockIdx.x); }

@@ -77,6 +77,7 @@ think_status think_attend(const think_plan *plan, const think_tensor *query, con
     think_basis bases[THINK_MAX_SEGMENTS][2];
     const SegmentRule rule{false, true, true, true, true, false};
     int32_t causal = -1;
+    think_dtype device_dtype = 0;
     for (int32_t s = 0; s < segment_count; ++s) {
       const Text name("segments[%d]", s);
       const Argument argument{error, 4, name.text, "."};
@@ -89,8 +90,7 @@ think_status think_attend(const think_plan *plan, const think_tensor *query, con
         causal = s;
       }
       if (plan->context->cuda) {
-        const think_dtype dtype = s == 0 ? copy.segment.value_dtype : checked[0].value_dtype;
-        if (const think_status status = check_device_attention(argument, copy.segment, dtype)) return status;
+        if (const think_status status = check_device_attention(argument, copy.segment, device_dtype)) return status;
       }
       tokens += copy.longest;
       checked[s] = copy.segment;

@@ -149,7 +149,8 @@ think_status think_prune(const think_plan *plan, const void *score_state, const 
     if (!from.segment.value && (target.value || values)) return null_pointer(source_argument, "value");
     if (!target.value && (from.segment.value || values)) return null_pointer(destination_argument, "value");
     if (shape.on_device && values && !call.options.regressed) {  // values are scored by attention
-      if (const think_status status = check_device_attention(source_argument, from.segment, from.segment.value_dtype)) return status;
+      think_dtype dtype = 0;
+      if (const think_status status = check_device_attention(source_argument, from.segment, dtype)) return status;
     }
     const bool keys = call.options.key_kept < shape.key_channels;
     if (const think_status status = check_target_basis(destination_argument, "key_basis", target.key_basis, THINK_KEYS, shape, call.options, keys)) {

@@ -18,8 +18,9 @@ think_status check_device_problem(const Argument &argument, const Shape &shape);
 // Rows that kernels read 16 bytes at a time: THINK_E_UNSUPPORTED when base or strides do not allow it.
 think_status check_device_rows(const Argument &argument, const think_tensor &tensor);
 
-// Attention multiplies in matrix units: one 16-bit type, `dtype`, for all that is cached. Else THINK_E_UNSUPPORTED.
-think_status check_device_attention(const Argument &argument, const think_segment &segment, think_dtype dtype);
+// Attention multiplies in matrix units: one 16-bit type for all that is cached as numbers, `dtype`, which the first of them sets (0 = none so far). Else
+// THINK_E_UNSUPPORTED.
+think_status check_device_attention(const Argument &argument, const think_segment &segment, think_dtype &dtype);
 
 // body(backend) with the plan's device current; what was current before is so again afterwards.
 template <class Body>

@@ -230,7 +230,7 @@ TEST_F(DevicePlan, Prune) {
   // Attention takes 16-bit rows; what the others ask for takes any.
   think_segment wide = rows;
   wide.value_dtype = THINK_F32;
-  expect_refused(THINK_E_UNSUPPORTED, "source->value_dtype: expected f16 or bf16 for attention",
+  expect_refused(THINK_E_UNSUPPORTED, "source->value_dtype: expected f16, bf16, u8 or u4 for attention",
                  think_prune(plan, state, &wide, &tiles, &batch, &prune, nullptr, &launch, &error));
   wide.value_dtype = rows.value_dtype == THINK_F16 ? THINK_BF16 : THINK_F16;
   expect_refused(THINK_E_UNSUPPORTED, "source->key_dtype: expected one type for attention",
@@ -281,7 +281,7 @@ TEST_F(DevicePlan, Attend) {
   expect_refused(THINK_E_UNSUPPORTED, "segments[1].value_dtype: expected one type for attention",
                  think_attend(plan, &query, &batch, segments, 2, nullptr, &output, nullptr, &launch, &error));
   segments[0].key_dtype = segments[0].value_dtype = THINK_F32;
-  expect_refused(THINK_E_UNSUPPORTED, "segments[0].value_dtype: expected f16 or bf16 for attention",
+  expect_refused(THINK_E_UNSUPPORTED, "segments[0].value_dtype: expected f16, bf16, u8 or u4 for attention",
                  think_attend(plan, &query, &batch, segments, 2, nullptr, &output, nullptr, &launch, &error));
   const think_tensor outputs[2] = {tensor(4, 1), tensor(4, 1)};
   const float *lses[2] = {take<float>(12), take<float>(12)};
@@ -321,7 +321,7 @@ TEST_F(DevicePlan, EvictsAndMoves) {
                  think_evict_move(plan, &rows, &rows, &batch, kept, 100, score, 0, &launch, &error));
 }
 
-// Tiles of codes are written and read back; attention over them is the CPU's so far.
+// Tiles of codes go beside numbers of one 16-bit type, whatever their order.
 TEST_F(DevicePlan, QuantizedSegments) {
   const think_segment rows = segment(false);
   think_segment tiles = segment(true);
@@ -330,8 +330,20 @@ TEST_F(DevicePlan, QuantizedSegments) {
   tiles.value_dtype = THINK_U8;
   expect_run("compact", think_compact(plan, &rows, &tiles, &batch, &launch, &error));
   const think_tensor query = tensor(4, 1), output = tensor(4, 1);
-  expect_refused(THINK_E_UNSUPPORTED, "segments[0].value_dtype: expected f16 or bf16 for attention on a CUDA device, got u8",
-                 think_attend(plan, &query, &batch, &tiles, 1, nullptr, &output, nullptr, &launch, &error));
+  think_segment segments[2] = {tiles, rows};
+  expect_run("attend", think_attend(plan, &query, &batch, segments, 2, nullptr, &output, nullptr, &launch, &error));
+  segments[1].key_dtype = THINK_BF16;
+  expect_refused(THINK_E_UNSUPPORTED, "segments[1].key_dtype: expected one type for attention",
+                 think_attend(plan, &query, &batch, segments, 2, nullptr, &output, nullptr, &launch, &error));
+  segments[1].key_dtype = segments[1].value_dtype = THINK_F32;
+  expect_refused(THINK_E_UNSUPPORTED, "segments[1].value_dtype: expected f16, bf16, u8 or u4 for attention on a CUDA device, got f32",
+                 think_attend(plan, &query, &batch, segments, 2, nullptr, &output, nullptr, &launch, &error));
+  segments[1] = rows;
+  for (const think_dtype dtype : {THINK_U2, THINK_F8_E4M3}) {
+    segments[0].value_dtype = dtype;
+    expect_refused(THINK_E_UNSUPPORTED, "segments[0].value_dtype: this version has no CUDA kernels for quantized values",
+                   think_attend(plan, &query, &batch, segments, 2, nullptr, &output, nullptr, &launch, &error));
+  }
   think_format format = THINK_FORMAT_INIT;
   format.key_layout = THINK_TILES;
   format.key_dtype = THINK_U8;

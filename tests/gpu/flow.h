@@ -10,7 +10,11 @@ class Flow {
   static constexpr int32_t kQueryHeads = 8, kHeads = 2, kChannels = 64, kBatch = 2, kSlots = 3, kTokens = 256, kPageTokens = 64, kPages = 10, kPageStride = 5;
   static constexpr int32_t kSinks = 4, kRecent = 32, kKept = 40, kQueries = 1;
 
-  explicit Flow(const cli::Driver *driver) : bench_(driver, problem()) {
+  // key, value: how the pruned rows are stored.
+  explicit Flow(const cli::Driver *driver, think_dtype key = THINK_F16, think_dtype value = THINK_F16) : bench_(driver, problem()) {
+    tiles_.key_dtype = key;
+    tiles_.value_dtype = value;
+    if (value != THINK_F16) tiles_.value_layout = THINK_TILES;
     score_launch_ = bench_.launch(THINK_STAGE_SCORE);
     select_launch_ = bench_.launch(THINK_STAGE_SELECT);
     compact_launch_ = bench_.launch(THINK_STAGE_COMPACT);
@@ -102,6 +106,7 @@ class Flow {
     all.erase(all.begin() + kHeads * kChannels, all.begin() + 2 * kHeads * kChannels);
     return all;
   }
+  // All bytes of the pages: tiles of codes leave some of them as they were.
   std::vector<uint16_t> keys() const { return bench_.fetch(static_cast<const uint16_t *>(tiles_.key), kPages * kHeads * kKept * kPageTokens); }
   std::vector<uint16_t> values() const { return bench_.fetch(static_cast<const uint16_t *>(tiles_.value), kPages * kHeads * kChannels * kPageTokens); }
   std::vector<float> output() const { return bench_.fetch(output_, kBatch * kQueryHeads * kQueries * kChannels); }
@@ -143,7 +148,6 @@ class Flow {
     tiles_.key_layout = THINK_TILES;
     tiles_.key = bench_.make(int64_t{kPages} * kHeads * kKept * kPageTokens * 2);
     tiles_.value = bench_.make(int64_t{kPages} * kHeads * kChannels * kPageTokens * 2);
-    tiles_.key_dtype = tiles_.value_dtype = THINK_F16;
     tiles_.key_stride[0] = int64_t{kHeads} * kKept * kPageTokens * 2;
     tiles_.value_stride[1] = int64_t{kChannels} * kPageTokens * 2;
     tiles_.value_stride[0] = kHeads * tiles_.value_stride[1];

@@ -73,5 +73,29 @@ TEST(Flow, AttendsAsTheCpu) {
   });
 }
 
+// Tiles of codes beside rows of f16.
+TEST(Flow, StoresCodesAndAttendsToThemAsTheCpu) {
+  THINK_NEED_DEVICE();
+  const cli::Driver driver(0);
+  run_or_skip([&] {
+    for (const bool small_keys : {false, true}) {
+      const think_dtype key = small_keys ? THINK_U4 : THINK_U8, value = small_keys ? THINK_U8 : THINK_U4;
+      Flow device(&driver, key, value), cpu(nullptr, key, value);
+      for (const std::vector<int32_t> &lengths : {std::vector<int32_t>{200, 133}, {37, 230}}) {
+        for (Flow *flow : {&device, &cpu}) {
+          flow->score(lengths);
+          flow->choose(device.scores());
+          flow->compact(lengths);
+          flow->attend();
+        }
+        EXPECT_EQ(cpu.keys(), device.keys());
+        EXPECT_EQ(cpu.values(), device.values());
+        expect_close(cpu.output(), device.output(), 3e-3, "output");
+        expect_close(cpu.lse(), device.lse(), 2e-3, "lse");
+      }
+    }
+  });
+}
+
 }  // namespace
 }  // namespace think::gpu_test

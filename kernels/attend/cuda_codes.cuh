@@ -1,0 +1,507 @@
+// Tiles of codes: how they lie in shared memory, how their codes become operands, and the sums of a piece of which keys, values or both are codes. Codes are
+// made f16 by their bits alone, with the middle of their range as zero, so that rounding what they are multiplied with costs no more than with numbers:
+//   keys    z = sum (q scale) (code - middle) + sum q (zero + scale middle): scales go into the queries of a tile, the second sum is one matrix more
+//   values  o = sum (p scale) (code - middle) + sum p (zero + scale middle): scales go into the probabilities of a group, the second sum is one row of a group
+// Operands are f16 whatever the numbers of other segments are. Keys scaled by a power of two per tile, and values by one for their type, keep all products in f16.
+// A stage of a warp's ring holds a whole tile.
+#pragma once
+
+#include "cuda_decode.cuh"
+
+namespace think::attend::cuda {
+
+constexpr uint32_t kMostShared = 99 << 10;  // of a block, on the smallest devices
+
+THINK_HOST_DEVICE bool has_codes(think_dtype key, think_dtype value) { return device::is_codes(key) || device::is_codes(value); }
+THINK_HOST_DEVICE int32_t code_ring(const Decode &d) { return d.code_warps * kCodeStages * d.code_words; }
+THINK_DEVICE bool has_codes(const DecodeSegment &segment) { return has_codes(segment.key.dtype, segment.value.dtype); }
+
+// ---- codes as f16
+
+// The f16 whose lowest bits are a code is 1024 + code; less 1024 and the middle it is exact.
+THINK_DEVICE uint32_t centred(uint32_t magic, int32_t bits) { return sub2<F16>(magic, bits == 8 ? 0x64806480u : 0x64086408u); }
+THINK_DEVICE uint32_t middle_of(int32_t bits) { return bits == 8 ? 0x58005800u : 0x48004800u; }
+// Scales of values, 131008 / 255 or 131008 / 15 at most, are multiplied by 64 or 4: as large as f16 allows, so that products with small probabilities are no
+// subnormals yet. And back.
+THINK_DEVICE uint32_t enlarged(uint32_t scales, int32_t bits) { return mul2<F16>(scales, bits == 8 ? 0x54005400u : 0x44004400u); }
+THINK_DEVICE float reduced(float sum, int32_t bits) { return sum * (bits == 8 ? 0.015625f : 0.25f); }
+
+// Of a register of ldmatrix_trans, four bytes of two lines (channels of keys, tokens of values) and two neighbours in each: the pair of the first
+// neighbours (`second` 0) or of the second ones. Nibbles: of their lower or upper halves.
+THINK_DEVICE uint32_t bytes_pair(uint32_t word, int32_t second) { return centred(permute_bytes(word, 0x64646464u, second ? 0x4341 : 0x4240), 8); }
+THINK_DEVICE uint32_t nibbles_pair(uint32_t word, int32_t second, int32_t upper) {
+  return centred((word >> (8 * second + 4 * upper) & 0x000f000fu) | 0x64006400u, 4);
+}
+
+// ---- in shared memory
+
+// Chunk `half` of line r (a channel of keys, a token in a block of values) of 32 bytes: eight lines of a matrix lie in different banks. Lines of 16 bytes do so
+// by themselves.
+THINK_DEVICE int32_t line_place(int32_t line, int32_t half) { return line * 2 + (half ^ (line >> 2 & 1)); }
+
+// Values are staged as whole blocks of 32 channels.
+THINK_HOST_DEVICE int32_t code_blocks(int32_t channels) { return (channels + kBlockChannels - 1) / kBlockChannels; }
+
+// A tile in a stage, in 16 bytes: of keys scales and zeros as they are stored, and KeyCodes::pairs; of values those of each group.
+THINK_HOST_DEVICE int32_t key_stage(int32_t channels, int32_t bits) {
+  return bits < 16 ? steps_of(channels) * (bits * 4 + 8) : key_words(channels, kTileTokens);
+}
+THINK_HOST_DEVICE int32_t value_stage(int32_t channels, int32_t bits) {
+  return bits < 16 ? code_blocks(channels) * (bits * 8 + 8) : key_words(channels, kTileTokens);
+}
+
+struct KeyCodes {
+  Shared<uint16_t> half;     // scales, then zeros, as they are stored
+  Shared<Words2> pairs;      // of two channels: scales, which are ready to be multiplied with queries, and zeros of centred codes
+};
+
+THINK_DEVICE KeyCodes key_codes(Shared<Words4> stage, int32_t steps, int32_t bits) {
+  const Shared<Words4> behind = stage + steps * bits * 4;
+  return {behind.as<uint16_t>(), (behind + steps * 4).as<Words2>()};
+}
+
+THINK_DEVICE void fetch_key_codes(Shared<Words4> to, const device::View &view, int32_t bits, int32_t first) {
+  const int32_t steps = steps_of(view.channels), stored = view.channels * bits / 4, all = steps * bits * 4;
+  const int32_t rest = static_cast<int32_t>(view.tile_bytes / 16) - stored;
+  const char *from = device::row_address(view, first);
+#pragma unroll 1
+  for (int32_t i = lane_index(); i < all; i += 32) {
+    cp_async_zfill<16>(to + (bits == 8 ? line_place(i / 2, i % 2) : i), i < stored ? from + i * 16 : nullptr, i < stored ? 16 : 0);
+  }
+#pragma unroll 1
+  for (int32_t i = lane_index(); i < rest; i += 32) cp_async<16>(to + all + i, from + (stored + i) * 16);
+}
+
+// Scales and zeros of values, 32 halves of each group: rows of four chunks, placed like those of a tile of numbers.
+THINK_DEVICE Shared<Words4> value_scales(Shared<Words4> stage, int32_t kept, int32_t bits) { return stage + code_blocks(kept) * bits * 8; }
+
+// The lines of a last block of less than 32 channels lie apart like those of the others: matrices need lines of 16 bytes. What is missing of them are codes of
+// 0, whose sums nobody asks for.
+template <int32_t kBits>
+THINK_DEVICE void fetch_narrow_block(Shared<Words4> to, const char *from, int32_t width) {
+  const int32_t line = width * kBits / 8;
+#pragma unroll 1
+  for (int32_t i = lane_index(); i < kTileTokens * 4; i += 32) {  // pieces of a quarter of a line
+    const int32_t token = i / 4, at = i % 4 * kBits;
+    const Shared<uint32_t> place = (to + (kBits == 8 ? line_place(token, at / 16) : token)).template as<uint32_t>() + at % 16 / 4;
+    cp_async_zfill<kBits>(place, at < line ? from + token * line + at : nullptr, at < line ? kBits : 0);
+  }
+}
+
+THINK_DEVICE void fetch_value_codes(Shared<Words4> to, const device::View &view, int32_t bits, int32_t first) {
+  const int32_t stored = view.channels * bits / 4, whole = view.channels / kBlockChannels * bits * 8, groups = device::groups_of(view.channels);
+  const char *from = device::row_address(view, first);
+  const Shared<Words4> scales = value_scales(to, view.channels, bits);
+#pragma unroll 1
+  for (int32_t i = lane_index(); i < whole; i += 32) cp_async<16>(to + (bits == 8 ? line_place(i / 2, i % 2) : i), from + i * 16);
+  if (whole < stored) {
+    const int32_t width = view.channels % kBlockChannels;
+    if (bits == 8) {
+      fetch_narrow_block<8>(to + whole, from + whole * 16, width);
+    } else {
+      fetch_narrow_block<4>(to + whole, from + whole * 16, width);
+    }
+  }
+#pragma unroll 1
+  for (int32_t i = lane_index(); i < 8 * groups; i += 32) cp_async<16>(scales + tile_place<kTileTokens>(i / 4, i % 4), from + (stored + i) * 16);
+}
+
+// ---- keys
+
+// Makes KeyCodes::pairs; the answer is what the products of a tile are too small by. Powers of two, which f16 holds: the largest scale becomes a half or more.
+template <int32_t kSteps>
+THINK_DEVICE float scale_keys(const KeyCodes &codes, int32_t kept, int32_t steps, int32_t bits) {
+  constexpr int32_t kPairs = kSteps / 4;  // of a lane
+  uint32_t scale[kPairs], zero[kPairs], largest = 0;
+#pragma unroll
+  for (int32_t i = 0; i < kPairs; ++i) {
+    const int32_t channel = 2 * (i * 32 + lane_index());
+    scale[i] = zero[i] = 0;
+    if (channel < kept) scale[i] = load_shared(codes.half + channel), zero[i] = load_shared(codes.half + (kept + channel));
+    if (channel + 1 < kept) {
+      scale[i] |= static_cast<uint32_t>(load_shared(codes.half + (channel + 1))) << 16;
+      zero[i] |= static_cast<uint32_t>(load_shared(codes.half + (kept + channel + 1))) << 16;
+    }
+    const uint32_t low = scale[i] & 0xffff, high = scale[i] >> 16;
+    largest = low > largest ? low : largest;
+    largest = high > largest ? high : largest;
+  }
+#pragma unroll
+  for (int32_t distance = 16; distance > 0; distance /= 2) {
+    const uint32_t other = shuffle_xor(largest, distance);
+    largest = other > largest ? other : largest;
+  }
+  int32_t power = 126 - static_cast<int32_t>(as_bits(device::half_to_float(static_cast<uint16_t>(largest))) >> 23);
+  power = power > 15 ? 15 : power;
+  const F16 factor = from_float<F16>(as_float(static_cast<uint32_t>(127 + power) << 23));
+#pragma unroll
+  for (int32_t i = 0; i < kPairs; ++i) {
+    const int32_t pair = i * 32 + lane_index();
+    if (pair < steps * 8) store_shared(codes.pairs + pair, Words2{mul2<F16>(scale[i], pack(factor, factor)), fma2<F16>(scale[i], middle_of(bits), zero[i])});
+  }
+  sync_warp();
+  return as_float(static_cast<uint32_t>(127 - power) << 23);
+}
+
+// The logits of a tile, as far as they are products. Row r of matrix m is token 16 m + 2 r, row 8 + r the one behind it.
+template <int32_t kBits, int32_t kSteps>
+THINK_DEVICE void sum_key_codes(float (&score)[2][4], const Keys<kSteps> &keys, int32_t kept, Shared<Words4> stage) {
+  const int32_t lane = lane_index();  // or what is computed of it is kept while all other kinds of tiles are summed
+  const KeyCodes codes = key_codes(stage, keys.steps, kBits);
+  const float back = scale_keys<kSteps>(codes, kept, keys.steps, kBits);
+  float centre[4] = {keys.begin[0], keys.begin[1], 0.0f, 0.0f};
+  const Shared<Words4> line = stage + (kBits == 8 ? line_place(lane / 8 % 2 * 8 + lane % 8, lane / 16) : lane % 16);
+  const Shared<Words2> pairs = codes.pairs + lane % 4;
+#pragma unroll
+  for (int32_t m = 0; m < 2; ++m) {
+#pragma unroll
+    for (int32_t i = 0; i < 4; ++i) score[m][i] = 0.0f;
+  }
+#pragma unroll
+  for (int32_t k = 0; k < kSteps; ++k) {
+    if (k < keys.steps) {
+      if (kSteps > 8 || k % 2 == 0) sync_warp();  // so that no more than one or two steps are fetched ahead: registers would spill
+      uint32_t query[2];
+      load_query(query, keys, k);
+      const Words2 low = load_shared(pairs + k * 8), high = load_shared(pairs + (k * 8 + 4));
+      mma<F16>(centre, low.y, 0u, high.y, 0u, query[0], query[1]);
+      query[0] = mul2<F16>(query[0], low.x), query[1] = mul2<F16>(query[1], high.x);
+      if constexpr (kBits == 8) {
+        uint32_t word[4];
+        ldmatrix_trans(word, line + k * 32);
+#pragma unroll
+        for (int32_t m = 0; m < 2; ++m) {
+          const uint32_t a[4] = {bytes_pair(word[2 * m], 0), bytes_pair(word[2 * m], 1), bytes_pair(word[2 * m + 1], 0), bytes_pair(word[2 * m + 1], 1)};
+          mma<F16>(score[m], a, query);
+        }
+      } else {
+        uint32_t word[2];
+        ldmatrix_trans(word, line + k * 16);
+#pragma unroll
+        for (int32_t m = 0; m < 2; ++m) {
+          const uint32_t a[4] = {nibbles_pair(word[0], 0, m), nibbles_pair(word[0], 1, m), nibbles_pair(word[1], 0, m), nibbles_pair(word[1], 1, m)};
+          mma<F16>(score[m], a, query);
+        }
+      }
+    }
+  }
+#pragma unroll
+  for (int32_t m = 0; m < 2; ++m) {
+#pragma unroll
+    for (int32_t i = 0; i < 4; ++i) score[m][i] = fmaf(score[m][i], back, centre[i % 2]);
+  }
+}
+
+// Probabilities in the order of sum_key_codes() as B operands in the order of tokens: lane 4 g + t needs tokens 2t, 2t + 1 (+ 8) of column g, which are
+// neighbours in lane 4 t + g / 2 (+ 16).
+template <class T>
+THINK_DEVICE void order_probabilities(uint32_t (&p)[2], const float (&score)[4]) {
+  const int32_t lane = lane_index(), from = lane % 4 * 4 + lane / 8;
+  const uint32_t even = pack<T>(score[0], score[2]), odd = pack<T>(score[1], score[3]);
+#pragma unroll
+  for (int32_t half = 0; half < 2; ++half) {
+    const uint32_t of_even = shuffle(even, from + half * 16), of_odd = shuffle(odd, from + half * 16);
+    p[half] = lane / 4 % 2 ? of_odd : of_even;
+  }
+}
+
+// ---- values
+
+template <int32_t kMatrices>
+struct CodeSums : Sums<kMatrices> {
+  float zero[2];  // of the zeros of values, [group of channels][column]
+};
+
+// Matrix 2 b + e has a half of block b: bytes 16 e + 2 r of its lines in row r and those behind them in row 8 + r, of nibbles the lower or upper halves of
+// bytes 2 r and 2 r + 1. p: f16. Tokens from `rows` on have scales that are none.
+template <int32_t kBits, int32_t kMatrices>
+THINK_DEVICE void sum_value_codes(CodeSums<kMatrices> &sums, const uint32_t (&p)[2][2], Shared<Words4> stage, int32_t kept, int32_t rows) {
+  const int32_t lane = lane_index(), group = lane / 4, groups = device::groups_of(kept);
+  const Shared<Words4> scales = value_scales(stage, kept, kBits);
+  const auto load_pair = [&](int32_t line, int32_t m, int32_t half) {
+    const int32_t left = rows - (m * 16 + half * 8 + lane % 4 * 2);
+    const uint32_t word = load_shared((scales + tile_place<kTileTokens>(line, 2 * m + half)).template as<uint32_t>() + lane % 4);
+    return left >= 2 ? word : left == 1 ? word & 0xffffu : 0u;
+  };
+#pragma unroll
+  for (int32_t m = 0; m < 2; ++m) {
+    if (kMatrices > 8) sync_warp();
+    uint32_t centre[2] = {0, 0};
+#pragma unroll
+    for (int32_t half = 0; half < 2; ++half) {
+      if (group < groups) centre[half] = fma2<F16>(load_pair(group, m, half), middle_of(kBits), load_pair(groups + group, m, half));
+    }
+    float zero[4] = {sums.zero[0], sums.zero[1], 0.0f, 0.0f};
+    mma<F16>(zero, centre[0], 0u, centre[1], 0u, p[m][0], p[m][1]);
+    sums.zero[0] = zero[0], sums.zero[1] = zero[1];
+  }
+#pragma unroll
+  for (int32_t b = 0; b < kMatrices / 2; ++b) {
+    if (b * kBlockChannels >= kept) continue;
+    sync_warp();  // as above
+    uint32_t scaled[2][2];
+#pragma unroll
+    for (int32_t m = 0; m < 2; ++m) {
+#pragma unroll
+      for (int32_t half = 0; half < 2; ++half) {
+        scaled[m][half] = mul2<F16>(p[m][half], enlarged(load_pair(b < groups ? b : groups - 1, m, half), kBits));
+      }
+    }
+    const auto add = [&](int32_t j, int32_t m, uint32_t low, uint32_t high, int32_t upper) {
+      if constexpr (kBits == 8) {
+        mma<F16>(sums.out[j], bytes_pair(low, 0), bytes_pair(low, 1), bytes_pair(high, 0), bytes_pair(high, 1), scaled[m][0], scaled[m][1]);
+      } else {
+        mma<F16>(sums.out[j], nibbles_pair(low, 0, upper), nibbles_pair(low, 1, upper), nibbles_pair(high, 0, upper), nibbles_pair(high, 1, upper),
+                 scaled[m][0], scaled[m][1]);
+      }
+    };
+    const Shared<Words4> block = stage + b * kBits * 8;
+    uint32_t word[4];
+    if constexpr (kBits == 4) ldmatrix_trans(word, block + lane);
+#pragma unroll
+    for (int32_t e = 0; e < 2; ++e) {
+      if (kMatrices > 8) sync_warp();
+      if constexpr (kBits == 8) ldmatrix_trans(word, block + line_place(lane, e));
+#pragma unroll
+      for (int32_t m = 0; m < 2; ++m) add(2 * b + e, m, word[2 * m], word[2 * m + 1], e);
+    }
+  }
+}
+
+// store_sums(): scaled back and with their zeros.
+template <int32_t kMatrices>
+THINK_DEVICE void store_value_codes(Shared<float> to, const CodeSums<kMatrices> &sums, int32_t kept, int32_t bits) {
+  const int32_t lane = lane_index(), column = lane % 4, row = lane / 4 * 2, groups = device::groups_of(kept), blocks = code_blocks(kept);
+  const int32_t turn = lane / 8 % 2;  // of each four rows two begin with their second channel: eight would lie in four banks
+#pragma unroll
+  for (int32_t j = 0; j < kMatrices; ++j) {
+    const int32_t block = j / 2, of_zero = (block < groups ? block : groups - 1) * 4 + column;
+    if (block >= blocks) continue;
+    const float zero[2] = {shuffle(sums.zero[0], of_zero), shuffle(sums.zero[1], of_zero)};
+    const int32_t width = block + 1 < blocks ? kBlockChannels : kept - block * kBlockChannels;
+    const int32_t first = bits == 8 ? j % 2 * kStep : j % 2 * width / 2, end = bits == 8 || j % 2 ? width : width / 2;  // channels of the block in this matrix
+#pragma unroll
+    for (int32_t i = 0; i < 2; ++i) {
+      const int32_t half = i ^ turn, channel = first + row + half;
+      const float(&sum)[4] = sums.out[j];
+      const Float2 two = {reduced(half ? sum[2] : sum[0], bits) + zero[0], reduced(half ? sum[3] : sum[1], bits) + zero[1]};
+      if (channel < end) store_shared((to + (block * kBlockChannels + channel) * 4).template as<Float2>(), two);
+    }
+  }
+}
+
+// ---- numbers beside codes
+
+template <class T, int32_t kSteps>
+THINK_DEVICE void sum_key_numbers(float (&score)[2][4], const Keys<kSteps> &keys, Shared<Words4> stage) {
+  const int32_t lane = lane_index(), matrix = lane / 8, row = lane % 8;
+#pragma unroll
+  for (int32_t m = 0; m < 2; ++m) score[m][0] = score[m][2] = keys.begin[0], score[m][1] = score[m][3] = keys.begin[1];
+  const auto add = [&](const auto &load) {
+#pragma unroll
+    for (int32_t k = 0; k < kSteps; ++k) {
+      if (k < keys.steps) {
+        if (kSteps > 8 && k % 2 == 0) sync_warp();  // as in sum_key_codes()
+        uint32_t query[2];
+        load_query(query, keys, k);
+#pragma unroll
+        for (int32_t m = 0; m < 2; ++m) {
+          uint32_t a[4];
+          load(a, m, k);
+          mma<T>(score[m], a, query);
+        }
+      }
+    }
+  };
+  if (keys.layout == THINK_TILES) {
+    const int32_t place[2] = {tile_place<kTileTokens>(matrix / 2 * 8 + row, matrix % 2), tile_place<kTileTokens>(matrix / 2 * 8 + row, 2 + matrix % 2)};
+    add([&](uint32_t(&a)[4], int32_t m, int32_t k) { ldmatrix_trans(a, stage + (place[m] + k * kStep * 4)); });
+  } else {
+    const LanePlace place = lane_place(keys.steps, matrix % 2 * 8 + row, matrix / 2);
+    add([&](uint32_t(&a)[4], int32_t m, int32_t k) { ldmatrix(a, stage + place(m, k)); });
+  }
+}
+
+template <class T, int32_t kMatrices>
+THINK_DEVICE void sum_value_numbers(CodeSums<kMatrices> &sums, const uint32_t (&p)[2][2], Shared<Words4> stage, int32_t value_steps) {
+  const int32_t lane = lane_index();
+  const LanePlace place = lane_place(value_steps, lane / 16 * 8 + lane % 8, lane / 8 % 2);
+#pragma unroll
+  for (int32_t j = 0; j < kMatrices; ++j) {
+    if (j < value_steps) {
+      if (kMatrices > 8 && j % 2 == 0) sync_warp();
+#pragma unroll
+      for (int32_t m = 0; m < 2; ++m) {
+        uint32_t a[4];
+        ldmatrix_trans(a, stage + place(m, j));
+        mma<T>(sums.out[j], a, p[m]);
+      }
+    }
+  }
+}
+
+// ---- a piece
+
+// `first`: the tile's first token in the segment, of which `rows` are left.
+template <class T, int32_t kSteps>
+THINK_DEVICE void sum_code_tile(CodeSums<kSteps> &sums, const Keys<kSteps> &keys, const Geometry &g, float scale, float softcap, Shared<Words4> staged_keys,
+                                Shared<Words4> staged_values, int32_t key_kept, int32_t key_bits, int32_t value_kept, int32_t value_bits, int32_t first,
+                                int32_t rows) {
+  const int32_t group = lane_index() / 4;
+  float score[2][4];
+  if (key_bits == 8) {
+    sum_key_codes<8>(score, keys, key_kept, staged_keys);
+  } else if (key_bits == 4) {
+    sum_key_codes<4>(score, keys, key_kept, staged_keys);
+  } else {
+    sum_key_numbers<T>(score, keys, staged_keys);
+  }
+  if (g.residue) {
+#pragma unroll
+    for (int32_t m = 0; m < 2; ++m) {
+#pragma unroll
+      for (int32_t i = 0; i < 4; ++i) score[m][i] += shuffle_xor(score[m][i], 2);
+    }
+  }
+  const float factor = softcap > 0.0f ? scale / softcap * 2.0f * kLog2E : scale * kLog2E;
+#pragma unroll
+  for (int32_t x = 0; x < 2; ++x) {
+    float largest = sums.maximum[x];
+#pragma unroll
+    for (int32_t m = 0; m < 2; ++m) {
+#pragma unroll
+      for (int32_t half = 0; half < 2; ++half) {
+        float &z = score[m][half * 2 + x];
+        z *= factor;
+        if (softcap > 0.0f) z = softcap * kLog2E * (1.0f - 2.0f * reciprocal_fast(1.0f + exp2_fast(z)));  // tanh
+        const int32_t token = key_bits < 16 ? 2 * group + half : half * 8 + group;
+        if (first + m * 16 + token >= keys.limit[x]) z = -INFINITY;
+        largest = fmaxf(largest, z);
+      }
+    }
+#pragma unroll
+    for (int32_t distance = 4; distance < 32; distance *= 2) largest = fmaxf(largest, shuffle_xor(largest, distance));
+    const float shrink = exp2_fast(sums.maximum[x] - largest);
+    sums.maximum[x] = largest;
+    sums.mass[x] *= shrink;
+    sums.zero[x] *= shrink;
+#pragma unroll
+    for (int32_t j = 0; j < kSteps; ++j) sums.out[j][x] *= shrink, sums.out[j][2 + x] *= shrink;
+#pragma unroll
+    for (int32_t m = 0; m < 2; ++m) {
+#pragma unroll
+      for (int32_t half = 0; half < 2; ++half) {
+        float &p = score[m][half * 2 + x];
+        p = exp2_fast(p - largest);
+        sums.mass[x] += p;
+      }
+    }
+  }
+  uint32_t p[2][2];
+  const auto make_operands = [&](auto type) {
+    using P = decltype(type);
+#pragma unroll
+    for (int32_t m = 0; m < 2; ++m) {
+      if (key_bits < 16) {
+        order_probabilities<P>(p[m], score[m]);
+      } else {
+        p[m][0] = movmatrix_trans(pack<P>(score[m][0], score[m][1]));
+        p[m][1] = movmatrix_trans(pack<P>(score[m][2], score[m][3]));
+      }
+    }
+  };
+  if (value_bits == 16) {
+    make_operands(T{});
+    sum_value_numbers<T>(sums, p, staged_values, steps_of(value_kept));
+    return;
+  }
+  make_operands(F16{});
+  if (value_bits == 8) {
+    sum_value_codes<8>(sums, p, staged_values, value_kept, rows);
+  } else {
+    sum_value_codes<4>(sums, p, staged_values, value_kept, rows);
+  }
+}
+
+// sum_piece() of a run of which keys, values or both are codes, the same in all its segments.
+template <class T, int32_t kSteps>
+THINK_DEVICE void sum_code_piece(const Decode &d, float scale, float softcap, const Block &block, const Unit &unit, int32_t queries, Cursor cursor,
+                                 int32_t first, int32_t end, float *to) {
+  const Geometry &g = d.geometry;
+  const DecodeSegment &one = d.segment[cursor.segment];
+  const int32_t key_bits = device::bits_of(one.key.dtype), value_bits = device::bits_of(one.value.dtype);
+  const int32_t warp = warp_index(), keys_at = key_stage(g.key_channels, key_bits);
+  const Shared<Words4> ring = block.ring + warp * kCodeStages * d.code_words;
+  Cursor ahead = cursor;
+  const Shared<Words2> key_at = block.views + warp * 2 * kViewWords, value_at = key_at + kViewWords;
+  int32_t ahead_first = 0, ahead_length = 0;
+  bool fresh = true;
+  const auto fetch = [&](int32_t tile, int32_t round) {
+    if (tile < end) {
+      if (advance(ahead, block, tile) || fresh) {
+        const DecodeSegment &segment = d.segment[ahead.segment];
+        sync_warp();
+        put_view(key_at, device::view_of(segment.key, segment.run, g.kv_heads, unit.sequence, unit.head));
+        put_view(value_at, device::view_of(segment.value, segment.run, g.kv_heads, unit.sequence, unit.head));
+        sync_warp();
+        ahead_first = device::first_of(segment.run, unit.sequence, unit.head);
+        ahead_length = device::length_of(segment.run, unit.sequence, unit.head);
+        fresh = false;
+      }
+      const int32_t row = (tile - ahead.begin) * kTileTokens, left = ahead_length - row, rows = left < kTileTokens ? left : kTileTokens;
+      const Shared<Words4> stage = ring + round % kCodeStages * d.code_words;
+      const device::View key_view = get_view(key_at);
+      if (key_bits < 16) {
+        fetch_key_codes(stage, key_view, key_bits, ahead_first + row);
+      } else if (key_view.layout == THINK_TILES) {
+        fetch_tile<kTileTokens, kSteps>(stage, key_view, ahead_first + row);
+      } else {
+        fetch_rows<kTileTokens, kSteps>(stage, key_view, ahead_first + row, rows);
+      }
+      if (value_bits < 16) {
+        fetch_value_codes(stage + keys_at, get_view(value_at), value_bits, ahead_first + row);
+      } else {
+        fetch_rows<kTileTokens, kSteps>(stage + keys_at, get_view(value_at), ahead_first + row, rows);
+      }
+    }
+    cp_async_commit();
+  };
+
+  const int32_t value_kept = device::width_of(one.value, int64_t{device::slot_of(one.run.slot, unit.sequence)} * g.kv_heads + unit.head);
+  CodeSums<kSteps> sums = {};
+  sums.maximum[0] = sums.maximum[1] = kLowest;
+  Keys<kSteps> keys;
+  keys.folded = block.folded + (Keys<kSteps>::kInRegisters ? 0 : warp * steps_of(g.key_channels) * 32);
+  int32_t key_kept = 0, length = 0;
+  bool met = false;
+  const int32_t last = warp < d.code_warps ? end : 0;
+  // The first rounds only fetch.
+#pragma unroll 1
+  for (int32_t round = 1 - kCodeStages, tile = first + warp + round * d.code_warps; tile < last; tile += d.code_warps, ++round) {
+    fetch(tile + (kCodeStages - 1) * d.code_warps, round + kCodeStages - 1);
+    if (round < 0) continue;
+    if (advance(cursor, block, tile) || !met) {
+      const DecodeSegment &segment = d.segment[cursor.segment];
+      meet_segment(keys, d, unit, cursor.segment, queries);
+      key_kept = device::width_of(segment.key, int64_t{device::slot_of(segment.run.slot, unit.sequence)} * g.kv_heads + unit.head);
+      length = device::length_of(segment.run, unit.sequence, unit.head);
+      met = true;
+    }
+    cp_async_wait<kCodeStages - 1>();
+    sync_warp();
+    const Shared<Words4> stage = ring + round % kCodeStages * d.code_words;
+    const int32_t begin = (tile - cursor.begin) * kTileTokens;
+    sum_code_tile<T>(sums, keys, g, scale, softcap, stage, stage + keys_at, key_kept, key_bits, value_kept, value_bits, begin, length - begin);
+    sync_warp();  // the stage may be filled again
+  }
+  cp_async_wait<0>();
+  merge_warps(sums, block, steps_of(value_kept), value_kept, g.value_channels, halves_of(g, unit, queries), to, [&](Shared<float> own) {
+    if (value_bits < 16) {
+      store_value_codes(own, sums, value_kept, value_bits);
+    } else {
+      store_sums(own, sums, steps_of(value_kept));
+    }
+  });
+}
+
+}  // namespace think::attend::cuda
