@@ -235,18 +235,19 @@ __global__ void __launch_bounds__(kPrepareThreads, kPrepareBlocks) attend_prepar
   const int64_t query_row = p.query_slot ? load_constant(p.query_slot + unit.sequence) : rows.row;
   const auto gather = [&](auto type) {
     using Q = decltype(type);
-    const Q *row[kColumns];
+    const Q *query = static_cast<const Q *>(p.query.data);
+    int64_t place[kColumns];
 #pragma unroll
     for (int32_t column = 0; column < kColumns; ++column) {
       const int32_t c = unit.column_group * kColumns + (column < columns ? column : 0);
-      row[column] = reinterpret_cast<const Q *>(device::element(p.query, query_row, unit.head * g.group + c % g.group, rows.first + c / g.group, sizeof(Q)));
+      place[column] = query_row * p.query.stride[0] + (unit.head * g.group + c % g.group) * p.query.stride[1] + (rows.first + c / g.group) * p.query.stride[2];
     }
     for (int32_t position = thread_index(); position < wanted; position += kPrepareThreads) {
       const int32_t channel = index ? load_constant(index + position) : position;
       Q q[kColumns] = {};  // all of them under way before the first is needed
 #pragma unroll
       for (int32_t column = 0; column < kColumns; ++column) {
-        if (column < columns) q[column] = load_constant(row[column] + channel);
+        if (column < columns) q[column] = load_constant(query + place[column] + channel);
       }
       float x[kColumns];
 #pragma unroll

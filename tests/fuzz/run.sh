@@ -24,7 +24,10 @@ cli=$root/libthink/cli
 flags=(-std=c++20 -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined,fuzzer-no-link -fno-sanitize-recover=undefined
   -I"$cli" -I"$root/include" -I"$root/tests/fuzz")
 objects=()
-for source in "$cli"/{failure,file,heatmap,layer,npy,number,safetensors}.cpp "$root"/tests/fuzz/{seeds,targets}.cpp; do
+# What reads and writes files, as the build lists it.
+files=$(tr '\n' ' ' < "$cli/CMakeLists.txt" | sed -n 's/.*add_library(think_cli_files STATIC \([^)]*\)).*/\1/p')
+[ -n "$files" ] || { echo "fuzz: no think_cli_files in $cli/CMakeLists.txt" >&2; exit 1; }
+for source in $(printf "$cli/%s " $files) "$root"/tests/fuzz/{seeds,targets}.cpp; do
   object=$work/$(basename "$source" .cpp).o
   "$compiler" "${flags[@]}" -c "$source" -o "$object"
   objects+=("$object")
