@@ -79,7 +79,7 @@ Json goals(const Json &result) {
   // Quantized forms have goals of their own: so far only how they compare with 16 bits.
   const auto quantized = [](const Json &row) {
     const std::string stored = row.value("formats", row.value("dtypes", ""));
-    return stored.find('u') != std::string::npos;
+    return stored.find('u') != std::string::npos || stored.find("f8") != std::string::npos;
   };
   const auto one = [&](const Json &row) { return row["threads"] == 1 && !quantized(row); };
   const auto several = [&](const Json &row) { return row["threads"] > 1 && !quantized(row); };
