@@ -61,7 +61,6 @@ __global__ void __launch_bounds__(kMergeThreads) attend_merge(const __grid_const
 
 // ---- shapes of launches
 
-
 uint32_t decode_shared_bytes(int32_t key_channels, int32_t value_channels, int32_t ring_of_codes) {
   SharedCarver carver;
   take_block(carver, key_channels, value_channels, ring_of_codes);

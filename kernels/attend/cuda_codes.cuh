@@ -356,47 +356,10 @@ THINK_DEVICE void sum_code_tile(CodeSums<kSteps> &sums, const Keys<kSteps> &keys
   } else {
     sum_key_numbers<T>(score, keys, staged_keys);
   }
-  if (g.residue) {
-#pragma unroll
-    for (int32_t m = 0; m < 2; ++m) {
-#pragma unroll
-      for (int32_t i = 0; i < 4; ++i) score[m][i] += shuffle_xor(score[m][i], 2);
-    }
-  }
-  const float factor = softcap > 0.0f ? scale / softcap * 2.0f * kLog2E : scale * kLog2E;
-#pragma unroll
-  for (int32_t x = 0; x < 2; ++x) {
-    float largest = sums.maximum[x];
-#pragma unroll
-    for (int32_t m = 0; m < 2; ++m) {
-#pragma unroll
-      for (int32_t half = 0; half < 2; ++half) {
-        float &z = score[m][half * 2 + x];
-        z *= factor;
-        if (softcap > 0.0f) z = softcap * kLog2E * (1.0f - 2.0f * reciprocal_fast(1.0f + exp2_fast(z)));  // tanh
-        const int32_t token = key_bits < 16 ? 2 * group + half : half * 8 + group;
-        if (first + m * 16 + token >= keys.limit[x]) z = -INFINITY;
-        largest = fmaxf(largest, z);
-      }
-    }
-#pragma unroll
-    for (int32_t distance = 4; distance < 32; distance *= 2) largest = fmaxf(largest, shuffle_xor(largest, distance));
-    const float shrink = exp2_fast(sums.maximum[x] - largest);
-    sums.maximum[x] = largest;
-    sums.mass[x] *= shrink;
-    sums.zero[x] *= shrink;
-#pragma unroll
-    for (int32_t j = 0; j < kSteps; ++j) sums.out[j][x] *= shrink, sums.out[j][2 + x] *= shrink;
-#pragma unroll
-    for (int32_t m = 0; m < 2; ++m) {
-#pragma unroll
-      for (int32_t half = 0; half < 2; ++half) {
-        float &p = score[m][half * 2 + x];
-        p = exp2_fast(p - largest);
-        sums.mass[x] += p;
-      }
-    }
-  }
+  make_probabilities(
+      score, sums, keys, g, scale, softcap,
+      [&](int32_t m, int32_t half) { return first + m * 16 + (key_bits < 16 ? 2 * group + half : half * 8 + group); },
+      [&](int32_t x, float rest) { sums.zero[x] *= rest; });
   uint32_t p[2][2];
   const auto make_operands = [&](auto type) {
     using P = decltype(type);
@@ -432,36 +395,24 @@ THINK_DEVICE void sum_code_piece(const Decode &d, float scale, float softcap, co
   const int32_t key_bits = device::bits_of(one.key.dtype), value_bits = device::bits_of(one.value.dtype);
   const int32_t warp = warp_index(), keys_at = key_stage(g.key_channels, key_bits);
   const Shared<Words4> ring = block.ring + warp * kCodeStages * d.code_words;
-  Cursor ahead = cursor;
-  const Shared<Words2> key_at = block.views + warp * 2 * kViewWords, value_at = key_at + kViewWords;
-  int32_t ahead_first = 0, ahead_length = 0;
-  bool fresh = true;
+  Ahead ahead = ahead_of(cursor, block);
   const auto fetch = [&](int32_t tile, int32_t round) {
     if (tile < end) {
-      if (advance(ahead, block, tile) || fresh) {
-        const DecodeSegment &segment = d.segment[ahead.segment];
-        sync_warp();
-        put_view(key_at, device::view_of(segment.key, segment.run, g.kv_heads, unit.sequence, unit.head));
-        put_view(value_at, device::view_of(segment.value, segment.run, g.kv_heads, unit.sequence, unit.head));
-        sync_warp();
-        ahead_first = device::first_of(segment.run, unit.sequence, unit.head);
-        ahead_length = device::length_of(segment.run, unit.sequence, unit.head);
-        fresh = false;
-      }
-      const int32_t row = (tile - ahead.begin) * kTileTokens, left = ahead_length - row, rows = left < kTileTokens ? left : kTileTokens;
+      meet_tile(ahead, d, block, unit, tile);
+      const int32_t row = (tile - ahead.cursor.begin) * kTileTokens, left = ahead.length - row, rows = left < kTileTokens ? left : kTileTokens;
       const Shared<Words4> stage = ring + round % kCodeStages * d.code_words;
-      const device::View key_view = get_view(key_at);
+      const device::View key_view = get_view(ahead.key_view);
       if (key_bits < 16) {
-        fetch_key_codes(stage, key_view, key_bits, ahead_first + row);
+        fetch_key_codes(stage, key_view, key_bits, ahead.first + row);
       } else if (key_view.layout == THINK_TILES) {
-        fetch_tile<kTileTokens, kSteps>(stage, key_view, ahead_first + row);
+        fetch_tile<kTileTokens, kSteps>(stage, key_view, ahead.first + row);
       } else {
-        fetch_rows<kTileTokens, kSteps>(stage, key_view, ahead_first + row, rows);
+        fetch_rows<kTileTokens, kSteps>(stage, key_view, ahead.first + row, rows);
       }
       if (value_bits < 16) {
-        fetch_value_codes(stage + keys_at, get_view(value_at), value_bits, ahead_first + row);
+        fetch_value_codes(stage + keys_at, get_view(ahead.value_view), value_bits, ahead.first + row);
       } else {
-        fetch_rows<kTileTokens, kSteps>(stage + keys_at, get_view(value_at), ahead_first + row, rows);
+        fetch_rows<kTileTokens, kSteps>(stage + keys_at, get_view(ahead.value_view), ahead.first + row, rows);
       }
     }
     cp_async_commit();

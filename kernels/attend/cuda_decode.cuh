@@ -388,6 +388,53 @@ struct Sums {
   float out[kMatrices][4], maximum[2], mass[2];
 };
 
+// Sums of products become logits and those probabilities, beside the maximum that they leave behind. token(m, half): which one of the segment's a number
+// stands for. shrink(x, factor): what else is summed of column x.
+template <int32_t kBlocks, int32_t kMatrices, int32_t kSteps, class Token, class Shrink>
+THINK_DEVICE void make_probabilities(float (&score)[kBlocks][4], Sums<kMatrices> &sums, const Keys<kSteps> &keys, const Geometry &g, float scale,
+                                     float softcap, const Token &token, const Shrink &shrink) {
+  if (g.residue) {
+#pragma unroll
+    for (int32_t m = 0; m < kBlocks; ++m) {
+#pragma unroll
+      for (int32_t i = 0; i < 4; ++i) score[m][i] += shuffle_xor(score[m][i], 2);
+    }
+  }
+  const float factor = softcap > 0.0f ? scale / softcap * 2.0f * kLog2E : scale * kLog2E;
+#pragma unroll
+  for (int32_t x = 0; x < 2; ++x) {
+    float largest = sums.maximum[x];
+#pragma unroll
+    for (int32_t m = 0; m < kBlocks; ++m) {
+#pragma unroll
+      for (int32_t half = 0; half < 2; ++half) {
+        float &z = score[m][half * 2 + x];
+        z *= factor;
+        if (softcap > 0.0f) z = softcap * kLog2E * (1.0f - 2.0f * reciprocal_fast(1.0f + exp2_fast(z)));  // tanh
+        if (token(m, half) >= keys.limit[x]) z = -INFINITY;
+        largest = fmaxf(largest, z);
+      }
+    }
+#pragma unroll
+    for (int32_t distance = 4; distance < 32; distance *= 2) largest = fmaxf(largest, shuffle_xor(largest, distance));
+    const float rest = exp2_fast(sums.maximum[x] - largest);
+    sums.maximum[x] = largest;
+    sums.mass[x] *= rest;
+#pragma unroll
+    for (int32_t j = 0; j < kMatrices; ++j) sums.out[j][x] *= rest, sums.out[j][2 + x] *= rest;
+    shrink(x, rest);
+#pragma unroll
+    for (int32_t m = 0; m < kBlocks; ++m) {
+#pragma unroll
+      for (int32_t half = 0; half < 2; ++half) {
+        float &p = score[m][half * 2 + x];
+        p = exp2_fast(p - largest);
+        sums.mass[x] += p;
+      }
+    }
+  }
+}
+
 // kRows tokens, of which `first` is the first in the segment.
 template <class T, int32_t kRows, int32_t kSteps, int32_t kMatrices>
 THINK_DEVICE void sum_tile(Sums<kMatrices> &sums, const Keys<kSteps> &keys, const Geometry &g, float scale, float softcap, Shared<Words4> staged_keys,
@@ -409,8 +456,6 @@ THINK_DEVICE void sum_tile(Sums<kMatrices> &sums, const Keys<kSteps> &keys, cons
           if (first_step + i < keys.steps) {
 #pragma unroll
             for (int32_t m = 0; m < kBlocks; ++m) load(a[i][m], m, first_step + i);
-          }
-          if (first_step + i < keys.steps) {
             load_query(query[i], keys, first_step + i);
           } else {
             query[i][0] = query[i][1] = 0;
@@ -438,45 +483,8 @@ THINK_DEVICE void sum_tile(Sums<kMatrices> &sums, const Keys<kSteps> &keys, cons
 #pragma unroll
     for (int32_t i = 0; i < 4; ++i) score[m][i] += other[m][i];
   }
-  if (g.residue) {
-#pragma unroll
-    for (int32_t m = 0; m < kBlocks; ++m) {
-#pragma unroll
-      for (int32_t i = 0; i < 4; ++i) score[m][i] += shuffle_xor(score[m][i], 2);
-    }
-  }
-  const float factor = softcap > 0.0f ? scale / softcap * 2.0f * kLog2E : scale * kLog2E;
-#pragma unroll
-  for (int32_t x = 0; x < 2; ++x) {
-    float largest = sums.maximum[x];
-#pragma unroll
-    for (int32_t m = 0; m < kBlocks; ++m) {
-#pragma unroll
-      for (int32_t half = 0; half < 2; ++half) {
-        float &z = score[m][half * 2 + x];
-        z *= factor;
-        if (softcap > 0.0f) z = softcap * kLog2E * (1.0f - 2.0f * reciprocal_fast(1.0f + exp2_fast(z)));  // tanh
-        if (first + m * 16 + half * 8 + group >= keys.limit[x]) z = -INFINITY;
-        largest = fmaxf(largest, z);
-      }
-    }
-#pragma unroll
-    for (int32_t distance = 4; distance < 32; distance *= 2) largest = fmaxf(largest, shuffle_xor(largest, distance));
-    const float shrink = exp2_fast(sums.maximum[x] - largest);
-    sums.maximum[x] = largest;
-    sums.mass[x] *= shrink;
-#pragma unroll
-    for (int32_t j = 0; j < kMatrices; ++j) sums.out[j][x] *= shrink, sums.out[j][2 + x] *= shrink;
-#pragma unroll
-    for (int32_t m = 0; m < kBlocks; ++m) {
-#pragma unroll
-      for (int32_t half = 0; half < 2; ++half) {
-        float &p = score[m][half * 2 + x];
-        p = exp2_fast(p - largest);
-        sums.mass[x] += p;
-      }
-    }
-  }
+  make_probabilities(
+      score, sums, keys, g, scale, softcap, [&](int32_t m, int32_t half) { return first + m * 16 + half * 8 + group; }, [](int32_t, float) {});
   const LanePlace place = lane_place(value_steps, matrix / 2 * 8 + row, matrix % 2);
   uint32_t p[kBlocks][2];
 #pragma unroll
@@ -568,6 +576,31 @@ THINK_DEVICE void merge_warps(Sums<kMatrices> &sums, const Block &block, int32_t
   sync_block();  // before the rings fill again
 }
 
+// The segment whose tiles a warp fetches, ahead of those that it sums.
+struct Ahead {
+  Cursor cursor;
+  Shared<Words2> key_view, value_view;  // of the warp
+  int32_t first, length;                // rows of the segment
+  bool met;
+};
+
+THINK_DEVICE Ahead ahead_of(const Cursor &cursor, const Block &block) {
+  const Shared<Words2> views = block.views + warp_index() * 2 * kViewWords;
+  return {cursor, views, views + kViewWords, 0, 0, false};
+}
+
+THINK_DEVICE void meet_tile(Ahead &ahead, const Decode &d, const Block &block, const Unit &unit, int32_t tile) {
+  if (!advance(ahead.cursor, block, tile) && ahead.met) return;
+  const DecodeSegment &segment = d.segment[ahead.cursor.segment];
+  sync_warp();
+  put_view(ahead.key_view, device::view_of(segment.key, segment.run, d.geometry.kv_heads, unit.sequence, unit.head));
+  put_view(ahead.value_view, device::view_of(segment.value, segment.run, d.geometry.kv_heads, unit.sequence, unit.head));
+  sync_warp();
+  ahead.first = device::first_of(segment.run, unit.sequence, unit.head);
+  ahead.length = device::length_of(segment.run, unit.sequence, unit.head);
+  ahead.met = true;
+}
+
 // Tiles [first, end) of the unit, all of one run, which begins with segment `cursor.segment`.
 template <class T, int32_t kRows, int32_t kSteps, int32_t kMatrices>
 THINK_DEVICE void sum_piece(const Decode &d, float scale, float softcap, const Block &block, const Unit &unit, int32_t queries, Cursor cursor, int32_t first,
@@ -576,32 +609,20 @@ THINK_DEVICE void sum_piece(const Decode &d, float scale, float softcap, const B
   constexpr int32_t kShares = kTileTokens / kRows, kWarps = warps_of(kSteps * kStep);
   const int32_t warp = warp_index(), keys_at = key_words(g.key_channels, kRows), words = stage_words(g.key_channels, g.value_channels);
   const Shared<Words4> ring = block.ring + warp * kStages * words;
-  Cursor ahead = cursor;
-  const Shared<Words2> key_at = block.views + warp * 2 * kViewWords, value_at = key_at + kViewWords;
-  int32_t ahead_first = 0, ahead_length = 0;
-  bool fresh = true;
+  Ahead ahead = ahead_of(cursor, block);
   const auto fetch = [&](int32_t share, int32_t round) {
     const int32_t tile = share / kShares;
     if (tile < end) {
-      if (advance(ahead, block, tile) || fresh) {
-        const DecodeSegment &segment = d.segment[ahead.segment];
-        sync_warp();
-        put_view(key_at, device::view_of(segment.key, segment.run, g.kv_heads, unit.sequence, unit.head));
-        put_view(value_at, device::view_of(segment.value, segment.run, g.kv_heads, unit.sequence, unit.head));
-        sync_warp();
-        ahead_first = device::first_of(segment.run, unit.sequence, unit.head);
-        ahead_length = device::length_of(segment.run, unit.sequence, unit.head);
-        fresh = false;
-      }
-      const int32_t row = share * kRows - ahead.begin * kTileTokens, left = ahead_length - row, rows = left < kRows ? left : kRows;
+      meet_tile(ahead, d, block, unit, tile);
+      const int32_t row = share * kRows - ahead.cursor.begin * kTileTokens, left = ahead.length - row, rows = left < kRows ? left : kRows;
       const Shared<Words4> stage = ring + round % kStages * words;
-      const device::View key_view = get_view(key_at);
+      const device::View key_view = get_view(ahead.key_view);
       if (key_view.layout == THINK_TILES) {
-        fetch_tile<kRows, kSteps>(stage, key_view, ahead_first + row);
+        fetch_tile<kRows, kSteps>(stage, key_view, ahead.first + row);
       } else {
-        fetch_rows<kRows, kSteps>(stage, key_view, ahead_first + row, rows);
+        fetch_rows<kRows, kSteps>(stage, key_view, ahead.first + row, rows);
       }
-      fetch_rows<kRows, kSteps>(stage + keys_at, get_view(value_at), ahead_first + row, rows);
+      fetch_rows<kRows, kSteps>(stage + keys_at, get_view(ahead.value_view), ahead.first + row, rows);
     }
     cp_async_commit();
   };

@@ -162,7 +162,7 @@ THINK_DEVICE void write_plan(const Prepare &p, SharedCarver carver) {
   int64_t before = sum;
 #pragma unroll
   for (int32_t distance = 1; distance < 32; distance *= 2) {
-    const int64_t other = device::shuffle_up_wide(before, distance);
+    const int64_t other = device::shuffle_wide(before, [&](uint32_t half) { return shuffle_up(half, distance); });
     if (lane_index() >= distance) before += other;
   }
   if (lane_index() == 31) store_shared(sums + warp_index(), before);

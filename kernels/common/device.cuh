@@ -16,18 +16,16 @@ THINK_DEVICE int32_t clamp(int32_t value, int32_t most) { return value < 0 ? 0 :
 // As in rank.h.
 THINK_DEVICE float nan_to_infinity(float x) { return x == x ? x : as_float(0x7f800000u); }
 
-// Another lane's pointer.
-THINK_DEVICE const char *shuffle_pointer(const char *pointer, int32_t lane) {
-  const uint64_t bits = reinterpret_cast<uint64_t>(pointer);
-  const uint32_t low = shuffle(static_cast<uint32_t>(bits), lane), high = shuffle(static_cast<uint32_t>(bits >> 32), lane);
-  return reinterpret_cast<const char *>(static_cast<uint64_t>(high) << 32 | low);
+// What `one` does with 32 bits, done with both halves of 64.
+template <class T, class One>
+THINK_DEVICE T shuffle_wide(T value, const One &one) {
+  const Words2 bits = bit_copy<Words2>(value);
+  return bit_copy<T>(Words2{one(bits.x), one(bits.y)});
 }
 
-// Of the lane that is `distance` in front; a lane without one keeps its own.
-THINK_DEVICE int64_t shuffle_up_wide(int64_t value, int32_t distance) {
-  const uint64_t bits = static_cast<uint64_t>(value);
-  const uint32_t low = shuffle_up(static_cast<uint32_t>(bits), distance), high = shuffle_up(static_cast<uint32_t>(bits >> 32), distance);
-  return static_cast<int64_t>(static_cast<uint64_t>(high) << 32 | low);
+// Another lane's pointer.
+THINK_DEVICE const char *shuffle_pointer(const char *pointer, int32_t lane) {
+  return shuffle_wide(pointer, [&](uint32_t half) { return shuffle(half, lane); });
 }
 
 THINK_DEVICE int32_t slot_of(const int32_t *slots, int32_t sequence) { return slots ? load_constant(slots + sequence) : sequence; }

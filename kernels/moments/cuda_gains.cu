@@ -84,9 +84,7 @@ THINK_DEVICE void choose(const Elimination &work, int32_t channels) {
     if (worth > best.worth) best = {worth, channel};
   }
   for (int32_t distance = 16; distance > 0; distance /= 2) {
-    const Words2 bits = bit_copy<Words2>(best.worth);
-    const Words2 other_bits = {shuffle_xor(bits.x, distance), shuffle_xor(bits.y, distance)};
-    const Best other = {bit_copy<double>(other_bits), shuffle_xor(best.channel, distance)};
+    const Best other = {device::shuffle_wide(best.worth, [&](uint32_t half) { return shuffle_xor(half, distance); }), shuffle_xor(best.channel, distance)};
     if (other.worth > best.worth || (other.worth == best.worth && other.channel < best.channel)) best = other;
   }
   if (lane_index() == 0) store_shared(work.chosen, best.channel);
@@ -188,9 +186,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks) moments_gains(const __grid_
       if (warp_index() == 0) {
         for (int32_t i = lane_index(); i < channels; i += 32) gain += load_shared(work.worth + i);
         for (int32_t distance = 16; distance > 0; distance /= 2) {
-          const Words2 bits = bit_copy<Words2>(gain);
-          const Words2 other = {shuffle_xor(bits.x, distance), shuffle_xor(bits.y, distance)};
-          gain += bit_copy<double>(other);
+          gain += device::shuffle_wide(gain, [&](uint32_t half) { return shuffle_xor(half, distance); });
         }
       }
     } else {

@@ -60,24 +60,7 @@ TEST_P(AttendOfCodes, BatchInvariance) {
   compact.value_kept = {40, 64};
   make_dense(recent);
   c.segments = {compact, recent};
-  const Problem problem(c);
-  OnDevice device(problem, 1, true);
-  const Result together = device.run();
-  expect_close(problem, together, "together");
-  {
-    OnDevice larger(problem, 2, true, 30);
-    expect_same_bits(together, larger.run(), "on a larger device");
-  }
-  OnDevice alone(problem, 3, true, 7);
-  for (int32_t i = 0; i < 2; ++i) {
-    simt::Buffer<int32_t> &lengths = alone.segment(i).lengths;
-    lengths.freeze(false);
-    lengths.upload({problem.owned[i]->lengths[0], 0});
-  }
-  const Result single = alone.run();
-  ASSERT_FALSE(simt::machine().fault()) << simt::machine().fault().text();
-  EXPECT_TRUE(std::equal(together.output.begin(), together.output.begin() + problem.arguments.output.stride[0] * 4, single.output.begin()));
-  EXPECT_TRUE(std::equal(together.lse.begin(), together.lse.begin() + 4, single.lse.begin()));
+  run_together_and_alone(Problem(c));
 }
 
 // Two types of codes and numbers in one call, each with a basis of its own; and stages so large that not every warp has a ring.

@@ -132,6 +132,32 @@ void expect_close(const Problem &problem, const Result &result, const std::strin
   EXPECT_LE(error.lse, 2 * allowed.lse + 1e-5) << what;
 }
 
+// A batch_invariant plan: the bits of sequence 0 are those on a larger device, and without the other sequences, whose lengths are then 0. f32 outputs.
+struct Invariant {
+  Result together, alone;
+};
+inline Invariant run_together_and_alone(const Problem &problem) {
+  Invariant result;
+  result.together = OnDevice(problem, 1, true).run();
+  expect_close(problem, result.together, "together");
+  expect_same_bits(result.together, OnDevice(problem, 2, true, 30).run(), "on a larger device");
+  OnDevice alone(problem, 3, true, 7);
+  for (size_t i = 0; i < problem.owned.size(); ++i) {
+    std::vector<int32_t> first = problem.owned[i]->lengths;
+    std::fill(first.begin() + 1, first.end(), 0);
+    simt::Buffer<int32_t> &lengths = alone.segment(static_cast<int32_t>(i)).lengths;
+    lengths.freeze(false);
+    lengths.upload(first);
+  }
+  result.alone = alone.run();
+  EXPECT_FALSE(simt::machine().fault()) << simt::machine().fault().text();
+  const int64_t row = problem.arguments.output.stride[0];
+  EXPECT_TRUE(std::equal(result.together.output.begin(), result.together.output.begin() + row * 4, result.alone.output.begin()));
+  const auto heads = problem.arguments.shape.query_heads;
+  EXPECT_TRUE(std::equal(result.together.lse.begin(), result.together.lse.begin() + heads, result.alone.lse.begin()));
+  return result;
+}
+
 void check_on_device(const Case &c, int32_t seeds = 1, int32_t processors = 4) {
   const Problem problem(c);
   const std::string what = "D " + std::to_string(c.key_channels) + "/" + std::to_string(c.value_channels) + " G " + std::to_string(c.group) + " seed " +

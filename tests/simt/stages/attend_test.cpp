@@ -216,27 +216,8 @@ TEST_P(AttendOnDevice, BatchInvariance) {
   compact.value_kept = {32, 64};
   recent.key_layout = THINK_ROWS;
   c.segments = {compact, recent};
-  const Problem problem(c);
-  OnDevice device(problem, 1, true);
-  const Result together = device.run();
-  expect_close(problem, together, "together");
-  {
-    OnDevice larger(problem, 2, true, 30);
-    expect_same_bits(together, larger.run(), "on a larger device");
-  }
-  // Without the other sequences: their lengths are 0.
-  OnDevice alone(problem, 3, true, 7);
-  for (int32_t i = 0; i < 2; ++i) {
-    simt::Buffer<int32_t> &lengths = alone.segment(i).lengths;
-    lengths.freeze(false);
-    lengths.upload({problem.owned[i]->lengths[0], 0, 0});
-  }
-  const Result single = alone.run();
-  ASSERT_FALSE(simt::machine().fault()) << simt::machine().fault().text();
-  const int64_t row = problem.arguments.output.stride[0];
-  EXPECT_TRUE(std::equal(together.output.begin(), together.output.begin() + row * 4, single.output.begin()));
-  EXPECT_TRUE(std::equal(together.lse.begin(), together.lse.begin() + 4, single.lse.begin()));
-  EXPECT_NE(together.lse[4], single.lse[4]);
+  const auto [together, alone] = run_together_and_alone(Problem(c));
+  EXPECT_NE(together.lse[4], alone.lse[4]);
 }
 
 // Nor does it matter how many queries the host must expect of the others: bf16 queries are rounded in another way where columns are left for the residue.
