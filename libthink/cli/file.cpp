@@ -85,10 +85,21 @@ Buffer read_file(const std::string &path) {
 
 namespace {
 
+// What is behind the symbolic links that a name ends in, whether it exists or not; a link again where they go in a circle.
+std::filesystem::path behind_links(std::filesystem::path path) {
+  std::error_code error;
+  for (int links = 0; links < 40 && std::filesystem::is_symlink(path, error); ++links) {
+    const std::filesystem::path target = std::filesystem::read_symlink(path, error);
+    if (error) break;
+    path = path.parent_path() / target;
+  }
+  return path;
+}
+
 // The file that a name means, also where it does not exist yet.
 std::filesystem::path meaning(const std::string &name) {
   std::error_code error;
-  const std::filesystem::path path = std::filesystem::weakly_canonical(std::filesystem::absolute(name, error), error);
+  const std::filesystem::path path = std::filesystem::weakly_canonical(std::filesystem::absolute(behind_links(name), error), error);
   return error ? std::filesystem::path(name) : path;
 }
 
@@ -106,14 +117,9 @@ void check_output(const std::string &output, const std::vector<std::string> &oth
   }
 }
 
-OutputFile::OutputFile(const std::string &path) : path_(path) {
-  // Behind a symbolic link the file it points to is replaced or made, not the link.
+// Behind a symbolic link the file it points to is replaced or made, not the link.
+OutputFile::OutputFile(const std::string &path) : path_(behind_links(path).string()) {
   std::error_code error;
-  for (int links = 0; links < 40 && std::filesystem::is_symlink(path_, error); ++links) {
-    const std::filesystem::path target = std::filesystem::read_symlink(path_, error);
-    if (error) break;
-    path_ = (std::filesystem::path(path_).parent_path() / target).string();
-  }
   if (std::filesystem::is_symlink(path_, error)) fail(std::strerror(ELOOP));
   const size_t slash = path_.rfind('/');
   temporary_ = (slash == std::string::npos ? "" : path_.substr(0, slash + 1)) + ".think.XXXXXX";  // not longer than any name that a file may have

@@ -404,6 +404,8 @@ class Outputs(ProgramCase):
         self.run_json(*attend, "--out", self.path("q.npy"), code=1)
         self.run_json(*attend, "--out", self.path("x.npy"), "--lse", self.path("x.npy"), code=1)
         self.run_json(*attend, "--out", self.path("x.npy"), "--lse", self.path("./x.npy"), code=1)
+        os.symlink("x.npy", self.path("dangling"))
+        self.run_json(*attend, "--out", self.path("x.npy"), "--lse", self.path("dangling"), code=1)
         self.run_json("inspect", self.path("layer.safetensors"), "--svg", self.path("layer.safetensors"), code=1)
 
     def test_output_cannot_be_written(self):
