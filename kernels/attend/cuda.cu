@@ -189,6 +189,7 @@ int32_t attend(const Arguments &a, const Extent &extent, const int32_t *query_sl
   g.units = shape.kv_heads * g.places;
   g.most_queries = extent.queries;
   g.invariant = shape.batch_invariant;
+  g.own_plan = g.units <= kOwnPlanUnits;
   // The type of what is no code, which is one; f16 where there is none.
   think_dtype dtype = THINK_F16;
   Decode d = {};

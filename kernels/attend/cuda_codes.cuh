@@ -2,7 +2,8 @@
 // made f16 by their bits alone, with the middle of their range as zero, so that rounding what they are multiplied with costs no more than with numbers:
 //   keys    z = sum (q scale) (code - middle) + sum q (zero + scale middle): scales go into the queries of a tile, the second sum is one matrix more
 //   values  o = sum (p scale) (code - middle) + sum p (zero + scale middle): scales go into the probabilities of a group, the second sum is one row of a group
-// Operands are f16 whatever the numbers of other segments are. Keys scaled by a power of two per tile, and values by one for their type, keep all products in f16.
+// Operands are f16 whatever the numbers of other segments are. Keys scaled by a power of two per tile, and values by one for their type, keep all products in
+// f16.
 // A stage of a warp's ring holds a whole tile.
 #pragma once
 
@@ -387,9 +388,9 @@ THINK_DEVICE void sum_code_tile(CodeSums<kSteps> &sums, const Keys<kSteps> &keys
 }
 
 // sum_piece() of a run of which keys, values or both are codes, the same in all its segments.
-template <class T, int32_t kSteps>
+template <class T, int32_t kSteps, class Place>
 THINK_DEVICE void sum_code_piece(const Decode &d, float scale, float softcap, const Block &block, const Unit &unit, int32_t queries, Cursor cursor,
-                                 int32_t first, int32_t end, float *to) {
+                                 int32_t first, int32_t end, const Place &place) {
   const Geometry &g = d.geometry;
   const DecodeSegment &one = d.segment[cursor.segment];
   const int32_t key_bits = device::bits_of(one.key.dtype), value_bits = device::bits_of(one.value.dtype);
@@ -446,7 +447,7 @@ THINK_DEVICE void sum_code_piece(const Decode &d, float scale, float softcap, co
     sync_warp();  // the stage may be filled again
   }
   cp_async_wait<0>();
-  merge_warps(sums, block, steps_of(value_kept), value_kept, g.value_channels, halves_of(g, unit, queries), to, [&](Shared<float> own) {
+  merge_warps(sums, block, steps_of(value_kept), value_kept, g.value_channels, halves_of(g, unit, queries), place(), [&](Shared<float> own) {
     if (value_bits < 16) {
       store_value_codes(own, sums, value_kept, value_bits);
     } else {

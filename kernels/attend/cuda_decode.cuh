@@ -6,8 +6,8 @@
 
 namespace think::attend::cuda {
 
-constexpr int32_t kGroupParts = 16;   // parts of a unit that are reduced to one before the unit is, where it has more
-constexpr int32_t kMostParts = 128;   // that a reduction takes; a grid has at most kGroupParts times as many blocks
+constexpr int32_t kGroupParts = 32;   // parts of a unit that are reduced to one before the unit is, where it has more
+constexpr int32_t kMostParts = 64;    // that a reduction takes; a grid has at most kGroupParts times as many blocks
 constexpr float kLeastWeight = 1.17549435e-38f;  // of a part that saw something: 0 would take a NaN for nothing
 constexpr int32_t kPartsAhead = 16;   // partial results that a thread asks for at once
 constexpr int32_t kCodeStages = 2;    // of a warp's ring for tiles of codes
@@ -48,12 +48,24 @@ struct Output {
 
 constexpr int32_t kViewWords = static_cast<int32_t>(sizeof(device::View) / sizeof(Words2));
 
+// Rows of keys and values at even distances: what a warp adds to its addresses from one share to its next, in bytes; between rows; and what a share is.
+struct Pace {
+  int64_t key_step, value_step, key_stride, value_stride;
+  int32_t key_channels, value_channels, key_layout, unused;
+};
+struct Int64Pair {
+  int64_t x, y;
+};
+constexpr int32_t kPaceWords = static_cast<int32_t>(sizeof(Pace) / sizeof(Words4));
+
 // Shared memory of a block.
 struct Block {
   Shared<uint32_t> tiles, weight;  // [segment] of the current unit: tiles, and weight of a tile
+  Shared<int64_t> start;           // [units + 1], where the block has made the plan
   Shared<Words4> ring;             // of all warps; between pieces the place where they merge
   Shared<Words2> folded;           // queries of each warp, where they have no place in registers
   Shared<Words2> views;            // of each warp: keys and values of the segment that it fetches
+  Shared<Words4> paces;            // of each warp
   SharedCarver behind;             // what begins where the ring begins: for the reduction
 };
 
@@ -85,14 +97,17 @@ struct Reduction {
   Shared<float> outputs;  // [channel], the same
   Shared<float> weights;  // [part][column]; first their maxima
   Shared<float> masses;   // [part][column]
-  Shared<int64_t> places;  // of their partial results, in floats
   Shared<float> maxima;    // [warp][column]
-  Shared<float> largest, mass;  // [column]
+  Shared<float> largest, mass, factors;  // [column]
+  Shared<int64_t> rows;                  // [column]: where the output begins, in bytes
+  Shared<int32_t> index;                 // [channel], of the basis
+  Shared<float> offsets;                 // [channel], the same
+  Shared<Float4> expanded;               // [other thread's share][dropped channel]: four columns
+  Shared<Words4> weight;                 // W
 };
 
 THINK_HOST_DEVICE Reduction take_reduction(SharedCarver &carver, int32_t value_channels, int32_t warps) {
   Reduction r;
-  r.places = carver.take<int64_t>(kMostParts);
   r.sums = carver.take<float>(static_cast<uint32_t>(partial_floats(value_channels)));
   r.outputs = carver.take<float>(static_cast<uint32_t>(partial_floats(value_channels)));
   r.weights = carver.take<float>(kMostParts * kColumns);
@@ -100,6 +115,13 @@ THINK_HOST_DEVICE Reduction take_reduction(SharedCarver &carver, int32_t value_c
   r.maxima = carver.take<float>(static_cast<uint32_t>(warps * kColumns));
   r.largest = carver.take<float>(kColumns);
   r.mass = carver.take<float>(kColumns);
+  r.factors = carver.take<float>(kColumns);
+  r.rows = carver.take<int64_t>(kColumns);
+  r.index = carver.take<int32_t>(static_cast<uint32_t>(value_channels));
+  r.offsets = carver.take<float>(static_cast<uint32_t>(value_channels));
+  r.expanded = carver.take<Float4>(static_cast<uint32_t>(warps * 32));
+  // dropped x (kept + 7) / 8 + 1 chunks at most, of kept + dropped channels: the largest product of two numbers of one sum.
+  r.weight = carver.take<Words4>(static_cast<uint32_t>((value_channels + 15) * (value_channels + 15) / 32 + 1));
   return r;
 }
 
@@ -108,8 +130,10 @@ THINK_HOST_DEVICE Block take_block(SharedCarver &carver, int32_t key_channels, i
   Block block;
   block.tiles = carver.take<uint32_t>(THINK_MAX_SEGMENTS);
   block.weight = carver.take<uint32_t>(THINK_MAX_SEGMENTS);
+  block.start = carver.take<int64_t>(kOwnPlanUnits + 1);
   block.folded = carver.take<Words2>(kernel > 128 ? static_cast<uint32_t>(warps * steps_of(key_channels) * 32) : 0);
   block.views = carver.take<Words2>(static_cast<uint32_t>(warps * 2 * kViewWords));
+  block.paces = carver.take<Words4>(static_cast<uint32_t>(warps * kPaceWords));
   carver.next = (carver.next + 127) / 128 * 128;
   block.behind = carver;
   SharedCarver reduction = carver;
@@ -158,18 +182,22 @@ THINK_DEVICE void fetch_chunk(Shared<Words4> to, const char *from, int32_t numbe
   cp_async_zfill<16>(to, numbers > 0 ? from : nullptr, numbers <= 0 ? 0 : numbers < 8 ? numbers * 2 : 16);
 }
 
-// As many rows as a stage has, whole chunks at even distances: lanes hold 8 rows x 4 chunks, so that from one copy to the next only constants are added.
+// Of whole chunks of rows: lanes hold 8 rows x 4 chunks, so that from one copy to the next only constants are added. Eight lanes that store together have two
+// rows, so far apart that their chunks lie in different banks: 4, 1 or 2.
+THINK_DEVICE int32_t lane_row(const RowPlace &place) {
+  const int32_t bit = (place.shift + 2) % 3, rest = lane_index() / 8;
+  return (rest >> bit << (bit + 1)) + (lane_index() / 4 % 2 << bit) + (rest & ((1 << bit) - 1));
+}
+
+// As many rows as a stage has. from: this lane's first chunk.
 template <int32_t kRows, int32_t kSteps>
 THINK_DEVICE void fetch_whole_rows(Shared<Words4> to, const char *from, int64_t stride, int32_t channels) {
   const int32_t lane = lane_index(), chunk = lane % 4, stored = channels / 8, chunks = steps_of(channels) * 2;
   const RowPlace place = row_place(steps_of(channels));
-  // Eight lanes that store together have two rows, so far apart that their chunks lie in different banks: 4, 1 or 2.
-  const int32_t bit = (place.shift + 2) % 3, rest = lane / 8;
-  const int32_t row = (rest >> bit << (bit + 1)) + (lane / 4 % 2 << bit) + (rest & ((1 << bit) - 1));
+  const int32_t row = lane_row(place);
   // Of the exclusive-or the two lower bits lie within the lanes' four chunks; the third changes places of four.
   const int32_t twist = row >> place.shift & place.mask, odd = twist & 4;
   const Shared<Words4> at = to + (row * chunks + (chunk ^ (twist & 3)));
-  from += row * stride + chunk * 16;
 #pragma unroll
   for (int32_t r = 0; r < kRows / 8; ++r) {
 #pragma unroll
@@ -185,13 +213,19 @@ THINK_DEVICE void fetch_whole_rows(Shared<Words4> to, const char *from, int64_t 
   if (stored < chunks && lane < kRows) store_shared(to + place(lane, stored), Words4{0, 0, 0, 0});
 }
 
+THINK_DEVICE const char *first_chunk(const char *row, int64_t stride, int32_t channels) {
+  return row + lane_row(row_place(steps_of(channels))) * stride + lane_index() % 4 * 16;
+}
+
 // `rows` rows from `first` on; what is missing of rows and channels becomes zero. Rows off the 16 bytes go through registers.
 template <int32_t kRows, int32_t kSteps>
 THINK_DEVICE void fetch_rows(Shared<Words4> to, const device::View &view, int32_t first, int32_t rows) {
   const char *begin = rows > 0 ? device::row_address(view, first) : nullptr;
   const bool in_one_page = !view.pages || first % view.page_tokens + rows <= view.page_tokens;
   const bool even = ((reinterpret_cast<uint64_t>(begin) | static_cast<uint64_t>(view.row_stride)) & 15) == 0;
-  if (rows == kRows && in_one_page && even && view.channels % 8 == 0) return fetch_whole_rows<kRows, kSteps>(to, begin, view.row_stride, view.channels);
+  if (rows == kRows && in_one_page && even && view.channels % 8 == 0) {
+    return fetch_whole_rows<kRows, kSteps>(to, first_chunk(begin, view.row_stride, view.channels), view.row_stride, view.channels);
+  }
   const int32_t lane = lane_index(), steps = steps_of(view.channels), chunks = steps * 2;
   const RowPlace place = row_place(steps);
   const char *own = lane < rows ? device::row_address(view, first + lane) : nullptr;
@@ -213,22 +247,32 @@ THINK_DEVICE void fetch_rows(Shared<Words4> to, const device::View &view, int32_
   }
 }
 
-// Tokens [first, first + kRows) of a tile. The exclusive-or of tile_place() is the same for all channels of a lane.
+// kRows tokens of a tile. from: this lane's first chunk. The exclusive-or of tile_place() is the same for all channels of a lane.
 template <int32_t kRows, int32_t kSteps>
-THINK_DEVICE void fetch_tile(Shared<Words4> to, const device::View &view, int32_t first) {
+THINK_DEVICE void fetch_whole_tile(Shared<Words4> to, const char *from, int32_t channels) {
   constexpr int32_t kChunks = kRows / 8, kOn = 32 / kChunks;  // channels that the lanes hold
-  const int32_t channel = lane_index() / kChunks, chunk = lane_index() % kChunks, padded = steps_of(view.channels) * kStep;
-  const char *from = device::row_address(view, first) + channel * 64 + chunk * 16;
-  if constexpr (kRows < kTileTokens) from += first % kTileTokens * 2;
-  const Shared<Words4> at = to + tile_place<kRows>(channel, chunk);
+  const int32_t channel = lane_index() / kChunks, padded = steps_of(channels) * kStep;
+  const Shared<Words4> at = to + tile_place<kRows>(channel, lane_index() % kChunks);
 #pragma unroll
   for (int32_t c = 0; c < kSteps * kStep; c += kOn) {
-    if (c + kOn <= view.channels) {
+    if (c + kOn <= channels) {
       cp_async<16>(at + c * kChunks, from + c * 64);
     } else if (c < padded) {
-      fetch_chunk(at + c * kChunks, from + c * 64, c + channel < view.channels ? 8 : 0);
+      fetch_chunk(at + c * kChunks, from + c * 64, c + channel < channels ? 8 : 0);
     }
   }
+}
+
+template <int32_t kRows>
+THINK_DEVICE const char *first_chunk_of_tile(const char *tile, int32_t token) {
+  constexpr int32_t kChunks = kRows / 8;
+  return tile + token % kTileTokens * 2 + lane_index() / kChunks * 64 + lane_index() % kChunks * 16;
+}
+
+// Tokens [first, first + kRows) of a tile.
+template <int32_t kRows, int32_t kSteps>
+THINK_DEVICE void fetch_tile(Shared<Words4> to, const device::View &view, int32_t first) {
+  fetch_whole_tile<kRows, kSteps>(to, first_chunk_of_tile<kRows>(device::row_address(view, first), first), view.channels);
 }
 
 // A view is needed for a moment per tile: in shared memory it holds no registers while a tile is summed.
@@ -294,7 +338,7 @@ struct Cuts {
   int64_t each;          // total / blocks
   int32_t rest, blocks;  // total % blocks; blocks that share the line
   int32_t tiles, chunk;  // of the unit; chunk: 0 = not invariant
-  int32_t first_block, last_block;
+  bool begins, ends;     // the unit, on this block's stretch
 };
 
 // block * total / blocks, in divisions of 32 bits.
@@ -308,25 +352,19 @@ THINK_DEVICE int32_t block_at(const Cuts &cuts, int64_t place) {
   return block;
 }
 
-// The unit's first tile that is not in front of the stretch of `block`.
-THINK_DEVICE int32_t first_tile(const Geometry &g, const Block &block, const Cuts &cuts, int32_t of_block) {
-  const int32_t tile = cut(g, block, stretch_of(cuts, of_block) - cuts.start);
+// The unit's first tile that is not in front of `place` on the line.
+THINK_DEVICE int32_t first_tile(const Geometry &g, const Block &block, const Cuts &cuts, int64_t place) {
+  const int32_t tile = cut(g, block, place - cuts.start);
   if (cuts.chunk == 0) return tile;
   const int32_t up = (tile + cuts.chunk - 1) / cuts.chunk * cuts.chunk;
   return up < cuts.tiles ? up : cuts.tiles;
 }
 
-// Where the partial result of a part and a run lies. A block has a place for each run of a unit that began before it, of one that goes on behind it, and
-// of one that it has alone; of the last there may be many, one after the other.
-THINK_DEVICE float *partial_at(const Decode &d, const Cuts &cuts, int32_t unit, int32_t part, int32_t run) {
+// Where the partial result of a block, or of an item, and a run lies. A block has a place for each run of a unit that began before it, of one that goes on
+// behind it, and of one that it has alone; of the last there may be many, one after the other.
+THINK_DEVICE float *partial_at(const Decode &d, const Cuts &cuts, int32_t unit, int32_t part, int32_t run, bool begins, bool ends) {
   const Geometry &g = d.geometry;
-  int64_t place;
-  if (cuts.chunk) {
-    place = (kMaxItems + g.runs) * int64_t{unit} + part + run;
-  } else {
-    const int32_t kind = cuts.first_block == cuts.last_block ? 2 : part == cuts.first_block ? 1 : 0;
-    place = (int64_t{part} * 3 + kind) * g.runs + run;
-  }
+  const int64_t place = cuts.chunk ? (kMaxItems + g.runs) * int64_t{unit} + part + run : (int64_t{part} * 3 + (begins ? 1 + ends : 0)) * g.runs + run;
   return d.partial + place * partial_floats(g.value_channels);
 }
 
@@ -345,6 +383,7 @@ struct Keys {
 
 template <int32_t kSteps>
 THINK_DEVICE void meet_segment(Keys<kSteps> &keys, const Decode &d, const Unit &unit, int32_t s, int32_t queries) {
+  wait_for_previous_launch();  // which wrote the queries; what is fetched of the cache needs no plan of it
   const Geometry &g = d.geometry;
   const int32_t columns = g.residue ? kColumns : columns_of(g, unit, queries);
   const DecodeSegment &segment = d.segment[s];
@@ -601,28 +640,100 @@ THINK_DEVICE void meet_tile(Ahead &ahead, const Decode &d, const Block &block, c
   ahead.met = true;
 }
 
-// Tiles [first, end) of the unit, all of one run, which begins with segment `cursor.segment`.
-template <class T, int32_t kRows, int32_t kSteps, int32_t kMatrices>
+// Where a warp goes on fetching without looking anything up.
+struct Stride {
+  const char *key, *value;  // this lane's first chunks of the next share
+  int32_t shares;           // of this warp that are left of it
+};
+
+// How many rows at even distances lie behind `row` in the segment and page: shares of kRows, `apart` rows from one to the next, `left` rows in the segment.
+template <int32_t kRows>
+THINK_DEVICE int32_t shares_ahead(const device::View &view, int32_t row, int32_t left, int32_t apart) {
+  if (view.pages) {
+    const int32_t in_page = view.page_tokens - row % view.page_tokens;
+    if (in_page < left) left = in_page;
+  }
+  return left < kRows ? 0 : (left - kRows) / apart + 1;
+}
+
+// Begins a stride where at least one whole share is left; rows off the 16 bytes have none.
+template <int32_t kRows, int32_t kWarps>
+THINK_DEVICE Stride stride_from(const device::View &keys, const device::View &values, int32_t row, int32_t left, Shared<Words4> pace_of_warp) {
+  constexpr int32_t kApart = kWarps * kRows;
+  static_assert(kApart % kTileTokens == 0, "a warp's next share begins where this one does in its tile");
+  Stride stride = {};
+  const int32_t shares = shares_ahead<kRows>(keys, row, left, kApart), of_values = shares_ahead<kRows>(values, row, left, kApart);
+  const bool tiles = keys.layout == THINK_TILES;
+  if (of_values == 0 || (!tiles && (shares == 0 || keys.channels % 8 != 0)) || values.channels % 8 != 0) return stride;
+  const char *key = device::row_address(keys, row), *value = device::row_address(values, row);
+  const int64_t key_stride = tiles ? 0 : keys.row_stride;
+  if (((reinterpret_cast<uint64_t>(key) | reinterpret_cast<uint64_t>(value) | static_cast<uint64_t>(key_stride | values.row_stride)) & 15) != 0) return stride;
+  stride.shares = shares < of_values ? shares : of_values;
+  stride.key = tiles ? first_chunk_of_tile<kRows>(key, row) : first_chunk(key, key_stride, keys.channels);
+  stride.value = first_chunk(value, values.row_stride, values.channels);
+  const Pace pace = {tiles ? kApart / kTileTokens * keys.tile_bytes : kApart * key_stride, kApart * values.row_stride, key_stride, values.row_stride,
+                     keys.channels, values.channels, keys.layout, 0};
+  struct PaceWords {
+    Words4 words[kPaceWords];
+  };
+  const PaceWords copy = bit_copy<PaceWords>(pace);
+  sync_warp();
+  if (lane_index() == 0) {
+#pragma unroll
+    for (int32_t i = 0; i < kPaceWords; ++i) store_shared(pace_of_warp + i, copy.words[i]);
+  }
+  sync_warp();
+  return stride;
+}
+
+// Fetches a share and goes on to the next.
+template <int32_t kRows, int32_t kSteps>
+THINK_DEVICE void fetch_share(Shared<Words4> keys, Shared<Words4> values, Stride &stride, Shared<Words4> pace_of_warp) {
+  const auto steps = bit_copy<Int64Pair>(load_shared(pace_of_warp)), strides = bit_copy<Int64Pair>(load_shared(pace_of_warp + 1));
+  const Words4 shape = load_shared(pace_of_warp + 2);
+  if (shape.z == THINK_TILES) {
+    fetch_whole_tile<kRows, kSteps>(keys, stride.key, static_cast<int32_t>(shape.x));
+  } else {
+    fetch_whole_rows<kRows, kSteps>(keys, stride.key, strides.x, static_cast<int32_t>(shape.x));
+  }
+  fetch_whole_rows<kRows, kSteps>(values, stride.value, strides.y, static_cast<int32_t>(shape.y));
+  stride.key += steps.x, stride.value += steps.y;
+  --stride.shares;
+}
+
+// Tiles [first, end) of the unit, all of one run, which begins with segment `cursor.segment`. place(): where the partial result goes.
+template <class T, int32_t kRows, int32_t kSteps, int32_t kMatrices, class Place>
 THINK_DEVICE void sum_piece(const Decode &d, float scale, float softcap, const Block &block, const Unit &unit, int32_t queries, Cursor cursor, int32_t first,
-                            int32_t end, float *to) {
+                            int32_t end, const Place &place) {
   const Geometry &g = d.geometry;
   constexpr int32_t kShares = kTileTokens / kRows, kWarps = warps_of(kSteps * kStep);
   const int32_t warp = warp_index(), keys_at = key_words(g.key_channels, kRows), words = stage_words(g.key_channels, g.value_channels);
   const Shared<Words4> ring = block.ring + warp * kStages * words;
+  const Shared<Words4> pace = block.paces + warp * kPaceWords;
   Ahead ahead = ahead_of(cursor, block);
+  Stride stride = {};
   const auto fetch = [&](int32_t share, int32_t round) {
     const int32_t tile = share / kShares;
     if (tile < end) {
-      meet_tile(ahead, d, block, unit, tile);
-      const int32_t row = share * kRows - ahead.cursor.begin * kTileTokens, left = ahead.length - row, rows = left < kRows ? left : kRows;
       const Shared<Words4> stage = ring + round % kStages * words;
-      const device::View key_view = get_view(ahead.key_view);
-      if (key_view.layout == THINK_TILES) {
-        fetch_tile<kRows, kSteps>(stage, key_view, ahead.first + row);
-      } else {
-        fetch_rows<kRows, kSteps>(stage, key_view, ahead.first + row, rows);
+      int32_t row = 0, rows = 0;
+      if (stride.shares == 0) {
+        meet_tile(ahead, d, block, unit, tile);
+        row = share * kRows - ahead.cursor.begin * kTileTokens, rows = ahead.length - row;
+        stride = stride_from<kRows, kWarps>(get_view(ahead.key_view), get_view(ahead.value_view), ahead.first + row, rows, pace);
       }
-      fetch_rows<kRows, kSteps>(stage + keys_at, get_view(ahead.value_view), ahead.first + row, rows);
+      if (stride.shares > 0) {
+        fetch_share<kRows, kSteps>(stage, stage + keys_at, stride, pace);
+      } else {
+        if (rows > kRows) rows = kRows;
+        const device::View key_view = get_view(ahead.key_view);
+        if (key_view.layout == THINK_TILES) {
+          fetch_tile<kRows, kSteps>(stage, key_view, ahead.first + row);
+        } else {
+          fetch_rows<kRows, kSteps>(stage, key_view, ahead.first + row, rows);
+        }
+        fetch_rows<kRows, kSteps>(stage + keys_at, get_view(ahead.value_view), ahead.first + row, rows);
+      }
     }
     cp_async_commit();
   };
@@ -647,7 +758,7 @@ THINK_DEVICE void sum_piece(const Decode &d, float scale, float softcap, const B
     sync_warp();  // the stage may be filled again
   }
   cp_async_wait<0>();
-  merge_warps(sums, block, value_steps, value_kept, g.value_channels, halves_of(g, unit, queries), to,
+  merge_warps(sums, block, value_steps, value_kept, g.value_channels, halves_of(g, unit, queries), place(),
               [&](Shared<float> own) { store_sums(own, sums, value_steps); });
 }
 

@@ -18,12 +18,13 @@ using namespace ptx;
 
 constexpr int32_t kColumns = 8;          // N of the MMA
 constexpr int32_t kStep = 16;            // K of the MMA: channels, and rows of a matrix of value channels
-constexpr int32_t kPrepareThreads = 256;
+constexpr int32_t kPrepareThreads = kColumns * 32;
 constexpr int32_t kPrepareBlocks = 2;    // of a multiprocessor, at least: as many registers as that allows, or ptxas spills for the sake of more
 constexpr int32_t kWeightRows = 8;       // of W that a thread asks for at once
 constexpr int32_t kUnitWeight = 64;      // what a unit costs besides its tiles, in rows of a tile (64 bytes)
-constexpr int32_t kLeastTiles = 8;       // that a block should have before there are more blocks
+constexpr int32_t kLeastTiles = 4;       // that a block should have before there are more blocks
 constexpr int32_t kMaxItems = 32;        // of a unit, when cuts may depend on nothing but the unit
+constexpr int32_t kOwnPlanUnits = 256;   // up to which each block of the decode kernel weighs all units, which takes less time than to wait for a plan
 constexpr float kLowest = -1e30f;        // a maximum before anything was seen: finite, so that differences are no NaN
 constexpr float kLog2E = 1.44269504088896340736f, kLn2 = 0.69314718055994530942f;
 
@@ -41,8 +42,9 @@ struct Geometry {
   int32_t column_groups, segments, runs, bases;  // column_groups: of the longest sequence; bases: different key bases, "none" among them
   int32_t units, places, most_queries;
   int32_t packed_rows;  // where row_start says which places a sequence has: rows of the tensors; else 0
-  int32_t residue;    // columns 4 .. 7 hold what rounding took from columns 0 .. 3
-  int32_t invariant;  // a unit is cut in the same way whatever else is in the call
+  bool residue;         // columns 4 .. 7 hold what rounding took from columns 0 .. 3
+  bool invariant;       // a unit is cut in the same way whatever else is in the call
+  bool own_plan;        // the blocks of the decode kernel weigh the units, each for itself
 };
 
 struct Unit {
@@ -94,7 +96,8 @@ struct KeyBasis {
   int64_t codes;  // of keys that are codes: queries become f16, whatever the other keys are
 };
 
-struct PrepareSegment {
+// What the weight of a unit depends on.
+struct WeighedSegment {
   device::Run run;
   const int32_t *key_kept, *value_kept;
   int32_t key_bits, value_bits;
@@ -105,7 +108,7 @@ struct Prepare {
   think_tensor query;
   const int32_t *query_slot;  // NULL = a sequence's own row
   Batch batch;
-  PrepareSegment segment[THINK_MAX_SEGMENTS];
+  WeighedSegment segment[THINK_MAX_SEGMENTS];
   KeyBasis basis[THINK_MAX_SEGMENTS];
   uint32_t *folded;   // [unit][basis][step][lane][2]: queries as B fragments
   float *constant;    // [unit][basis][column]: where the sum of a logit begins
@@ -120,75 +123,102 @@ THINK_DEVICE int32_t kept_of(const int32_t *kept, int32_t channels, int64_t head
 
 THINK_DEVICE int32_t bytes_of(think_dtype dtype) { return dtype == THINK_F32 ? 4 : 2; }
 
-// The place of every unit on the line: one block, a stretch of units for each thread.
-THINK_DEVICE void write_plan(const Prepare &p, SharedCarver carver) {
-  const Geometry &g = p.geometry;
-  const Shared<int64_t> sums = carver.take<int64_t>(kPrepareThreads / 32);
-  const int32_t each = (g.units + kPrepareThreads - 1) / kPrepareThreads, first = thread_index() * each;
-  const int32_t end = first + each < g.units ? first + each : g.units;
+// The place of every unit on the line, a stretch of units for each of kThreads threads. segment(s): a WeighedSegment. tensor: of queries or outputs.
+// store(index, place), and that of the end as index g.units.
+template <int32_t kThreads, class Segment, class Store>
+THINK_DEVICE void place_units(const Geometry &g, const Batch &batch, const think_tensor &tensor, Shared<int64_t> sums, const Segment &segment,
+                              const Store &store) {
+  const int32_t each = (g.units + kThreads - 1) / kThreads, first = thread_index() * each, end = first + each < g.units ? first + each : g.units;
   const auto weight_of = [&](const Unit &unit) {
     int64_t weight = kUnitWeight;
+#pragma unroll 1
     for (int32_t s = 0; s < g.segments; ++s) {
-      const PrepareSegment &segment = p.segment[s];
-      const int64_t head_of_slot = int64_t{device::slot_of(segment.run.slot, unit.sequence)} * g.kv_heads + unit.head;
-      const int32_t of_tile = tile_weight(kept_of(segment.key_kept, g.key_channels, head_of_slot), segment.key_bits,
-                                          kept_of(segment.value_kept, g.value_channels, head_of_slot), segment.value_bits);
-      weight += int64_t{tiles_of(device::length_of(segment.run, unit.sequence, unit.head))} * of_tile;
+      const WeighedSegment one = segment(s);
+      const int64_t head_of_slot = int64_t{device::slot_of(one.run.slot, unit.sequence)} * g.kv_heads + unit.head;
+      const int32_t of_tile = tile_weight(kept_of(one.key_kept, g.key_channels, head_of_slot), one.key_bits,
+                                          kept_of(one.value_kept, g.value_channels, head_of_slot), one.value_bits);
+      weight += int64_t{tiles_of(device::length_of(one.run, unit.sequence, unit.head))} * of_tile;
     }
     return weight;
   };
   // body(index, weight). A sequence's units of one KV head weigh the same, which is looked up once.
   const auto for_each_unit = [&](const auto &body) {
     if (first >= end) return;
-    Unit unit = unit_at(g, p.batch, first);
+    Unit unit = unit_at(g, batch, first);
     int32_t queries = -1;
     int64_t weight = 0;
 #pragma unroll 1
     for (;;) {
       if (queries < 0) {
-        queries = static_cast<int32_t>(device::rows_of(p.query, p.batch, unit.sequence, g.most_queries).count);
+        queries = static_cast<int32_t>(device::rows_of(tensor, batch, unit.sequence, g.most_queries).count);
         weight = queries > 0 ? weight_of(unit) : 0;
       }
       body(unit.index, columns_of(g, unit, queries) > 0 ? weight : 0);
       if (unit.index + 1 == end) return;
-      const Unit next = next_unit(g, p.batch, unit);
+      const Unit next = next_unit(g, batch, unit);
       if (next.sequence != unit.sequence || next.head != unit.head) queries = -1;
       unit = next;
     }
   };
-  int64_t sum = 0;
-  for_each_unit([&](int32_t, int64_t weight) { sum += weight; });
-  // Sums of the warp up to each lane, then those of the warps in front.
-  int64_t before = sum;
+  // Twice: the sum of what is in front of a unit is known only when all are weighed.
+  int64_t before = 0;
+#pragma unroll 1
+  for (int32_t pass = 0; pass < 2; ++pass) {
+    int64_t sum = 0;
+    if (pass == 0 || each > 1) {
+      for_each_unit([&](int32_t index, int64_t weight) {
+        if (pass == 1) store(index, before + sum);
+        sum += weight;
+      });
+    } else if (first < end) {
+      store(first, before);
+    }
+    if (pass == 1) break;
+    // Sums of the warp up to each lane, then those of the warps in front.
+    before = sum;
 #pragma unroll
-  for (int32_t distance = 1; distance < 32; distance *= 2) {
-    const int64_t other = device::shuffle_wide(before, [&](uint32_t half) { return shuffle_up(half, distance); });
-    if (lane_index() >= distance) before += other;
+    for (int32_t distance = 1; distance < 32; distance *= 2) {
+      const int64_t other = device::shuffle_wide(before, [&](uint32_t half) { return shuffle_up(half, distance); });
+      if (lane_index() >= distance) before += other;
+    }
+    if (lane_index() == 31) store_shared(sums + warp_index(), before);
+    sync_block();
+    before -= sum;
+#pragma unroll 1
+    for (int32_t i = 0; i < warp_index(); ++i) before += load_shared(sums + i);
+    if (thread_index() == kThreads - 1) store(g.units, before + sum);
   }
-  if (lane_index() == 31) store_shared(sums + warp_index(), before);
-  sync_block();
-  before -= sum;
-  for (int32_t i = 0; i < warp_index(); ++i) before += load_shared(sums + i);
-  if (each == 1) {
-    if (first < end) store_global(p.start + first, before);
-    before += sum;
-  } else {
-    for_each_unit([&](int32_t index, int64_t weight) {
-      store_global(p.start + index, before);
-      before += weight;
-    });
-  }
-  if (thread_index() == kPrepareThreads - 1) store_global(p.start + g.units, before);
+}
+
+// One block: the plan, where the blocks of the decode kernel do not make it, and counters that are zero.
+THINK_DEVICE void write_plan(const Prepare &p, SharedCarver carver) {
+  const Geometry &g = p.geometry;
   for (int32_t i = thread_index(); i < p.counter_count; i += kPrepareThreads) store_global(p.counters + i, 0);
+  if (g.own_plan) return;
+  place_units<kPrepareThreads>(
+      g, p.batch, p.query, carver.take<int64_t>(kPrepareThreads / 32), [&](int32_t s) { return p.segment[s]; },
+      [&](int32_t index, int64_t place) { store_global(p.start + index, place); });
+}
+
+struct Folding {
+  Shared<Float4> queries;  // [channel in the order of the basis][column]
+  Shared<Float4> parts;    // sums of each thread
+  Shared<float> offsets;   // [channel], behind those that are kept
+};
+
+THINK_HOST_DEVICE Folding take_folding(SharedCarver &carver, int32_t key_channels) {
+  Folding folding;
+  folding.queries = carver.take<Float4>(static_cast<uint32_t>(steps_of(key_channels) * kStep * 2));
+  folding.parts = carver.take<Float4>(kPrepareThreads * 4);
+  folding.offsets = carver.take<float>(static_cast<uint32_t>(key_channels));
+  return folding;
 }
 
 inline uint32_t prepare_shared_bytes(int32_t key_channels) {
-  SharedCarver carver;
-  carver.take<int64_t>(kPrepareThreads / 32);
-  SharedCarver other;
-  other.take<Float4>(static_cast<uint32_t>(steps_of(key_channels) * kStep * 2));
-  other.take<Float4>(kPrepareThreads * 4);
-  return carver.bytes() > other.bytes() ? carver.bytes() : other.bytes();
+  SharedCarver plan, folding;
+  plan.take<int64_t>(kPrepareThreads / 32);
+  take_folding(folding, key_channels);
+  return plan.bytes() > folding.bytes() ? plan.bytes() : folding.bytes();
 }
 
 // f16 ends at 65504: beyond it a folded query would be infinite, and its product with a zero NaN. A NaN stays.
@@ -227,23 +257,41 @@ __global__ void __launch_bounds__(kPrepareThreads, kPrepareBlocks) attend_prepar
   const int32_t *index = basis.index ? basis.index + head_of_slot * channels : nullptr;
   const int64_t block = basis.index && kept < channels ? load_constant(basis.weight_offset + head_of_slot) : -1;
 
-  // Queries in the order of the basis, [channel][column].
+  // Pairs of channels; the threads of a pair share its rows of W. Rows are under way before the first is needed, and in front of all that is waited for.
+  const int32_t pairs = (steps > 0 ? steps : 1) * kStep / 2, shares = kPrepareThreads / pairs;
+  const int32_t share = thread_index() / pairs, own = thread_index() - share * pairs;
+  const int32_t dropped = block >= 0 && share < shares && own * 2 < width ? channels - kept : 0;  // rows of W that this thread has something of
+  const uint32_t *column_of_weight = dropped ? reinterpret_cast<const uint32_t *>(static_cast<const char *>(basis.weight) + block) + own : nullptr;
+  uint32_t w[kWeightRows];
+  const auto load_weights = [&](int32_t begin) {
+#pragma unroll
+    for (int32_t i = 0; i < kWeightRows; ++i) {
+      const int32_t row = begin + i * shares;
+      w[i] = row < dropped ? load_constant(column_of_weight + row * (width / 2)) : 0;
+    }
+  };
+  load_weights(share);
+
+  // Queries in the order of the basis, and the offsets of what is dropped.
   SharedCarver carver = shared_memory();
-  const Shared<Float4> queries = carver.take<Float4>(static_cast<uint32_t>(steps_of(channels) * kStep * 2));
-  const Shared<float> numbers = queries.as<float>();
+  const Folding folding = take_folding(carver, channels);
+  const Shared<float> numbers = folding.queries.as<float>();
   const int32_t wanted = block < 0 ? kept : channels;
   const int64_t query_row = p.query_slot ? load_constant(p.query_slot + unit.sequence) : rows.row;
   const auto gather = [&](auto type) {
     using Q = decltype(type);
     const Q *query = static_cast<const Q *>(p.query.data);
     int64_t place[kColumns];
+    int32_t token = unit.column_group * kColumns / g.group, head = unit.column_group * kColumns - token * g.group;
 #pragma unroll
     for (int32_t column = 0; column < kColumns; ++column) {
-      const int32_t c = unit.column_group * kColumns + (column < columns ? column : 0);
-      place[column] = query_row * p.query.stride[0] + (unit.head * g.group + c % g.group) * p.query.stride[1] + (rows.first + c / g.group) * p.query.stride[2];
+      place[column] = query_row * p.query.stride[0] + (unit.head * g.group + head) * p.query.stride[1] + (rows.first + token) * p.query.stride[2];
+      if (++head == g.group) head = 0, ++token;
     }
+#pragma unroll 1
     for (int32_t position = thread_index(); position < wanted; position += kPrepareThreads) {
       const int32_t channel = index ? load_constant(index + position) : position;
+      if (position >= kept) store_shared(folding.offsets + position, load_constant(basis.offset + head_of_slot * channels + position));
       Q q[kColumns] = {};  // all of them under way before the first is needed
 #pragma unroll
       for (int32_t column = 0; column < kColumns; ++column) {
@@ -252,8 +300,8 @@ __global__ void __launch_bounds__(kPrepareThreads, kPrepareBlocks) attend_prepar
       float x[kColumns];
 #pragma unroll
       for (int32_t column = 0; column < kColumns; ++column) x[column] = to_float(q[column]);
-      store_shared(queries + position * 2, Float4{x[0], x[1], x[2], x[3]});
-      store_shared(queries + position * 2 + 1, Float4{x[4], x[5], x[6], x[7]});
+      store_shared(folding.queries + position * 2, Float4{x[0], x[1], x[2], x[3]});
+      store_shared(folding.queries + position * 2 + 1, Float4{x[4], x[5], x[6], x[7]});
     }
   };
   if (p.query.dtype == THINK_F32) {
@@ -265,40 +313,29 @@ __global__ void __launch_bounds__(kPrepareThreads, kPrepareBlocks) attend_prepar
   }
   sync_block();
 
-  // Pairs of channels; the threads of a pair share its rows of W.
   const int64_t place = int64_t{unit.index} * g.bases + which;
-  const int32_t pairs = (steps > 0 ? steps : 1) * kStep / 2, shares = kPrepareThreads / pairs, share = thread_index() / pairs, own = thread_index() - share * pairs;
-  const Shared<Float4> parts = carver.take<Float4>(kPrepareThreads * 4);
   if (share < shares) {
     float sum[2][kColumns] = {};
 #pragma unroll
     for (int32_t x = 0; x < 2; ++x) {
       if (share == 0 && own * 2 + x < kept) {
-        const Float4 low = load_shared(queries + (own * 2 + x) * 2), high = load_shared(queries + (own * 2 + x) * 2 + 1);
+        const Float4 low = load_shared(folding.queries + (own * 2 + x) * 2), high = load_shared(folding.queries + (own * 2 + x) * 2 + 1);
         sum[x][0] = low.x, sum[x][1] = low.y, sum[x][2] = low.z, sum[x][3] = low.w;
         sum[x][4] = high.x, sum[x][5] = high.y, sum[x][6] = high.z, sum[x][7] = high.w;
       }
     }
-    if (block >= 0 && own * 2 < width) {
-      const uint32_t *column = reinterpret_cast<const uint32_t *>(static_cast<const char *>(basis.weight) + block) + own;
 #pragma unroll 1
-      for (int32_t begin = share; begin < channels - kept; begin += shares * kWeightRows) {
-        uint32_t w[kWeightRows] = {};  // all of them under way before the first is needed
+    for (int32_t begin = share; begin < dropped; begin += shares * kWeightRows) {
+      if (begin > share) load_weights(begin);
 #pragma unroll
-        for (int32_t i = 0; i < kWeightRows; ++i) {
-          const int32_t row = begin + i * shares;
-          if (row < channels - kept) w[i] = load_constant(column + row * (width / 2));
-        }
+      for (int32_t i = 0; i < kWeightRows; ++i) {
+        const int32_t row = begin + i * shares;
+        if (row < dropped) {
+          const Float2 two = unpack<F16>(w[i]);
+          const Float4 low = load_shared(folding.queries + (kept + row) * 2), high = load_shared(folding.queries + (kept + row) * 2 + 1);
+          const float q[kColumns] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
 #pragma unroll
-        for (int32_t i = 0; i < kWeightRows; ++i) {
-          const int32_t row = begin + i * shares;
-          if (row < channels - kept) {
-            const Float2 two = unpack<F16>(w[i]);
-            const Float4 low = load_shared(queries + (kept + row) * 2), high = load_shared(queries + (kept + row) * 2 + 1);
-            const float q[kColumns] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
-#pragma unroll
-            for (int32_t c = 0; c < kColumns; ++c) sum[0][c] = fmaf(two.x, q[c], sum[0][c]), sum[1][c] = fmaf(two.y, q[c], sum[1][c]);
-          }
+          for (int32_t c = 0; c < kColumns; ++c) sum[0][c] = fmaf(two.x, q[c], sum[0][c]), sum[1][c] = fmaf(two.y, q[c], sum[1][c]);
         }
       }
     }
@@ -306,18 +343,20 @@ __global__ void __launch_bounds__(kPrepareThreads, kPrepareBlocks) attend_prepar
     for (int32_t i = 0; i < 4; ++i) {
       const float(&four)[kColumns] = sum[i / 2];
       const int32_t c = i % 2 * 4;
-      store_shared(parts + i * kPrepareThreads + thread_index(), Float4{four[c], four[c + 1], four[c + 2], four[c + 3]});
+      store_shared(folding.parts + i * kPrepareThreads + thread_index(), Float4{four[c], four[c + 1], four[c + 2], four[c + 3]});
     }
   }
   sync_block();
   uint32_t *folded = p.folded + place * steps_of(channels) * 64;
+#pragma unroll 1
   for (int32_t i = thread_index(); i < steps * kStep / 2 * kColumns; i += kPrepareThreads) {
     const int32_t pair = i / kColumns, column = i % kColumns, from = g.residue ? column % (kColumns / 2) : column;
     float sum[2] = {};
+#pragma unroll 1
+    for (int32_t of = 0; of < shares; ++of) {
 #pragma unroll
-    for (int32_t x = 0; x < 2; ++x) {
-      for (int32_t of = 0; of < shares; ++of) {
-        sum[x] += load_shared((parts + (x * 2 + from / 4) * kPrepareThreads + of * pairs + pair).as<float>() + from % 4);
+      for (int32_t x = 0; x < 2; ++x) {
+        sum[x] += load_shared((folding.parts + (x * 2 + from / 4) * kPrepareThreads + of * pairs + pair).as<float>() + from % 4);
       }
     }
     // b[half] of lane 4 c + t: rows 2t, 2t + 1 (+ 8) of the step, column c.
@@ -326,16 +365,12 @@ __global__ void __launch_bounds__(kPrepareThreads, kPrepareBlocks) attend_prepar
     store_global(folded + pair / 8 * 64 + column * 8 + in_step % 4 * 2 + in_step / 4, two);
   }
 
-  for (int32_t column = warp_index(); column < kColumns; column += kPrepareThreads / 32) {
-    float sum = 0.0f;
-    if (block >= 0) {
-      for (int32_t i = kept + lane_index(); i < channels; i += 32) {
-        sum = fmaf(load_shared(numbers + i * kColumns + column), load_constant(basis.offset + head_of_slot * channels + i), sum);
-      }
-    }
-    sum = warp_sum(sum);
-    if (lane_index() == 0) store_global(p.constant + place * kColumns + column, sum);
-  }
+  const int32_t column = warp_index();  // one for each warp
+  float sum = 0.0f;
+#pragma unroll 1
+  for (int32_t i = kept + lane_index(); i < wanted; i += 32) sum = fmaf(load_shared(numbers + i * kColumns + column), load_shared(folding.offsets + i), sum);
+  sum = warp_sum(sum);
+  if (lane_index() == 0) store_global(p.constant + place * kColumns + column, sum);
 }
 
 }  // namespace think::attend::cuda

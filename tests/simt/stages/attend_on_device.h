@@ -192,7 +192,7 @@ simt::Counters moved_counters() {
 }
 
 // Of a warp and part: lengths, widths, slots, places.
-constexpr int64_t kLookups = 22;
+constexpr int64_t kLookups = 13;
 
 struct Model {
   double cache = 0, reads = 0, writes = 0;
@@ -239,7 +239,7 @@ Model model_of(const Problem &problem, const OnDevice &device) {
     model.writes += static_cast<double>(columns * (value * dtype_bytes(shape.output_dtype) + 4));
   }
   // The parts: what each block has of each unit, at most one part more than there are blocks and units.
-  const int64_t least = 8 * (steps(key) * weight_of(host.key_dtype) + steps(value) * weight_of(host.value_dtype));
+  const int64_t least = 4 * (steps(key) * weight_of(host.key_dtype) + steps(value) * weight_of(host.value_dtype));
   const int64_t blocks = std::max<int64_t>(1, std::min<int64_t>(device.arguments().shape.attend_blocks, line / least));
   int64_t start = 0;
   for (const Head &head : heads) {
@@ -251,8 +251,15 @@ Model model_of(const Problem &problem, const OnDevice &device) {
     model.writes += static_cast<double>(parts * partial);
     start += head.weight;
   }
-  model.reads += static_cast<double>(units * 64 + blocks * device.warps() * 32 * 8);  // the line: written by prepare, searched by each warp
-  model.writes += static_cast<double>(units * 8 + 3 * 4 * device.arguments().shape.attend_blocks);
+  // The line: of few units every block makes it from a length and two widths of each, twice where a thread has several; else prepare does, and each warp
+  // searches it.
+  const int64_t all_blocks = device.arguments().shape.attend_blocks, weighed = units * (4 + (host.key_basis ? 4 : 0) + (host.value_basis ? 4 : 0));
+  if (units <= 256) {
+    model.reads += static_cast<double>(all_blocks * weighed * (units > device.warps() * 32 ? 2 : 1));
+  } else {
+    model.reads += static_cast<double>(units * 64 + blocks * device.warps() * 32 * 8);
+  }
+  model.writes += static_cast<double>((units <= 256 ? 0 : units * 8) + 3 * 4 * all_blocks);
   return model;
 }
 
