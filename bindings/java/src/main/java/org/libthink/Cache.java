@@ -1,0 +1,155 @@
+package org.libthink;
+
+import java.io.IOException;
+import java.io.InputStream;
+import java.io.OutputStream;
+import java.util.List;
+import java.util.concurrent.locks.ReentrantLock;
+import java.util.function.Consumer;
+import java.util.stream.IntStream;
+
+/**
+ * A managed cache: all layers of many sequences in pages that the library allocates and counts. For every engine step step() once, then for every layer
+ * append() and attend(); after the prefill prune(); at the end drop(). Calls from several threads wait for each other. What it needs of its plan lives as long.
+ *
+ * <p>Where a launch may be given and is not, the cache uses a workspace of its own.
+ */
+public final class Cache implements AutoCloseable {
+  private final Handle handle;
+  private final Plan plan;
+  private final ReentrantLock oneAtATime = new ReentrantLock();
+  private Launch own;
+
+  /** With the defaults. */
+  public Cache(Plan plan) { this(plan, null); }
+
+  public Cache(Plan plan, CacheOptions options) {
+    long[] made = new long[1];
+    Native.think_cache_create(plan.handle, options, made);
+    handle = Handle.of(this, made[0], NativeJNI::think_cache_destroy, plan.handle);
+    this.plan = plan;
+  }
+
+  public boolean isClosed() { return handle.isClosed(); }
+
+  /** Gives it up when a call that uses it has returned; twice is allowed. */
+  @Override
+  public void close() { handle.run(); }
+
+  private void locked(Runnable call) {
+    oneAtATime.lock();
+    try {
+      call.run();
+    } finally {
+      oneAtATime.unlock();
+    }
+  }
+
+  private void run(Launch given, Consumer<Launch> call) {
+    locked(() -> {
+      if (given == null && own == null) {
+        Size size = workspaceSize();
+        own = new Launch().workspace(size.allocate()).workspaceBytes(size.bytes());
+      }
+      call.accept(given == null ? own : given);
+    });
+  }
+
+  /** What serves every call. */
+  public Size workspaceSize() { return Size.of((bytes, alignment) -> Native.think_cache_workspace_size(handle, bytes, alignment)); }
+
+  /** Begins an engine step: which sequences get how many new tokens. */
+  public void step(int[] sequences, int[] newTokens) { step(sequences, newTokens, null); }
+
+  public void step(int[] sequences, int[] newTokens, Launch launch) {
+    if (sequences.length != newTokens.length)
+      throw new IllegalArgumentException(sequences.length + " sequences, but " + newTokens.length + " numbers of new tokens");
+    run(launch, with -> Native.think_cache_step(handle, sequences, newTokens, sequences.length, with));
+  }
+
+  /** Stores the new keys and values of one layer; `query` may be null where no sequence keeps scores. */
+  public void append(int layer, Tensor query, Tensor key, Tensor value) { append(layer, query, key, value, null); }
+
+  public void append(int layer, Tensor query, Tensor key, Tensor value, Launch launch) {
+    run(launch, with -> Native.think_cache_append(handle, layer, query, key, value, with));
+  }
+
+  /** Attention of the step's new tokens over everything that their sequences hold. */
+  public void attend(int layer, Tensor query, Tensor output) { attend(layer, query, null, output, null, null); }
+
+  public void attend(int layer, Tensor query, Memory sinkLogit, Tensor output, Memory lse, Launch launch) {
+    Tensors.written(output);
+    run(launch, with -> Native.think_cache_attend(handle, layer, query, sinkLogit, output, lse, with));
+  }
+
+  public void prune(int... sequences) { prune(sequences, null); }
+
+  public void prune(int[] sequences, Launch launch) { run(launch, with -> Native.think_cache_prune(handle, sequences, sequences.length, with)); }
+
+  /** Every KV head keeps options.budget() of its dense rows, in all layers, as Plan.evict() would choose them. Comes before prune(). */
+  public void evict(int[] sequences, EvictOptions options, Tensor windowQuery, Memory score, Launch launch) {
+    run(launch, with -> Native.think_cache_evict(handle, sequences, sequences.length, options, windowQuery, score, with));
+  }
+
+  /** Evicts by lists of the caller's: int32 [layers][kv_heads][rows], dense rows in ascending order. */
+  public void keep(int sequence, Memory kept, int rows) { locked(() -> Native.think_cache_keep(handle, sequence, kept, rows)); }
+
+  /** What a sequence holds, or the whole cache (-1). */
+  public CacheInfo usage(int sequence) {
+    CacheInfo info = new CacheInfo();
+    locked(() -> Native.think_cache_usage(handle, sequence, info));
+    return info;
+  }
+
+  private interface Segments {
+    void borrow(Memory array, int capacity, int[] count);
+  }
+
+  private List<Segment> segments(Segments source) {
+    Memory array = Struct.packed(IntStream.range(0, Constants.MAX_SEGMENTS).mapToObj(any -> new Segment()).toArray(Segment[]::new));
+    int[] count = new int[1];
+    locked(() -> source.borrow(array, Constants.MAX_SEGMENTS, count));
+    Object[] kept = {array, this};
+    return IntStream.range(0, count[0]).mapToObj(i -> new Segment(Memory.at(array.address() + (long) i * Segment.SIZE, Segment.SIZE, kept))).toList();
+  }
+
+  /** The segments that attend() works on. They point into the cache, and are valid until the next call that changes it. */
+  public List<Segment> segments(int layer) { return segments((array, capacity, count) -> Native.think_cache_segments(handle, layer, array, capacity, count)); }
+
+  /** The same of one sequence, of a step or not: a batch of one, compact runs from the oldest on, then dense rows. */
+  public List<Segment> sequenceSegments(int sequence, int layer) {
+    return segments((array, capacity, count) -> Native.think_cache_sequence_segments(handle, sequence, layer, array, capacity, count));
+  }
+
+  /** Rows at full width: `key` and `value` receive [1][kv_heads][count][channels]; one of them may be null. */
+  public void exportDense(int sequence, int layer, long first, long count, Tensor key, Tensor value, Launch launch) {
+    Tensors.written(key);
+    Tensors.written(value);
+    run(launch, with -> Native.think_cache_export_dense(handle, sequence, layer, first, count, key, value, with));
+  }
+
+  /** Forgets all but the first tokens of a sequence. */
+  public void trim(int sequence, long tokens) { locked(() -> Native.think_cache_trim(handle, sequence, tokens)); }
+
+  public void fork(int source, int destination) { locked(() -> Native.think_cache_fork(handle, source, destination)); }
+
+  public void drop(int sequence) { locked(() -> Native.think_cache_drop(handle, sequence)); }
+
+  /** Drops all sequences. */
+  public void reset() { locked(() -> Native.think_cache_reset(handle)); }
+
+  public long saveSize(int sequence) {
+    long[] bytes = new long[1];
+    locked(() -> Native.think_cache_save_size(handle, sequence, bytes));
+    return bytes[0];
+  }
+
+  /** Writes a sequence, which a cache of the same kind can load. What the stream throws comes out. */
+  public void save(int sequence, OutputStream out) throws IOException { locked(() -> Native.think_cache_save(handle, sequence, new Stream(out))); }
+
+  /** Reads a sequence, from a stream that should be buffered. What the stream throws comes out. */
+  public void load(int sequence, InputStream in) throws IOException { locked(() -> Native.think_cache_load(handle, sequence, new Stream(in))); }
+
+  /** The plan it was made of. */
+  public Plan plan() { return plan; }
+}
