@@ -26,7 +26,8 @@ static int think_open(const char *path, char *text, size_t capacity) {
     return snprintf(text, capacity, "%s has ABI %d, this binding needs ABI %d", path, generation ? generation() : 0, THINK_ABI_MAJOR), -1;
   }
   if (table->struct_size < sizeof *table)
-    return snprintf(text, capacity, "%s is version %s, this binding needs %d.%d or newer", path, table->version_string(), THINK_VERSION_MAJOR, THINK_VERSION_MINOR), -1;
+    return snprintf(text, capacity, "%s is version %s, this binding needs %d.%d or newer", path, table->version_string(), THINK_VERSION_MAJOR,
+                    THINK_VERSION_MINOR), -1;
   think_table = table;
   return 0;
 }

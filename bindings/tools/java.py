@@ -105,10 +105,19 @@ def constants(about):
     return "\n".join(lines) + "\n}\n"
 
 
+def layout(about):
+    """Where C reads what the classes write, as assertions that the compiler checks."""
+    lines = [f"/* {MADE_BY} */", "#include <stddef.h>", '#include "think.h"', ""]
+    for struct in about["structs"]:
+        lines.append(f'_Static_assert(sizeof({struct["name"]}) == {struct["size"]}, "");')
+        lines += [f'_Static_assert(offsetof({struct["name"]}, {field["name"]}) == {field["offset"]}, "");' for field in struct["fields"]]
+    return "\n".join(lines) + "\n"
+
+
 def main():
     about = load()
     files = {f"{PACKAGE}{java_class(struct['name'])}.java": struct_class(about, struct) for struct in about["structs"]}
-    return write({**files, PACKAGE + "Constants.java": constants(about)}, "--check" in sys.argv[1:])
+    return write({**files, PACKAGE + "Constants.java": constants(about), "java/src/main/c/layout.h": layout(about)}, "--check" in sys.argv[1:])
 
 
 if __name__ == "__main__":

@@ -25,7 +25,8 @@ check=0
 swig -Wall -Werror -I../../include -java -package org.libthink -module Native -outdir "$work" -o "$work/native.c" think.i
 sed -i 's/[[:space:]]*$//' "$work"/*
 # A type that java.i does not know becomes a class of SWIG's own.
-(cd "$work" && [ "$(echo ./*)" = "./Native.java ./NativeJNI.java ./native.c" ]) || { echo "a type is missing in bindings/swig/java.i: $(ls "$work")" >&2; exit 1; }
+written=$(cd "$work" && echo *)
+[ "$written" = "Native.java NativeJNI.java native.c" ] || { echo "bindings/swig/java.i does not know a type: $written" >&2; exit 1; }
 place native.c java/src/main/c
 for file in Native.java NativeJNI.java; do place $file java/src/main/java/org/libthink; done
 exit "$stale"

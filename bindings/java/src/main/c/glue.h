@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "layout.h"
 #include "open.h"
 #include "think.h"
 #include "think/dlpack.h"

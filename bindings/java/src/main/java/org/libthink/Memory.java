@@ -50,7 +50,7 @@ public final class Memory {
     int size = buffer instanceof ByteBuffer ? 1 : buffer instanceof ShortBuffer ? 2 : buffer instanceof LongBuffer || buffer instanceof DoubleBuffer ? 8 : 4;
     ByteOrder order = buffer instanceof FloatBuffer floats ? floats.order() : buffer instanceof IntBuffer ints ? ints.order()
         : buffer instanceof ShortBuffer shorts ? shorts.order() : buffer instanceof LongBuffer longs ? longs.order() : ByteOrder.nativeOrder();
-    if (order != ByteOrder.nativeOrder()) throw new IllegalArgumentException("the buffer's byte order is not that of the machine: order(ByteOrder.nativeOrder())");
+    if (order != ByteOrder.nativeOrder()) throw new IllegalArgumentException("the buffer is not in the machine's byte order, ByteOrder.nativeOrder()");
     return new Memory(NativeJNI.address(buffer) + (long) buffer.position() * size, (long) buffer.remaining() * size, buffer.isReadOnly(), null, buffer);
   }
 

@@ -2,6 +2,7 @@ package org.libthink;
 
 import java.nio.ByteBuffer;
 import java.nio.charset.StandardCharsets;
+import java.util.Arrays;
 import java.util.List;
 import java.util.function.Function;
 
@@ -79,8 +80,8 @@ public abstract class Struct {
     StringBuilder text = new StringBuilder(name).append('(');
     for (int i = 0; i < fields.length; i += 2) {
       Object value = fields[i + 1];
-      String number = value instanceof int[] ints ? java.util.Arrays.toString(ints) : value instanceof long[] longs ? java.util.Arrays.toString(longs) : "" + value;
-      text.append(i == 0 ? "" : ", ").append(fields[i]).append('=').append(number);
+      if (value instanceof long[] numbers) value = Arrays.toString(numbers);
+      text.append(i == 0 ? "" : ", ").append(fields[i]).append('=').append(value);
     }
     return text.append(')').toString();
   }
