@@ -4,7 +4,7 @@ import java.io.IOException;
 import java.io.InputStream;
 import java.nio.file.Files;
 import java.nio.file.Path;
-import java.nio.file.StandardCopyOption;
+import java.util.Arrays;
 import java.util.Locale;
 
 /**
@@ -51,9 +51,22 @@ final class Library {
 
   private static UnsatisfiedLinkError failure(Path file, String reason, boolean named) {
     String advice = named ? " (-Dlibthink.path or THINK_LIBRARY names it)" : "";
-    if (reason.contains("failed to map segment") || reason.contains("Operation not permitted"))
+    if (isForeign(file)) // of such a file the system says that there is none
+      advice = ": it is a library for another kind of processor";
+    else if (reason.contains("failed to map segment") || reason.contains("Operation not permitted"))
       advice = ": the file system of " + file.getParent() + " allows no programs (noexec); name another folder with -Dlibthink.tmpdir=FOLDER";
     return new UnsatisfiedLinkError("libthink: " + reason + advice);
+  }
+
+  /** Is it an ELF file whose class or machine is not that of this process? */
+  private static boolean isForeign(Path file) {
+    try (InputStream in = Files.newInputStream(file); InputStream self = Files.newInputStream(Path.of("/proc/self/exe"))) {
+      byte[] found = in.readNBytes(20), expected = self.readNBytes(20);
+      return found.length == 20 && Arrays.equals(found, 0, 4, expected, 0, 4)
+          && (found[4] != expected[4] || found[18] != expected[18] || found[19] != expected[19]);
+    } catch (IOException problem) {
+      return false;
+    }
   }
 
   private static String platform() {
@@ -64,12 +77,12 @@ final class Library {
   /** Copies what the jars hold into a new folder. */
   private static Path extract(boolean coreIsNamed) {
     String from = "natives/" + platform() + "/";
-    String parent = System.getProperty("libthink.tmpdir", System.getProperty("java.io.tmpdir"));
+    Path parent = Path.of(System.getProperty("libthink.tmpdir", System.getProperty("java.io.tmpdir"))).toAbsolutePath();
     try {
       if (open(from + JNI) == null)
         throw new UnsatisfiedLinkError("libthink: there is no " + from + JNI + " on the class path or module path: this jar was made for another system;"
             + " build one (bindings/java/README.md), or name a folder that holds " + JNI + " and " + CORE + " with -Dlibthink.path=FOLDER");
-      Path folder = Files.createTempDirectory(Path.of(parent), "libthink");
+      Path folder = Files.createTempDirectory(parent, "libthink");
       folder.toFile().deleteOnExit();
       copy(from, JNI, folder);
       if (!coreIsNamed && !copy(from, CORE, folder))
@@ -86,7 +99,7 @@ final class Library {
     try (InputStream in = open(from + name)) {
       if (in == null) return false;
       Path to = folder.resolve(name);
-      Files.copy(in, to, StandardCopyOption.REPLACE_EXISTING);
+      Files.copy(in, to);
       to.toFile().deleteOnExit();
       return true;
     }
