@@ -7,7 +7,8 @@ here=$(cd "$(dirname "$0")" && pwd)
 "$here/natives.sh" "$1" "$2"
 version=$(sed -n 's/^project(think VERSION \([0-9.]*\).*/\1/p' "$here/../../CMakeLists.txt")
 bin=${JAVA_HOME:+$JAVA_HOME/bin/}
-"${bin}javac" -Xlint:all -Xpkginfo:always -Werror --release 17 -d "$2/classes" $(find "$here/src/main/java" -name '*.java')
+# shellcheck disable=SC2046,SC2086  # names and flags are words
+"${bin}javac" ${JAVACFLAGS:-} -Xpkginfo:always --release 17 -d "$2/classes" $(find "$here/src/main/java" -name '*.java')
 "${bin}jar" --create --file "$2/libthink-$version.jar" --module-version "$version" -C "$2/classes" . -C "$2/core" natives
 if [ -d "$2/cuda" ]; then
   printf 'Automatic-Module-Name: org.libthink.cuda\n' >"$2/manifest"

@@ -10,7 +10,8 @@ platform=linux-$(uname -m)
 core=$2/core/natives/$platform cuda=$2/cuda/natives/$platform
 mkdir -p "$core"
 # SWIG's code reads memory through pointers of several types.
-"${CC:-cc}" -std=c11 -O2 -Wall -Wextra -Werror -fPIC -fvisibility=hidden -fno-strict-aliasing -shared -Wl,-z,defs -Wl,--as-needed -s \
+# shellcheck disable=SC2086  # flags are words
+"${CC:-cc}" -std=c11 -O2 -Wall -Wextra ${CFLAGS:-} -fPIC -fvisibility=hidden -fno-strict-aliasing -shared -Wl,-z,defs -Wl,--as-needed -s \
   -I"$jdk/include" -I"$jdk/include/linux" -I"$here/../../include" -I"$here/../swig" "$here/src/main/c/native.c" -o "$core/libthink_jni.so" -ldl
 strip --strip-debug -o "$core/libthink.so.1" "$(realpath "$1/libthink.so.1")"
 if [ -e "$1/libthink_cuda.so.1" ]; then

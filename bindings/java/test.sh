@@ -39,18 +39,23 @@ fi
 mkdir "$work/libraries"
 cp "$(realpath "$build/libthink.so.1")" "$work/libraries/libthink.so.1"
 echo "int think_is_no_backend;" | "${CC:-cc}" -fPIC -shared -x c - -o "$work/libraries/libthink_cuda.so.1"
-"$here/build.sh" "$work/libraries" "$work/out"
+CFLAGS=-Werror JAVACFLAGS="-Xlint:all -Werror" "$here/build.sh" "$work/libraries" "$work/out"
 version=$(sed -n 's/^project(think VERSION \([0-9.]*\).*/\1/p' "$root/CMakeLists.txt")
 grep -q "<version>$version</version>" "$here/pom.xml" || fail "pom.xml has another version than CMakeLists.txt, $version"
 jar=$work/out/libthink-$version.jar
 cuda=$work/out/libthink-$version-linux-$(uname -m)-cuda.jar
 natives=$work/out/core/natives/linux-$(uname -m)
 [ "$(readelf -d "$natives/libthink_jni.so" | grep -c NEEDED)" -le 2 ] || fail "libthink_jni.so needs more than the C library"
+newest() { readelf -VW "$1" | grep -oE 'GLIBC_2\.[0-9]+' | sort -uV | tail -n 1; }
+printf '%s\n' "$(newest "$natives/libthink_jni.so")" "$(newest "$natives/libthink.so.1")" | sort -VC || fail "libthink_jni.so needs a newer C library than libthink.so.1"
 grep -qF "$root" "$natives/libthink_jni.so" && fail "libthink_jni.so names the source tree"
 junit=/usr/share/java/junit4.jar:/usr/share/java/hamcrest.jar:/usr/share/java/gson.jar
 mkdir "$work/tests" "$work/tmp" "$work/other"
 "$JAVA_HOME/bin/javac" -Xlint:all -Werror --release 17 -cp "$jar:$junit" -d "$work/tests" $(find "$here/src/test/java" -name '*.java')
 "${CC:-cc}" -D_GNU_SOURCE -O1 -Wall -Wextra -Werror -fPIC -shared -I"$JAVA_HOME/include" -I"$JAVA_HOME/include/linux" "$here/src/test/c/manners.c" -o "$work/manners.so" -lm
+
+"$JAVA_HOME/bin/javadoc" -quiet -Xdoclint:all,-missing -Werror --release 17 -d "$work/doc" $(find "$here/src/main/java" -name '*.java') >"$work/log" 2>&1 ||
+  { cat "$work/log" >&2; fail "javadoc"; }
 
 # the README's example, as printed
 awk '/^```java/ {on = 1; next} /^```/ {on = 0} on' "$here/README.md" >"$work/Example.java"

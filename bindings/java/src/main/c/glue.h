@@ -11,7 +11,7 @@
 #include "table.h"
 
 static JavaVM *vm;
-static jclass exception_class;
+static jweak exception_class; /* weak, as a class that is held holds its loader, and with it this library */
 static jmethodID exception_make, stream_class_write, stream_class_read, hooks_parallel_for, hooks_allocate, hooks_deallocate, hooks_log;
 
 JNIEXPORT jint JNICALL JNI_OnLoad(JavaVM *loading, void *reserved) {
@@ -20,7 +20,7 @@ JNIEXPORT jint JNICALL JNI_OnLoad(JavaVM *loading, void *reserved) {
   vm = loading;
   if ((*vm)->GetEnv(vm, (void **)&env, JNI_VERSION_10) != JNI_OK) return JNI_ERR;
   jclass found = (*env)->FindClass(env, "org/libthink/ThinkException");
-  if (!found || !(exception_class = (*env)->NewGlobalRef(env, found))) return JNI_ERR;
+  if (!found || !(exception_class = (*env)->NewWeakGlobalRef(env, found))) return JNI_ERR;
   if (!(exception_make = (*env)->GetMethodID(env, found, "<init>", "(Ljava/lang/String;III[B)V"))) return JNI_ERR;
   if (!(found = (*env)->FindClass(env, "org/libthink/Stream"))) return JNI_ERR;
   if (!(stream_class_write = (*env)->GetMethodID(env, found, "write", "(Ljava/nio/ByteBuffer;)V"))) return JNI_ERR;
@@ -36,7 +36,7 @@ JNIEXPORT jint JNICALL JNI_OnLoad(JavaVM *loading, void *reserved) {
 JNIEXPORT void JNICALL JNI_OnUnload(JavaVM *unloading, void *reserved) {
   JNIEnv *env;
   (void)reserved;
-  if ((*unloading)->GetEnv(unloading, (void **)&env, JNI_VERSION_10) == JNI_OK) (*env)->DeleteGlobalRef(env, exception_class);
+  if ((*unloading)->GetEnv(unloading, (void **)&env, JNI_VERSION_10) == JNI_OK) (*env)->DeleteWeakGlobalRef(env, exception_class);
 }
 
 JNIEXPORT void JNICALL Java_org_libthink_NativeJNI_open(JNIEnv *env, jclass self, jstring path) {
@@ -63,8 +63,9 @@ static void throw_error(JNIEnv *env, const char *function, think_status status, 
   if ((*env)->ExceptionCheck(env)) return; /* a stream's own: it is why the call failed */
   jbyteArray message = text_bytes(env, error->message);
   jstring name = message ? (*env)->NewStringUTF(env, function) : NULL;
-  if (!name) return;
-  jobject made = (*env)->NewObject(env, exception_class, exception_make, name, (jint)status, (jint)error->argument, (jint)error->native_code, message);
+  jclass class = name ? (jclass)(*env)->NewLocalRef(env, exception_class) : NULL;
+  if (!class) return;
+  jobject made = (*env)->NewObject(env, class, exception_make, name, (jint)status, (jint)error->argument, (jint)error->native_code, message);
   if (made) (*env)->Throw(env, (jthrowable)made);
 }
 
@@ -142,59 +143,40 @@ static int64_t stream_read(void *user, void *data, int64_t bytes) {
   return filled;
 }
 
-/* ---- hooks: `user` is a global reference to a Hooks, whose methods throw nothing. The library logs from threads of its own as well ---- */
+/* ---- hooks: `user` is a global reference to a Hooks, and the thread one of Java's, which called the library ---- */
 
-static JNIEnv *attach(int *attached) {
-  JNIEnv *env = environment();
-  *attached = !env && (*vm)->AttachCurrentThreadAsDaemon(vm, (void **)&env, NULL) == JNI_OK;
-  return env;
-}
-
-/* Whatever Java could not keep to itself (no stack, no memory) ends here: no exception may be pending when the library goes on. */
-static void done(JNIEnv *env, int attached) {
-  if ((*env)->ExceptionCheck(env)) (*env)->ExceptionDescribe(env), (*env)->ExceptionClear(env);
-  if (attached) (*vm)->DetachCurrentThread(vm);
+/* The methods throw nothing. Whatever Java could not keep to itself (no stack, no memory) ends here: none may be pending when the library goes on. */
+static int failed(JNIEnv *env) {
+  if (!(*env)->ExceptionCheck(env)) return 0;
+  (*env)->ExceptionDescribe(env);
+  (*env)->ExceptionClear(env);
+  return 1;
 }
 
 static void hook_parallel_for(void *user, int64_t count, think_task task, void *argument) {
-  int attached;
-  JNIEnv *env = attach(&attached);
-  if (!env) {
-    for (int64_t i = 0; i < count; ++i) task(argument, i);
-    return;
-  }
+  JNIEnv *env = environment();
   (*env)->CallVoidMethod(env, (jobject)user, hooks_parallel_for, (jlong)count, (jlong)(intptr_t)task, (jlong)(intptr_t)argument);
-  done(env, attached);
+  failed(env);
 }
 
 static void *hook_allocate(void *user, size_t bytes, size_t alignment) {
-  int attached;
-  JNIEnv *env = attach(&attached);
-  if (!env) return NULL;
+  JNIEnv *env = environment();
   jlong address = (*env)->CallLongMethod(env, (jobject)user, hooks_allocate, (jlong)bytes, (jlong)alignment);
-  if ((*env)->ExceptionCheck(env)) address = 0;
-  done(env, attached);
-  return (void *)(intptr_t)address;
+  return failed(env) ? NULL : (void *)(intptr_t)address;
 }
 
 static void hook_deallocate(void *user, void *memory, size_t bytes, size_t alignment) {
-  int attached;
-  JNIEnv *env = attach(&attached);
-  if (!env) return;
+  JNIEnv *env = environment();
   (*env)->CallVoidMethod(env, (jobject)user, hooks_deallocate, (jlong)(intptr_t)memory, (jlong)bytes, (jlong)alignment);
-  done(env, attached);
+  failed(env);
 }
 
 static void hook_log(void *user, int32_t level, const char *message) {
-  int attached;
-  JNIEnv *env = attach(&attached);
-  if (!env) return;
+  JNIEnv *env = environment();
   jbyteArray bytes = text_bytes(env, message);
-  if (bytes) {
-    (*env)->CallVoidMethod(env, (jobject)user, hooks_log, (jint)level, bytes);
-    (*env)->DeleteLocalRef(env, bytes);
-  }
-  done(env, attached);
+  if (bytes) (*env)->CallVoidMethod(env, (jobject)user, hooks_log, (jint)level, bytes);
+  (*env)->DeleteLocalRef(env, bytes);
+  failed(env);
 }
 
 /* Puts the hooks of `which` (Hooks.java) into think_context_options; returns the reference, for unhook(). */

@@ -106,11 +106,15 @@ public final class Cache implements AutoCloseable {
   }
 
   private List<Segment> segments(Segments source) {
-    Memory array = Struct.packed(IntStream.range(0, Constants.MAX_SEGMENTS).mapToObj(any -> new Segment()).toArray(Segment[]::new));
+    Memory array = Memory.allocate((long) Constants.MAX_SEGMENTS * Segment.SIZE, 8, this);
+    Native.think_segment_init(segment(array, 0), Segment.SIZE);
     int[] count = new int[1];
     locked(() -> source.borrow(array, Constants.MAX_SEGMENTS, count));
-    Object[] kept = {array, this};
-    return IntStream.range(0, count[0]).mapToObj(i -> new Segment(Memory.at(array.address() + (long) i * Segment.SIZE, Segment.SIZE, kept))).toList();
+    return IntStream.range(0, count[0]).mapToObj(i -> segment(array, i)).toList();
+  }
+
+  private static Segment segment(Memory array, int place) {
+    return new Segment(Memory.at(array.address() + (long) place * Segment.SIZE, Segment.SIZE, array));
   }
 
   /** The segments that attend() works on. They point into the cache, and are valid until the next call that changes it. */

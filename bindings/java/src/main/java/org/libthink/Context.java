@@ -53,7 +53,7 @@ public final class Context implements AutoCloseable {
   @Override
   public void close() { handle.run(); }
 
-  /** A line of text for the host's log; also from threads of the library's own. */
+  /** A line of text for the host's log, in the thread that called the library. */
   public interface Log {
     void log(int level, String message);
   }

@@ -7,11 +7,8 @@ import java.util.function.LongConsumer;
 
 /** A handle of the library. It goes when its owner is closed or unreachable, no call uses it any more, and what was made from it is gone. */
 final class Handle implements Runnable {
-  private static final Cleaner CLEANER = Cleaner.create(task -> {
-    Thread thread = new Thread(null, task, "libthink cleaner", 0, false);
-    thread.setDaemon(true);
-    return thread;
-  });
+  // Java's own kind of thread: one made here would hold the class loader for ever.
+  private static final Cleaner CLEANER = Cleaner.create();
 
   private final long address;
   private final LongConsumer destroy;

@@ -69,7 +69,7 @@ final class Guest {
       expect(manners, manners());
       Set<String> more = threads();
       more.removeAll(before);
-      expect(List.of("libthink cleane"), more.stream().map(thread -> thread.split(" ", 2)[1]).toList()); // Java's own, one for all
+      expect(List.of("Cleaner-0"), more.stream().map(thread -> thread.split(" ", 2)[1]).toList()); // Java's own, one for all
     }
     Set<String> usual = threads();
     try (Context context = Context.builder().threads(3).build(); Plan plan = new Plan(context, problem())) {

@@ -4,6 +4,9 @@ import static org.junit.Assert.*;
 import static org.libthink.Constants.*;
 import static org.libthink.tests.Data.*;
 
+import java.lang.ref.WeakReference;
+import java.net.URL;
+import java.net.URLClassLoader;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
@@ -177,6 +180,31 @@ public class HostTest {
       public void deallocate(long address, long bytes, long alignment) {}
     }).build());
     assertEquals(E_MEMORY, error.code());
+  }
+
+  /** A loader of its own has used the library, and is let go. */
+  private static WeakReference<ClassLoader> used() throws Exception {
+    URL classes = Think.class.getProtectionDomain().getCodeSource().getLocation();
+    try (URLClassLoader loader = new URLClassLoader(new URL[] {classes}, ClassLoader.getPlatformClassLoader())) {
+      Class<?> think = loader.loadClass("org.libthink.Think");
+      assertNotSame(Think.class, think);
+      assertNotEquals(Think.libraryPath(), think.getMethod("libraryPath").invoke(null));
+      ((AutoCloseable) loader.loadClass("org.libthink.Context").getConstructor().newInstance()).close();
+      return new WeakReference<>(loader);
+    }
+  }
+
+  @Test
+  public void classLoadersComeAndGo() throws Exception {
+    for (int turn = 0; turn < 3; ++turn) {
+      WeakReference<ClassLoader> loader = used();
+      for (int i = 0; i < 200 && loader.get() != null; ++i) {
+        System.gc();
+        Thread.sleep(10);
+      }
+      assertNull("the classes stay", loader.get());
+    }
+    assertEquals(ABI_MAJOR, Think.abiVersion());
   }
 
   private static Rows attended(Context context) {
