@@ -21,6 +21,8 @@ cache=${XDG_CACHE_HOME:-$HOME/.cache}/libthink
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 fail() { echo "FAIL: $1" >&2; exit 1; }
+# the same, behind what was printed
+failed() { cat "$work/log" >&2; fail "$1"; }
 
 # a Java with virtual threads beside the one that compiles
 newer=
@@ -47,15 +49,17 @@ cuda=$work/out/libthink-$version-linux-$(uname -m)-cuda.jar
 natives=$work/out/core/natives/linux-$(uname -m)
 [ "$(readelf -d "$natives/libthink_jni.so" | grep -c NEEDED)" -le 2 ] || fail "libthink_jni.so needs more than the C library"
 newest() { readelf -VW "$1" | grep -oE 'GLIBC_2\.[0-9]+' | sort -uV | tail -n 1; }
-printf '%s\n' "$(newest "$natives/libthink_jni.so")" "$(newest "$natives/libthink.so.1")" | sort -VC || fail "libthink_jni.so needs a newer C library than libthink.so.1"
+printf '%s\n' "$(newest "$natives/libthink_jni.so")" "$(newest "$natives/libthink.so.1")" | sort -VC ||
+  fail "libthink_jni.so needs a newer C library than libthink.so.1"
 grep -qF "$root" "$natives/libthink_jni.so" && fail "libthink_jni.so names the source tree"
 junit=/usr/share/java/junit4.jar:/usr/share/java/hamcrest.jar:/usr/share/java/gson.jar
 mkdir "$work/tests" "$work/tmp" "$work/other"
 "$JAVA_HOME/bin/javac" -Xlint:all -Werror --release 17 -cp "$jar:$junit" -d "$work/tests" $(find "$here/src/test/java" -name '*.java')
-"${CC:-cc}" -D_GNU_SOURCE -O1 -Wall -Wextra -Werror -fPIC -shared -I"$JAVA_HOME/include" -I"$JAVA_HOME/include/linux" "$here/src/test/c/manners.c" -o "$work/manners.so" -lm
+"${CC:-cc}" -D_GNU_SOURCE -O1 -Wall -Wextra -Werror -fPIC -shared -I"$JAVA_HOME/include" -I"$JAVA_HOME/include/linux" "$here/src/test/c/manners.c" \
+  -o "$work/manners.so" -lm
 
 "$JAVA_HOME/bin/javadoc" -quiet -Xdoclint:all,-missing -Werror --release 17 -d "$work/doc" $(find "$here/src/main/java" -name '*.java') >"$work/log" 2>&1 ||
-  { cat "$work/log" >&2; fail "javadoc"; }
+  failed "javadoc"
 
 # the README's example, as printed
 awk '/^```java/ {on = 1; next} /^```/ {on = 0} on' "$here/README.md" >"$work/Example.java"
@@ -76,26 +80,26 @@ suite() {
   "$java" -version 2>&1 | head -n 1
   # Every function is linked when it is called first, and the virtual machine says so: none may be missing.
   THINK_ROOT=$root run "$java" -Xcheck:jni -XX:+UseSerialGC -Xmx256m -Xlog:jni+resolve=debug:file="$work/linked" -cp "$jar:$work/tests:$junit" \
-    org.junit.runner.JUnitCore org.libthink.tests.{Vectors,Plan,Cache,Structs,Host}Test >"$work/log" 2>&1 || { cat "$work/log" >&2; fail "tests"; }
+    org.junit.runner.JUnitCore org.libthink.tests.{Vectors,Plan,Cache,Structs,Host}Test >"$work/log" 2>&1 || failed "tests"
   grep -nE '^(WARNING|FATAL|Warning)' "$work/log" && fail "the virtual machine warns"
   tail -n 2 "$work/log"
   sed -n 's/.*NativeJNI\.\(think_[a-z0-9_]*\).*/\1/p' "$work/linked" | sort -u >"$work/called"
-  python3 -c "import json, sys; print('\n'.join(sorted(each['name'] for each in json.load(open(sys.argv[1]))['functions'])))" "$root/bindings/think.json" >"$work/all"
+  python3 -c "import json, sys; [print(each['name']) for each in json.load(open(sys.argv[1]))['functions']]" "$root/bindings/think.json" | sort >"$work/all"
   diff "$work/all" "$work/called" || fail "functions that no test calls through the classes"
 
-  run "$java" -Xcheck:jni -XX:+UseSerialGC -XX:-UseDynamicNumberOfCompilerThreads -cp "$jar:$work/tests" org.libthink.tests.Guest "$work/manners.so" >"$work/log" 2>&1 ||
-    { cat "$work/log" >&2; fail "guest certificate"; }
-  [ "$(cat "$work/log")" = unchanged ] || { cat "$work/log" >&2; fail "guest certificate"; }
+  run "$java" -Xcheck:jni -XX:+UseSerialGC -XX:-UseDynamicNumberOfCompilerThreads -cp "$jar:$work/tests" org.libthink.tests.Guest \
+    "$work/manners.so" >"$work/log" 2>&1 || failed "guest certificate"
+  [ "$(cat "$work/log")" = unchanged ] || failed "guest certificate"
   run "$java" -cp "$jar:$work/tests" org.libthink.tests.Cost
 
   # on the class path and on the module path, and no warning with the flag
-  run "$java" -cp "$jar:$work/tests" Example >"$work/log" 2>&1 || { cat "$work/log" >&2; fail "the README's example"; }
-  grep -qE '^[0-9.]+ MB of dense keys and values take [0-9.]+$' "$work/log" && [ "$(wc -l <"$work/log")" = 1 ] || { cat "$work/log" >&2; fail "the README's example"; }
+  run "$java" -cp "$jar:$work/tests" Example >"$work/log" 2>&1 || failed "the README's example"
+  [ "$(wc -l <"$work/log")" = 1 ] && grep -qE '^[0-9.]+ MB of dense keys and values take [0-9.]+$' "$work/log" || failed "what the README's example prints"
   cat "$work/log"
   local flags=()
   [ "$java" != "$newer" ] || flags=(--enable-native-access=org.libthink)
   "$java" "${flags[@]}" -Djava.io.tmpdir="$work/tmp" -p "$jar" --add-modules org.libthink -cp "$work/tests" Example >"$work/log" 2>&1 || fail "the module path"
-  [ "$(wc -l <"$work/log")" = 1 ] || { cat "$work/log" >&2; fail "the module path: warnings"; }
+  [ "$(wc -l <"$work/log")" = 1 ] || failed "the module path: warnings"
   # the CUDA backend, found or not, next to the library
   run "$java" -cp "$jar:$work/tests" org.libthink.tests.Reason >"$work/log" && grep -q '/libthink_cuda.so.1 does not exist' "$work/log" || fail "no CUDA jar"
   run "$java" -cp "$jar:$cuda:$work/tests" org.libthink.tests.Reason >"$work/log" && ! grep -q 'does not exist' "$work/log" || fail "the CUDA jar"
@@ -109,7 +113,7 @@ suite() {
 says() {
   local text=$1; shift
   run "$@" -cp "$jar:$work/tests" Example >"$work/log" 2>&1 && fail "it works, but '$text' was expected"
-  grep -qF "UnsatisfiedLinkError: libthink: " "$work/log" && grep -qF -- "$text" "$work/log" || { cat "$work/log" >&2; fail "'$text' is not said"; }
+  grep -qF "UnsatisfiedLinkError: libthink: " "$work/log" && grep -qF -- "$text" "$work/log" || failed "'$text' is not said"
 }
 
 # how the library is found, and what is said when it is not
@@ -129,11 +133,11 @@ loading() {
   for file in libthink.so.1 libthink_jni.so; do # the number of a processor that this is not
     printf '\x08' | dd of="$work/other/$file" bs=1 seek=18 conv=notrunc status=none
     says "$file: cannot open shared object file" "$java" -Dlibthink.path="$work/other"
-    grep -qF ": it is a library for another kind of processor" "$work/log" || { cat "$work/log" >&2; fail "another processor is not named"; }
+    grep -qF ": it is a library for another kind of processor" "$work/log" || failed "another processor is not named"
   done
   if [ "$java" = "$newer" ]; then
     "$java" --illegal-native-access=deny -cp "$jar:$work/tests" Example >"$work/log" 2>&1 && fail "native access was denied"
-    grep -qF 'libthink: native access is denied; run java with --enable-native-access=ALL-UNNAMED' "$work/log" || { cat "$work/log" >&2; fail "the flag is not named"; }
+    grep -qF 'libthink: native access is denied; run java with --enable-native-access=ALL-UNNAMED' "$work/log" || failed "the flag is not named"
   fi
   if unshare -m true 2>/dev/null; then
     mkdir -p "$work/noexec"
@@ -211,10 +215,10 @@ cp "$work/Example.java" "$work/project/src/main/java"
 packaged=
 for offline in -o ""; do
   # shellcheck disable=SC2086  # none or one word
-  maven $offline -f "$work/maven/pom.xml" install >"$work/log" 2>&1 && maven $offline -f "$work/project/pom.xml" compile >"$work/log" 2>&1 && packaged=1 && break
+  { maven $offline -f "$work/maven/pom.xml" install && maven $offline -f "$work/project/pom.xml" compile; } >"$work/log" 2>&1 && packaged=1 && break
 done
 if [ -z "$packaged" ]; then
-  grep -qE 'could not be resolved|Could not transfer|Unknown host|offline mode' "$work/log" || { cat "$work/log" >&2; fail "Maven"; }
+  grep -qE 'could not be resolved|Could not transfer|Unknown host|offline mode' "$work/log" || failed "Maven"
   echo "left out: Maven could not download its plugins"
   exit 0
 fi

@@ -19,7 +19,7 @@ JNIEXPORT jstring JNICALL Java_org_libthink_tests_Guest_manners(JNIEnv *env, jcl
     for (const char *letter = *variable; *letter; ++letter) hash = (hash ^ (unsigned char)*letter) * 16777619u;
   mode_t mask = umask(0);
   umask(mask);
-  snprintf(text, sizeof text, "rounding %d, subnormals %d %d, exceptions trapped %d, locale %s, folder %s, umask %o, environment %u", fegetround(), tiny / 2 > 0,
-           small / 2 > 0, fegetexcept(), setlocale(LC_ALL, NULL), getcwd(folder, sizeof folder) ? folder : "", (unsigned)mask, hash);
+  snprintf(text, sizeof text, "rounding %d, subnormals %d %d, exceptions trapped %d, locale %s, folder %s, umask %o, environment %u", fegetround(),
+           tiny / 2 > 0, small / 2 > 0, fegetexcept(), setlocale(LC_ALL, NULL), getcwd(folder, sizeof folder) ? folder : "", (unsigned)mask, hash);
   return (*env)->NewStringUTF(env, text);
 }

@@ -24,9 +24,7 @@ public final class Cache implements AutoCloseable {
   public Cache(Plan plan) { this(plan, null); }
 
   public Cache(Plan plan, CacheOptions options) {
-    long[] made = new long[1];
-    Native.think_cache_create(plan.handle, options, made);
-    handle = Handle.of(this, made[0], NativeJNI::think_cache_destroy, plan.handle);
+    handle = Handle.of(this, plan.handle, made -> Native.think_cache_create(plan.handle, options, made), NativeJNI::think_cache_destroy);
     this.plan = plan;
   }
 

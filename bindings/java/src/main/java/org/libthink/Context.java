@@ -17,18 +17,16 @@ public final class Context implements AutoCloseable {
   private Context(Builder from) {
     Hooks hooks = from.hooks;
     long reference = hooks.which() == 0 ? 0 : NativeJNI.hook(Struct.addressOf(from.options), hooks, hooks.which());
-    long[] made = new long[1];
+    device = from.options.deviceType();
     try {
-      Native.think_context_create(from.options, made);
+      handle = Handle.of(this, null, made -> Native.think_context_create(from.options, made), address -> {
+        NativeJNI.think_context_destroy(address);
+        if (reference != 0) NativeJNI.unhook(reference);
+      });
     } catch (Throwable problem) {
       if (reference != 0) NativeJNI.unhook(reference);
       throw problem;
     }
-    device = from.options.deviceType();
-    handle = Handle.of(this, made[0], address -> {
-      NativeJNI.think_context_destroy(address);
-      if (reference != 0) NativeJNI.unhook(reference);
-    }, null);
   }
 
   public static Builder builder() { return new Builder(); }

@@ -3,6 +3,7 @@ package org.libthink;
 import java.lang.ref.Cleaner;
 import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.concurrent.atomic.AtomicInteger;
+import java.util.function.Consumer;
 import java.util.function.LongConsumer;
 
 /** A handle of the library. It goes when its owner is closed or unreachable, no call uses it any more, and what was made from it is gone. */
@@ -25,11 +26,18 @@ final class Handle implements Runnable {
     if (parent != null) parent.uses.incrementAndGet();
   }
 
-  /** The parent is in use by the caller, or is kept by what the caller holds. */
-  static Handle of(Object owner, long address, LongConsumer destroy, Handle parent) {
-    Handle made = new Handle(owner.getClass().getSimpleName(), address, destroy, parent);
-    CLEANER.register(owner, made);
-    return made;
+  /** A handle that `create` puts into its array. The parent, which may be null, is held meanwhile: another thread may close it. */
+  static Handle of(Object owner, Handle parent, Consumer<long[]> create, LongConsumer destroy) {
+    enter(parent);
+    try {
+      long[] address = new long[1];
+      create.accept(address);
+      Handle made = new Handle(owner.getClass().getSimpleName(), address[0], destroy, parent);
+      CLEANER.register(owner, made);
+      return made;
+    } finally {
+      leave(parent);
+    }
   }
 
   static long enter(Handle handle) {

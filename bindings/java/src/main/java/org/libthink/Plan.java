@@ -1,7 +1,6 @@
 package org.libthink;
 
 import java.util.List;
-import java.util.Objects;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.ConcurrentLinkedQueue;
 import java.util.function.Consumer;
@@ -23,10 +22,8 @@ public final class Plan implements AutoCloseable {
   private final ConcurrentHashMap<Integer, ConcurrentLinkedQueue<Launch>> idle = new ConcurrentHashMap<>();
 
   public Plan(Context context, Problem problem) {
-    Objects.requireNonNull(context);
-    long[] made = new long[1];
-    Native.think_plan_create(context.handle, problem, made);
-    handle = Handle.of(this, made[0], NativeJNI::think_plan_destroy, context.handle);
+    Handle parent = context.handle;
+    handle = Handle.of(this, parent, made -> Native.think_plan_create(parent, problem, made), NativeJNI::think_plan_destroy);
     onCpu = context.device == 0 || context.device == Constants.DEVICE_CPU;
     queryHeads = problem.queryHeads();
     kvHeads = problem.kvHeads();

@@ -25,8 +25,8 @@ final class Cost {
     Plan plan = new Plan(new Context(), new Problem().queryHeads(8).kvHeads(2).keyChannels(128).maxTokens(1024));
     Rows query = Rows.of(1, 8, 1, 128, 1);
     Memory rows = Memory.allocate(2L * 2 * 1024 * 128);
-    Segment segment = new Segment().keyLayout(Constants.ROWS).valueLayout(Constants.ROWS).keyDtype(Constants.F16).valueDtype(Constants.F16).key(rows).value(rows)
-        .keyStride(0, 2L * 1024 * 128, 2L * 128).valueStride(0, 2L * 1024 * 128, 2L * 128).lengths(1024);
+    Segment segment = new Segment().keyLayout(Constants.ROWS).valueLayout(Constants.ROWS).keyDtype(Constants.F16).valueDtype(Constants.F16).key(rows)
+        .value(rows).keyStride(0, 2L * 1024 * 128, 2L * 128).valueStride(0, 2L * 1024 * 128, 2L * 128).lengths(1024);
     Tensor in = query.tensor(), out = Rows.zeros(8, 1, 128).tensor();
     List<Segment> segments = List.of(segment);
     double trivial = measure(2_000_000, Think::version), fallible = measure(500_000, () -> plan.scoreStateSize(1));

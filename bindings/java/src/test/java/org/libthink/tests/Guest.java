@@ -13,7 +13,7 @@ import java.util.stream.Stream;
 import org.libthink.*;
 import org.libthink.tests.Data.*;
 
-/** A program of its own, in a virtual machine that starts no threads by itself: what the library leaves alone in it. The argument is the path of manners.c, compiled. */
+/** A program for a virtual machine that starts no threads by itself: what the library leaves alone in it. The argument is manners.c, compiled. */
 final class Guest {
   private Guest() {}
 

@@ -99,6 +99,7 @@ public class HostTest {
         while (!closed.get()) {
           try {
             plan.scoreStateSize(1);
+            new Cache(plan).step(new int[] {0}, new int[] {1}); // which keeps the plan that another thread closes
           } catch (IllegalStateException is) {
             closed.set(is.getMessage().equals("this Plan is closed"));
           }
