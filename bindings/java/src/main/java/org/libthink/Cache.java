@@ -19,6 +19,7 @@ public final class Cache implements AutoCloseable {
   private final Plan plan;
   private final ReentrantLock oneAtATime = new ReentrantLock();
   private Launch own;
+  private volatile long changes;
 
   /** With the defaults. */
   public Cache(Plan plan) { this(plan, null); }
@@ -43,6 +44,16 @@ public final class Cache implements AutoCloseable {
     }
   }
 
+  /** A call after which segments that were lent are no more. */
+  private void change(Runnable call) {
+    locked(() -> {
+      ++changes;
+      call.run();
+    });
+  }
+
+  private void change(Launch given, Consumer<Launch> call) { change(() -> run(given, call)); }
+
   private void run(Launch given, Consumer<Launch> call) {
     locked(() -> {
       if (given == null && own == null) {
@@ -62,14 +73,14 @@ public final class Cache implements AutoCloseable {
   public void step(int[] sequences, int[] newTokens, Launch launch) {
     if (sequences.length != newTokens.length)
       throw new IllegalArgumentException(sequences.length + " sequences, but " + newTokens.length + " numbers of new tokens");
-    run(launch, with -> Native.think_cache_step(handle, sequences, newTokens, sequences.length, with));
+    change(launch, with -> Native.think_cache_step(handle, sequences, newTokens, sequences.length, with));
   }
 
   /** Stores the new keys and values of one layer; `query` may be null where no sequence keeps scores. */
   public void append(int layer, Tensor query, Tensor key, Tensor value) { append(layer, query, key, value, null); }
 
   public void append(int layer, Tensor query, Tensor key, Tensor value, Launch launch) {
-    run(launch, with -> Native.think_cache_append(handle, layer, query, key, value, with));
+    change(launch, with -> Native.think_cache_append(handle, layer, query, key, value, with));
   }
 
   /** Attention of the step's new tokens over everything that their sequences hold. */
@@ -82,15 +93,15 @@ public final class Cache implements AutoCloseable {
 
   public void prune(int... sequences) { prune(sequences, null); }
 
-  public void prune(int[] sequences, Launch launch) { run(launch, with -> Native.think_cache_prune(handle, sequences, sequences.length, with)); }
+  public void prune(int[] sequences, Launch launch) { change(launch, with -> Native.think_cache_prune(handle, sequences, sequences.length, with)); }
 
   /** Every KV head keeps options.budget() of its dense rows, in all layers, as Plan.evict() would choose them. Comes before prune(). */
   public void evict(int[] sequences, EvictOptions options, Tensor windowQuery, Memory score, Launch launch) {
-    run(launch, with -> Native.think_cache_evict(handle, sequences, sequences.length, options, windowQuery, score, with));
+    change(launch, with -> Native.think_cache_evict(handle, sequences, sequences.length, options, windowQuery, score, with));
   }
 
   /** Evicts by lists of the caller's: int32 [layers][kv_heads][rows], dense rows in ascending order. */
-  public void keep(int sequence, Memory kept, int rows) { locked(() -> Native.think_cache_keep(handle, sequence, kept, rows)); }
+  public void keep(int sequence, Memory kept, int rows) { change(() -> Native.think_cache_keep(handle, sequence, kept, rows)); }
 
   /** What a sequence holds, or the whole cache (-1). */
   public CacheInfo usage(int sequence) {
@@ -107,15 +118,21 @@ public final class Cache implements AutoCloseable {
     Memory array = Memory.allocate((long) Constants.MAX_SEGMENTS * Segment.SIZE, 8, this);
     Native.think_segment_init(segment(array, 0), Segment.SIZE);
     int[] count = new int[1];
-    locked(() -> source.borrow(array, Constants.MAX_SEGMENTS, count));
-    return IntStream.range(0, count[0]).mapToObj(i -> segment(array, i)).toList();
+    long[] now = new long[1];
+    locked(() -> {
+      source.borrow(array, Constants.MAX_SEGMENTS, count);
+      now[0] = changes;
+    });
+    List<Segment> lent = IntStream.range(0, count[0]).mapToObj(i -> segment(array, i)).toList();
+    for (Segment segment : lent) segment.lentWhile(() -> changes == now[0] && !isClosed());
+    return lent;
   }
 
   private static Segment segment(Memory array, int place) {
     return new Segment(Memory.at(array.address() + (long) place * Segment.SIZE, Segment.SIZE, array));
   }
 
-  /** The segments that attend() works on. They point into the cache, and are valid until the next call that changes it. */
+  /** The segments that attend() works on. They point into the cache; after the next call that changes it they are refused. */
   public List<Segment> segments(int layer) { return segments((array, capacity, count) -> Native.think_cache_segments(handle, layer, array, capacity, count)); }
 
   /** The same of one sequence, of a step or not: a batch of one, compact runs from the oldest on, then dense rows. */
@@ -131,14 +148,14 @@ public final class Cache implements AutoCloseable {
   }
 
   /** Forgets all but the first tokens of a sequence. */
-  public void trim(int sequence, long tokens) { locked(() -> Native.think_cache_trim(handle, sequence, tokens)); }
+  public void trim(int sequence, long tokens) { change(() -> Native.think_cache_trim(handle, sequence, tokens)); }
 
-  public void fork(int source, int destination) { locked(() -> Native.think_cache_fork(handle, source, destination)); }
+  public void fork(int source, int destination) { change(() -> Native.think_cache_fork(handle, source, destination)); }
 
-  public void drop(int sequence) { locked(() -> Native.think_cache_drop(handle, sequence)); }
+  public void drop(int sequence) { change(() -> Native.think_cache_drop(handle, sequence)); }
 
   /** Drops all sequences. */
-  public void reset() { locked(() -> Native.think_cache_reset(handle)); }
+  public void reset() { change(() -> Native.think_cache_reset(handle)); }
 
   public long saveSize(int sequence) {
     long[] bytes = new long[1];
@@ -150,7 +167,7 @@ public final class Cache implements AutoCloseable {
   public void save(int sequence, OutputStream out) throws IOException { locked(() -> Native.think_cache_save(handle, sequence, new Stream(out))); }
 
   /** Reads a sequence, from a stream that should be buffered. What the stream throws comes out. */
-  public void load(int sequence, InputStream in) throws IOException { locked(() -> Native.think_cache_load(handle, sequence, new Stream(in))); }
+  public void load(int sequence, InputStream in) throws IOException { change(() -> Native.think_cache_load(handle, sequence, new Stream(in))); }
 
   /** The plan it was made of. */
   public Plan plan() { return plan; }

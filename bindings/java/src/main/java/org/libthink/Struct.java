@@ -4,6 +4,7 @@ import java.nio.ByteBuffer;
 import java.nio.charset.StandardCharsets;
 import java.util.Arrays;
 import java.util.List;
+import java.util.function.BooleanSupplier;
 import java.util.function.Function;
 
 /**
@@ -14,6 +15,7 @@ public abstract class Struct {
   final ByteBuffer bytes;
   final Memory memory;
   private final Object[] kept;
+  private BooleanSupplier valid;
 
   Struct(int size, int references) { this(Memory.allocate(size, 8), references); }
 
@@ -23,7 +25,14 @@ public abstract class Struct {
     kept = new Object[references];
   }
 
-  static long addressOf(Struct struct) { return struct == null ? 0 : struct.memory.address(); }
+  static long addressOf(Struct struct) {
+    if (struct == null) return 0;
+    if (struct.valid != null && !struct.valid.getAsBoolean()) throw new IllegalStateException("the cache has changed since it lent this");
+    return struct.memory.address();
+  }
+
+  /** This points into what may change: every use asks first. */
+  final void lentWhile(BooleanSupplier valid) { this.valid = valid; }
 
   static long[] addressesOf(List<? extends Struct> structs) {
     return structs == null ? null : structs.stream().mapToLong(Struct::addressOf).toArray();
@@ -43,7 +52,11 @@ public abstract class Struct {
   final Struct struct(int offset, int place, int size, Function<Memory, Struct> view) {
     long address = bytes.getLong(offset);
     if (address == 0) return null;
-    if (kept[place] == null || addressOf((Struct) kept[place]) != address) kept[place] = view.apply(Memory.at(address, size, this));
+    if (!(kept[place] instanceof Struct held) || held.memory.address() != address) {
+      Struct made = view.apply(Memory.at(address, size, this));
+      made.lentWhile(valid);
+      kept[place] = made;
+    }
     return (Struct) kept[place];
   }
 

@@ -90,6 +90,31 @@ public class CacheTest {
     assertTrue(error.getMessage(), error.getMessage().contains("budget"));
   }
 
+  @Test
+  public void lentSegmentsAreRefusedWhenTheCacheHasChanged() {
+    PruneOptions prune = new PruneOptions().keyKept(8).denseLimit(-1);
+    Cache cache = new Cache(plan, new CacheOptions().sequences(2).flags(CACHE_KEEP_SCORES).prune(prune));
+    Layer layer = fill(cache, 0, 100, 1);
+    cache.prune(0);
+    Rows output = Rows.zeros(HQ, 1, D);
+    List<Runnable> changing = List.of(() -> cache.fork(0, 1), () -> cache.drop(1), () -> cache.trim(0, 99), () -> cache.prune(0),
+        () -> fill(cache, 0, 1, 2), cache::reset);
+    for (Runnable change : changing) {
+      List<Segment> segments = cache.sequenceSegments(0, 0);
+      Basis basis = segments.get(0).keyBasis();
+      cache.usage(0);
+      plan.attend(layer.query().last(1), segments, output.tensor());
+      change.run();
+      assertThrows(IllegalStateException.class, () -> plan.attend(layer.query().last(1), segments, output.tensor()));
+      assertThrows(IllegalStateException.class, () -> new Segment().keyBasis(basis));
+    }
+    fill(cache, 0, 10, 1);
+    List<Segment> segments = cache.sequenceSegments(0, 0);
+    cache.close();
+    IllegalStateException problem = assertThrows(IllegalStateException.class, () -> plan.attend(layer.query().last(1), segments, output.tensor()));
+    assertEquals("the cache has changed since it lent this", problem.getMessage());
+  }
+
   private static List<Long> tokens(Cache cache) { return IntStream.range(0, 3).mapToObj(i -> cache.usage(i).tokens()).toList(); }
 
   @Test
