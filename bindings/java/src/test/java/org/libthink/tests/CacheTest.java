@@ -172,6 +172,12 @@ public class CacheTest {
     };
     assertSame(gone, assertThrows(IOException.class, () -> cache.save(0, out)));
     assertSame(gone, assertThrows(IOException.class, () -> cache.load(1, in)));
+    OutputStream nosy = new OutputStream() {
+      @Override
+      public void write(int one) { cache.usage(0); }
+    };
+    IllegalStateException problem = assertThrows(IllegalStateException.class, () -> cache.save(0, nosy));
+    assertEquals("a stream or hook may not use the cache that calls it", problem.getMessage());
     ByteArrayOutputStream file = new ByteArrayOutputStream();
     cache.save(0, file);
     cache.load(1, slow(file.toByteArray()));
