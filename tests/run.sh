@@ -99,6 +99,7 @@ if build release; then
   step "bindings: generated files" bash bindings/tools/regenerate.sh --check
   step "bindings: rust" bash bindings/rust/test.sh out/release
   step "bindings: python" bash bindings/python/test.sh out/release
+  step "bindings: java" bash bindings/java/test.sh out/release
   step "engine smoke" bash tests/engine/smoke.sh out/release
   # Compiled for real, which needs no GPU. The kernels' own tests ran in the emulator, as part of the suite above.
   step "CUDA backend" bash tests/backend/cuda.sh out/release "$([ "$all" = 1 ] || echo '80-real;90-real')"

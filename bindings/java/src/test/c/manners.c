@@ -1,0 +1,25 @@
+/* What a guest must leave alone and Java cannot see. */
+#include <fenv.h>
+#include <float.h>
+#include <jni.h>
+#include <locale.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+extern char **environ;
+
+JNIEXPORT jstring JNICALL Java_org_libthink_tests_Guest_manners(JNIEnv *env, jclass self) {
+  char text[8192], folder[4096];
+  volatile float tiny = FLT_MIN;
+  volatile double small = DBL_MIN;
+  unsigned hash = 2166136261u;
+  (void)self;
+  for (char **variable = environ; *variable; ++variable)
+    for (const char *letter = *variable; *letter; ++letter) hash = (hash ^ (unsigned char)*letter) * 16777619u;
+  mode_t mask = umask(0);
+  umask(mask);
+  snprintf(text, sizeof text, "rounding %d, subnormals %d %d, exceptions trapped %d, locale %s, folder %s, umask %o, environment %u", fegetround(),
+           tiny / 2 > 0, small / 2 > 0, fegetexcept(), setlocale(LC_ALL, NULL), getcwd(folder, sizeof folder) ? folder : "", (unsigned)mask, hash);
+  return (*env)->NewStringUTF(env, text);
+}
