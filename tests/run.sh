@@ -19,7 +19,7 @@ for argument in "$@"; do
 done
 
 . tests/packages.sh
-need_packages g++ cmake ninja-build pkg-config libgtest-dev libeigen3-dev libcli11-dev nlohmann-json3-dev libopenblas-dev libboost-context-dev abigail-tools \
+need_packages g++ make cmake ninja-build pkg-config libgtest-dev libeigen3-dev libcli11-dev nlohmann-json3-dev libopenblas-dev libboost-context-dev abigail-tools \
   binutils python3 python3-pip python3-venv ca-certificates || exit 1
 
 jobs=$(nproc)
