@@ -97,6 +97,7 @@ if build release; then
   suite release release
   step "installed package" bash tests/abi/install_test.sh out/release
   step "bindings: generated files" bash bindings/tools/regenerate.sh --check
+  step "bindings: go" bash bindings/go/test.sh out/release
   step "bindings: rust" bash bindings/rust/test.sh out/release
   step "bindings: python" bash bindings/python/test.sh out/release
   step "engine smoke" bash tests/engine/smoke.sh out/release

@@ -20,9 +20,14 @@ static int think_open(const char *path, char *text, size_t capacity) {
   *(void **)&get = dlsym(library, "think_get_api");
   if (!get) return snprintf(text, capacity, "%s is no libthink: it has no think_get_api()", path), -1;
   const think_api *table = get(THINK_ABI_MAJOR, sizeof *table);
-  if (!table) return snprintf(text, capacity, "%s is of another ABI generation than this binding, which needs %d", path, THINK_ABI_MAJOR), -1;
+  if (!table) {
+    int32_t (*generation)(void);
+    *(void **)&generation = dlsym(library, "think_abi_version");
+    return snprintf(text, capacity, "%s has ABI %d, this binding needs ABI %d", path, generation ? generation() : 0, THINK_ABI_MAJOR), -1;
+  }
   if (table->struct_size < sizeof *table)
-    return snprintf(text, capacity, "%s is version %s, this binding needs %d.%d or newer", path, table->version_string(), THINK_VERSION_MAJOR, THINK_VERSION_MINOR), -1;
+    return snprintf(text, capacity, "%s is version %s, this binding needs %d.%d or newer", path, table->version_string(), THINK_VERSION_MAJOR,
+                    THINK_VERSION_MINOR), -1;
   think_table = table;
   return 0;
 }

@@ -10,7 +10,8 @@ from description import MADE_BY, load, write
 
 
 def table(about):
-    lines = [f"/* The functions by name, through the table that think_open() finds (open.h). {MADE_BY} */", "#ifndef THINK_TABLE_H", "#define THINK_TABLE_H", ""]
+    lines = [f"/* The functions by name, through the table that think_open() finds (open.h). {MADE_BY} */", "#ifndef THINK_TABLE_H",
+             "#define THINK_TABLE_H", ""]
     lines += [f"#define {function['name']} (think_table->{function['name'].removeprefix('think_')})" for function in about["functions"]]
     return "\n".join(lines) + "\n\n#endif\n"
 
