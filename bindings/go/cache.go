@@ -119,13 +119,14 @@ func (c *Cache) change(prepare func(f *frame, cache, launch uintptr) func() erro
 
 // lend checks that a segment of this cache is still valid, and keeps it so during a call.
 func (c *Cache) lend(f *frame, version int) {
+	taken := false // by another segment of the same call
 	for _, busy := range f.taken {
-		if busy == &c.busy { // another segment of the same call
-			return
-		}
+		taken = taken || busy == &c.busy
 	}
-	f.take("cache", &c.busy)
-	f.hold(c, &c.handle)
+	if !taken {
+		f.take("cache", &c.busy)
+		f.hold(c, &c.handle)
+	}
 	if f.err == nil && c.version != version {
 		f.fail(&Error{Code: CodeState, Message: "the cache has changed since Segments"})
 	}
@@ -208,7 +209,7 @@ func (c *Cache) Usage(sequence int) (CacheInfo, error) {
 		to := address(f, info)
 		return func() error { return native.Think_cache_usage(cache, int32(sequence), to) }
 	})
-	return *info, err
+	return result(*info, err)
 }
 
 // Segments are what Attend works on, for Plan.Attend: valid until the cache changes, which calls with them notice.
@@ -241,7 +242,7 @@ func (c *Cache) borrowed(slots func() int, fill func(cache, to, count uintptr) e
 			return nil
 		}
 	})
-	return segments, err
+	return result(segments, err)
 }
 
 // ExportDense rebuilds rows of one sequence and layer at full width. Each side may be left out.
@@ -283,7 +284,7 @@ func (c *Cache) SaveSize(sequence int) (int64, error) {
 		to := address(f, bytes)
 		return func() error { return native.Think_cache_save_size(cache, int32(sequence), to) }
 	})
-	return *bytes, err
+	return result(*bytes, err)
 }
 
 // Save writes a sequence. The writer must not use the cache; its error is wrapped.

@@ -105,20 +105,20 @@ func (p *Plan) Layout(format *Format, pageTokens int, totalKey, totalValue int64
 		return LayoutInfo{}, f.err
 	}
 	err := native.Think_layout(plan, at, int32(pageTokens), totalKey, totalValue, to)
-	return *info, err
+	return result(*info, err)
 }
 
 // PrunePreview says what a prune will do with a sequence of so many tokens.
 func (p *Plan) PrunePreview(format *Format, tokens int64, options PruneOptions) (PruneResult, error) {
 	var f frame
 	defer f.close()
-	result := native.NewPruneResult()
-	plan, at, with, to := f.hold(p, &p.handle), stamped(&f, format), stamped(&f, &options), address(&f, result)
+	preview := native.NewPruneResult()
+	plan, at, with, to := f.hold(p, &p.handle), stamped(&f, format), stamped(&f, &options), address(&f, preview)
 	if f.err != nil {
 		return PruneResult{}, f.err
 	}
 	err := native.Think_prune_preview(plan, at, tokens, with, to)
-	return *result, err
+	return result(*preview, err)
 }
 
 func (p *Plan) heads() int { return int(p.problem.KVHeads) }

@@ -54,6 +54,14 @@ func (p *Plan) run(workspace *Workspace, prepare func(f *frame, plan, launch uin
 	return call()
 }
 
+// result is nothing where a call failed.
+func result[T any](made T, err error) (T, error) {
+	if err != nil {
+		return *new(T), err
+	}
+	return made, nil
+}
+
 // sized makes memory whose size the library tells.
 func (p *Plan) sized(name string, slots int, size func(plan uintptr, slots int32, bytes uintptr) error) (*memory, error) {
 	var f frame
@@ -84,7 +92,7 @@ func (p *Plan) NewScoreState(slots int, workspace *Workspace) (*ScoreState, erro
 		return nil, err
 	}
 	state := &ScoreState{m, slots}
-	return state, p.ScoreReset(state, workspace)
+	return result(state, p.ScoreReset(state, workspace))
 }
 
 // ScoreReset empties a state.
@@ -111,10 +119,10 @@ func (p *Plan) ScoreFinish(state *ScoreState, options ScoreOptions, workspace *W
 		heads = int(p.problem.QueryHeads)
 	}
 	score := make([]float32, state.slots*heads*p.channels(Keys))
-	return score, p.run(workspace, func(f *frame, plan, launch uintptr) func() error {
+	return result(score, p.run(workspace, func(f *frame, plan, launch uintptr) func() error {
 		at, batch, with, to := f.memory(state.memory), f.batch(state.slots), stamped(f, &options), list(f, score)
 		return func() error { return native.Think_score_finish(plan, at, batch, with, to, launch) }
-	})
+	}))
 }
 
 // ScoreWindow is a view of the last queries inside the state.
@@ -137,10 +145,10 @@ func (p *Plan) ScoreWindow(state *ScoreState) (Tensor, error) {
 // ValueScore is the paper's score of value channels, from attention outputs of the window's queries: [batch][KV heads][value channels].
 func (p *Plan) ValueScore(attention Tensor, workspace *Workspace) ([]float32, error) {
 	score := make([]float32, max0(attention.extent[0])*p.heads()*p.channels(Values))
-	return score, p.run(workspace, func(f *frame, plan, launch uintptr) func() error {
+	return result(score, p.run(workspace, func(f *frame, plan, launch uintptr) func() error {
 		from, to := f.tensor(attention), list(f, score)
 		return func() error { return native.Think_value_score(plan, from, 0, to, launch) }
-	})
+	}))
 }
 
 // ---- moments, budgets, select, fit ----
@@ -151,25 +159,25 @@ func (p *Plan) Moments(window Tensor, source Segment, options MomentsOptions, wo
 	if err != nil {
 		return nil, err
 	}
-	return &Moments{m, source.slots}, p.run(workspace, func(f *frame, plan, launch uintptr) func() error {
+	return result(&Moments{m, source.slots}, p.run(workspace, func(f *frame, plan, launch uintptr) func() error {
 		if window.extent[0] != source.slots {
 			f.fail(refused("window has %d sequences, there are %d slots", window.extent[0], source.slots))
 		}
 		raw := f.segment(source)
 		w, from, batch, with, to := f.tensor(window), address(f, &raw), f.batch(source.slots), stamped(f, &options), f.memory(m)
 		return func() error { return native.Think_moments(plan, w, from, batch, with, to, launch) }
-	})
+	}))
 }
 
 // Gains tells what channels are worth. score is that of the keys; nil for values.
 func (p *Plan) Gains(moments *Moments, side int32, score []float32, workspace *Workspace) (Gains, error) {
 	count := moments.slots * p.heads() * p.channels(side)
 	made := Gains{make([]float32, count), make([]int32, count)}
-	return made, p.run(workspace, func(f *frame, plan, launch uintptr) func() error {
+	return result(made, p.run(workspace, func(f *frame, plan, launch uintptr) func() error {
 		enough(f, "score", score, count)
 		at, batch, from, gains, order := f.memory(moments.memory), f.batch(moments.slots), list(f, score), list(f, made.Gains), list(f, made.Order)
 		return func() error { return native.Think_gains(plan, at, batch, side, from, gains, order, launch) }
-	})
+	}))
 }
 
 // Budgets shares a total of channels among the heads: [layers][slots][KV heads].
@@ -179,11 +187,11 @@ func (p *Plan) Budgets(gains []float32, slots int, side int32, options BudgetOpt
 		layers = 1
 	}
 	kept := make([]int32, layers*max0(slots)*p.heads())
-	return kept, p.run(workspace, func(f *frame, plan, launch uintptr) func() error {
+	return result(kept, p.run(workspace, func(f *frame, plan, launch uintptr) func() error {
 		enough(f, "gains", gains, len(kept)*p.channels(side))
 		from, batch, with, to := list(f, gains), f.batch(slots), stamped(f, &options), list(f, kept)
 		return func() error { return native.Think_budgets(plan, from, batch, side, with, to, launch) }
-	})
+	}))
 }
 
 // Select keeps the best channels of each head of a basis; kept, if not nil, says how many. Returns the mask: [slots][KV heads][channels].
@@ -191,12 +199,12 @@ func (p *Plan) Select(score []float32, options SelectOptions, kept []int32, basi
 	heads := basis.slots * p.heads()
 	mask := make([]byte, heads*p.channels(basis.side))
 	options.Side = basis.side
-	return mask, p.run(workspace, func(f *frame, plan, launch uintptr) func() error {
+	return result(mask, p.run(workspace, func(f *frame, plan, launch uintptr) func() error {
 		enough(f, "score", score, len(mask))
 		enough(f, "kept", kept, heads)
 		from, batch, with, widths, to, bits := list(f, score), f.batch(basis.slots), stamped(f, &options), list(f, kept), f.basis(basis), list(f, mask)
 		return func() error { return native.Think_select(plan, from, batch, with, widths, to, bits, launch) }
-	})
+	}))
 }
 
 // Fit predicts the dropped channels of a basis from the kept ones.
@@ -283,7 +291,7 @@ func (p *Plan) Prune(state *ScoreState, source Segment, destination *Compact, op
 	if err == nil {
 		copy(destination.lengths, moved)
 	}
-	return mask, err
+	return result(mask, err)
 }
 
 // Evict chooses the rows that each KV head keeps. window is as from ScoreWindow; none is needed with EvictRecent.
@@ -291,7 +299,7 @@ func (p *Plan) Evict(window Tensor, source Segment, options EvictOptions, worksp
 	heads, budget := source.slots*p.heads(), max0(int(options.Budget))
 	options.KeptStride = int64(budget)
 	made := Evicted{make([]int32, heads*budget), budget, make([]int32, heads)}
-	return made, p.run(workspace, func(f *frame, plan, launch uintptr) func() error {
+	return result(made, p.run(workspace, func(f *frame, plan, launch uintptr) func() error {
 		if window != (Tensor{}) && window.extent[0] < source.slots {
 			f.fail(refused("window has %d sequences, there are %d slots", window.extent[0], source.slots))
 		}
@@ -299,7 +307,7 @@ func (p *Plan) Evict(window Tensor, source Segment, options EvictOptions, worksp
 		w, from, batch, with := f.tensor(window), address(f, &raw), f.batch(source.slots), stamped(f, &options)
 		kept, lengths := list(f, made.Kept), list(f, made.Lengths)
 		return func() error { return native.Think_evict(plan, w, from, batch, with, 0, 0, kept, lengths, launch) }
-	})
+	}))
 }
 
 // EvictMove moves kept rows together into buffers of capacity rows: [slots][KV heads][capacity][channels].
