@@ -132,11 +132,11 @@ func (w waits) Write(data []byte) (int, error) {
 }
 
 func TestOneCallAtATime(t *testing.T) {
-	plan := newPlan(t)
+	var h host
+	plan := newGuestPlan(t, &think.ContextOptions{Hooks: h.hooks()})
 	cache, err := think.NewCache(plan, think.CacheOptions{})
 	must(t, err)
-	rows := think.NewTensor(noise(1, HQ*D), 1, HQ, 1, D)
-	kv := think.NewTensor(noise(1, HKV*D), 1, HKV, 1, D)
+	rows, kv := think.NewTensor(noise(1, 4*16), 1, 4, 1, 16), think.NewTensor(noise(1, 2*16), 1, 2, 1, 16)
 	must(t, cache.Step([]int32{0}, []int32{1}))
 	must(t, cache.Append(0, rows, kv, kv))
 	w := waits{make(chan struct{}), make(chan struct{})}
@@ -145,8 +145,11 @@ func TestOneCallAtATime(t *testing.T) {
 	<-w.inside
 	_, err = cache.Usage(0)
 	expect(t, errors.Is(err, think.ErrState) && err.Error() == "the cache is in use by another call", err)
-	cache.Close() // waits for nothing: the call under way goes on
+	before := h.held()
+	cache.Close() // waits for nothing: the call under way goes on, with all that it needs
 	plan.Close()
+	expect(t, before > 0 && h.held() == before, before, h.held())
 	close(w.tried)
 	must(t, <-saved)
+	expect(t, h.held() == 0, h.held())
 }

@@ -134,6 +134,69 @@ func TestStages(t *testing.T) {
 	expect(t, errors.Is(think.EvictMove(plan, rows, chosen, shortKey, shortValue, 64), think.ErrArgument))
 }
 
+// Two sequences of different length, in slots of their own: dense, compact, and evicted.
+func TestSlots(t *testing.T) {
+	plan := newPlan(t)
+	lengths := []int32{T, 150}
+	query, key, value := noise(1, 2*HQ*T*D), noise(2, 2*HKV*T*D), noise(3, 2*HKV*T*D)
+	for i := 1; i < len(key); i += 2 {
+		key[i] *= 0.02
+	}
+	workspace, err := plan.Workspace(think.Stages, nil)
+	must(t, err)
+	state, err := plan.NewScoreState(2, workspace)
+	must(t, err)
+	must(t, plan.ScoreUpdate(think.NewTensor(query, 2, HQ, T, D), think.NewTensor(key, 2, HKV, T, D), state, workspace))
+	rows := think.DenseSegment(plan, key, value, T, lengths)
+	compact, err := plan.NewCompact(nil, 2, 160, true, false)
+	must(t, err)
+	defer compact.Close()
+	_, err = plan.Prune(state, rows, compact, think.PruneOptions{KeyKept: 8, DenseLimit: -1}, workspace)
+	must(t, err)
+	window, err := plan.ScoreWindow(state)
+	must(t, err)
+	few, err := plan.Evict(window, rows, think.EvictOptions{Method: think.EvictSnapKV, Budget: 149}, workspace)
+	must(t, err)
+	shortKey, shortValue := make([]float32, 2*HKV*149*D), make([]float32, 2*HKV*149*D)
+	must(t, think.EvictMove(plan, rows, few, shortKey, shortValue, 149))
+	short := think.DenseSegment(plan, shortKey, shortValue, 149, []int32{149, 149})
+
+	one := append(last(query[:HQ*T*D]), last(query[HQ*T*D:])...)
+	attend := func(segments ...think.Segment) []float32 {
+		output := make([]float32, 2*HQ*D)
+		must(t, plan.Attend(think.NewTensor(one, 2, HQ, 1, D), segments, nil, think.NewTensor(output, 2, HQ, 1, D), nil, workspace))
+		return output
+	}
+	dense, left := attend(rows), attend(short)
+	pruned := [2][]float32{}
+	for slot, moved := range []int{160, 96} { // 4 sinks, then tiles of 32 rows, but for the last 32 at least
+		sinks, recent := rows.Part(0, 4), rows.Part(4+moved, int(lengths[slot])-4-moved)
+		pruned[slot] = attend(sinks, compact.Segment(), recent)[slot*HQ*D:][:HQ*D]
+	}
+	for slot, length := range lengths {
+		take := func(from []float32, to int) (made []float32) {
+			for head := 0; head < HKV; head++ {
+				made = append(made, from[(slot*HKV+head)*T*D:][:to*D]...)
+			}
+			return
+		}
+		expected, _ := attention(one[slot*HQ*D:], take(key, int(length)), take(value, int(length)), int(length))
+		near(t, dense[slot*HQ*D:][:HQ*D], expected, 1e-5)
+		near(t, pruned[slot], expected, 0.05)
+		chosen := func(from []float32) (made []float32) {
+			for head := slot * HKV; head < (slot+1)*HKV; head++ {
+				for _, row := range few.Kept[head*149:][:149] {
+					made = append(made, from[(head*T+int(row))*D:][:D]...)
+				}
+			}
+			return
+		}
+		expected, _ = attention(one[slot*HQ*D:], chosen(key), chosen(value), 149)
+		near(t, left[slot*HQ*D:][:HQ*D], expected, 1e-5)
+	}
+	expect(t, reflect.DeepEqual(few.Lengths, []int32{149, 149, 149, 149}))
+}
+
 // Rows whose addresses are the caller's: what engines with memory of a device pass.
 func TestAddresses(t *testing.T) {
 	plan := newPlan(t)
