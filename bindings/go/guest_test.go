@@ -1,7 +1,9 @@
 package think_test
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"math"
 	"os"
 	"os/exec"
@@ -64,14 +66,41 @@ func tryGuestWork(plan *think.Plan) ([]uint32, error) {
 	return bits, nil
 }
 
-const certificate = "THINK_TEST_GUEST"
+// What a test does in a process of its own is said in this variable.
+const alone = "THINK_TEST_ALONE"
 
-// In a process of its own, in which nothing else makes threads.
-func TestGuest(t *testing.T) {
+func inProcess(what string) (string, error) {
 	command := exec.Command(os.Args[0])
-	command.Env = append(os.Environ(), certificate+"=1")
+	command.Env = append(os.Environ(), alone+"="+what)
 	output, err := command.CombinedOutput()
-	expect(t, err == nil && string(output) == "a good guest\n", err, string(output))
+	return string(output), err
+}
+
+// Nothing else makes threads there.
+func TestGuest(t *testing.T) {
+	output, err := inProcess("guest")
+	expect(t, err == nil && output == "a good guest\n", err, output)
+}
+
+// A panic that cannot pass through C ends the process, and is printed.
+func TestPanicInHook(t *testing.T) {
+	output, err := inProcess("panic")
+	var ended *exec.ExitError
+	expect(t, errors.As(err, &ended) && ended.ExitCode() == 2 && strings.Contains(output, "panic: no threads today"), err, output)
+}
+
+func panicInHook() int {
+	defer func() { _ = recover() }()
+	context, err := think.NewContext(&think.ContextOptions{Threads: 4, Hooks: think.Hooks{ParallelFor: func(int64, func(int64)) { panic("no threads today") }}})
+	if err != nil {
+		return 1
+	}
+	plan, err := think.NewPlan(context, guestProblem)
+	if err != nil {
+		return 1
+	}
+	_, _ = tryGuestWork(plan)
+	return 0
 }
 
 // state of the process that the library must leave alone: what C sees, signals as the kernel has them, and what Go has of it.
@@ -106,73 +135,59 @@ func threads() int {
 }
 
 func beGuest() int {
-	problem := func() error {
-		runtime.LockOSThread()
-		manners.Warm() // Go's own threads, as many as it may want later
-		before, beforeThreads := look(), threads()
-		if !before.c.Subnormals {
-			return fmt.Errorf("subnormal numbers do not work here")
-		}
-		same := func(when string, more int) error {
-			if now := look(); !reflect.DeepEqual(before, now) {
-				return fmt.Errorf("%s: %+v became %+v", when, before, now)
-			}
-			if now := threads(); now != beforeThreads+more {
-				return fmt.Errorf("%s: %d threads became %d", when, beforeThreads, now)
+	runtime.LockOSThread()
+	manners.Warm() // Go's own threads, as many as it may want later
+	before, beforeThreads := look(), threads()
+	var context, three *think.Context
+	var plan, own *think.Plan
+	var expected []uint32
+	for _, step := range []struct {
+		when    string
+		threads int // of the library
+		do      func() error
+	}{
+		{"at the beginning", 0, func() error {
+			if !before.c.Subnormals {
+				return errors.New("subnormal numbers do not work here")
 			}
 			return nil
+		}},
+		{"with a context", 0, func() (err error) { context, err = think.NewContext(nil); return }},
+		{"with a plan", 0, func() (err error) { plan, err = think.NewPlan(context, guestProblem); return }},
+		{"after work", 0, func() (err error) { expected, err = tryGuestWork(plan); return }},
+		{"after an error", 0, func() error {
+			if _, err := think.Query(12345); !errors.Is(err, think.ErrUnsupported) {
+				return fmt.Errorf("an unknown key was answered: %v", err)
+			}
+			return nil
+		}},
+		{"before a plan with threads", 0, func() (err error) { three, err = think.NewContext(&think.ContextOptions{Threads: 3}); return }},
+		{"with threads", 2, func() (err error) { own, err = think.NewPlan(three, guestProblem); return }},
+		{"after work of threads", 2, func() error {
+			found, err := tryGuestWork(own)
+			if err == nil && !reflect.DeepEqual(found, expected) {
+				return errors.New("three threads compute something else")
+			}
+			return err
+		}},
+		{"when all is closed", 0, func() error {
+			for _, what := range []io.Closer{own, three, plan, context} {
+				what.Close()
+			}
+			return nil
+		}},
+	} {
+		err := step.do()
+		if now := look(); err == nil && !reflect.DeepEqual(before, now) {
+			err = fmt.Errorf("%+v became %+v", before, now)
 		}
-		context, err := think.NewContext(nil)
+		if now := threads(); err == nil && now != beforeThreads+step.threads {
+			err = fmt.Errorf("%d threads became %d", beforeThreads, now)
+		}
 		if err != nil {
-			return err
+			fmt.Printf("%s: %v\n", step.when, err)
+			return 1
 		}
-		if err := same("with a context", 0); err != nil {
-			return err
-		}
-		plan, err := think.NewPlan(context, guestProblem)
-		if err != nil {
-			return err
-		}
-		context.Close()
-		expected, err := tryGuestWork(plan)
-		if err != nil {
-			return err
-		}
-		if err := same("after work", 0); err != nil {
-			return err
-		}
-		if _, err := think.Query(12345); err == nil {
-			return fmt.Errorf("an unknown key was answered")
-		}
-		if err := same("after an error", 0); err != nil {
-			return err
-		}
-		three, err := think.NewContext(&think.ContextOptions{Threads: 3})
-		if err != nil {
-			return err
-		}
-		if err := same("before a plan with threads", 0); err != nil {
-			return err
-		}
-		own, err := think.NewPlan(three, guestProblem)
-		if err != nil {
-			return err
-		}
-		found, err := tryGuestWork(own)
-		if err != nil || !reflect.DeepEqual(found, expected) {
-			return fmt.Errorf("three threads compute something else: %v", err)
-		}
-		if err := same("with three threads", 2); err != nil {
-			return err
-		}
-		own.Close()
-		three.Close()
-		plan.Close()
-		return same("at the end", 0)
-	}()
-	if problem != nil {
-		fmt.Println(problem)
-		return 1
 	}
 	fmt.Println("a good guest")
 	return 0

@@ -56,9 +56,17 @@ THINK_LIBRARY=$library ./app | tee "$work/printed"
 grep -qE '^[0-9]+ bytes of dense keys and values take [0-9]+$' "$work/printed" || fail "the README's example printed something else"
 THINK_LIBRARY=$work/nothing.so ./app 2>"$work/log" && fail "there is no library, but the example ran"
 grep -q "cannot load $work/nothing.so" "$work/log" || { cat "$work/log" >&2; fail "a missing library is not explained"; }
+THINK_LIBRARY=libm.so.6 ./app 2>"$work/log" && fail "the example ran on another library"
+grep -q 'libm.so.6 is no libthink' "$work/log" || { cat "$work/log" >&2; fail "another library is not told apart"; }
 go mod vendor
 rm -rf "$work/libthink" app
 go build -mod=vendor -o app . && THINK_LIBRARY=$library ./app | cmp - "$work/printed" || fail "the README's example from a vendored copy"
 
 cd "$here"
-THINK_LIBRARY=$library go test -run '^$' -bench . -benchtime 300ms . | grep '^Benchmark'
+THINK_LIBRARY=$library go test -run '^$' -bench . -benchtime 200ms -count 5 . | tee "$work/log" | awk '
+  /^Benchmark/ { sub(/-[0-9]+$/, "", $1); if (!($1 in best) || $3 < best[$1]) best[$1] = $3 }
+  END {
+    call = best["BenchmarkTrivialCall"]; one = best["BenchmarkAttend1Token"]; many = best["BenchmarkAttend1024Tokens"]
+    if (!call || !one || !many) exit 1
+    printf "a trivial call takes %.0f ns, %.2f %% of an attention over 1024 tokens (%.0f us; over one token %.1f us)\n", call, 100 * call / many, many / 1e3, one / 1e3
+  }' || { cat "$work/log" >&2; fail "the benchmarks"; }
