@@ -54,8 +54,9 @@ func TestStructs(t *testing.T) {
 		}
 	}
 	from(t, "bindings/think.json", &about)
-	made := map[string]any{"error": native.NewErrorRecord(), "tensor": native.NewTensor(), "batch": native.NewBatch(), "context_options": native.NewContextOptions(),
-		"problem": native.NewProblem(), "launch": native.NewLaunch(), "extent": native.NewExtent(), "basis": native.NewBasis(), "segment": native.NewSegment(),
+	made := map[string]any{"error": native.NewErrorRecord(), "tensor": native.NewTensor(), "batch": native.NewBatch(),
+		"context_options": native.NewContextOptions(),
+		"problem":         native.NewProblem(), "launch": native.NewLaunch(), "extent": native.NewExtent(), "basis": native.NewBasis(), "segment": native.NewSegment(),
 		"format": native.NewFormat(), "layout_info": native.NewLayoutInfo(), "evict_options": native.NewEvictOptions(),
 		"score_options": native.NewScoreOptions(), "moments_options": native.NewMomentsOptions(), "budget_options": native.NewBudgetOptions(),
 		"select_options": native.NewSelectOptions(), "fit_options": native.NewFitOptions(), "prune_options": native.NewPruneOptions(),

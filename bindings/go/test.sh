@@ -68,5 +68,6 @@ THINK_LIBRARY=$library go test -run '^$' -bench . -benchtime 200ms -count 5 . | 
   END {
     call = best["BenchmarkTrivialCall"]; one = best["BenchmarkAttend1Token"]; many = best["BenchmarkAttend1024Tokens"]
     if (!call || !one || !many) exit 1
-    printf "a trivial call takes %.0f ns, %.2f %% of an attention over 1024 tokens (%.0f us; over one token %.1f us)\n", call, 100 * call / many, many / 1e3, one / 1e3
+    printf "a trivial call takes %.0f ns, %.2f %% of an attention over 1024 tokens (%.0f us; over one token %.1f us)\n",
+      call, 100 * call / many, many / 1e3, one / 1e3
   }' || { cat "$work/log" >&2; fail "the benchmarks"; }

@@ -46,7 +46,8 @@ dlopen=$work/c_dlopen/c_dlopen
 objdump -p "$dlopen" | grep -q 'NEEDED.*think' && fail "examples/c_dlopen needs the library"
 "$dlopen" >"$work/with" && grep -q '^attention by libthink' "$work/with" || fail "examples/c_dlopen does not find the library"
 (unset LD_LIBRARY_PATH && "$dlopen" "$work/nothing.so") >"$work/without" || fail "examples/c_dlopen does not work without the library"
-grep -q "^libthink is not here (.*nothing.so.*): attention in plain loops" "$work/without" || { cat "$work/without" >&2; fail "examples/c_dlopen does not say why"; }
+grep -q "^libthink is not here (.*nothing.so.*): attention in plain loops" "$work/without" ||
+  { cat "$work/without" >&2; fail "examples/c_dlopen does not say why"; }
 "$dlopen" libm.so.6 >"$work/other" && grep -q 'libm.so.6 has no think_get_api' "$work/other" || fail "examples/c_dlopen takes any library"
 paste <(tail -n 1 "$work/with" | tr ' ' '\n') <(tail -n 1 "$work/without" | tr ' ' '\n') |
   awk '{ difference = $1 - $2; if (NF != 2 || difference * difference > 1e-9) exit 1; ++count } END { exit count != 4 }' ||
@@ -59,7 +60,8 @@ flags=$(pkg-config --cflags --libs think) || fail "pkg-config does not know thin
 # shellcheck disable=SC2086  # flags are words
 ${CC:-cc} -std=gnu11 -Wall -Wextra -Werror "$here/frozen/consumer.c" -o "$work/by_pkg_config" $flags -lm || fail "compiling with pkg-config"
 "$work/by_pkg_config" || fail "the program compiled with pkg-config"
-(unset LD_LIBRARY_PATH && make -C "$root/examples/pkgconfig_consumer" O="$work" CFLAGS='-Wall -Wextra -Werror' && "$work/pkgconfig_consumer") >"$work/printed" 2>&1 ||
+make -C "$root/examples/pkgconfig_consumer" O="$work" CFLAGS='-Wall -Wextra -Werror' >"$work/printed" 2>&1 &&
+  (unset LD_LIBRARY_PATH && "$work/pkgconfig_consumer") >"$work/printed" 2>&1 ||
   { cat "$work/printed" >&2; fail "examples/pkgconfig_consumer"; }
 grep -q '^KV head 0 keeps channels 0 1 2 ' "$work/printed" && grep -q '^KV head 1 keeps channels .* 13 14 15$' "$work/printed" ||
   { cat "$work/printed" >&2; fail "examples/pkgconfig_consumer keeps other channels"; }
