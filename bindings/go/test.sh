@@ -40,9 +40,10 @@ THINK_LIBRARY=$library GOGC=1 go test -count=2 .
 cmake --install "$build" --prefix "$work/prefix" --component devel >"$work/log" 2>&1 || { cat "$work/log" >&2; fail "cmake --install"; }
 cp -P "$build"/libthink.so.1* "$(dirname "$(find "$work/prefix" -name libthink.so)")"
 libdir=$(dirname "$(find "$work/prefix" -name libthink.so)")
-PKG_CONFIG_PATH=$libdir/pkgconfig go test -c -tags think_link -o "$work/linked.test" .
+# Go keeps what pkg-config said of an earlier folder, unless a flag is new as well.
+CGO_LDFLAGS=-Wl,-rpath,$libdir PKG_CONFIG_PATH=$libdir/pkgconfig go test -c -tags think_link -o "$work/linked.test" .
 objdump -p "$work/linked.test" | grep -q 'NEEDED *libthink.so.1' || fail "the build tag think_link links nothing"
-LD_LIBRARY_PATH=$libdir "$work/linked.test" || fail "the tests of the linked module"
+"$work/linked.test" || fail "the tests of the linked module"
 
 # the README's example in a module of its own: through replace, and vendored, when the original is gone
 cp -r "$here" "$work/libthink"
