@@ -19,7 +19,7 @@ for argument in "$@"; do
 done
 
 . tests/packages.sh
-need_packages g++ cmake ninja-build pkg-config libgtest-dev libeigen3-dev libcli11-dev nlohmann-json3-dev libopenblas-dev libboost-context-dev abigail-tools \
+need_packages g++ make cmake ninja-build pkg-config libgtest-dev libeigen3-dev libcli11-dev nlohmann-json3-dev libopenblas-dev libboost-context-dev abigail-tools \
   binutils python3 python3-pip python3-venv ca-certificates || exit 1
 
 jobs=$(nproc)
@@ -97,6 +97,7 @@ if build release; then
   suite release release
   step "installed package" bash tests/abi/install_test.sh out/release
   step "bindings: generated files" bash bindings/tools/regenerate.sh --check
+  step "bindings: go" bash bindings/go/test.sh out/release
   step "bindings: rust" bash bindings/rust/test.sh out/release
   step "bindings: python" bash bindings/python/test.sh out/release
   step "bindings: java" bash bindings/java/test.sh out/release

@@ -12,6 +12,7 @@ python3 bindings/tools/python.py "$@" || failed=1
 python3 bindings/tools/rust.py "$@" || failed=1
 python3 bindings/tools/table.py "$@" || failed=1
 python3 bindings/tools/java.py "$@" || failed=1
+python3 bindings/tools/go.py "$@" || failed=1
 for tool in bindgen swig; do
   bindings/tools/$tool.sh "$@" || { [ $? = 77 ] && missing+=" $tool" || failed=1; }
 done

@@ -22,22 +22,36 @@ cmp -s "$root/bindings/think.json" "$prefix/share/think/think.json" || fail "thi
 [ -f "$libdir/pkgconfig/think.pc" ] && [ -f "$libdir/cmake/think/thinkConfig.cmake" ] || fail "think.pc or thinkConfig.cmake is missing"
 grep -rlF -e "$root" -e "$build" "$prefix/include" "$libdir/pkgconfig" "$libdir/cmake" && fail "a package file names the build tree"
 
-# CMake, C and C++
-mkdir "$work/consumer"
-cmake -S "$here/consumer" -B "$work/consumer" -DCMAKE_PREFIX_PATH="$prefix" >"$work/cmake.log" 2>&1 || { cat "$work/cmake.log" >&2; fail "find_package"; }
-cmake --build "$work/consumer" >"$work/cmake.log" 2>&1 || { cat "$work/cmake.log" >&2; fail "building with find_package"; }
-"$work/consumer/consumer_c" || fail "the C consumer"
-"$work/consumer/consumer_cxx" || fail "the C++ consumer"
-sed 's/0\.9 CONFIG/7.0 CONFIG/; s|\.\./frozen|'"$here"'/frozen|; s|consumer.cpp|'"$here"'/consumer/consumer.cpp|' "$here/consumer/CMakeLists.txt" >"$work/CMakeLists.txt"
-if cmake -S "$work" -B "$work/newer" -DCMAKE_PREFIX_PATH="$prefix" >/dev/null 2>&1; then fail "version 7.0 was found"; fi
-
-# the C examples that need nothing else, each alone
-for example in cuda_graph paged; do
-  cmake -S "$root/examples/$example" -B "$work/$example" -DCMAKE_PREFIX_PATH="$prefix" >"$work/cmake.log" 2>&1 && cmake --build "$work/$example" >>"$work/cmake.log" 2>&1 ||
-    { cat "$work/cmake.log" >&2; fail "examples/$example does not build alone"; }
+# each example that needs nothing but the package, alone; one that asks for a later version finds none
+build_alone() {
+  cmake -S "$1" -B "$work/$2" -DCMAKE_PREFIX_PATH="$prefix" >"$work/cmake.log" 2>&1 && cmake --build "$work/$2" >>"$work/cmake.log" 2>&1
+}
+for example in c_link c_dlopen cmake_consumer cuda_graph paged; do
+  build_alone "$root/examples/$example" "$example" || { cat "$work/cmake.log" >&2; fail "examples/$example does not build alone"; }
 done
+"$work/c_link/c_link" >"$work/printed" || fail "examples/c_link"
+grep -q '77 key channels kept: .* become' "$work/printed" || { cat "$work/printed" >&2; fail "examples/c_link says nothing of 77 channels"; }
+"$work/c_link/c_link" 8 12 8192 >/dev/null 2>"$work/printed" && fail "examples/c_link took heads of 12 channels"
+grep -q 'problem->key_channels' "$work/printed" || fail "examples/c_link does not say what is wrong"
+"$work/cmake_consumer/cmake_consumer" || fail "examples/cmake_consumer"
 "$work/paged/paged" cpu || fail "examples/paged"
 "$work/cuda_graph/cuda_graph" no_device >/dev/null && fail "examples/cuda_graph ran without a device"
+cp -r "$root/examples/cmake_consumer" "$work/later"
+sed -i 's/think 0\.11 CONFIG/think 7.0 CONFIG/' "$work/later/CMakeLists.txt"
+build_alone "$work/later" later.build && fail "version 7.0 was found"
+grep -q 'requested version "7.0"' "$work/cmake.log" || { cat "$work/cmake.log" >&2; fail "version 7.0 is missed for another reason"; }
+
+# a host that finds the library at run time: with it, without it, and with a library that is another one; the numbers are the same
+dlopen=$work/c_dlopen/c_dlopen
+objdump -p "$dlopen" | grep -q 'NEEDED.*think' && fail "examples/c_dlopen needs the library"
+"$dlopen" >"$work/with" && grep -q '^attention by libthink' "$work/with" || fail "examples/c_dlopen does not find the library"
+(unset LD_LIBRARY_PATH && "$dlopen" "$work/nothing.so") >"$work/without" || fail "examples/c_dlopen does not work without the library"
+grep -q "^libthink is not here (.*nothing.so.*): attention in plain loops" "$work/without" ||
+  { cat "$work/without" >&2; fail "examples/c_dlopen does not say why"; }
+"$dlopen" libm.so.6 >"$work/other" && grep -q 'libm.so.6 has no think_get_api' "$work/other" || fail "examples/c_dlopen takes any library"
+paste <(tail -n 1 "$work/with" | tr ' ' '\n') <(tail -n 1 "$work/without" | tr ' ' '\n') |
+  awk '{ difference = $1 - $2; if (NF != 2 || difference * difference > 1e-9) exit 1; ++count } END { exit count != 4 }' ||
+  { cat "$work/with" "$work/without" >&2; fail "examples/c_dlopen computes something else without the library"; }
 
 # pkg-config
 export PKG_CONFIG_PATH=$libdir/pkgconfig
@@ -46,6 +60,11 @@ flags=$(pkg-config --cflags --libs think) || fail "pkg-config does not know thin
 # shellcheck disable=SC2086  # flags are words
 ${CC:-cc} -std=gnu11 -Wall -Wextra -Werror "$here/frozen/consumer.c" -o "$work/by_pkg_config" $flags -lm || fail "compiling with pkg-config"
 "$work/by_pkg_config" || fail "the program compiled with pkg-config"
+make -C "$root/examples/pkgconfig_consumer" O="$work" CFLAGS='-Wall -Wextra -Werror' >"$work/printed" 2>&1 &&
+  (unset LD_LIBRARY_PATH && "$work/pkgconfig_consumer") >"$work/printed" 2>&1 ||
+  { cat "$work/printed" >&2; fail "examples/pkgconfig_consumer"; }
+grep -q '^KV head 0 keeps channels 0 1 2 ' "$work/printed" && grep -q '^KV head 1 keeps channels .* 13 14 15$' "$work/printed" ||
+  { cat "$work/printed" >&2; fail "examples/pkgconfig_consumer keeps other channels"; }
 
 # the example of the README, as printed: its first block of C
 python3 - "$root/README.md" "$work/example.c" <<'PY' || fail "README.md has no C example"

@@ -1,0 +1,3 @@
+module libthink/think
+
+go 1.19
