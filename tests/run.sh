@@ -96,6 +96,7 @@ if build release; then
   built_release=1
   suite release release
   step "installed package" bash tests/abi/install_test.sh out/release
+  step "packages" bash tests/abi/packages_test.sh out/release
   step "bindings: generated files" bash bindings/tools/regenerate.sh --check
   step "bindings: go" bash bindings/go/test.sh out/release
   step "bindings: rust" bash bindings/rust/test.sh out/release

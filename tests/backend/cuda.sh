@@ -20,6 +20,9 @@ cmake --preset cuda -B "$tree" "${options[@]}" && cmake --build "$tree" --target
 library=$tree/libthink_cuda.so.1
 bash tests/backend/library_test.sh "$library" || exit 1
 
+# With all architectures, as it is handed out: its own package, beside the others.
+[ -n "$architectures" ] || { cmake --build "$tree" -j "$(nproc)" && bash tests/abi/packages_test.sh "$tree"; } || exit 1
+
 # Run calls only launch: what would allocate, wait, copy or clear an error is not even linked to. (cudaMemsetAsync is a launch as well.)
 allowed='cudaLaunchKernelExC|cudaMemsetAsync|cudaFuncGetAttributes|cudaFuncSetAttribute|cudaOccupancyMaxActiveBlocksPerMultiprocessor'
 allowed+='|cudaGetDevice|cudaDeviceGetAttribute|cudaGetErrorString'
