@@ -189,7 +189,8 @@ int32_t attend(const Arguments &a, const Extent &extent, const int32_t *query_sl
   g.units = shape.kv_heads * g.places;
   g.most_queries = extent.queries;
   g.invariant = shape.batch_invariant;
-  g.own_plan = g.units <= kOwnPlanUnits;
+  const int32_t threads = warps_of(kernel_of(shape)) * 32, units_of_thread = (g.units + threads - 1) / threads;
+  g.own_plan = g.units <= kOwnPlanUnits && units_of_thread * g.segments <= kOwnPlanLookups;
   // The type of what is no code, which is one; f16 where there is none.
   think_dtype dtype = THINK_F16;
   Decode d = {};

@@ -332,7 +332,7 @@ THINK_DEVICE int32_t cut(const Geometry &g, const Block &block, int64_t distance
   return before;
 }
 
-// How the unit is cut: parts [i * chunk ...) when it is invariant, else what the blocks first .. last have of it.
+// How the unit is cut: parts [i * chunk ...) when it is invariant, else what the blocks that it meets have of it.
 struct Cuts {
   int64_t start, total;  // of the unit, and of the line
   int64_t each;          // total / blocks

@@ -1,4 +1,5 @@
-// What the two kernels of attend share: how work is numbered, weighed and cut. And the first kernel: it folds the queries and writes the plan.
+// What the two kernels of attend share: how work is numbered, weighed and cut. And the first kernel: it folds the queries and, of calls with many
+// units, writes the plan.
 //
 // A unit is a sequence, a KV head and a group of 8 columns; column c is query c / group of query head c % group. A unit's tokens are tiles of 32 rows,
 // segment after segment, segments of one value basis (a run) next to each other. Units lie one behind the other on a line whose measure is bytes; each
@@ -24,7 +25,8 @@ constexpr int32_t kWeightRows = 8;       // of W that a thread asks for at once
 constexpr int32_t kUnitWeight = 64;      // what a unit costs besides its tiles, in rows of a tile (64 bytes)
 constexpr int32_t kLeastTiles = 4;       // that a block should have before there are more blocks
 constexpr int32_t kMaxItems = 32;        // of a unit, when cuts may depend on nothing but the unit
-constexpr int32_t kOwnPlanUnits = 256;   // up to which each block of the decode kernel weighs all units, which takes less time than to wait for a plan
+constexpr int32_t kOwnPlanUnits = 256;   // up to which each block of the decode kernel weighs all units, which takes less time than to wait for a plan,
+constexpr int32_t kOwnPlanLookups = 8;   // as long as no thread has to look at more segments of units
 constexpr float kLowest = -1e30f;        // a maximum before anything was seen: finite, so that differences are no NaN
 constexpr float kLog2E = 1.44269504088896340736f, kLn2 = 0.69314718055994530942f;
 

@@ -400,7 +400,7 @@ THINK_DEVICE void visit(const Decode &d, const Output &o, const Block &block, Cu
     if (begin >= last && tiles.first < tiles.end && cuts.chunk == 0) {  // a part that saw nothing of the run
       float *nothing = partial_at(d, cuts, index, block_x(), run, cuts.begins, cuts.ends);
 #pragma unroll 1
-      for (int32_t i = thread_index(); i < partial_floats(g.value_channels); i += block_threads()) {
+      for (int32_t i = thread_index(); i < halves * half_floats(g.value_channels); i += block_threads()) {
         store_global(nothing + i, i % half_floats(g.value_channels) < 4 ? kLowest : 0.0f);
       }
     }
@@ -466,7 +466,7 @@ __global__ void __launch_bounds__(warps_of(kChannels) * 32, blocks_of(kChannels)
   const auto start_of = [&](int32_t unit) { return g.own_plan ? load_shared(block.start + unit) : load_global(d.start + unit); };
   Cuts cuts = {};
   cuts.total = start_of(g.units);
-  if (cuts.total == 0) return wait_for_previous_launch();  // no block may end before it, or what comes behind this launch would overtake it
+  if (cuts.total == 0) return wait_for_previous_launch();  // else some block does: one has to, or what comes behind this launch would overtake prepare
   const int64_t wanted = cuts.total / d.least;
   cuts.blocks = wanted < 1 ? 1 : wanted < grid_x() ? static_cast<int32_t>(wanted) : grid_x();
   if (block_x() >= cuts.blocks) return;

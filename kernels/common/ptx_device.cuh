@@ -443,8 +443,8 @@ THINK_DEVICE float rsqrt_fast(float value) {
 
 // ---- between launches ----------------------------------------------------------------------------------------------------------------------
 
-// With Launch::overlap a kernel may start before its predecessor in the stream has ended: everything before this call may touch only data that the
-// predecessor neither writes nor reads. Without it, and before sm_90, it does nothing.
+// With Launch::overlap a kernel may start before its predecessor in the stream has ended: everything before this call reads nothing that the
+// predecessor writes, and writes nothing that it touches. Without it, and before sm_90, it does nothing.
 THINK_DEVICE void wait_for_previous_launch() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
