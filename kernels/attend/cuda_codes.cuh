@@ -400,20 +400,22 @@ THINK_DEVICE void sum_code_piece(const Decode &d, float scale, float softcap, co
   const auto fetch = [&](int32_t tile, int32_t round) {
     if (tile < end) {
       meet_tile(ahead, d, block, unit, tile);
-      const int32_t row = (tile - ahead.cursor.begin) * kTileTokens, left = ahead.length - row, rows = left < kTileTokens ? left : kTileTokens;
+      const Rows of_segment = bit_copy<Rows>(load_shared(ahead.rows));
+      const int32_t behind = (tile - ahead.cursor.begin) * kTileTokens, left = of_segment.length - behind, row = of_segment.first + behind;
+      const int32_t rows = left < kTileTokens ? left : kTileTokens;
       const Shared<Words4> stage = ring + round % kCodeStages * d.code_words;
       const device::View key_view = get_view(ahead.key_view);
       if (key_bits < 16) {
-        fetch_key_codes(stage, key_view, key_bits, ahead.first + row);
+        fetch_key_codes(stage, key_view, key_bits, row);
       } else if (key_view.layout == THINK_TILES) {
-        fetch_tile<kTileTokens, kSteps>(stage, key_view, ahead.first + row);
+        fetch_tile<kTileTokens, kSteps>(stage, key_view, row);
       } else {
-        fetch_rows<kTileTokens, kSteps>(stage, key_view, ahead.first + row, rows);
+        fetch_rows<kTileTokens, kSteps>(stage, key_view, row, rows);
       }
       if (value_bits < 16) {
-        fetch_value_codes(stage + keys_at, get_view(ahead.value_view), value_bits, ahead.first + row);
+        fetch_value_codes(stage + keys_at, get_view(ahead.value_view), value_bits, row);
       } else {
-        fetch_rows<kTileTokens, kSteps>(stage + keys_at, get_view(ahead.value_view), ahead.first + row, rows);
+        fetch_rows<kTileTokens, kSteps>(stage + keys_at, get_view(ahead.value_view), row, rows);
       }
     }
     cp_async_commit();

@@ -46,7 +46,7 @@ struct Output {
   float scale, softcap;
 };
 
-constexpr int32_t kViewWords = static_cast<int32_t>(sizeof(device::View) / sizeof(Words2));
+constexpr int32_t kViewWords = static_cast<int32_t>(sizeof(device::View) / sizeof(Words2)), kAheadWords = 2 * kViewWords + 1;
 
 // Rows of keys and values at even distances: what a warp adds to its addresses from one share to its next, in bytes; between rows; and what a share is.
 struct Pace {
@@ -64,7 +64,7 @@ struct Block {
   Shared<int64_t> start;           // [units + 1], where the block has made the plan
   Shared<Words4> ring;             // of all warps; between pieces the place where they merge
   Shared<Words2> folded;           // queries of each warp, where they have no place in registers
-  Shared<Words2> views;            // of each warp: keys and values of the segment that it fetches
+  Shared<Words2> views;            // of each warp: keys and values of the segment that it fetches, and its rows
   Shared<Words4> paces;            // of each warp
   SharedCarver behind;             // what begins where the ring begins: for the reduction
 };
@@ -132,7 +132,7 @@ THINK_HOST_DEVICE Block take_block(SharedCarver &carver, int32_t key_channels, i
   block.weight = carver.take<uint32_t>(THINK_MAX_SEGMENTS);
   block.start = carver.take<int64_t>(kOwnPlanUnits + 1);
   block.folded = carver.take<Words2>(kernel > 128 ? static_cast<uint32_t>(warps * steps_of(key_channels) * 32) : 0);
-  block.views = carver.take<Words2>(static_cast<uint32_t>(warps * 2 * kViewWords));
+  block.views = carver.take<Words2>(static_cast<uint32_t>(warps * kAheadWords));
   block.paces = carver.take<Words4>(static_cast<uint32_t>(warps * kPaceWords));
   carver.next = (carver.next + 127) / 128 * 128;
   block.behind = carver;
@@ -618,14 +618,17 @@ THINK_DEVICE void merge_warps(Sums<kMatrices> &sums, const Block &block, int32_t
 // The segment whose tiles a warp fetches, ahead of those that it sums.
 struct Ahead {
   Cursor cursor;
-  Shared<Words2> key_view, value_view;  // of the warp
-  int32_t first, length;                // rows of the segment
+  Shared<Words2> key_view, value_view, rows;  // of the warp; rows: where the segment begins, and how many it has
   bool met;
 };
 
+struct Rows {
+  int32_t first, length;
+};
+
 THINK_DEVICE Ahead ahead_of(const Cursor &cursor, const Block &block) {
-  const Shared<Words2> views = block.views + warp_index() * 2 * kViewWords;
-  return {cursor, views, views + kViewWords, 0, 0, false};
+  const Shared<Words2> views = block.views + warp_index() * kAheadWords;
+  return {cursor, views, views + kViewWords, views + 2 * kViewWords, false};
 }
 
 THINK_DEVICE void meet_tile(Ahead &ahead, const Decode &d, const Block &block, const Unit &unit, int32_t tile) {
@@ -634,9 +637,9 @@ THINK_DEVICE void meet_tile(Ahead &ahead, const Decode &d, const Block &block, c
   sync_warp();
   put_view(ahead.key_view, device::view_of(segment.key, segment.run, d.geometry.kv_heads, unit.sequence, unit.head));
   put_view(ahead.value_view, device::view_of(segment.value, segment.run, d.geometry.kv_heads, unit.sequence, unit.head));
+  const Rows rows = {device::first_of(segment.run, unit.sequence, unit.head), device::length_of(segment.run, unit.sequence, unit.head)};
+  if (lane_index() == 0) store_shared(ahead.rows, bit_copy<Words2>(rows));
   sync_warp();
-  ahead.first = device::first_of(segment.run, unit.sequence, unit.head);
-  ahead.length = device::length_of(segment.run, unit.sequence, unit.head);
   ahead.met = true;
 }
 
@@ -716,23 +719,25 @@ THINK_DEVICE void sum_piece(const Decode &d, float scale, float softcap, const B
     const int32_t tile = share / kShares;
     if (tile < end) {
       const Shared<Words4> stage = ring + round % kStages * words;
-      int32_t row = 0, rows = 0;
+      int32_t row = 0, left = 0;  // of the pages or slot; in the segment, from there on
       if (stride.shares == 0) {
         meet_tile(ahead, d, block, unit, tile);
-        row = share * kRows - ahead.cursor.begin * kTileTokens, rows = ahead.length - row;
-        stride = stride_from<kRows, kWarps>(get_view(ahead.key_view), get_view(ahead.value_view), ahead.first + row, rows, pace);
+        const Rows rows = bit_copy<Rows>(load_shared(ahead.rows));
+        const int32_t behind = share * kRows - ahead.cursor.begin * kTileTokens;
+        row = rows.first + behind, left = rows.length - behind;
+        stride = stride_from<kRows, kWarps>(get_view(ahead.key_view), get_view(ahead.value_view), row, left, pace);
       }
       if (stride.shares > 0) {
         fetch_share<kRows, kSteps>(stage, stage + keys_at, stride, pace);
       } else {
-        if (rows > kRows) rows = kRows;
+        if (left > kRows) left = kRows;
         const device::View key_view = get_view(ahead.key_view);
         if (key_view.layout == THINK_TILES) {
-          fetch_tile<kRows, kSteps>(stage, key_view, ahead.first + row);
+          fetch_tile<kRows, kSteps>(stage, key_view, row);
         } else {
-          fetch_rows<kRows, kSteps>(stage, key_view, ahead.first + row, rows);
+          fetch_rows<kRows, kSteps>(stage, key_view, row, left);
         }
-        fetch_rows<kRows, kSteps>(stage + keys_at, get_view(ahead.value_view), ahead.first + row, rows);
+        fetch_rows<kRows, kSteps>(stage + keys_at, get_view(ahead.value_view), row, left);
       }
     }
     cp_async_commit();
