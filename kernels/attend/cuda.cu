@@ -229,7 +229,7 @@ int32_t attend(const Arguments &a, const Extent &extent, const int32_t *query_sl
     to.value_run = run[i];
     to.basis = static_cast<int8_t>(which);
     to.causal = (segment.flags & THINK_SEGMENT_CAUSAL) != 0;
-    p.segment[i] = {to.run, to.key.kept, to.value.kept, device::bits_of(to.key.dtype), device::bits_of(to.value.dtype)};
+    p.segment[i] = weighed(to);
     if (segment.value_basis) o.basis[run[i]] = {segment.value_basis->weight, segment.value_basis->weight_offset, segment.value_basis->offset};
   }
   p.geometry = d.geometry = g;

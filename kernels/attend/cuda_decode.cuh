@@ -19,6 +19,10 @@ struct DecodeSegment {
   int8_t value_run, basis, causal, unused;
 };
 
+THINK_HOST_DEVICE WeighedSegment weighed(const DecodeSegment &segment) {
+  return {segment.run, segment.key.kept, segment.value.kept, device::bits_of(segment.key.dtype), device::bits_of(segment.value.dtype)};
+}
+
 struct ValueBasis {
   const void *weight;
   const int64_t *weight_offset;

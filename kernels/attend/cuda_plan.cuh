@@ -125,6 +125,18 @@ THINK_DEVICE int32_t kept_of(const int32_t *kept, int32_t channels, int64_t head
 
 THINK_DEVICE int32_t bytes_of(think_dtype dtype) { return dtype == THINK_F32 ? 4 : 2; }
 
+// What a unit has of a segment: tiles, and the weight of each.
+struct SegmentTiles {
+  int32_t count, weight;
+};
+
+THINK_DEVICE SegmentTiles tiles_of_segment(const Geometry &g, const WeighedSegment &segment, const Unit &unit) {
+  const int64_t head_of_slot = int64_t{device::slot_of(segment.run.slot, unit.sequence)} * g.kv_heads + unit.head;
+  return {tiles_of(device::length_of(segment.run, unit.sequence, unit.head)),
+          tile_weight(kept_of(segment.key_kept, g.key_channels, head_of_slot), segment.key_bits,
+                      kept_of(segment.value_kept, g.value_channels, head_of_slot), segment.value_bits)};
+}
+
 // The place of every unit on the line, a stretch of units for each of kThreads threads. segment(s): a WeighedSegment. tensor: of queries or outputs.
 // store(index, place), and that of the end as index g.units.
 template <int32_t kThreads, class Segment, class Store>
@@ -135,11 +147,8 @@ THINK_DEVICE void place_units(const Geometry &g, const Batch &batch, const think
     int64_t weight = kUnitWeight;
 #pragma unroll 1
     for (int32_t s = 0; s < g.segments; ++s) {
-      const WeighedSegment one = segment(s);
-      const int64_t head_of_slot = int64_t{device::slot_of(one.run.slot, unit.sequence)} * g.kv_heads + unit.head;
-      const int32_t of_tile = tile_weight(kept_of(one.key_kept, g.key_channels, head_of_slot), one.key_bits,
-                                          kept_of(one.value_kept, g.value_channels, head_of_slot), one.value_bits);
-      weight += int64_t{tiles_of(device::length_of(one.run, unit.sequence, unit.head))} * of_tile;
+      const SegmentTiles tiles = tiles_of_segment(g, segment(s), unit);
+      weight += static_cast<int64_t>(tiles.count) * tiles.weight;
     }
     return weight;
   };

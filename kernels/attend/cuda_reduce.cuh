@@ -368,12 +368,9 @@ THINK_DEVICE void visit(const Decode &d, const Output &o, const Block &block, Cu
   const Unit unit = unit_at(g, o.batch, index);
   sync_block();  // the unit before has been read
   if (thread_index() < g.segments) {
-    const DecodeSegment &segment = d.segment[thread_index()];
-    const int64_t head_of_slot = int64_t{device::slot_of(segment.run.slot, unit.sequence)} * g.kv_heads + unit.head;
-    store_shared(block.tiles + thread_index(), static_cast<uint32_t>(tiles_of(device::length_of(segment.run, unit.sequence, unit.head))));
-    store_shared(block.weight + thread_index(),
-                 static_cast<uint32_t>(tile_weight(device::width_of(segment.key, head_of_slot), device::bits_of(segment.key.dtype),
-                                                   device::width_of(segment.value, head_of_slot), device::bits_of(segment.value.dtype))));
+    const SegmentTiles tiles = tiles_of_segment(g, weighed(d.segment[thread_index()]), unit);
+    store_shared(block.tiles + thread_index(), static_cast<uint32_t>(tiles.count));
+    store_shared(block.weight + thread_index(), static_cast<uint32_t>(tiles.weight));
   }
   sync_block();
   cuts.tiles = run_range(d, block, g.runs).first;
@@ -454,10 +451,7 @@ __global__ void __launch_bounds__(warps_of(kChannels) * 32, blocks_of(kChannels)
   if (g.own_plan) {
     place_units<warps_of(kChannels) * 32>(
         g, o.batch, o.tensor, block.ring.as<int64_t>(),
-        [&](int32_t s) -> WeighedSegment {
-          const DecodeSegment &segment = d.segment[s];
-          return {segment.run, segment.key.kept, segment.value.kept, device::bits_of(segment.key.dtype), device::bits_of(segment.value.dtype)};
-        },
+        [&](int32_t s) { return weighed(d.segment[s]); },
         [&](int32_t index, int64_t place) { store_shared(block.start + index, place); });
     sync_block();
   } else {
