@@ -34,5 +34,10 @@ def class_name(struct):
     return "".join(part.capitalize() for part in struct.removeprefix("think_").split("_"))
 
 
+def record_name(struct):
+    """class_name(), where Error is the language's own."""
+    return "ErrorRecord" if struct == "think_error" else class_name(struct)
+
+
 def pointed(kind):
     return kind.replace("const ", "").replace("*", "").strip()

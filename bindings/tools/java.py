@@ -10,7 +10,7 @@ import re
 import sys
 import textwrap
 
-from description import MADE_BY, class_name, load, pointed, write
+from description import MADE_BY, load, pointed, record_name, write
 
 PACKAGE = "java/src/main/java/org/libthink/"
 BUFFER = {"int": "Int", "long": "Long", "float": "Float"}
@@ -21,10 +21,6 @@ def java_name(name):
     """keyKept of key_kept"""
     first, *rest = name.split("_")
     return first + "".join(part.capitalize() for part in rest)
-
-
-def java_class(struct):
-    return "ErrorRecord" if struct == "think_error" else class_name(struct)
 
 
 def comment(text, indent=""):
@@ -45,7 +41,7 @@ def property_of(about, owner, field, place):
         return [*text, f"  public String {name}() {{ return text({offset}, {size}); }}", "", f"  public {owner} {name}(String value) {{",
                 f"    text({offset}, {size}, value);", "    return this;", "  }"], False
     if kind.endswith("*") and target in {struct["name"] for struct in about["structs"]}:
-        inner = java_class(target)
+        inner = record_name(target)
         if field.get("text", "").startswith("["):
             getter = f"  public long {name}() {{ return bytes.getLong({offset}); }}"
             setter = [f"  public {owner} {name}({inner}... values) {{", f"    point({offset}, {place}, values.length == 0 ? null : packed(values));"]
@@ -75,7 +71,7 @@ def property_of(about, owner, field, place):
 
 
 def struct_class(about, struct):
-    owner, place, body, shown = java_class(struct["name"]), 0, [], []
+    owner, place, body, shown = record_name(struct["name"]), 0, [], []
     for field in struct["fields"]:
         if field["name"] == "struct_size" or field["name"].startswith("reserved"):
             continue
@@ -116,7 +112,7 @@ def layout(about):
 
 def main():
     about = load()
-    files = {f"{PACKAGE}{java_class(struct['name'])}.java": struct_class(about, struct) for struct in about["structs"]}
+    files = {f"{PACKAGE}{record_name(struct['name'])}.java": struct_class(about, struct) for struct in about["structs"]}
     return write({**files, PACKAGE + "Constants.java": constants(about), "java/src/main/c/layout.h": layout(about)}, "--check" in sys.argv[1:])
 
 
