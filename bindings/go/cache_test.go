@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"reflect"
+	"sync"
 	"testing"
 
 	"libthink/think"
@@ -117,17 +118,17 @@ func TestCache(t *testing.T) {
 	expect(t, errors.Is(err, think.ErrState) && err.Error() == "the cache is closed", err)
 }
 
-// waits in a call until another one has been refused.
+// waits in the first of its calls until another one has been refused.
 type waits struct {
+	first         sync.Once
 	inside, tried chan struct{}
 }
 
-func (w waits) Write(data []byte) (int, error) {
-	select {
-	case w.inside <- struct{}{}:
+func (w *waits) Write(data []byte) (int, error) {
+	w.first.Do(func() {
+		close(w.inside)
 		<-w.tried
-	default:
-	}
+	})
 	return len(data), nil
 }
 
@@ -139,7 +140,7 @@ func TestOneCallAtATime(t *testing.T) {
 	rows, kv := think.NewTensor(noise(1, 4*16), 1, 4, 1, 16), think.NewTensor(noise(1, 2*16), 1, 2, 1, 16)
 	must(t, cache.Step([]int32{0}, []int32{1}))
 	must(t, cache.Append(0, rows, kv, kv))
-	w := waits{make(chan struct{}), make(chan struct{})}
+	w := &waits{inside: make(chan struct{}), tried: make(chan struct{})}
 	saved := make(chan error)
 	go func() { saved <- cache.Save(0, w) }()
 	<-w.inside

@@ -27,14 +27,14 @@ go vet -tags think_calls ./...
 
 # every function called, and again with each detector
 library=$build/libthink.so.1
-THINK_LIBRARY=$library go test -count=1 -tags think_calls .
-THINK_LIBRARY=$library go test -count=1 -race .
+THINK_LIBRARY=$library go test -timeout 120s -count=1 -tags think_calls .
+THINK_LIBRARY=$library go test -timeout 120s -count=1 -race .
 if printf '%s\n' 1.21 "$version" | sort -VC; then
-  THINK_LIBRARY=$library GOEXPERIMENT=cgocheck2 go test -count=1 .
+  THINK_LIBRARY=$library GOEXPERIMENT=cgocheck2 go test -timeout 120s -count=1 .
 else
-  THINK_LIBRARY=$library GODEBUG=cgocheck=2 go test -count=1 .
+  THINK_LIBRARY=$library GODEBUG=cgocheck=2 go test -timeout 120s -count=1 .
 fi
-THINK_LIBRARY=$library GOGC=1 go test -count=2 .
+THINK_LIBRARY=$library GOGC=1 go test -timeout 120s -count=2 .
 
 # linked, against an installed tree
 cmake --install "$build" --prefix "$work/prefix" --component devel >"$work/log" 2>&1 || { cat "$work/log" >&2; fail "cmake --install"; }
