@@ -16,7 +16,7 @@ constexpr int32_t kChunkBytes = 16;
 constexpr int32_t kSlabRows = 256;
 constexpr int32_t kAhead = 4;  // chunks that a thread asks for before it uses the first
 
-int32_t slabs_of(int64_t rows) { return static_cast<int32_t>((rows + kSlabRows - 1) / kSlabRows); }
+THINK_HOST_DEVICE int32_t slabs_of(int64_t rows) { return static_cast<int32_t>((rows + kSlabRows - 1) / kSlabRows); }
 
 template <class T>
 constexpr int32_t kChunk = kChunkBytes / static_cast<int32_t>(sizeof(T));  // elements
@@ -51,21 +51,27 @@ THINK_DEVICE void add_squares(float (&sum)[kChunk<T>], const Words4 &chunk) {
   }
 }
 
-// Adds the squares of this thread's chunks of `count` rows, `stride` bytes apart, in the order of the rows.
-template <class T>
-THINK_DEVICE void add_rows(float (&sum)[kChunk<T>], const Cut<T> &cut, const char *rows, int64_t stride, int32_t count) {
+// Adds the squares of the chunks that this thread has of `count` rows, in their order. `row_at` says where a row lies: rows of a tensor are a stride
+// apart, those of a segment wherever their page is, and the sums must not know the difference.
+template <class T, class RowAt>
+THINK_DEVICE void add_rows(float (&sum)[kChunk<T>], const Cut<T> &cut, int32_t count, const RowAt &row_at) {
   if (!cut.works) return;
-  const char *at = rows + cut.row * stride + cut.chunk * kChunkBytes;
-  const int64_t step = cut.rows * stride;
+  const int64_t offset = cut.chunk * kChunkBytes;
   int32_t row = cut.row;
-  for (; row + (kAhead - 1) * cut.rows < count; row += kAhead * cut.rows, at += kAhead * step) {
+  for (; row + (kAhead - 1) * cut.rows < count; row += kAhead * cut.rows) {
     Words4 chunk[kAhead];
 #pragma unroll
-    for (int32_t i = 0; i < kAhead; ++i) chunk[i] = load_stream(reinterpret_cast<const Words4 *>(at + i * step));
+    for (int32_t i = 0; i < kAhead; ++i) chunk[i] = load_stream(reinterpret_cast<const Words4 *>(row_at(row + i * cut.rows) + offset));
 #pragma unroll
     for (int32_t i = 0; i < kAhead; ++i) add_squares<T>(sum, chunk[i]);
   }
-  for (; row < count; row += cut.rows, at += step) add_squares<T>(sum, load_stream(reinterpret_cast<const Words4 *>(at)));
+  for (; row < count; row += cut.rows) add_squares<T>(sum, load_stream(reinterpret_cast<const Words4 *>(row_at(row) + offset)));
+}
+
+// ... `stride` bytes apart.
+template <class T>
+THINK_DEVICE void add_rows(float (&sum)[kChunk<T>], const Cut<T> &cut, const char *rows, int64_t stride, int32_t count) {
+  add_rows<T>(sum, cut, count, [&](int32_t row) { return rows + row * stride; });
 }
 
 // The sums of a block's threads, in planes of four elements so that neither side meets a bank twice: thread by thread when they are written, place by
@@ -140,59 +146,81 @@ __global__ void __launch_bounds__(kThreads) score_reset(StateLayout layout, Batc
 
 // ---- update, first launch: grid (slabs, KV heads, sequences). Sums [sequence][head][slab][place]
 
+// What the first launch of an update leaves to the second.
+struct Slabs {
+  float *partial;
+  int32_t kv_heads, channels;
+  int32_t count;   // of a head, at most
+  int32_t planes;  // in which the first launch left its places
+};
+
 struct UpdateCall {
   think_tensor query, key;
   Batch batch;
   StateLayout state;
-  float *partial;
-  int32_t kv_heads, channels, window;
-  int32_t longest, slabs;
+  Slabs slabs;
+  int32_t window, longest;
   int32_t query_bytes;  // of an element
-  int32_t planes;       // in which the first launch left its places
 };
+
+// A slab of `left` rows, or as many of them as a slab has.
+template <class T, class RowAt>
+THINK_DEVICE void sum_slab(const Slabs &slabs, int32_t left, const RowAt &row_at) {
+  SharedCarver carver = shared_memory();
+  const Shared<float> planes = take_planes<T>(carver);
+  const Cut<T> cut(slabs.channels);
+  float sum[kChunk<T>] = {};
+  add_rows<T>(sum, cut, left < kSlabRows ? left : kSlabRows, row_at);
+  const float total = add_up<T>(planes, cut, sum, slabs.channels);
+  if (thread_index() >= slabs.channels) return;
+  const int64_t slab = (static_cast<int64_t>(block_z()) * slabs.kv_heads + block_y()) * slabs.count + block_x();
+  store_global(slabs.partial + slab * slabs.channels + thread_index(), total);
+}
 
 template <class T>
 __global__ void __launch_bounds__(kThreads, kBlocks) score_slab(UpdateCall call) {
+  if (device::slot_of(call.batch.slot, block_z()) < 0) return;
   const RowRange rows = device::rows_of(call.key, call.batch, block_z(), call.longest);
   const int32_t first = block_x() * kSlabRows, left = static_cast<int32_t>(rows.count) - first;
   if (left <= 0) return;
-  SharedCarver carver = shared_memory();
-  const Shared<float> planes = take_planes<T>(carver);
-  const Cut<T> cut(call.channels);
-  float sum[kChunk<T>] = {};
-  add_rows<T>(sum, cut, device::element(call.key, rows.row, block_y(), rows.first + first, sizeof(T)), call.key.stride[2] * static_cast<int64_t>(sizeof(T)),
-              left < kSlabRows ? left : kSlabRows);
-  const float total = add_up<T>(planes, cut, sum, call.channels);
-  if (thread_index() >= call.channels) return;
-  const int64_t slab = (static_cast<int64_t>(block_z()) * call.kv_heads + block_y()) * call.slabs + block_x();
-  store_global(call.partial + slab * call.channels + thread_index(), total);
+  const char *start = device::element(call.key, rows.row, block_y(), rows.first + first, sizeof(T));
+  const int64_t stride = call.key.stride[2] * static_cast<int64_t>(sizeof(T));
+  sum_slab<T>(call.slabs, left, [&](int32_t row) { return start + row * stride; });
 }
 
 // ---- update, second launch: grid (KV heads + query heads, sequences)
 
-// Adds the slabs of one KV head to its state: every `parts`-th one by a part of the block, then the parts in their order.
-THINK_DEVICE void add_slabs(const UpdateCall &call, int32_t head, int32_t sequence, int32_t slabs, float *square_sum, Shared<float> parts) {
-  const int32_t channels = call.channels, count = kThreads / channels, part = thread_index() / channels, place = thread_index() - part * channels;
-  const float *partial = call.partial + (static_cast<int64_t>(sequence) * call.kv_heads + head) * call.slabs * channels + place;
-  if (part < count) {
+// Where the sum of this thread's place belongs, for threads below channels.
+THINK_DEVICE float *square_sum_of_place(const Slabs &slabs, int32_t head, char *state) {
+  const int32_t place = thread_index(), channels = slabs.channels;
+  const int32_t channel = slabs.planes == 1 ? channel_of_place<float>(place, channels) : channel_of_place<F16>(place, channels);
+  return reinterpret_cast<float *>(state) + static_cast<int64_t>(head) * channels + channel;
+}
+
+// Adds up the first `count` slabs of one KV head: every so many-th one by a part of the block, then the parts in their order. Threads below channels get
+// the sum of their place.
+THINK_DEVICE float add_slabs(const Slabs &slabs, int32_t head, int32_t sequence, int32_t count) {
+  SharedCarver carver = shared_memory();
+  const Shared<float> sums = carver.take<float>(kThreads);
+  const int32_t channels = slabs.channels, parts = kThreads / channels, part = thread_index() / channels, place = thread_index() - part * channels;
+  const float *partial = slabs.partial + (static_cast<int64_t>(sequence) * slabs.kv_heads + head) * slabs.count * channels + place;
+  if (part < parts) {
     float sum = 0;
 #pragma unroll 8
-    for (int32_t slab = part; slab < slabs; slab += count) sum += load_stream(partial + static_cast<int64_t>(slab) * channels);
-    store_shared(parts + thread_index(), sum);
+    for (int32_t slab = part; slab < count; slab += parts) sum += load_stream(partial + static_cast<int64_t>(slab) * channels);
+    store_shared(sums + thread_index(), sum);
   }
   sync_block();
-  if (thread_index() >= channels) return;
+  if (thread_index() >= channels) return 0;
   float total = 0;
-  for (int32_t i = 0; i < count; ++i) total += load_shared(parts + (i * channels + place));
-  const int32_t channel = call.planes == 1 ? channel_of_place<float>(place, channels) : channel_of_place<F16>(place, channels);
-  float *to = square_sum + static_cast<int64_t>(head) * channels + channel;
-  store_global(to, load_global(to) + total);
+  for (int32_t i = 0; i < parts; ++i) total += load_shared(sums + (i * channels + place));
+  return total;
 }
 
 // The last `window` rows of one query head: old rows move to the front, new ones come behind them. A block moves rows in ascending order and reads a
 // batch of them before it writes any, so a row is read before its place is taken.
 THINK_DEVICE void shift_window(const UpdateCall &call, int32_t head, const RowRange &rows, char *state) {
-  const int32_t chunks = call.channels * call.query_bytes / kChunkBytes, batch = kThreads / chunks;
+  const int32_t chunks = call.slabs.channels * call.query_bytes / kChunkBytes, batch = kThreads / chunks;
   const int32_t row_in_batch = thread_index() / chunks, chunk = thread_index() - row_in_batch * chunks;
   Words4 *window = reinterpret_cast<Words4 *>(state + call.state.window) + static_cast<int64_t>(head) * call.window * chunks;
   const int32_t fresh = rows.count < call.window ? static_cast<int32_t>(rows.count) : call.window, old = call.window - fresh;
@@ -212,21 +240,51 @@ THINK_DEVICE void shift_window(const UpdateCall &call, int32_t head, const RowRa
 
 __global__ void __launch_bounds__(kThreads) score_complete(UpdateCall call) {
   const int32_t sequence = block_y();
+  if (device::slot_of(call.batch.slot, sequence) < 0) return;
   const RowRange rows = device::rows_of(call.key, call.batch, sequence, call.longest);
   if (rows.count == 0) return;
   char *state = state_of(call.state, call.batch, sequence);
-  if (block_x() >= call.kv_heads) {
-    shift_window(call, block_x() - call.kv_heads, rows, state);
+  if (block_x() >= call.slabs.kv_heads) {
+    shift_window(call, block_x() - call.slabs.kv_heads, rows, state);
     return;
   }
-  SharedCarver carver = shared_memory();
-  const Shared<float> parts = carver.take<float>(kThreads);
-  const int32_t slabs = (static_cast<int32_t>(rows.count) + kSlabRows - 1) / kSlabRows;
-  add_slabs(call, block_x(), sequence, slabs, reinterpret_cast<float *>(state), parts);
+  const float total = add_slabs(call.slabs, block_x(), sequence, slabs_of(static_cast<int32_t>(rows.count)));
+  if (thread_index() < call.slabs.channels) {
+    float *to = square_sum_of_place(call.slabs, block_x(), state);
+    store_global(to, load_global(to) + total);
+  }
   if (block_x() == 0 && thread_index() == 0) {
     int64_t *tokens = reinterpret_cast<int64_t *>(state + call.state.tokens);
     store_global(tokens, load_global(tokens) + rows.count);
   }
+}
+
+// ---- the squares of a segment once more, first launch: grid (slabs, KV heads, sequences)
+
+struct AgainCall {
+  device::Side side;
+  device::Run run;
+  Batch batch;
+  StateLayout state;
+  Slabs slabs;
+};
+
+template <class T>
+__global__ void __launch_bounds__(kThreads, kBlocks) score_slab_again(AgainCall call) {
+  const int32_t sequence = block_z(), head = block_y();
+  const int32_t offset = block_x() * kSlabRows, left = device::length_of(call.run, sequence, head) - offset;
+  if (left <= 0) return;
+  const device::View view = device::view_of(call.side, call.run, call.slabs.kv_heads, sequence, head);
+  const int32_t first = device::first_of(call.run, sequence, head) + offset;
+  sum_slab<T>(call.slabs, left, [&](int32_t row) { return device::row_address(view, first + row); });
+}
+
+// ---- second launch: grid (KV heads, sequences). A run without rows has the sum 0, so no block may leave early.
+
+__global__ void __launch_bounds__(kThreads) score_complete_again(AgainCall call) {
+  const int32_t head = block_x(), sequence = block_y();
+  const float total = add_slabs(call.slabs, head, sequence, slabs_of(device::length_of(call.run, sequence, head)));
+  if (thread_index() < call.slabs.channels) store_global(square_sum_of_place(call.slabs, head, state_of(call.state, call.batch, sequence)), total);
 }
 
 // ---- finish: grid (KV heads or query heads, sequences)
@@ -292,8 +350,30 @@ int32_t with_type(think_dtype dtype, const Body &body) {
 template <class T>
 int32_t load_typed() {
   if (const int32_t error = prepare(score_slab<T>, shared_bytes<T>())) return error;
+  if (const int32_t error = prepare(score_slab_again<T>, shared_bytes<T>())) return error;
   if (const int32_t error = prepare(score_finish<T>, shared_bytes<T>())) return error;
   return prepare(score_values<T>, shared_bytes<T>());
+}
+
+Slabs carve(const Shape &shape, int32_t batch, int64_t longest, think_dtype dtype, Carver &carver) {
+  Slabs slabs;
+  slabs.kv_heads = shape.kv_heads;
+  slabs.channels = shape.key_channels;
+  slabs.count = slabs_of(longest);
+  slabs.planes = dtype == THINK_F32 ? kPlanes<float> : kPlanes<F16>;
+  slabs.partial = take<float>(carver, static_cast<int64_t>(batch) * shape.kv_heads * slabs.count * shape.key_channels);
+  return slabs;
+}
+
+// The first launch of an update, by either of the two kernels that leave sums of slabs.
+template <class T, class Kernel, class Call>
+int32_t launch_slabs(const char *name, Kernel kernel, const Call &call, void *stream) {
+  const Launch how{.name = name,
+                   .grid = {call.slabs.count, call.slabs.kv_heads, call.batch.count},
+                   .threads = kThreads,
+                   .shared_bytes = shared_bytes<T>(),
+                   .stream = stream};
+  return launch(how, kernel, call);
 }
 
 }  // namespace
@@ -303,12 +383,13 @@ int32_t load() {
   if (const int32_t error = load_typed<F16>()) return error;
   if (const int32_t error = load_typed<BF16>()) return error;
   if (const int32_t error = prepare(score_reset, 0)) return error;
+  if (const int32_t error = prepare(score_complete_again, kThreads * sizeof(float))) return error;
   return prepare(score_complete, kThreads * sizeof(float));
 }
 
 int64_t workspace(const Shape &shape, int32_t batch, int64_t tokens) {
   Carver carver{nullptr, 0};
-  take<float>(carver, static_cast<int64_t>(batch) * shape.kv_heads * slabs_of(tokens) * shape.key_channels);
+  carve(shape, batch, tokens, THINK_F32, carver);
   return carver.offset;
 }
 
@@ -326,22 +407,13 @@ int32_t update(const Update &update, int64_t longest, void *workspace, void *str
   call.batch = update.batch;
   call.state = layout_of(shape, update.state);
   Carver carver{static_cast<char *>(workspace), 0};
-  call.slabs = slabs_of(longest);
-  call.partial = take<float>(carver, static_cast<int64_t>(update.batch.count) * shape.kv_heads * call.slabs * shape.key_channels);
-  call.kv_heads = shape.kv_heads;
-  call.channels = shape.key_channels;
+  call.slabs = carve(shape, update.batch.count, longest, update.key.dtype, carver);
   call.window = shape.window;
   call.longest = static_cast<int32_t>(longest);
   call.query_bytes = dtype_bytes(update.query.dtype);
-  call.planes = update.key.dtype == THINK_F32 ? 1 : 2;
   const int32_t error = with_type(update.key.dtype, [&](auto type) {
     using T = decltype(type);
-    const Launch how{.name = "score_slab",
-                     .grid = {call.slabs, shape.kv_heads, update.batch.count},
-                     .threads = kThreads,
-                     .shared_bytes = shared_bytes<T>(),
-                     .stream = stream};
-    return launch(how, score_slab<T>, call);
+    return launch_slabs<T>("score_slab", score_slab<T>, call, stream);
   });
   if (error) return error;
   const Launch how{.name = "score_complete",
@@ -350,6 +422,27 @@ int32_t update(const Update &update, int64_t longest, void *workspace, void *str
                    .shared_bytes = kThreads * sizeof(float),
                    .stream = stream};
   return launch(how, score_complete, call);
+}
+
+int32_t sum_again(const Shape &shape, const think_segment &segment, const Batch &batch, void *state, int64_t longest, void *workspace, void *stream) {
+  AgainCall call;
+  call.side = device::side_of(segment, shape, think::Side::keys);
+  call.run = device::run_of(segment, batch, longest);
+  call.batch = batch;
+  call.state = layout_of(shape, state);
+  Carver carver{static_cast<char *>(workspace), 0};
+  call.slabs = carve(shape, batch.count, longest, segment.key_dtype, carver);
+  const int32_t error = with_type(segment.key_dtype, [&](auto type) {
+    using T = decltype(type);
+    return launch_slabs<T>("score_slab_again", score_slab_again<T>, call, stream);
+  });
+  if (error) return error;
+  const Launch how{.name = "score_complete_again",
+                   .grid = {shape.kv_heads, batch.count},
+                   .threads = kThreads,
+                   .shared_bytes = kThreads * sizeof(float),
+                   .stream = stream};
+  return launch(how, score_complete_again, call);
 }
 
 int32_t finish(const Shape &shape, const void *state, const Batch &batch, bool query_heads, float *score, void *stream) {

@@ -14,7 +14,7 @@
 namespace think::cuda {
 
 // Raised whenever the table, or a struct that it takes, changes in any way.
-constexpr uint32_t kBackendAbi = 4;
+constexpr uint32_t kBackendAbi = 5;
 
 // A device that a context uses. Filled by Backend::open(), handed back to the other functions.
 struct Device {
@@ -43,6 +43,7 @@ struct Backend {
   int64_t (*score_workspace)(const Shape &shape, int32_t batch, int64_t tokens);
   int32_t (*score_reset)(const Shape &shape, void *state, const Batch &batch, void *stream);
   int32_t (*score_update)(const score::Update &update, int64_t longest, void *workspace, void *stream);
+  int32_t (*score_sum_again)(const Shape &shape, const think_segment &segment, const Batch &batch, void *state, int64_t longest, void *workspace, void *stream);
   int32_t (*score_finish)(const Shape &shape, const void *state, const Batch &batch, bool query_heads, float *score, void *stream);
   int32_t (*score_values)(const Shape &shape, const think_tensor &attention, const Batch &batch, float *score, void *stream);
 

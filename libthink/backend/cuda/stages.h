@@ -30,6 +30,7 @@ constexpr Backend with_stages(Backend table) {
   table.score_workspace = score::cuda::workspace;
   table.score_reset = score::cuda::reset;
   table.score_update = score::cuda::update;
+  table.score_sum_again = score::cuda::sum_again;
   table.score_finish = score::cuda::finish;
   table.score_values = score::cuda::value_score;
 

@@ -1,6 +1,8 @@
 // The score stage's CUDA kernels against the double-precision reference, with every access checked.
 #include "kernels/score/cuda.h"
 
+#include <algorithm>
+
 #include "device.h"
 #include "score_case.h"
 
@@ -217,6 +219,116 @@ TEST(ScoreOnDevice, EverySeedGivesTheSameBits) {
     state.update(queries.tensor, keys.tensor, batch);
     if (first.empty()) first = state.download();
     ASSERT_TRUE(first == state.download()) << "seed " << seed;
+  }
+}
+
+// A negative slot: the rows of that sequence are uninitialised, and whatever would be written to its state lies outside of the buffer.
+TEST(ScoreOnDevice, SequencesWithoutAStateAreLeftOut) {
+  const int32_t lengths[] = {300, 280, 40}, slot[] = {1, -1, 0}, other_lengths[] = {300, 0, 40}, other_slot[] = {1, 2, 0};
+  const Shape shape = make_shape(2, 3, 40, 16, THINK_F16);
+  std::mt19937 random(11);
+  Rows query(THINK_F16, 3, 6, 300, 40), key(THINK_BF16, 3, 2, 300, 40);
+  for (int b : {0, 2}) fill(query, b, 0, lengths[b], random), fill(key, b, 0, lengths[b], random);
+  const int64_t bytes = score::state_bytes(shape);
+  std::vector<char> expected;
+  for (bool left_out : {false, true}) {
+    begin(11);
+    const DeviceRows queries("query", query), keys("key", key);
+    DeviceState state(shape, left_out ? 2 : 3);
+    state.reset({left_out ? 2 : 3, nullptr, nullptr, nullptr});
+    state.update(queries.tensor, keys.tensor, left_out ? Batch{3, lengths, nullptr, slot} : Batch{3, other_lengths, nullptr, other_slot});
+    std::vector<char> memory = state.download();
+    memory.resize(static_cast<size_t>(2 * bytes));
+    EXPECT_EQ(300, *score::state_view(shape, memory.data(), 1).tokens);
+    EXPECT_EQ(40, *score::state_view(shape, memory.data(), 0).tokens);
+    if (left_out) EXPECT_TRUE(memory == expected);
+    expected = memory;
+  }
+}
+
+// Dense rows of a segment in shuffled pages, each head with a length of its own, behind rows that are no longer in the run.
+struct PagedKeys {
+  static constexpr int32_t kPageTokens = 64, kFirst = 37;
+  think_segment segment = THINK_SEGMENT_INIT;
+  std::vector<char> memory;
+  std::vector<int32_t> pages, first, lengths;
+
+  PagedKeys(const Rows &key, const std::vector<int32_t> &lengths_of_heads, std::mt19937 &random) : lengths(lengths_of_heads) {
+    const int64_t heads = key.tensor.extent[1], channels = key.tensor.extent[3], row_bytes = channels * dtype_bytes(key.tensor.dtype) + 16;
+    const int64_t count = (key.tensor.extent[2] + kFirst + kPageTokens - 1) / kPageTokens;
+    for (int32_t page = 0; page < count; ++page) pages.push_back(page);
+    std::shuffle(pages.begin(), pages.end(), random);
+    first.assign(static_cast<size_t>(heads), kFirst);
+    memory.assign(static_cast<size_t>(count * heads * kPageTokens * row_bytes), '\xff');
+    for (int64_t head = 0; head < heads; ++head) {
+      for (int64_t token = 0; token < lengths[head]; ++token) {
+        const int64_t row = kFirst + token, page = pages[row / kPageTokens];
+        std::memcpy(memory.data() + ((page * heads + head) * kPageTokens + row % kPageTokens) * row_bytes, element(key.tensor, 0, head, token),
+                    channels * dtype_bytes(key.tensor.dtype));
+      }
+    }
+    segment.page_tokens = kPageTokens;
+    segment.key_dtype = segment.value_dtype = key.tensor.dtype;
+    segment.key_stride[0] = heads * kPageTokens * row_bytes;
+    segment.key_stride[1] = kPageTokens * row_bytes;
+    segment.key_stride[2] = row_bytes;
+    segment.pages_stride = count;
+    segment.lengths_stride[0] = heads;
+    segment.lengths_stride[1] = 1;
+  }
+};
+
+// What an eviction leaves is summed as if it had just come: the same bits, and nothing else of the state changes.
+TEST(ScoreOnDevice, SumsOfASegmentAreThoseOfAnUpdate) {
+  const std::vector<int32_t> lengths = {0, 1, 31, 33, 257, 1000};
+  const int32_t window = 8, slot = 1;
+  uint64_t seed = 0;
+  for (int32_t channels : {8, 40, 64, 128, 256}) {
+    for (think_dtype dtype : kDtypes) {
+      const std::string what = "channels " + std::to_string(channels) + " dtype " + std::to_string(dtype);
+      const int32_t heads = static_cast<int32_t>(lengths.size());
+      const Shape shape = make_shape(heads, 1, channels, window, THINK_F16);
+      std::mt19937 random(static_cast<uint32_t>(++seed));
+      Rows query(THINK_F16, 1, heads, 1000, channels), key(dtype, 1, heads, 1000, channels);
+      fill(query, 0, 0, 1000, random);
+      fill(key, 0, 0, 1000, random);
+      const PagedKeys paged(key, lengths, random);
+      begin(seed);
+      const DeviceRows queries("query", query), keys("key", key);
+      std::vector<float> expected;
+      for (int32_t head = 0; head < heads; ++head) {
+        DeviceState state(shape, 1);
+        state.reset(kOneSequence);
+        state.update(queries.part(0, lengths[head]), keys.part(0, lengths[head]), kOneSequence);
+        std::vector<char> memory = state.download();
+        const float *sums = score::state_view(shape, memory.data(), 0).square_sum + static_cast<int64_t>(head) * channels;
+        expected.insert(expected.end(), sums, sums + channels);
+        if (HasFatalFailure()) return;
+      }
+      const Batch batch{1, nullptr, nullptr, &slot};
+      DeviceState state(shape, 2);
+      state.reset(batch);
+      state.update(queries.part(100, 300), keys.part(100, 300), batch);
+      std::vector<char> before = state.download();
+      simt::Buffer<char> pages_of_keys("pages of keys", paged.memory.size());
+      upload_numbers(pages_of_keys.device(), paged.memory.data(), static_cast<int64_t>(paged.memory.size()), dtype_bytes(dtype));
+      pages_of_keys.freeze();
+      const Constant<int32_t> pages("pages", paged.pages.data(), paged.segment.pages_stride), first("first", paged.first.data(), heads),
+          device_lengths("lengths", paged.lengths.data(), heads);
+      think_segment segment = paged.segment;
+      segment.key = pages_of_keys.device();
+      segment.pages = pages.device();
+      segment.first = first.device();
+      segment.lengths = device_lengths.device();
+      simt::Buffer<char> workspace("workspace", static_cast<size_t>(score::cuda::workspace(shape, 1, 1000)));
+      ASSERT_RUNS(score::cuda::sum_again(shape, segment, DeviceBatch(batch).batch, state.state.device(), 1000, workspace.device(), nullptr));
+      std::vector<char> after = state.download();
+      float *sums = score::state_view(shape, after.data(), slot).square_sum;
+      ASSERT_EQ(0, std::memcmp(sums, expected.data(), expected.size() * sizeof(float))) << what;
+      std::memcpy(sums, score::state_view(shape, before.data(), slot).square_sum, expected.size() * sizeof(float));
+      ASSERT_TRUE(after == before) << what << ": window, count and other slots stay";
+      EXPECT_EQ(0u, simt::machine().total().bank_conflicts) << what;
+    }
   }
 }
 
