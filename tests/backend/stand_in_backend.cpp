@@ -51,6 +51,7 @@ constexpr cuda::Backend table = {
     [](const Shape &, int32_t batch, int64_t tokens) { return int64_t{64} * batch + tokens; },
     [](const Shape &, void *, const Batch &, void *stream) { return ran("score_reset", stream); },
     [](const score::Update &, int64_t longest, void *, void *stream) { return ran("score_update", stream, longest); },
+    [](const Shape &, const think_segment &, const Batch &, void *, int64_t longest, void *, void *stream) { return ran("score_sum_again", stream, longest); },
     [](const Shape &, const void *, const Batch &, bool, float *, void *stream) { return ran("score_finish", stream); },
     [](const Shape &, const think_tensor &, const Batch &, float *, void *stream) { return ran("score_values", stream); },
     [](const select::Budgets &) { return int64_t{64}; },

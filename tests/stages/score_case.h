@@ -31,7 +31,7 @@ inline Shape make_shape(int32_t kv_heads, int32_t group, int32_t channels, int32
   return shape;
 }
 
-// Tokens of one tensor in memory of any order of the axes, everything that is not set poisoned with NaN.
+// Tokens of one tensor in memory of any order of the axes, everything that is not set poisoned with the NaN of which all bits are set.
 struct Rows {
   std::vector<char> memory;
   think_tensor tensor = THINK_TENSOR_INIT;
@@ -45,8 +45,7 @@ struct Rows {
       tensor.stride[axis] = stride;
       stride *= extent[axis];
     }
-    memory.resize(stride * dtype_bytes(dtype));
-    for (int64_t i = 0; i < stride; ++i) store_element(memory.data(), dtype, i, kNaN);
+    memory.resize(stride * dtype_bytes(dtype), '\xff');
     tensor.data = memory.data();
     tensor.dtype = dtype;
     for (int i = 0; i < 3; ++i) tensor.extent[i] = extent[i];
