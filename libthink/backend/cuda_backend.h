@@ -8,6 +8,7 @@
 #include "kernels/fit/fit.h"
 #include "kernels/moments/moments.h"
 #include "kernels/prune/prune.h"
+#include "kernels/rebuild/rebuild.h"
 #include "kernels/score/score.h"
 #include "kernels/select/select.h"
 
@@ -31,7 +32,7 @@ struct Backend {
   int32_t version;             // think_version() of the build
   int32_t minimum_driver;      // as cuDriverGetVersion() counts
   const char *architectures;   // "80 90": for messages
-  const char *stages;          // "evict, score, moments, select, fit, compact, attend and prune": what has kernels, for messages
+  const char *stages;          // "evict, score, moments, select, fit, compact, attend, prune and rebuild": what has kernels, for messages
   const char *(*error_text)(int32_t error);
 
   int32_t (*open)(int32_t index, Device &device);
@@ -73,6 +74,8 @@ struct Backend {
 
   int32_t (*place)(const Shape &shape, const think_segment &segment, const Batch &batch, void *stream);
   int32_t (*compact)(const compact::Arguments &arguments, int64_t longest, void *stream);
+
+  int32_t (*rebuild)(const rebuild::Arguments &arguments, void *stream);
 
   int32_t (*attend_resident)(const Shape &shape, int32_t *blocks);  // Shape::attend_blocks of a new plan
   int64_t (*attend_workspace)(const Shape &shape, const attend::Extent &extent);

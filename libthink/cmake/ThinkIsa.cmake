@@ -20,7 +20,7 @@ endif()
 set(think_flags_portable "")
 
 set(THINK_KERNEL_SOURCES)
-foreach(stage evict score moments select fit compact attend)
+foreach(stage evict score moments select fit compact attend rebuild)
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/kernels/${stage}/*.cpp)
   list(FILTER sources EXCLUDE REGEX "/(reference|cpu_[a-z0-9]+)\\.cpp$")
   set_source_files_properties(${sources} PROPERTIES COMPILE_OPTIONS "${THINK_KERNEL_FLAGS}")

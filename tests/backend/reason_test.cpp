@@ -88,7 +88,7 @@ TEST(Reason, FolderHoldsTheLibrary) {
         use_backend(scratch);
         ask();
       },
-      testing::ExitedWithCode(0), "available: 2 devices, kernels for sm_80 90; so far evict, score, moments, select, fit, compact, attend and prune");
+      testing::ExitedWithCode(0), "available: 2 devices, kernels for sm_80 90; so far evict, score, moments, select, fit, compact, attend, prune and rebuild");
   unlink(link.c_str());
   rmdir(scratch);
 }

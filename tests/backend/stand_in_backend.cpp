@@ -31,7 +31,7 @@ constexpr cuda::Backend table = {
     STAND_IN_VERSION,
     13000,
     "80 90",
-    "evict, score, moments, select, fit, compact, attend and prune",
+    "evict, score, moments, select, fit, compact, attend, prune and rebuild",
     [](int32_t) { return "what the stand-in was told to say"; },
     [](int32_t index, cuda::Device &device) {
       ++calls.opened;
@@ -73,6 +73,7 @@ constexpr cuda::Backend table = {
     [](int32_t, int32_t, const think_basis &, const Batch &, const int32_t *, uint8_t *, void *stream) { return ran("prune_keep_all", stream); },
     [](const Shape &, const think_segment &, const Batch &, void *stream) { return ran("place", stream); },
     [](const compact::Arguments &, int64_t longest, void *stream) { return ran("compact", stream, longest); },
+    [](const rebuild::Arguments &, void *stream) { return ran("rebuild", stream); },
     [](const Shape &, int32_t *blocks) {
       *blocks = 264;
       return 0;

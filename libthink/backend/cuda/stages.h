@@ -9,6 +9,7 @@
 #include "kernels/fit/cuda.h"
 #include "kernels/moments/cuda.h"
 #include "kernels/prune/cuda.h"
+#include "kernels/rebuild/cuda.h"
 #include "kernels/score/cuda.h"
 #include "kernels/select/cuda.h"
 #include "libthink/backend/cuda_backend.h"
@@ -17,14 +18,14 @@ namespace think::cuda {
 
 inline int32_t load_kernels() {
   for (const auto load : {evict::cuda::load, score::cuda::load, moments::cuda::load, select::cuda::load, fit::cuda::load, compact::cuda::load,
-                          attend::cuda::load, pruning::cuda::load}) {
+                          attend::cuda::load, pruning::cuda::load, rebuild::cuda::load}) {
     if (const int32_t error = load()) return error;
   }
   return 0;
 }
 
 constexpr Backend with_stages(Backend table) {
-  table.stages = "evict, score, moments, select, fit, compact, attend and prune";
+  table.stages = "evict, score, moments, select, fit, compact, attend, prune and rebuild";
   table.load = load_kernels;
 
   table.score_workspace = score::cuda::workspace;
@@ -58,6 +59,8 @@ constexpr Backend with_stages(Backend table) {
 
   table.place = compact::cuda::place;
   table.compact = compact::cuda::compact;
+
+  table.rebuild = rebuild::cuda::rebuild;
 
   table.attend_resident = attend::cuda::resident;
   table.attend_workspace = attend::cuda::workspace;
