@@ -83,5 +83,8 @@
 #define think_cache_evict (think_table->cache_evict)
 #define think_cache_keep (think_table->cache_keep)
 #define think_cache_sequence_segments (think_table->cache_sequence_segments)
+#define think_cache_slab_size (think_table->cache_slab_size)
+#define think_cache_graph_id (think_table->cache_graph_id)
+#define think_cache_replayed (think_table->cache_replayed)
 
 #endif

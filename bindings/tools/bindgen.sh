@@ -5,6 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 . tests/packages.sh
 command -v bindgen >/dev/null || need_packages bindgen || true
+ldconfig -p | grep -q 'libclang[-.0-9]*\.so' || need_packages libclang1-14 libclang-common-14-dev || true  # bindgen opens it, but its package does not ask for it
 [ "$(bindgen --version 2>/dev/null)" = "bindgen 0.60.1" ] || { echo "bindgen 0.60.1 is not here (Debian 12: bindgen)"; exit 77; }
 command -v rustfmt >/dev/null || { echo "rustfmt is not here"; exit 77; }
 sys=bindings/rust/think-sys/src

@@ -23,7 +23,16 @@ extern "C" {
 
 /**
  * A cache. One thread at a time, but for the slices of one think_cache_attend(); any number of caches may work on one plan at the same time. Destroy it
- * before its plan. CPU so far.
+ * before its plan.
+ *
+ * With a CUDA plan its rows, bases and scores lie in a slab of device memory that the caller gives (think_cache_slab_size()), and nothing in it ever moves.
+ * Calls launch their work into the stream of their think_launch; those without one into the stream of the last call that had one. Use one stream, or order
+ * the streams yourself; the slab must stay until the stream has come past the last call. The host reads nothing back, but in think_cache_save() and
+ * think_cache_load(), which wait. After THINK_E_DEVICE the sequences of the call are undefined: drop them.
+ *
+ * think_cache_append() and think_cache_attend() can be captured in a CUDA graph: what changes from step to step is in tables of the slab, which
+ * think_cache_step() writes. A graph that holds them for every layer may be launched after any later step with the same think_cache_graph_id(); then
+ * think_cache_replayed() tells the cache.
  */
 typedef struct think_cache think_cache;
 
@@ -49,15 +58,20 @@ typedef struct think_cache_options {
   int32_t refit;          /* after so many folds, the next so many blocks are held back, and a new basis is fitted to them: 0 = never. Uses up a run */
   int32_t rollback;       /* newest dense rows, the recent ones among them, that folds leave for think_cache_trim(): 0 = max_queries, -1 = only recent ones */
   int32_t reserved;       /* 0 */
-  int64_t reserve_tokens; /* dense rows, of all sequences together, that have memory from the start and for ever: 0 = none */
-  int64_t limit_bytes;    /* the cache never has more than this, not even for a moment: 0 = no limit */
+  int64_t reserve_tokens; /* CPU: dense rows, of all sequences together, that have memory from the start and for ever: 0 = none. CUDA: 0 */
+  int64_t limit_bytes;    /* CPU: the cache never has more than this, not even for a moment: 0 = no limit. CUDA: 0, the slab is the limit */
   const think_prune_options *prune; /* mode, budgets, sinks, recent rows; NULL = defaults */
   const think_format *format;       /* of compact rows; NULL = defaults. Dense rows are the plan's cache_dtype */
   const think_format *layer_formats; /* [layers] in place of format, for first and last layers that need more bits, say; NULL = format in every layer. The
                                         step of the array is the first element's struct_size */
+  void *slab;         /* CUDA: device memory that the cache lives in, a multiple of 256; the caller's before and after. CPU: NULL */
+  int64_t slab_bytes; /* CUDA: of it, see think_cache_slab_size(). CPU: 0 */
+  int32_t bases;      /* CUDA: how many runs of all sequences together the slab has room for the bases of: 0 = one for each sequence, or
+                         THINK_CACHE_MAX_RUNS for each where one can be pruned again (refit, THINK_CACHE_KEEP_SCORES). CPU: 0 */
+  int32_t reserved2;  /* 0 */
 } think_cache_options;
 
-#define THINK_CACHE_OPTIONS_INIT {(uint32_t)sizeof(think_cache_options), 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, NULL}
+#define THINK_CACHE_OPTIONS_INIT {(uint32_t)sizeof(think_cache_options), 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, 0, 0, 0}
 
 /** What a cache, or one sequence of it, holds. Bytes are of all layers. */
 typedef struct think_cache_info {
@@ -70,8 +84,9 @@ typedef struct think_cache_info {
   int64_t basis_bytes;     /* bases and head offsets; shared ones once */
   int64_t score_bytes;     /* score states */
   int64_t table_bytes;     /* of the cache: the handle, page tables and counts */
-  int64_t spare_bytes;     /* of the cache: allocated for pages and bases, but free */
-  int64_t allocated_bytes; /* the sum of the five; of the cache: what the context's allocator gave and has not got back */
+  int64_t spare_bytes;     /* of the cache: allocated for pages and bases (CUDA: and scores), but free */
+  int64_t allocated_bytes; /* the sum of the five; of the cache: what the context's allocator gave and has not got back (CUDA: with the slab and page-locked
+                              memory of the host, through which tables reach the device) */
   int32_t key_channels;    /* of a sequence: key channels that all KV heads of a layer keep together in its last run; all of them if it has none */
   int32_t value_channels;  /* the same for values */
   int32_t runs;            /* of a sequence: compact runs */
@@ -87,14 +102,29 @@ THINK_API void think_cache_options_init(think_cache_options *options, uint32_t s
 THINK_API void think_cache_info_init(think_cache_info *info, uint32_t struct_size);
 
 /**
- * Make an empty cache. All its memory comes from the context's allocator, in think_cache_create(), _step(), _evict(), _keep(), _prune(), _fork(), _load(), and
+ * Bytes of a slab in which a cache with these options has room for so much at the same time: what it always needs, whole pages of 32 tokens, and what is lost
+ * where pages of different kinds meet. A host that gives the cache all the memory it has need not ask.
+ * @param plan            a CUDA plan
+ * @param options         slab and slab_bytes are not looked at; NULL = defaults
+ * @param dense_tokens    rows of all sequences together that are dense: sinks, recent ones, those of sequences that have not been pruned
+ * @param compact_tokens  rows of all sequences together in compact runs, both sides pruned if both have a width
+ * @param scored          sequences at the same time that keep scores: until their prune, unless they keep them longer (refit, THINK_CACHE_KEEP_SCORES)
+ * @param bytes           receives the size
+ * @return THINK_E_ARGUMENT; THINK_E_UNSUPPORTED for a CPU plan; THINK_E_MEMORY
+ * @since 0.11
+ */
+THINK_API think_status think_cache_slab_size(const think_plan *plan, const think_cache_options *options, int64_t dense_tokens, int64_t compact_tokens, int32_t scored, int64_t *bytes, think_error *error);
+
+/**
+ * Make an empty cache. On the CPU all its memory comes from the context's allocator, in think_cache_create(), _step(), _evict(), _keep(), _prune(), _fork(), _load(), and
  * goes back there when pages become free (_evict(), _keep(), _prune(), _trim(), _drop(), _reset(): what is left may move into a smaller block, which is
  * allocated first; where that fails, the larger one stays), all of it in _destroy(). When an allocation fails in a call, THINK_E_MEMORY, all sequences are as
- * they were before; pages that were already added stay in the pool.
+ * they were before; pages that were already added stay in the pool. With a CUDA plan pages, bases and scores come from options->slab, and what does not fit is
+ * THINK_E_MEMORY as well; lists of the host still come from the allocator.
  * @param plan     of one layer; it must outlive the cache. max_batch, max_queries and max_tokens hold for the cache
- * @param options  NULL = defaults
+ * @param options  NULL = defaults (CUDA: a slab is needed)
  * @param cache    receives the cache; destroy it with think_cache_destroy()
- * @return THINK_E_ARGUMENT, THINK_E_UNSUPPORTED (a CUDA plan), THINK_E_MEMORY
+ * @return THINK_E_ARGUMENT, THINK_E_UNSUPPORTED (dense rows or formats that CUDA attention does not take), THINK_E_MEMORY, THINK_E_DEVICE
  * @since 0.11
  */
 THINK_API think_status think_cache_create(const think_plan *plan, const think_cache_options *options, think_cache **cache, think_error *error);
@@ -121,7 +151,7 @@ THINK_API think_status think_cache_workspace_size(const think_cache *cache, int6
  * @param sequences   [count] different numbers of sequences; one without tokens begins anew
  * @param new_tokens  [count] each at least 0, and no more than max_tokens together with what the sequence holds
  * @param count       1 .. max_batch
- * @return THINK_E_ARGUMENT; THINK_E_STATE when layers of the step before are missing; THINK_E_WORKSPACE (with refit only); THINK_E_MEMORY
+ * @return THINK_E_ARGUMENT; THINK_E_STATE when layers of the step before are missing; THINK_E_WORKSPACE (with refit only); THINK_E_MEMORY, THINK_E_DEVICE
  * @since 0.11
  */
 THINK_API think_status think_cache_step(think_cache *cache, const int32_t *sequences, const int32_t *new_tokens, int32_t count, const think_launch *launch, think_error *error);
@@ -135,7 +165,8 @@ THINK_API think_status think_cache_step(think_cache *cache, const int32_t *seque
  * @param query  [batch][query_heads][tokens][key_channels], query_dtype; NULL where no sequence of the step keeps scores
  * @param key    [batch][kv_heads][tokens][key_channels], f32, f16 or bf16; rounded to cache_dtype
  * @param value  [batch][kv_heads][tokens][value_channels], the same
- * @return THINK_E_ARGUMENT, THINK_E_WORKSPACE; THINK_E_STATE without a step, or when the layer has been appended in this one
+ * @return THINK_E_ARGUMENT, THINK_E_WORKSPACE; THINK_E_STATE without a step, or when the layer has been appended in this one; THINK_E_UNSUPPORTED (CUDA:
+ *         rows that do not begin at multiples of 16 bytes), THINK_E_DEVICE
  * @since 0.11
  */
 THINK_API think_status think_cache_append(think_cache *cache, int32_t layer, const think_tensor *query, const think_tensor *key, const think_tensor *value, const think_launch *launch, think_error *error);
@@ -152,6 +183,26 @@ THINK_API think_status think_cache_append(think_cache *cache, int32_t layer, con
  * @since 0.11
  */
 THINK_API think_status think_cache_attend(const think_cache *cache, int32_t layer, const think_tensor *query, const float *sink_logit, const think_tensor *output, float *lse, const think_launch *launch, think_error *error);
+
+/**
+ * What a graph that holds append and attend of all layers of this step depends on, as one number: how many sequences the step has, the most new tokens of one,
+ * how many compact runs of each kind, and whether any sequence keeps scores. Sequences grow, fold, come and go without changing it. Numbers come back
+ * when what they stand for does, in this cache, so a host may keep a graph for each.
+ * @param id  receives the number, at least 1
+ * @return THINK_E_ARGUMENT; THINK_E_STATE when there is no step, or sequences have been changed after it; THINK_E_UNSUPPORTED for a CPU plan
+ * @since 0.11
+ */
+THINK_API think_status think_cache_graph_id(const think_cache *cache, int64_t *id, think_error *error);
+
+/**
+ * Say that a graph has been launched that holds think_cache_append() of every layer: for the cache they are appended now, as if they had been called. Tensors
+ * that the graph reads hold the new rows in the order of the step.
+ * @param id  think_cache_graph_id() of the step in which it was captured
+ * @return THINK_E_ARGUMENT: another id than this step's (then nothing that the graph wrote can be trusted: think_cache_drop()); THINK_E_STATE without a step, or
+ *         when a layer has been appended in it; THINK_E_UNSUPPORTED for a CPU plan
+ * @since 0.11
+ */
+THINK_API think_status think_cache_replayed(think_cache *cache, int64_t id, think_error *error);
 
 /**
  * Evict rows of some sequences, in all layers: every KV head keeps options->budget of its dense rows, those that think_evict() chooses with these options, and
@@ -227,7 +278,8 @@ THINK_API think_status think_cache_segments(const think_cache *cache, int32_t la
  * @param segments  receives them; element 0's struct_size is the step of the array and is set in all elements
  * @param capacity  elements of the array; THINK_CACHE_MAX_RUNS + 1 are always enough
  * @param count     receives how many there are, at least 1
- * @return THINK_E_ARGUMENT, also when capacity is too small; THINK_E_STATE when the sequence has new tokens of a step whose layer has not been appended
+ * @return THINK_E_ARGUMENT, also when capacity is too small; THINK_E_STATE when the sequence has new tokens of a step whose layer has not been appended;
+ *         THINK_E_UNSUPPORTED with a CUDA plan, where only steps have tables: use think_cache_segments()
  * @since 0.11
  */
 THINK_API think_status think_cache_sequence_segments(const think_cache *cache, int32_t sequence, int32_t layer, think_segment *segments, int32_t capacity, int32_t *count, think_error *error);
@@ -242,7 +294,7 @@ THINK_API think_status think_cache_sequence_segments(const think_cache *cache, i
  * @param count     tokens wanted: 0 .. those from first on
  * @param key       receives [1][kv_heads][count][key_channels] as f32, f16 or bf16; extent[0] at least 1, extent[2] at least count; NULL = not wanted
  * @param value     receives [1][kv_heads][count][value_channels], the same
- * @param launch    no workspace is needed: may be NULL
+ * @param launch    no workspace is needed: may be NULL. CUDA: the tensors are written in its stream
  * @return THINK_E_ARGUMENT; THINK_E_STATE when the sequence has new tokens of a step whose layer has not been appended
  * @since 0.11
  */

@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <iterator>
 
-#include "kernels/score/score.h"
 #include "libthink/cache/check.h"
 #include "libthink/core/check.h"
+#include "libthink/core/device.h"
 #include "libthink/core/format.h"
 
 using namespace think;
@@ -17,7 +17,7 @@ using Long = long long;  // what %lld takes
 
 namespace {
 
-constexpr int32_t kMostLayers = 65536;
+constexpr int32_t kMostLayers = 65536, kMostBases = 1 << 20;
 
 think_status read_cache_options(const Argument &argument, const think_cache_options *in, const Shape &shape, cache::Options &options) {
   static const think_cache_options defaults = THINK_CACHE_OPTIONS_INIT;
@@ -32,14 +32,27 @@ think_status read_cache_options(const Argument &argument, const think_cache_opti
     return wrong(argument, "rollback", "expected -1 .. %lld (max_tokens of the plan), got %d", static_cast<Long>(shape.max_tokens), copy.rollback);
   }
   if (copy.reserved != 0) return wrong(argument, "reserved", "expected 0, got %d", copy.reserved);
+  if (copy.reserved2 != 0) return wrong(argument, "reserved2", "expected 0, got %d", copy.reserved2);
+  const int32_t most_bases = shape.on_device ? kMostBases : 0;
+  if (copy.bases < 0 || copy.bases > most_bases) {
+    return wrong(argument, "bases", "expected 0 .. %d%s, got %d", most_bases, shape.on_device ? "" : " (on the CPU they grow)", copy.bases);
+  }
   if ((copy.flags & THINK_CACHE_NO_SCORES) && ((copy.flags & THINK_CACHE_KEEP_SCORES) || copy.refit > 0)) {
     return wrong(argument, "flags", "THINK_CACHE_NO_SCORES together with THINK_CACHE_KEEP_SCORES or refit (%d)", copy.refit);
   }
-  const int64_t most_rows = int64_t{INT32_MAX} / 2;
+  const int64_t most_rows = shape.on_device ? 0 : int64_t{INT32_MAX} / 2;
   if (copy.reserve_tokens < 0 || copy.reserve_tokens > most_rows) {
     return wrong(argument, "reserve_tokens", "expected 0 .. %lld, got %lld", static_cast<Long>(most_rows), static_cast<Long>(copy.reserve_tokens));
   }
   if (copy.limit_bytes < 0) return wrong(argument, "limit_bytes", "expected at least 0, got %lld", static_cast<Long>(copy.limit_bytes));
+  if (shape.on_device && copy.limit_bytes > 0) {
+    return wrong(argument, "limit_bytes", "expected 0 with a CUDA plan (the slab is the limit), got %lld", static_cast<Long>(copy.limit_bytes));
+  }
+  if (copy.slab_bytes < 0) return wrong(argument, "slab_bytes", "expected at least 0, got %lld", static_cast<Long>(copy.slab_bytes));
+  if (!shape.on_device && copy.slab) return wrong(argument, "slab", "expected NULL with a CPU plan, got %p", copy.slab);
+  if (!shape.on_device && copy.slab_bytes > 0) {
+    return wrong(argument, "slab_bytes", "expected 0 with a CPU plan, got %lld", static_cast<Long>(copy.slab_bytes));
+  }
   const Text prune_name("%s->prune", argument.name), format_name("%s->format", argument.name);
   if (const think_status status = read_prune_options({argument.error, argument.position, prune_name.text}, copy.prune, shape, options.prune)) return status;
   if (const think_status status = read_format({argument.error, argument.position, format_name.text}, copy.format, shape, options.format)) return status;
@@ -61,7 +74,58 @@ think_status read_cache_options(const Argument &argument, const think_cache_opti
   options.flags = copy.flags;
   options.reserve_tokens = copy.reserve_tokens;
   options.limit_bytes = copy.limit_bytes;
+  options.slab = copy.slab;
+  options.slab_bytes = copy.slab_bytes;
+  const bool again = copy.refit > 0 || (copy.flags & THINK_CACHE_KEEP_SCORES);
+  options.bases = copy.bases ? copy.bases : static_cast<int32_t>(std::min<int64_t>(kMostBases, int64_t{options.sequences} * (again ? THINK_CACHE_MAX_RUNS : 1)));
   return THINK_OK;
+}
+
+// Attention reads dense rows and, layer by layer, compact ones together.
+think_status check_device_formats(const Argument &argument, const cache::Options &options, const Shape &shape) {
+  for (int32_t layer = 0; layer < options.layers; ++layer) {
+    think_format format = options.format;
+    if (options.layer_formats) read_layer_format({}, options.layer_formats, layer, shape, format);  // checked before
+    think_segment rows = THINK_SEGMENT_INIT;
+    rows.key_dtype = rows.value_dtype = shape.cache_dtype;
+    think_dtype dtype = 0;
+    if (const think_status status = check_device_attention(argument, rows, dtype)) return status;
+    rows.key_dtype = format.key_dtype;
+    rows.value_dtype = format.value_dtype;
+    if (const think_status status = check_device_attention(argument, rows, dtype)) return status;
+  }
+  return THINK_OK;
+}
+
+// A cache of the host, for what can be said of one with these options.
+struct Described {
+  think_cache *cache;
+  Described(const think_plan &plan, cache::Options options) {
+    options.slab = nullptr;
+    cache = cache::make(plan, options);
+  }
+  Described(const Described &) = delete;
+  ~Described() {
+    if (cache) cache::destroy(*cache);
+  }
+};
+
+think_status no_memory_to_create(think_error *error) {
+  return fail(error, THINK_E_MEMORY, 0, "the context's allocator gave no memory for a cache, or limit_bytes is too small for it");
+}
+
+think_status check_slab(const Argument &argument, const think_plan &plan, const cache::Options &options) {
+  if (!options.slab) return null_pointer(argument, "slab");
+  if (reinterpret_cast<uintptr_t>(options.slab) % cache::kSlabAlignment) {
+    return wrong(argument, "slab", "expected an address that is a multiple of %d, got %p", static_cast<int>(cache::kSlabAlignment), options.slab);
+  }
+  const Described described(plan, options);
+  if (!described.cache) return no_memory_to_create(argument.error);
+  const bool scored = cache::keeps_scores(*described.cache);
+  const int64_t least = cache::slab_bytes(*described.cache, options.bases, {cache::kPageTokens, 0, scored});
+  if (options.slab_bytes >= least) return THINK_OK;
+  return wrong(argument, "slab_bytes", "expected at least %lld (see think_cache_slab_size()), got %lld", static_cast<Long>(least),
+               static_cast<Long>(options.slab_bytes));
 }
 
 think_status check_sequences(const Argument &argument, const think_cache &cache, const int32_t *sequences, int32_t count) {
@@ -89,11 +153,23 @@ think_status check_some_sequences(think_error *error, const think_cache &cache, 
   return check_sequences(argument, cache, sequences, count);
 }
 
+think_status check_step(think_error *error, const think_cache &cache) {
+  if (cache.step.count > 0) return THINK_OK;
+  return fail(error, THINK_E_STATE, 1, "cache: no step, or sequences were changed after it: call think_cache_step() first");
+}
+
 think_status check_appended(const Argument &argument, const think_cache &cache, int32_t layer) {
   if (const think_status status = check_layer(argument, cache, layer)) return status;
-  if (cache.step.count == 0) return fail(argument.error, THINK_E_STATE, 1, "cache: no step, or sequences were changed after it: call think_cache_step() first");
+  if (const think_status status = check_step(argument.error, cache)) return status;
   if (cache.step.appended[layer]) return THINK_OK;
   return fail(argument.error, THINK_E_STATE, argument.position, "layer: layer %d has not been appended in this step", layer);
+}
+
+think_status check_graph(think_error *error, const think_cache *cache) {
+  const Argument argument{error, 1, "cache"};
+  if (!cache) return null_pointer(argument);
+  if (!cache->device) return unsupported(argument, "", "expected a cache on a CUDA device, which can be captured, got one on the CPU");
+  return check_step(error, *cache);
 }
 
 // The layer is argument 3.
@@ -169,9 +245,7 @@ think_status read_append(think_error *error, const think_cache &cache, const thi
                          cache::Append &rows) {
   const Shape &shape = cache.plan->shape;
   const Argument query_argument{error, 3, "query"}, key_argument{error, 4, "key"}, value_argument{error, 5, "value"};
-  const int32_t *sequences = cache.step.tables.data + cache.step.sequence;
-  const bool scores = std::any_of(sequences, sequences + cache.step.count, [&](int32_t sequence) { return cache.sequences[sequence].score != nullptr; });
-  rows.scores = scores;
+  const bool scores = rows.scores = cache.step.scores;
   if (scores && !query) return wrong(query_argument, "", "expected a pointer, as sequences of the step keep scores, got NULL");
   if (query) {
     if (const think_status status = read_tensor(query_argument, query, {shape.query_heads, shape.key_channels, shape.query_dtype}, rows.query)) return status;
@@ -184,7 +258,13 @@ think_status read_append(think_error *error, const think_cache &cache, const thi
   if (const think_status status = check_step_rows(key_argument, cache, rows.key, query ? rows.query : rows.key, "query")) return status;
   if (const think_status status = check_step_rows(value_argument, cache, rows.value, rows.key, "key")) return status;
   if (const think_status status = check_token_stride(key_argument, rows.key)) return status;
-  return check_token_stride(value_argument, rows.value);
+  if (const think_status status = check_token_stride(value_argument, rows.value)) return status;
+  if (!cache.device) return THINK_OK;
+  if (query) {
+    if (const think_status status = check_device_rows(query_argument, rows.query)) return status;
+  }
+  if (const think_status status = check_device_rows(key_argument, rows.key)) return status;
+  return check_device_rows(value_argument, rows.value);
 }
 
 think_status no_scores(think_error *error, const cache::Sequence &sequence, int32_t index, int32_t number) {
@@ -271,10 +351,40 @@ think_status think_cache_create(const think_plan *plan, const think_cache_option
     cache::Options settings{};
     if (const think_status status = read_cache_options({error, 2, "options"}, options, plan->shape, settings)) return status;
     if (const think_status status = check_array({error, 3, "cache"}, cache)) return status;
-    if (plan->shape.on_device) return unsupported({error, 1, "plan"}, "", "this version has managed caches on the CPU only, got a CUDA plan");
+    if (plan->shape.on_device) {
+      const Argument argument{error, 2, "options"};
+      if (const think_status status = check_device_formats(argument, settings, plan->shape)) return status;
+      if (const think_status status = check_slab(argument, *plan, settings)) return status;
+    }
     think_cache *made = cache::make(*plan, settings);
-    if (!made) return fail(error, THINK_E_MEMORY, 0, "the context's allocator gave no memory for a cache, or limit_bytes is too small for it");
+    if (!made) return no_memory_to_create(error);
     *cache = made;
+    return THINK_OK;
+  });
+}
+
+think_status think_cache_slab_size(const think_plan *plan, const think_cache_options *options, int64_t dense_tokens, int64_t compact_tokens, int32_t scored,
+                                   int64_t *bytes, think_error *error) {
+  return fence(error, [&]() -> think_status {
+    if (!plan) return null_pointer({error, 1, "plan"});
+    cache::Options settings{};
+    if (const think_status status = read_cache_options({error, 2, "options"}, options, plan->shape, settings)) return status;
+    const auto check_tokens = [&](int32_t position, const char *name, int64_t tokens) {
+      constexpr int64_t most = int64_t{INT32_MAX} / 2;
+      if (tokens >= 0 && tokens <= most) return THINK_OK;
+      return wrong({error, position, name}, "", "expected 0 .. %lld, got %lld", static_cast<Long>(most), static_cast<Long>(tokens));
+    };
+    if (const think_status status = check_tokens(3, "dense_tokens", dense_tokens)) return status;
+    if (const think_status status = check_tokens(4, "compact_tokens", compact_tokens)) return status;
+    if (scored < 0 || scored > settings.sequences) {
+      return wrong({error, 5, "scored"}, "", "expected 0 .. %d (sequences), got %d", settings.sequences, scored);
+    }
+    if (const think_status status = check_array({error, 6, "bytes"}, bytes)) return status;
+    if (!plan->shape.on_device) return unsupported({error, 1, "plan"}, "", "expected a CUDA plan: on the CPU the cache asks the context's allocator");
+    if (const think_status status = check_device_formats({error, 2, "options"}, settings, plan->shape)) return status;
+    const Described described(*plan, settings);
+    if (!described.cache) return no_memory_to_create(error);
+    *bytes = cache::slab_bytes(*described.cache, settings.bases, {dense_tokens, compact_tokens, scored});
     return THINK_OK;
   });
 }
@@ -323,9 +433,9 @@ think_status think_cache_step(think_cache *cache, const int32_t *sequences, cons
     if (const think_status status = read_launch({error, 5, "launch"}, launch, shape, false, call)) return status;
     if (const think_status status = check_no_step(error, *cache, "think_cache_step")) return status;
     if (refits) {
-      if (const think_status status = check_workspace(call, prune_workspace(shape, 1, longest, cache->plan->parallel.threads))) return status;
+      if (const think_status status = check_workspace(call, cache::prune_workspace(*cache, longest))) return status;
     }
-    return cache::begin_step(*cache, sequences, new_tokens, count, call.workspace) ? THINK_OK : out_of_memory(error, *cache);
+    return cache::work(*cache, call.stream, error, [&] { return cache::begin_step(*cache, sequences, new_tokens, count, call.workspace); });
   });
 }
 
@@ -335,18 +445,19 @@ think_status think_cache_append(think_cache *cache, int32_t layer, const think_t
     if (!cache) return null_pointer({error, 1, "cache"});
     const Shape &shape = cache->plan->shape;
     if (const think_status status = check_layer({error, 2, "layer"}, *cache, layer)) return status;
-    if (cache->step.count == 0) return fail(error, THINK_E_STATE, 1, "cache: no step, or sequences were changed after it: call think_cache_step() first");
+    if (const think_status status = check_step(error, *cache)) return status;
     if (cache->step.appended[layer]) return fail(error, THINK_E_STATE, 2, "layer: layer %d has been appended in this step", layer);
     cache::Append rows{};
     if (const think_status status = read_append(error, *cache, query, key, value, rows)) return status;
     Launch call;
     if (const think_status status = read_launch({error, 6, "launch"}, launch, shape, false, call)) return status;
     if (rows.scores) {
-      const int64_t piece = std::min<int64_t>(cache::kScorePiece, cache->step.longest);
-      if (const think_status status = check_workspace(call, score::update_workspace(shape, 1, piece))) return status;
+      if (const think_status status = check_workspace(call, cache::append_workspace(*cache, cache->step.longest))) return status;
     }
-    cache::append(*cache, layer, rows, call.workspace);
-    return THINK_OK;
+    return cache::work(*cache, call.stream, error, [&] {
+      cache::append(*cache, layer, rows, call.workspace);
+      return true;
+    });
   });
 }
 
@@ -380,6 +491,30 @@ think_status think_cache_attend(const think_cache *cache, int32_t layer, const t
   });
 }
 
+think_status think_cache_graph_id(const think_cache *cache, int64_t *id, think_error *error) {
+  return fence(error, [&]() -> think_status {
+    if (const think_status status = check_graph(error, cache)) return status;
+    if (const think_status status = check_array({error, 2, "id"}, id)) return status;
+    *id = cache::graph_id(cache->step);
+    return THINK_OK;
+  });
+}
+
+think_status think_cache_replayed(think_cache *cache, int64_t id, think_error *error) {
+  return fence(error, [&]() -> think_status {
+    if (const think_status status = check_graph(error, cache)) return status;
+    if (cache->step.missing < cache->layers) {
+      return fail(error, THINK_E_STATE, 1, "cache: expected a step in which no layer has been appended, %d of %d have been", cache->layers - cache->step.missing,
+                  cache->layers);
+    }
+    const int64_t expected = cache::graph_id(cache->step);
+    if (id != expected) return wrong({error, 2, "id"}, "", "expected %lld (that of this step), got %lld", static_cast<Long>(expected), static_cast<Long>(id));
+    for (int32_t layer = 0; layer < cache->layers; ++layer) cache->step.appended[layer] = 1;
+    cache->step.missing = 0;
+    return THINK_OK;
+  });
+}
+
 think_status think_cache_evict(think_cache *cache, const int32_t *sequences, int32_t count, const think_evict_options *options,
                                const think_tensor *window_query, float *score, const think_launch *launch, think_error *error) {
   return fence(error, [&]() -> think_status {
@@ -399,7 +534,7 @@ think_status think_cache_evict(think_cache *cache, const int32_t *sequences, int
       return no_scores(error, sequence, index, sequences[index]);
     }
     if (const think_status status = check_workspace(call, cache::evict_workspace(*cache, longest))) return status;
-    return cache::evict_all(*cache, sequences, count, eviction, call.workspace) ? THINK_OK : out_of_memory(error, *cache);
+    return cache::work(*cache, call.stream, error, [&] { return cache::evict_all(*cache, sequences, count, eviction, call.workspace); });
   });
 }
 
@@ -421,7 +556,7 @@ think_status think_cache_keep(think_cache *cache, int32_t sequence, const int32_
                    static_cast<Long>(last), kept[at]);
     }
     if (const think_status status = check_no_step(error, *cache, "think_cache_keep")) return status;
-    return cache::keep(*cache, sequence, kept, rows) ? THINK_OK : out_of_memory(error, *cache);
+    return cache::work(*cache, cache::last_stream(*cache), error, [&] { return cache::keep(*cache, sequence, kept, rows); });
   });
 }
 
@@ -436,8 +571,8 @@ think_status think_cache_prune(think_cache *cache, const int32_t *sequences, int
     if (const think_status status = check_scores(error, *cache, sequences, count)) return status;
     int64_t longest = 0;
     for (int32_t index = 0; index < count; ++index) longest = std::max<int64_t>(longest, cache->sequences[sequences[index]].dense_rows);
-    if (const think_status status = check_workspace(call, prune_workspace(shape, 1, longest, cache->plan->parallel.threads))) return status;
-    return cache::prune_all(*cache, sequences, count, call.workspace) ? THINK_OK : out_of_memory(error, *cache);
+    if (const think_status status = check_workspace(call, cache::prune_workspace(*cache, longest))) return status;
+    return cache::work(*cache, call.stream, error, [&] { return cache::prune_all(*cache, sequences, count, call.workspace); });
   });
 }
 
@@ -475,10 +610,13 @@ think_status think_cache_sequence_segments(const think_cache *cache, int32_t seq
     const SegmentArray array{{error, 4, "segments"}, {error, 5, "capacity"}, {error, 6, "count"}, segments, capacity, count};
     if (const think_status status = check_segment_array(array)) return status;
     if (const think_status status = check_rows_are_there(error, *cache, sequence, layer)) return status;
+    if (cache->device) return unsupported({error, 1, "cache"}, "", "on a CUDA device only steps have tables: use think_cache_segments()");
     const cache::Sequence &held = cache->sequences[sequence];
     think_segment found[THINK_CACHE_MAX_RUNS + 1];
-    for (int32_t run = 0; run < held.run_count; ++run) found[run] = cache::compact_segment(*cache, layer, held.runs[run]);
-    found[held.run_count] = cache::dense_segment(*cache, layer, held);
+    for (int32_t run = 0; run < held.run_count; ++run) {
+      found[run] = cache::compact_segment(*cache, layer, held.runs[run].kind, cache::compact_rows(held.runs[run]));
+    }
+    found[held.run_count] = cache::dense_segment(*cache, layer, cache::dense_rows(held));
     return write_segments(array, found, held.run_count + 1);
   });
 }
@@ -512,9 +650,11 @@ think_status think_cache_export_dense(const think_cache *cache, int32_t sequence
     Launch call;
     if (const think_status status = read_launch({error, 8, "launch"}, launch, shape, false, call)) return status;
     if (const think_status status = check_rows_are_there(error, *cache, sequence, layer)) return status;
-    if (key) cache::export_rows(*cache, sequence, layer, first, count, THINK_KEYS, tensors[THINK_KEYS]);
-    if (value) cache::export_rows(*cache, sequence, layer, first, count, THINK_VALUES, tensors[THINK_VALUES]);
-    return THINK_OK;
+    return cache::work(*cache, launch ? call.stream : cache::last_stream(*cache), error, [&] {
+      if (key) cache::export_rows(*cache, sequence, layer, first, count, THINK_KEYS, tensors[THINK_KEYS]);
+      if (value) cache::export_rows(*cache, sequence, layer, first, count, THINK_VALUES, tensors[THINK_VALUES]);
+      return true;
+    });
   });
 }
 
@@ -529,7 +669,7 @@ think_status think_cache_trim(think_cache *cache, int32_t sequence, int64_t toke
                    static_cast<Long>(tokens));
     }
     if (const think_status status = check_no_step(error, *cache, "think_cache_trim")) return status;
-    const int64_t compact = cache::compact_rows(held), fewest = compact + std::max(compact > 0 ? cache->prune.sinks : 0, held.settled_rows);
+    const int64_t compact = cache::compact_tokens(held), fewest = compact + std::max(compact > 0 ? cache->prune.sinks : 0, held.settled_rows);
     if (tokens > 0 && tokens < fewest) {
       return fail(error, THINK_E_STATE, 3,
                   "tokens: the first %lld rows of sequence %d (compact ones, sinks, and what an eviction mixed) cannot be rolled back, got %lld",

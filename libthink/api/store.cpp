@@ -1,6 +1,7 @@
 #include "think/store.h"
 
 #include "libthink/cache/check.h"
+#include "libthink/cache/twin.h"
 #include "libthink/core/structs.h"
 #include "libthink/store/file.h"
 
@@ -15,6 +16,13 @@ think_status check_saved(think_error *error, const think_cache *cache, int32_t s
   if (cache::tokens_of(cache->sequences[sequence]) > 0) return THINK_OK;
   return fail(error, THINK_E_STATE, 2, "sequence: expected one with tokens, sequence %d holds none", sequence);
 }
+
+struct Twin {
+  think_cache *cache;
+  ~Twin() {
+    if (cache) cache::destroy(*cache);
+  }
+};
 
 }  // namespace
 
@@ -39,7 +47,14 @@ think_status think_cache_save(const think_cache *cache, int32_t sequence, think_
     if (!write) return null_pointer({error, 3, "write"});
     if (const think_status status = check_saved(error, cache, sequence, "think_cache_save")) return status;
     store::Writer writer(write, user);
-    store::save(*cache, cache->sequences[sequence], writer);
+    if (cache->device) {
+      const Twin twin{cache::make_twin(*cache)};
+      const auto fetch = [&] { return twin.cache && cache::download(*cache, sequence, *twin.cache); };
+      if (const think_status status = cache::work(*cache, cache::last_stream(*cache), error, fetch)) return status;
+      store::save(*twin.cache, twin.cache->sequences[0], writer);
+    } else {
+      store::save(*cache, cache->sequences[sequence], writer);
+    }
     if (!writer.failed()) return THINK_OK;
     const think_status status = fail(error, THINK_E_IO, 3, "write: the caller's function gave up with %d", writer.code());
     set_native_code(error, writer.code());
@@ -57,9 +72,13 @@ think_status think_cache_load(think_cache *cache, int32_t sequence, think_reader
       return fail(error, THINK_E_STATE, 2, "sequence: expected one without tokens, sequence %d holds %lld", sequence, static_cast<long long>(tokens));
     }
     store::Reader reader(read, user, error);
-    if (store::load(*cache, sequence, reader)) {
-      cache::end_step(*cache);
-      return THINK_OK;
+    const Twin twin{cache->device ? cache::make_twin(*cache) : nullptr};
+    if (cache->device && !twin.cache) return cache::out_of_memory(error, *cache);
+    if (twin.cache ? store::load(*twin.cache, 0, reader) : store::load(*cache, sequence, reader)) {
+      const auto put = [&] { return !twin.cache || cache::upload(*cache, sequence, *twin.cache); };
+      const think_status status = cache::work(*cache, cache::last_stream(*cache), error, put);
+      if (!status) cache::end_step(*cache);
+      return status;
     }
     return reader.status() ? reader.status() : cache::out_of_memory(error, *cache);
   });

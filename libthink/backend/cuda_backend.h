@@ -24,6 +24,16 @@ struct Device {
   int32_t multiprocessors;
 };
 
+// Rows of bytes from anywhere to anywhere, in the order of the stream. Memory of the host is to be host_memory(), untouched until then, or the call may wait.
+struct Copy {
+  void *to;
+  int64_t to_pitch;  // bytes from row to row
+  const void *from;
+  int64_t from_pitch;
+  int64_t width;  // bytes
+  int64_t rows;
+};
+
 // Functions return an error of the CUDA runtime, 0 = none. Run functions only launch: what kernels do wrong later is the stream's to tell. They are called
 // between enter() and leave(), take the argument structs that the CPU's stages take, with device pointers inside, and stay away from memory behind them.
 struct Backend {
@@ -40,6 +50,16 @@ struct Backend {
   int32_t (*enter)(const Device &device);  // makes it current in this thread ...
   void (*leave)();                         // ... and what was current before
   int32_t (*load)();                       // loads every kernel, so that no run call has to
+
+  // For the managed cache; none of it can be captured.
+  int32_t (*copy)(const Copy &copy, void *stream);
+  int32_t (*synchronize)(void *stream);
+  int32_t (*host_memory)(int64_t bytes, void **memory);  // that copies read without the processor
+  void (*free_host_memory)(void *memory);
+  int32_t (*make_event)(void **event);
+  void (*free_event)(void *event);
+  int32_t (*record)(void *event, void *stream);
+  int32_t (*wait)(void *event);  // until the stream has come to where it was recorded
 
   int64_t (*score_workspace)(const Shape &shape, int32_t batch, int64_t tokens);
   int32_t (*score_reset)(const Shape &shape, void *state, const Batch &batch, void *stream);

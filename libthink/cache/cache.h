@@ -3,7 +3,7 @@
 #pragma once
 
 #include "kernels/common/workspace.h"
-#include "libthink/cache/pool.h"
+#include "libthink/cache/device.h"
 #include "libthink/core/evict.h"
 #include "libthink/core/prune.h"
 #include "think/cache.h"
@@ -12,6 +12,7 @@ namespace think::cache {
 
 // Kinds of pages: compact ones by the sides that have a basis (quantized rows may have none), and dense ones.
 constexpr int32_t kKeyBasis = 1, kValueBasis = 2, kDense = 4, kKinds = 5;
+constexpr int32_t kScores = kKinds, kPools = kKinds + 1;  // on a device a score state is a page as well
 constexpr int32_t kPageTokens = kTileTokens;
 constexpr int64_t kScorePiece = 2048;  // tokens of one update of a score state
 
@@ -29,7 +30,7 @@ struct Sequence {
   Array<int32_t> pages;
   Run runs[THINK_CACHE_MAX_RUNS];
   int32_t run_count;
-  char *score;  // [layers]; NULL = not kept
+  char *score;  // [layers]; NULL = not kept. On a device a page of kScores
 };
 
 // A segment of the step, all its sequences: places in `tables`.
@@ -42,6 +43,7 @@ struct StepSegment {
 struct Step {
   int32_t count;  // 0 = none, or sequences have changed since
   int32_t missing;  // layers that are not appended
+  bool scores;      // some sequence keeps them
   int64_t total;    // new tokens
   int32_t longest;
   int32_t segment_count;
@@ -61,9 +63,11 @@ struct think_cache {
   uint32_t flags;
   think::PruneOptions prune;
   think::cache::Array<think_format> formats;  // [layers]
-  think::cache::Pool pools[think::cache::kKinds];
+  think::cache::Pool pools[think::cache::kPools];
   think::cache::Array<think::cache::Sequence> sequences;
   think::cache::Step step;
+  think::cache::Array<int32_t> gathered;  // numbers of sequences that work is done for together
+  think::cache::Device *device;  // NULL: the CPU
 };
 
 namespace think::cache {
@@ -75,14 +79,28 @@ struct Options {
   PruneOptions prune;
   think_format format;
   const think_format *layer_formats;  // the caller's array, checked; NULL = format
+  void *slab;                         // NULL: memory of the host
+  int64_t slab_bytes;
+  int32_t bases;
 };
 
 // ---- life.cpp ----
 think_cache *make(const think_plan &plan, const Options &options);  // NULL: no memory
+// What a slab holds at the same time. The cache may be one without a slab.
+struct SlabContents {
+  int64_t dense_tokens, compact_tokens;
+  int32_t scored;
+};
+int64_t slab_bytes(const think_cache &cache, int32_t bases, const SlabContents &contents);
 void destroy(think_cache &cache);
 
-int64_t compact_rows(const Sequence &sequence);
-static inline int64_t tokens_of(const Sequence &sequence) { return compact_rows(sequence) + sequence.dense_rows; }
+// The pool that has the bases of a run of this kind: on a device one for all.
+static inline Pool &bases_of(think_cache &cache, int32_t kind) { return cache.device ? cache.device->bases : cache.pools[kind]; }
+static inline const Pool &bases_of(const think_cache &cache, int32_t kind) { return cache.device ? cache.device->bases : cache.pools[kind]; }
+static inline bool has_slots(const think_cache &cache, int32_t kind) { return cache.pools[kind].slot_bytes > 0; }
+
+int64_t compact_tokens(const Sequence &sequence);
+static inline int64_t tokens_of(const Sequence &sequence) { return compact_tokens(sequence) + sequence.dense_rows; }
 static inline bool keeps_scores(const think_cache &cache) { return !(cache.flags & THINK_CACHE_NO_SCORES); }
 static inline int32_t page_count(int64_t rows) { return static_cast<int32_t>((rows + kPageTokens - 1) / kPageTokens); }
 int64_t workspace(const think_cache &cache);  // of any call
@@ -90,12 +108,19 @@ static inline think_dtype stored_dtype(const think_cache &cache, int32_t layer, 
   return side == THINK_KEYS ? cache.formats[layer].key_dtype : cache.formats[layer].value_dtype;
 }
 int32_t least_kind(const think_cache &cache);  // of a run: where nothing is quantized, one side needs a basis
+bool can_hold(const think_cache &cache, int32_t kind);  // a run of this kind
 int64_t compact_side_bytes(const think_cache &cache, int32_t layer, int32_t side, bool pruned);  // of a page
 think_cache_info usage(const think_cache &cache, int32_t sequence);
 
-bool add_score(think_cache &cache, Sequence &sequence);
+bool add_score(think_cache &cache, Sequence &sequence);  // on a device room for a page has been reserved
+void own_score(think_cache &cache, Sequence &sequence);  // on a device forks share it until rows are added: room for a page has been reserved
+bool shared_score(const think_cache &cache, const Sequence &sequence);
+char *score_page(const think_cache &cache, int32_t page);
+int32_t score_page_number(const think_cache &cache, const Sequence &sequence);
 void drop_score(think_cache &cache, Sequence &sequence);
 bool fork(think_cache &cache, int32_t source, int32_t destination);
+// Room for as many rows in as many runs as another sequence has, in one without tokens; what is in them is for the caller to write. False: it is empty.
+bool imitate(think_cache &cache, int32_t sequence, const Sequence &like, bool scores);
 void trim(think_cache &cache, int32_t sequence, int32_t dense_rows);
 void drop(think_cache &cache, int32_t sequence);
 void settle(think_cache &cache);  // free pages go back to the allocator
@@ -104,22 +129,31 @@ void settle(think_cache &cache);  // free pages go back to the allocator
 bool shared(const think_cache &cache, const Sequence &sequence, int64_t row);
 void own(think_cache &cache, Sequence &sequence, int64_t row);
 
-// Sequences of one layer as segments. `slot` and the arrays must outlive them.
-think_segment dense_segment(const think_cache &cache, int32_t layer, const int32_t *pages, int64_t stride, const int32_t *first, const int32_t *lengths);
-think_segment compact_segment(const think_cache &cache, int32_t layer, int32_t kind, const int32_t *pages, int64_t stride, const int32_t *first,
-                              const int32_t *lengths, const int32_t *slot);
-// All rows of one, which must outlive the segment.
-think_segment dense_segment(const think_cache &cache, int32_t layer, const Sequence &sequence);
-think_segment compact_segment(const think_cache &cache, int32_t layer, const Run &run);
+// Rows of some sequences: arrays for the stages, as in think_segment. They must outlive the segments that are made of them.
+struct Rows {
+  const int32_t *pages;
+  int64_t stride;
+  const int32_t *first, *lengths;
+  const int32_t *slot;  // compact rows
+};
+think_segment dense_segment(const think_cache &cache, int32_t layer, const Rows &rows);
+think_segment compact_segment(const think_cache &cache, int32_t layer, int32_t kind, const Rows &rows);
+// All rows of one sequence, for stages on the CPU; and for a call: see Lists.
+Rows dense_rows(const Sequence &sequence);
+Rows compact_rows(const Run &run);
+Rows dense_rows(Lists &lists, const Sequence &sequence);
+Rows compact_rows(Lists &lists, const Run &run);
 
 // ---- export.cpp: rows at full width; tensor: [1][kv_heads][count][channels of the side] ----
 void export_rows(const think_cache &cache, int32_t sequence, int32_t layer, int64_t first, int64_t count, int32_t side, const think_tensor &tensor);
 
 // ---- prune.cpp: dense rows become compact ----
 struct Needs {  // of pools
-  int64_t pages[kKinds], slots[kKinds];
+  int64_t pages[kPools], slots[kKinds];
 };
 bool reserve(think_cache &cache, const Needs &needs);
+// The compact stage, for some sequences at once; no more than `longest` rows of one.
+void move_rows(const think_cache &cache, const think_segment &source, const think_segment &destination, int32_t sequences, int64_t longest);
 
 // What a prune of this sequence would do, leaving `recent` rows. Nothing is worth it: rows 0.
 struct Move {
@@ -139,7 +173,9 @@ struct Fold {
 };
 Fold plan_fold(const think_cache &cache, const Sequence &sequence);
 bool prepare_fold(think_cache &cache, Sequence &sequence, const Fold &fold, Needs &needs);
-void fold(think_cache &cache, Sequence &sequence, const Fold &fold, void *workspace);
+bool prepare_folds(think_cache &cache, const int32_t *sequences, int32_t count);  // room for the lists of all
+void fold_all(think_cache &cache, const int32_t *sequences, int32_t count, void *workspace);  // by plan_fold() of each
+int64_t prune_workspace(const think_cache &cache, int64_t rows);  // of one sequence
 
 // ---- evict.cpp: whole rows go ----
 struct Eviction {
@@ -153,6 +189,8 @@ bool evict_all(think_cache &cache, const int32_t *sequences, int32_t count, cons
 bool keep(think_cache &cache, int32_t sequence, const int32_t *kept, int32_t rows);  // kept: [layers][kv_heads][rows]
 
 // ---- step.cpp ----
+// Numbers of a step's tables before the pages, on a device: new tokens and score slots of each sequence, row starts; then first rows, lengths and slots of each segment.
+constexpr int64_t step_head(int64_t batch, int32_t segments) { return 3 * batch + 1 + 3 * batch * segments; }
 bool begin_step(think_cache &cache, const int32_t *sequences, const int32_t *new_tokens, int32_t count, void *workspace);
 void end_step(think_cache &cache);    // what its segments say is no longer so
 void abort_step(think_cache &cache);  // and if layers are missing, the new tokens of its sequences are taken back
@@ -160,7 +198,9 @@ struct Append {
   think_tensor query, key, value;
   bool scores;  // sequences of the step keep them, so there is a query
 };
+int64_t append_workspace(const think_cache &cache, int64_t longest);  // where scores are kept
 void append(think_cache &cache, int32_t layer, const Append &rows, void *workspace);
+int64_t graph_id(const Step &step);
 Batch step_batch(const think_cache &cache, const think_tensor &tensor);
 int32_t step_segments(const think_cache &cache, int32_t layer, think_segment *segments);
 static inline bool is_packed(const think_cache &cache, const think_tensor &tensor) { return tensor.extent[0] == 1 && cache.step.count > 1; }

@@ -5,6 +5,12 @@ namespace think::cache {
 using Long = long long;  // what %lld takes
 
 think_status out_of_memory(think_error *error, const think_cache &cache) {
+  if (const Device *device = cache.device) {
+    const think_cache_info held = usage(cache, -1);
+    return fail(error, THINK_E_MEMORY, 0, "the slab has no room for it (%lld bytes; %lld of them free, in places where not everything fits), nor bases for "
+                "another run if it needs one (%d of %d are in use), or the host gave no memory", static_cast<Long>(device->slab_bytes),
+                static_cast<Long>(held.spare_bytes), device->bases.slots_used, device->bases.slot_capacity);
+  }
   return fail(error, THINK_E_MEMORY, 0, "the context's allocator gave no memory, or the cache would have more than its limit (%lld bytes; it has %lld)",
               static_cast<Long>(cache.memory.limit), static_cast<Long>(cache.memory.bytes));
 }

@@ -18,7 +18,8 @@ int64_t carve(const think_cache &cache, int64_t rows, Carver &carver, Scratch &s
   const Shape &shape = cache.plan->shape;
   scratch.kept = take<int32_t>(carver, rows * shape.kv_heads);
   scratch.lengths = take<int32_t>(carver, shape.kv_heads);
-  scratch.choice = take<char>(carver, think::evict_workspace(shape, 1, rows));
+  const int64_t choice = cache.device ? think::evict_workspace(*cache.device->backend, shape, 1, rows) : think::evict_workspace(shape, 1, rows);
+  scratch.choice = take<char>(carver, choice);
   return carver.offset;
 }
 
@@ -44,20 +45,47 @@ int32_t common_tail(const int32_t *kept, int32_t heads, int32_t rows, int32_t de
   return most;
 }
 
-void move_layer(think_cache &cache, Sequence &sequence, int32_t layer, const int32_t *kept, int32_t rows, float *score, int64_t score_stride) {
+// Before and after: the same pages.
+struct Ends {
+  Rows before, after;
+  int32_t rows_after;
+};
+
+struct LayerMove {
+  int32_t layer;
+  const int32_t *kept;  // [kv_heads][rows_after]
+  float *score;
+  int64_t score_stride;
+};
+
+void move_layer(think_cache &cache, Sequence &sequence, const Ends &ends, const LayerMove &layer) {
   const Shape &shape = cache.plan->shape;
+  const int32_t rows = ends.rows_after;
   evict::Move move{};
   move.shape = shape;
-  move.source = move.destination = dense_segment(cache, layer, sequence);
-  move.destination.lengths = &rows;
+  move.source = dense_segment(cache, layer.layer, ends.before);
+  move.destination = dense_segment(cache, layer.layer, ends.after);
   move.batch = kOneSequence;
-  move.kept = kept;
+  move.kept = layer.kept;
   move.kept_stride = rows;
-  move.score = score;
-  move.score_stride = score_stride;
+  move.score = layer.score;
+  move.score_stride = layer.score_stride;
+  char *state = sequence.score ? sequence.score + layer.layer * score::state_bytes(shape) : nullptr;
+  if (Device *device = cache.device) {
+    run(*device, [&](const cuda::Backend &backend) { return backend.evict_move(move, rows, sequence.dense_rows, device->stream); });
+    if (!state) return;
+    run(*device, [&](const cuda::Backend &backend) {
+      return backend.score_sum_again(shape, move.destination, move.batch, state, rows, device->scratch, device->stream);
+    });
+    return;
+  }
   evict::move_rows(move, rows, cache.plan->parallel);
-  if (!sequence.score) return;
-  score::sum_again(cache.plan->isa, shape, move.destination, sequence.score + layer * score::state_bytes(shape), cache.plan->parallel);
+  if (state) score::sum_again(cache.plan->isa, shape, move.destination, state, cache.plan->parallel);
+}
+
+Ends ends_of(Lists &lists, const Sequence &sequence, const int32_t &rows) {
+  const Rows before = dense_rows(lists, sequence);
+  return {before, {before.pages, before.stride, nullptr, lists.add(&rows, 1), nullptr}, rows};
 }
 
 void forget_evicted(think_cache &cache, int32_t number, int32_t rows, int32_t tail) {
@@ -83,7 +111,9 @@ bool evict_all(think_cache &cache, const int32_t *sequences, int32_t count, cons
   for (int32_t index = 0; index < count; ++index) {
     const Sequence &sequence = cache.sequences[sequences[index]];
     longest = std::max<int64_t>(longest, sequence.dense_rows);
-    if (sequence.dense_rows > eviction.choice.budget) needs.pages[kDense] += shared_pages(cache, sequence, eviction.choice.budget);
+    if (sequence.dense_rows <= eviction.choice.budget) continue;
+    needs.pages[kDense] += shared_pages(cache, sequence, eviction.choice.budget);
+    needs.pages[kScores] += shared_score(cache, sequence);
   }
   if (!reserve(cache, needs)) return false;
   end_step(cache);
@@ -95,13 +125,17 @@ bool evict_all(think_cache &cache, const int32_t *sequences, int32_t count, cons
     const int32_t rows = std::min(sequence.dense_rows, eviction.choice.budget);
     const bool fewer = rows < sequence.dense_rows;
     if (fewer) own_pages(cache, sequence, rows);
+    if (fewer) own_score(cache, sequence);
+    Lists lists(cache);
+    const Ends ends = ends_of(lists, sequence, rows);
+    lists.send();
     // Where all rows stay, only the caller's scores can want a mass.
     const bool wanted = fewer || (eviction.choice.measure && eviction.choice.score);
     int32_t tail = sequence.dense_rows - sequence.settled_rows;
     for (int32_t layer = 0; wanted && sequence.dense_rows > 0 && layer < cache.layers; ++layer) {
       const int64_t place = int64_t{index} * cache.layers + layer;
       EvictCall call = eviction.choice;
-      call.source = dense_segment(cache, layer, sequence);
+      call.source = dense_segment(cache, layer, ends.before);
       call.source.flags = THINK_SEGMENT_CAUSAL;
       call.batch = kOneSequence;
       if (sequence.run_count > 0) call.sinks = std::max<int64_t>(call.sinks, cache.prune.sinks);
@@ -119,14 +153,24 @@ bool evict_all(think_cache &cache, const int32_t *sequences, int32_t count, cons
       call.kept = scratch.kept;
       call.kept_stride = rows;
       call.lengths = scratch.lengths;
-      evict_rows(call, sequence.dense_rows, call.measure ? scratch.choice : nullptr);
+      void *choice = call.measure ? scratch.choice : nullptr;
+      if (Device *device = cache.device) {
+        run(*device, [&](const cuda::Backend &backend) { return evict_rows(backend, call, sequence.dense_rows, choice, device->stream); });
+      } else {
+        evict_rows(call, sequence.dense_rows, choice);
+      }
       if (!fewer) continue;
-      tail = common_tail(scratch.kept, shape.kv_heads, rows, sequence.dense_rows, std::min(tail, rows));
-      move_layer(cache, sequence, layer, scratch.kept, rows, call.score, call.score_stride);
+      if (cache.device) {
+        // What the lists say is not known here, but for the rows that the rule keeps whatever their scores are.
+        tail = static_cast<int32_t>(std::min<int64_t>({tail, call.recent, rows - std::min<int64_t>(call.sinks, rows)}));
+      } else {
+        tail = common_tail(scratch.kept, shape.kv_heads, rows, sequence.dense_rows, std::min(tail, rows));
+      }
+      move_layer(cache, sequence, ends, {layer, scratch.kept, call.score, call.score_stride});
     }
     if (fewer) forget_evicted(cache, sequences[index], rows, tail);
   }
-  leave_counters_zero(shape, workspace, used);
+  if (!cache.device) leave_counters_zero(shape, workspace, used);
   settle(cache);
   return true;
 }
@@ -137,14 +181,20 @@ bool keep(think_cache &cache, int32_t number, const int32_t *kept, int32_t rows)
   if (rows == sequence.dense_rows) return true;
   Needs needs{};
   needs.pages[kDense] = shared_pages(cache, sequence, rows);
+  needs.pages[kScores] = shared_score(cache, sequence);
   if (!reserve(cache, needs)) return false;
   end_step(cache);
   own_pages(cache, sequence, rows);
+  own_score(cache, sequence);
   int32_t tail = std::min(rows, sequence.dense_rows - sequence.settled_rows);
   for (int32_t layer = 0; layer < cache.layers; ++layer) {
-    const int32_t *lists = kept + int64_t{layer} * shape.kv_heads * rows;
-    tail = common_tail(lists, shape.kv_heads, rows, sequence.dense_rows, tail);
-    move_layer(cache, sequence, layer, lists, rows, nullptr, 0);
+    const int32_t *kept_rows = kept + int64_t{layer} * shape.kv_heads * rows;
+    tail = common_tail(kept_rows, shape.kv_heads, rows, sequence.dense_rows, tail);
+    Lists lists(cache);
+    const Ends ends = ends_of(lists, sequence, rows);
+    const int32_t *own_lists = lists.add(kept_rows, int64_t{shape.kv_heads} * rows);
+    lists.send();
+    move_layer(cache, sequence, ends, {layer, own_lists, nullptr, 0});
   }
   forget_evicted(cache, number, rows, tail);
   settle(cache);

@@ -100,10 +100,104 @@ bool grow_slots(Memory &memory, const Shape &shape, Pool &pool, int32_t slots) {
   return true;
 }
 
+// ---- arena
+
+// Pages are numbered by place, and looked for in this order.
+int32_t place_of(const Pool &pool, int32_t order) { return pool.from_the_end ? pool.page_users.size - 1 - order : order; }
+
+struct Granules {
+  int64_t first, end;
+};
+
+Granules granules_of(const Pool &pool, int32_t page) {
+  const int64_t begin = page * pool.page_bytes;
+  return {begin / pool.arena->granule, (begin + pool.page_bytes - 1) / pool.arena->granule + 1};
+}
+
+bool claim(Pool &pool, int32_t page) {
+  Arena &arena = *pool.arena;
+  const Granules granules = granules_of(pool, page);
+  const int8_t number = static_cast<int8_t>(&pool - arena.pools);
+  for (int64_t at = granules.first; at < granules.end; ++at) {
+    if (arena.users[at] > 0 && arena.owner[at] != number) return false;
+  }
+  for (int64_t at = granules.first; at < granules.end; ++at) {
+    arena.owner[at] = number;
+    ++arena.users[at];
+  }
+  pool.page_users[page] = 0;
+  ++pool.capacity;
+  return true;
+}
+
+void unclaim(Pool &pool, int32_t page) {
+  const Arena &arena = *pool.arena;
+  const Granules granules = granules_of(pool, page);
+  for (int64_t at = granules.first; at < granules.end; ++at) --pool.arena->users[at];
+  pool.page_users[page] = -1;
+  --pool.capacity;
+  const int64_t begin = granules.first * arena.granule, last = granules.end * arena.granule - 1;
+  for (int32_t number = 0; number < arena.pool_count; ++number) {
+    Pool &other = arena.pools[number];
+    if (other.page_users.size == 0) continue;
+    const int64_t order = other.from_the_end ? other.page_users.size - 1 - last / other.page_bytes : begin / other.page_bytes;
+    other.search = static_cast<int32_t>(std::clamp<int64_t>(order, 0, other.search));
+  }
+}
+
+bool claim_pages(Pool &pool, int64_t more) {
+  int64_t missing = more - (pool.capacity - pool.used);
+  for (; missing > 0 && pool.search < pool.page_users.size; ++pool.search) {
+    const int32_t page = place_of(pool, pool.search);
+    if (pool.page_users[page] >= 0 || !claim(pool, page)) continue;
+    pool.hint = std::min(pool.hint, pool.search);
+    --missing;
+  }
+  return missing <= 0;
+}
+
 }  // namespace
 
-void close_pool(Memory &memory, Pool &pool) {
+bool open_arena(Memory &memory, Arena &arena, char *at, int64_t bytes) {
+  constexpr int64_t kMostGranules = 1 << 18;
+  arena.memory = at;
+  arena.bytes = bytes;
+  arena.granule = kWorkspaceAlignment;
+  while (bytes / arena.granule >= kMostGranules) arena.granule *= 2;
+  const int64_t granules = bytes / arena.granule + 1;
+  if (!reserve(memory, arena.owner, granules) || !reserve(memory, arena.users, granules)) return false;
+  for (int64_t granule = 0; granule < granules; ++granule) {
+    arena.owner.push(0);
+    arena.users.push(0);
+  }
+  return true;
+}
+
+bool enter_arena(Memory &memory, Pool &pool, Arena &arena, bool from_the_end) {
+  pool.arena = &arena;
+  pool.from_the_end = from_the_end;
+  const int64_t places = pool.page_bytes > 0 ? std::min<int64_t>(INT32_MAX / 2, arena.bytes / pool.page_bytes) : 0;
+  if (!reserve(memory, pool.page_users, places)) return false;
+  while (pool.page_users.size < places) pool.page_users.push(-1);
+  int64_t offset = 0;
   for (int32_t layer = 0; layer < pool.slabs.size; ++layer) {
+    Slab &slab = pool.slabs[layer];
+    slab.pages = arena.memory + offset;
+    slab.page_stride = pool.page_bytes;
+    offset += slab.page_bytes;
+  }
+  return true;
+}
+
+bool place_slots(Memory &memory, const Shape &shape, Pool &pool, char *at, int32_t slots) {
+  if (!extend_counts(memory, pool.slot_users, slots)) return false;
+  for (int32_t layer = 0; layer < pool.slabs.size; ++layer) bind(shape, pool, at + layer * slots * pool.slot_bytes, slots, pool.slabs[layer]);
+  pool.slot_capacity = slots;
+  return true;
+}
+
+void close_pool(Memory &memory, Pool &pool) {
+  for (int32_t layer = 0; !pool.arena && layer < pool.slabs.size; ++layer) {
     const Slab &slab = pool.slabs[layer];
     give(memory, slab.pages, slab.capacity * slab.page_bytes);
     give(memory, slab.bases, slab.slots * pool.slot_bytes);
@@ -114,6 +208,7 @@ void close_pool(Memory &memory, Pool &pool) {
 }
 
 bool reserve_pages(Memory &memory, Pool &pool, int64_t more) {
+  if (pool.arena) return claim_pages(pool, more);
   const int64_t needed = pool.used + more;
   if (needed <= pool.capacity) return true;
   if (needed > INT32_MAX) return false;
@@ -126,17 +221,18 @@ bool reserve_pages(Memory &memory, Pool &pool, int64_t more) {
 bool reserve_slots(Memory &memory, const Shape &shape, Pool &pool, int64_t more) {
   const int64_t needed = pool.slots_used + more;
   if (pool.slot_bytes == 0 || needed <= pool.slot_capacity) return true;
-  if (needed > INT32_MAX) return false;
+  if (pool.arena || needed > INT32_MAX) return false;
   const int64_t ample = pool.slot_capacity + pool.slot_capacity / 4;
   if (ample > needed && grow_slots(memory, shape, pool, static_cast<int32_t>(ample))) return true;
   return grow_slots(memory, shape, pool, static_cast<int32_t>(needed));
 }
 
 int32_t take_page(Pool &pool) {
-  int32_t page = pool.hint;
-  while (pool.page_users[page] != 0) ++page;
+  int32_t order = pool.hint;
+  while (pool.page_users[place_of(pool, order)] != 0) ++order;
+  const int32_t page = place_of(pool, order);
   pool.page_users[page] = 1;
-  pool.hint = page + 1;
+  pool.hint = order + 1;
   ++pool.used;
   return page;
 }
@@ -153,7 +249,15 @@ int32_t take_slot(Pool &pool) {
 void drop_page(Pool &pool, int32_t page) {
   if (--pool.page_users[page] > 0) return;
   --pool.used;
+  if (pool.arena) return unclaim(pool, page);
   pool.hint = std::min(pool.hint, page);
+}
+
+void give_back_reserved(Pool &pool) {
+  for (int32_t order = 0; pool.arena && pool.capacity > pool.used; ++order) {
+    const int32_t page = place_of(pool, order);
+    if (pool.page_users[page] == 0) unclaim(pool, page);
+  }
 }
 
 void drop_slot(Pool &pool, int32_t slot) {
@@ -168,6 +272,7 @@ void copy_page(const Pool &pool, int32_t from, int32_t to) {
 }
 
 bool sparse(const Pool &pool) {
+  if (pool.arena) return false;
   const int64_t wanted = std::max(pool.used, pool.floor);
   return pool.capacity > wanted + std::max<int64_t>(kSlack, wanted / 4) || (pool.used == 0 && pool.capacity > pool.floor);
 }

@@ -7,10 +7,23 @@
 
 namespace think::cache {
 
+// On a device all pools share one piece of memory that never moves. A page of a pool, all its layers one behind the other, lies at a multiple of its bytes: its
+// number says where, whatever lies before it. Granules say which pool's pages touch what; they are shared at their borders by pages of one pool only.
+struct Pool;
+struct Arena {
+  Pool *pools;  // that share it
+  int32_t pool_count;
+  char *memory;
+  int64_t bytes, granule;
+  Array<int8_t> owner;   // of a granule, as a place in pools
+  Array<int32_t> users;  // pages that touch it; 0 = free
+};
+
 // Memory of one layer: formats, and with them bytes, may differ from layer to layer. A growth that failed half way leaves some layers with more room than
 // others: `capacity` of the pool is what all of them have.
 struct Slab {
   int64_t value_begin, page_bytes;  // of a page: values lie behind keys
+  int64_t page_stride;              // from page to page
   char *pages;
   int32_t capacity;  // pages
   char *bases;
@@ -21,6 +34,9 @@ struct Slab {
 };
 
 struct Pool {
+  Arena *arena;       // NULL: every layer has memory of its own, which grows and moves
+  bool from_the_end;  // its pages are looked for from there, so that those that stay and those that come and go do not mix
+  int32_t search;     // no place before it can be had
   bool key_basis, value_basis, key_scale, value_scale;  // scales: in some layer
   bool predicts;                 // bases have weights
   int64_t page_bytes;            // of all layers
@@ -28,7 +44,7 @@ struct Pool {
   int32_t floor;                 // pages that are always kept
   int32_t capacity, used, hint;  // pages; none below the hint is free
   int32_t slot_capacity, slots_used;
-  Array<int32_t> page_users, slot_users;
+  Array<int32_t> page_users, slot_users;  // in an arena page_users has all places, and -1 where there is no page
   Array<Slab> slabs;  // [layers]
 };
 
@@ -39,11 +55,17 @@ bool open_pool(Memory &memory, Pool &pool, int32_t layers, const Set &set) {
   for (int32_t layer = 0; layer < layers; ++layer) {
     pool.slabs.push({});
     set(layer, pool.slabs[layer]);
+    pool.slabs[layer].page_stride = pool.slabs[layer].page_bytes;
     pool.page_bytes += pool.slabs[layer].page_bytes;
   }
   return true;
 }
 void close_pool(Memory &memory, Pool &pool);
+
+// In an arena: places for pages, and once for ever memory for slots.
+bool open_arena(Memory &memory, Arena &arena, char *at, int64_t bytes);  // its pools are set
+bool enter_arena(Memory &memory, Pool &pool, Arena &arena, bool from_the_end);
+bool place_slots(Memory &memory, const Shape &shape, Pool &pool, char *at, int32_t slots);
 
 // Room for so many more. False: no memory; the pool may have grown, nothing else has happened.
 bool reserve_pages(Memory &memory, Pool &pool, int64_t more);
@@ -52,8 +74,10 @@ bool reserve_slots(Memory &memory, const Shape &shape, Pool &pool, int64_t more)
 // Where room has been reserved.
 int32_t take_page(Pool &pool);
 int32_t take_slot(Pool &pool);
+// In an arena the place of a page that nobody uses any more is anybody's at once.
 void drop_page(Pool &pool, int32_t page);
 void drop_slot(Pool &pool, int32_t slot);
+void give_back_reserved(Pool &pool);  // pages of an arena that were not taken
 void copy_page(const Pool &pool, int32_t from, int32_t to);  // in all layers
 
 // Is so much free that memory should go back? Then used pages move to the front, moved(from, to) tells of each, and shrink() gives back what it can.

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "kernels/common/quantized.h"
+#include "kernels/compact/compact.h"
 #include "kernels/score/score.h"
 #include "libthink/cache/cache.h"
 #include "libthink/core/workspace.h"
@@ -12,26 +13,28 @@ namespace {
 // Rows behind the sinks that a fold leaves: what may still be rolled back is never folded.
 int32_t kept_rows(const think_cache &cache) { return std::max(cache.prune.recent, cache.rollback); }
 
-// `rows` rows behind the sinks are compact now, so their pages go. Rows are moved by whole pages: only the sinks that share a page with others are copied.
+// Rows behind the sinks move by whole pages, so sinks that share a page with some of them go into the page behind.
+int32_t sinks_aside(const think_cache &cache) { return cache.prune.sinks % kPageTokens; }
+int32_t sinks_page(const think_cache &cache) { return cache.prune.sinks / kPageTokens; }
+
+// That page becomes the sequence's own, before anything moves.
+void own_sinks_page(think_cache &cache, Sequence &sequence, int32_t rows) {
+  if (sinks_aside(cache) > 0) own(cache, sequence, int64_t{cache.prune.sinks} + rows);
+}
+
+// From and to: one page for each of some sequences, and how many rows.
+struct Sinks {
+  Rows from, to;
+};
+
+void move_sinks(think_cache &cache, int32_t layer, const Sinks &sinks, int32_t sequences) {
+  if (sinks_aside(cache) == 0) return;
+  move_rows(cache, dense_segment(cache, layer, sinks.from), dense_segment(cache, layer, sinks.to), sequences, sinks_aside(cache));
+}
+
+// `rows` rows behind the sinks are compact now, so their pages go.
 void forget_moved(think_cache &cache, Sequence &sequence, int32_t rows) {
-  const int32_t sinks = cache.prune.sinks, first = sinks / kPageTokens, pages = rows / kPageTokens, partial = sinks % kPageTokens;
-  if (partial > 0) {
-    const Shape &shape = cache.plan->shape;
-    const Pool &pool = cache.pools[kDense];
-    const int64_t row_bytes[2] = {int64_t{shape.key_channels} * dtype_bytes(shape.cache_dtype), int64_t{shape.value_channels} * dtype_bytes(shape.cache_dtype)};
-    own(cache, sequence, int64_t{sinks} + rows);
-    for (int32_t layer = 0; layer < cache.layers; ++layer) {
-      const Slab &slab = pool.slabs[layer];
-      const char *from = slab.pages + sequence.pages[first] * slab.page_bytes;
-      char *to = slab.pages + sequence.pages[first + pages] * slab.page_bytes;
-      for (const int32_t side : {THINK_KEYS, THINK_VALUES}) {
-        for (int32_t head = 0; head < shape.kv_heads; ++head) {
-          const int64_t at = (side == THINK_KEYS ? 0 : slab.value_begin) + head * kPageTokens * row_bytes[side];
-          std::memcpy(to + at, from + at, static_cast<size_t>(partial * row_bytes[side]));
-        }
-      }
-    }
-  }
+  const int32_t first = sinks_page(cache), pages = rows / kPageTokens;
   for (int32_t page = first; page < first + pages; ++page) drop_page(cache.pools[kDense], sequence.pages[page]);
   sequence.pages.erase(first, pages);
   sequence.dense_rows -= rows;
@@ -40,8 +43,7 @@ void forget_moved(think_cache &cache, Sequence &sequence, int32_t rows) {
 
 // A copy of the page that takes the sinks, where forks share it.
 void count_sinks_page(const think_cache &cache, const Sequence &sequence, int32_t rows, Needs &needs) {
-  const int64_t row = int64_t{cache.prune.sinks} + rows;
-  if (cache.prune.sinks % kPageTokens > 0 && shared(cache, sequence, row)) ++needs.pages[kDense];
+  if (sinks_aside(cache) > 0 && shared(cache, sequence, int64_t{cache.prune.sinks} + rows)) ++needs.pages[kDense];
 }
 
 // Is a side of so many rows smaller with a basis, in all layers together?
@@ -60,12 +62,32 @@ void add_pages(think_cache &cache, Run &run, int32_t rows) {
 
 }  // namespace
 
-bool reserve(think_cache &cache, const Needs &needs) {
-  for (int32_t kind = 0; kind < kKinds; ++kind) {
-    if (!reserve_pages(cache.memory, cache.pools[kind], needs.pages[kind])) return false;
-    if (!reserve_slots(cache.memory, cache.plan->shape, cache.pools[kind], needs.slots[kind])) return false;
+void move_rows(const think_cache &cache, const think_segment &source, const think_segment &destination, int32_t sequences, int64_t longest) {
+  compact::Arguments move{};
+  move.shape = cache.plan->shape;
+  move.source = source;
+  move.destination = destination;
+  move.batch = {sequences, nullptr, nullptr, nullptr};
+  if (Device *device = cache.device) {
+    run(*device, [&](const cuda::Backend &backend) { return backend.compact(move, longest, device->stream); });
+  } else {
+    compact::compact(cache.plan->isa, move, cache.plan->parallel, {0, 1});
   }
-  return true;
+}
+
+bool reserve(think_cache &cache, const Needs &needs) {
+  bool fits = true;
+  for (int32_t kind = 0; kind < kKinds; ++kind) {
+    fits = fits && reserve_pages(cache.memory, cache.pools[kind], needs.pages[kind]);
+    fits = fits && (cache.device || reserve_slots(cache.memory, cache.plan->shape, cache.pools[kind], needs.slots[kind]));
+  }
+  if (!cache.device) return fits;
+  fits = fits && reserve_pages(cache.memory, cache.pools[kScores], needs.pages[kScores]);
+  int64_t slots = 0;
+  for (const int64_t more : needs.slots) slots += more;
+  if (fits && reserve_slots(cache.memory, cache.plan->shape, cache.device->bases, slots)) return true;
+  for (Pool &pool : cache.pools) give_back_reserved(pool);
+  return false;
 }
 
 Move plan_prune(const think_cache &cache, const Sequence &sequence, int32_t recent) {
@@ -92,9 +114,15 @@ Move plan_prune(const think_cache &cache, const Sequence &sequence, int32_t rece
 bool prepare_prune(think_cache &cache, Sequence &sequence, const Move &move, Needs &needs) {
   if (move.rows == 0) return true;
   needs.pages[move.kind] += move.rows / kPageTokens;
-  needs.slots[move.kind] += cache.pools[move.kind].slot_bytes > 0;
+  needs.slots[move.kind] += has_slots(cache, move.kind);
   count_sinks_page(cache, sequence, move.rows, needs);
   return reserve(cache.memory, sequence.runs[sequence.run_count].pages, move.rows / kPageTokens);
+}
+
+int64_t prune_workspace(const think_cache &cache, int64_t rows) {
+  const Shape &shape = cache.plan->shape;
+  if (cache.device) return prune_workspace(*cache.device->backend, shape, 1, rows);
+  return prune_workspace(shape, 1, rows, cache.plan->parallel.threads);
 }
 
 void prune(think_cache &cache, Sequence &sequence, const Move &move, void *workspace) {
@@ -102,23 +130,38 @@ void prune(think_cache &cache, Sequence &sequence, const Move &move, void *works
   const Shape &shape = cache.plan->shape;
   Run &run = sequence.runs[sequence.run_count++];
   run.kind = move.kind;
-  run.slot = take_slot(cache.pools[move.kind]);
+  run.slot = has_slots(cache, move.kind) ? take_slot(bases_of(cache, move.kind)) : 0;
   run.folds = 0;
   add_pages(cache, run, move.rows);
   run.rows = move.rows;
+  own_sinks_page(cache, sequence, move.rows);
+  Lists lists(cache);
+  const Rows source = dense_rows(lists, sequence), destination = compact_rows(lists, run);
+  const int32_t aside = sinks_aside(cache), *pages = sequence.pages.data + sinks_page(cache);
+  Sinks sinks{};
+  if (aside > 0) {
+    const int32_t *asides = lists.add(&aside, 1);
+    sinks = {{lists.add(pages, 1), 1, nullptr, asides, nullptr}, {lists.add(pages + move.rows / kPageTokens, 1), 1, nullptr, asides, nullptr}};
+  }
+  lists.send();
   for (int32_t layer = 0; layer < cache.layers; ++layer) {
     PruneCall call{};
     call.shape = shape;
     call.isa = cache.plan->isa;
     call.parallel = cache.plan->parallel;
     call.score_state = sequence.score + layer * score::state_bytes(shape);
-    call.source = dense_segment(cache, layer, sequence);
-    call.destination = compact_segment(cache, layer, run);
+    call.source = dense_segment(cache, layer, source);
+    call.destination = compact_segment(cache, layer, run.kind, destination);
     call.batch = kOneSequence;
     call.options = move.options;
-    think::prune(call, workspace);
+    if (Device *device = cache.device) {
+      cache::run(*device, [&](const cuda::Backend &backend) { return think::prune(backend, call, sequence.dense_rows, workspace, device->stream); });
+    } else {
+      think::prune(call, workspace);
+    }
+    move_sinks(cache, layer, sinks, 1);
   }
-  leave_counters_zero(shape, workspace, prune_workspace(shape, 1, sequence.dense_rows, cache.plan->parallel.threads));
+  if (!cache.device) leave_counters_zero(shape, workspace, prune_workspace(cache, sequence.dense_rows));
   forget_moved(cache, sequence, move.rows);
   const bool again = cache.refit > 0 || (cache.flags & THINK_CACHE_KEEP_SCORES);
   if (!again || sequence.run_count == THINK_CACHE_MAX_RUNS) drop_score(cache, sequence);
@@ -165,24 +208,104 @@ bool prepare_fold(think_cache &cache, Sequence &sequence, const Fold &fold, Need
   return reserve(cache.memory, run.pages, int64_t{run.pages.size} + fold.tiles);
 }
 
-void fold(think_cache &cache, Sequence &sequence, const Fold &fold, void *workspace) {
-  if (fold.refit.rows > 0) prune(cache, sequence, fold.refit, workspace);
-  if (fold.tiles == 0) return;
-  Run &run = sequence.runs[sequence.run_count - 1];
-  const int32_t rows = fold.tiles * kTileTokens, first = cache.prune.sinks;
-  add_pages(cache, run, rows);
-  for (int32_t layer = 0; layer < cache.layers; ++layer) {
-    compact::Arguments move{};
-    move.shape = cache.plan->shape;
-    move.source = dense_segment(cache, layer, sequence.pages.data, sequence.pages.size, &first, &rows);
-    move.destination = compact_segment(cache, layer, run.kind, run.pages.data, run.pages.size, &run.rows, &rows, &run.slot);
-    move.batch = kOneSequence;
-    compact::compact(cache.plan->isa, move, cache.plan->parallel, {0, 1});
+namespace {
+
+// Sequences that fold into runs of one kind are folded together: what their lists take.
+int64_t fold_numbers(const think_cache &cache, int32_t sequences, int32_t tiles) {
+  return int64_t{sequences} * (2 * tiles + (sinks_aside(cache) > 0) + 6);
+}
+
+struct Folding {
+  int32_t kind, sequences, tiles;  // tiles: the most
+};
+
+// What has been gathered in cache.gathered: numbers of sequences, each with its tiles.
+void fold_gathered(think_cache &cache, const Folding &folding) {
+  const int32_t count = folding.sequences, stride = folding.tiles + (sinks_aside(cache) > 0);
+  Array<int32_t> &numbers = cache.gathered;
+  const int32_t begin = 2 * count, *gathered = numbers.data;
+  const auto take = [&](int64_t size) {
+    int32_t *at = numbers.data + numbers.size;
+    std::fill_n(at, size, 0);
+    numbers.size += static_cast<int32_t>(size);
+    return at;
+  };
+  numbers.size = begin;
+  int32_t *from = take(int64_t{count} * stride), *to = take(int64_t{count} * folding.tiles), *first = take(count), *lengths = take(count), *slot = take(count);
+  int32_t *sinks_from = take(count), *sinks_to = take(count), *asides = take(count);
+  for (int32_t index = 0; index < count; ++index) {
+    Sequence &sequence = cache.sequences[gathered[2 * index]];
+    const int32_t tiles = gathered[2 * index + 1], rows = tiles * kTileTokens;
+    Run &run = sequence.runs[sequence.run_count - 1];
+    own_sinks_page(cache, sequence, rows);
+    add_pages(cache, run, rows);
+    const int32_t *pages = sequence.pages.data + sinks_page(cache);
+    std::copy_n(pages, tiles + (sinks_aside(cache) > 0), from + index * stride);
+    std::copy_n(run.pages.data + run.pages.size - tiles, tiles, to + index * folding.tiles);
+    first[index] = asides[index] = sinks_aside(cache);
+    lengths[index] = rows;
+    slot[index] = run.slot;
+    if (sinks_aside(cache) == 0) continue;
+    sinks_from[index] = pages[0];
+    sinks_to[index] = pages[tiles];
   }
-  run.rows += rows;
-  // The time for another fit starts again where the last one was not worth it.
-  run.folds = cache.refit > 0 && run.folds >= cache.refit ? 0 : run.folds + fold.tiles;
-  forget_moved(cache, sequence, rows);
+  Lists lists(cache);
+  const int32_t *all = lists.add(from, numbers.data + numbers.size - from);
+  const auto there = [&](const int32_t *list) { return all + (list - from); };
+  lists.send();
+  const Rows source{there(from), stride, there(first), there(lengths), nullptr}, destination{there(to), folding.tiles, nullptr, there(lengths), there(slot)};
+  const Sinks sinks{{there(sinks_from), 1, nullptr, there(asides), nullptr}, {there(sinks_to), 1, nullptr, there(asides), nullptr}};
+  for (int32_t layer = 0; layer < cache.layers; ++layer) {
+    const think_segment target = compact_segment(cache, layer, folding.kind, destination);
+    move_rows(cache, dense_segment(cache, layer, source), target, count, int64_t{folding.tiles} * kTileTokens);
+    move_sinks(cache, layer, sinks, count);
+  }
+  for (int32_t index = 0; index < count; ++index) {
+    Sequence &sequence = cache.sequences[gathered[2 * index]];
+    const int32_t tiles = gathered[2 * index + 1];
+    Run &run = sequence.runs[sequence.run_count - 1];
+    run.rows += tiles * kTileTokens;
+    // The time for another fit starts again where the last one was not worth it.
+    run.folds = cache.refit > 0 && run.folds >= cache.refit ? 0 : run.folds + tiles;
+    forget_moved(cache, sequence, tiles * kTileTokens);
+  }
+  numbers.size = 0;
+}
+
+}  // namespace
+
+void fold_all(think_cache &cache, const int32_t *sequences, int32_t count, void *workspace) {
+  for (int32_t index = 0; index < count; ++index) {
+    Sequence &sequence = cache.sequences[sequences[index]];
+    prune(cache, sequence, plan_fold(cache, sequence).refit, workspace);
+  }
+  for (int32_t kind = 0; kind < kDense; ++kind) {
+    Folding folding{kind, 0, 0};
+    for (int32_t index = 0; index < count; ++index) {
+      const Sequence &sequence = cache.sequences[sequences[index]];
+      const int32_t tiles = plan_fold(cache, sequence).tiles;
+      if (tiles == 0 || sequence.runs[sequence.run_count - 1].kind != kind) continue;
+      const int32_t most = std::max(tiles, folding.tiles);
+      if (cache.device && folding.sequences > 0 && fold_numbers(cache, folding.sequences + 1, most) > cache.device->call_numbers) {
+        fold_gathered(cache, folding);
+        folding = {kind, 0, 0};
+      }
+      cache.gathered.push(sequences[index]);
+      cache.gathered.push(tiles);
+      folding = {kind, folding.sequences + 1, std::max(tiles, folding.tiles)};
+    }
+    if (folding.sequences > 0) fold_gathered(cache, folding);
+  }
+}
+
+bool prepare_folds(think_cache &cache, const int32_t *sequences, int32_t count) {
+  int32_t folding = 0, most = 0;
+  for (int32_t index = 0; index < count; ++index) {
+    const int32_t tiles = plan_fold(cache, cache.sequences[sequences[index]]).tiles;
+    folding += tiles > 0;
+    most = std::max(most, tiles);
+  }
+  return reserve(cache.memory, cache.gathered, 2 * folding + fold_numbers(cache, folding, most));
 }
 
 }  // namespace think::cache

@@ -112,6 +112,7 @@ void write_tables(think_cache &cache, const int32_t *sequences, const int32_t *n
     step.longest = std::max(step.longest, new_tokens[index]);
   }
   step.total = tables.at(step.row_start)[count];
+  step.scores = std::any_of(sequences, sequences + count, [&](int32_t sequence) { return cache.sequences[sequence].score != nullptr; });
   step.segment_count = 0;
   for (int32_t kind = 0; kind < kDense; ++kind) {
     int32_t runs = 0;
@@ -121,7 +122,102 @@ void write_tables(think_cache &cache, const int32_t *sequences, const int32_t *n
   write_dense(cache, tables);
 }
 
+// ---- on a device the tables lie where graphs expect them: rows of the same length whatever they hold, in the order of step_head()
+
+int64_t place_of_segment(const Shape &shape, int32_t segment, int32_t list) { return 3 * int64_t{shape.max_batch} + 1 + (3 * segment + list) * int64_t{shape.max_batch}; }
+
+const int32_t *new_tokens_of(const think_cache &cache) { return cache.device ? cache.device->step_tables : cache.step.tables.data + cache.step.new_tokens; }
+
+const int32_t *row_starts_of(const think_cache &cache) {
+  return cache.device ? cache.device->step_tables + 2 * cache.plan->shape.max_batch : cache.step.tables.data + cache.step.row_start;
+}
+
+// Negative where a sequence keeps no scores: it is left out.
+const int32_t *score_slots_of(const Device &device, const Shape &shape) { return device.step_tables + shape.max_batch; }
+
+// The rows of a segment, the new ones included.
+Rows rows_of(const think_cache &cache, int32_t index) {
+  const StepSegment &segment = cache.step.segments[index];
+  const bool dense = segment.kind == kDense;
+  if (const Device *device = cache.device) {
+    const Shape &shape = cache.plan->shape;
+    const auto list = [&](int32_t which) { return device->step_tables + place_of_segment(shape, index, which); };
+    return {device->step_tables + device->head_numbers + index * shape.max_batch * device->stride, device->stride, nullptr, list(1), dense ? nullptr : list(2)};
+  }
+  const int32_t *tables = cache.step.tables.data;
+  return {tables + segment.pages, segment.stride, nullptr, tables + segment.lengths, dense ? nullptr : tables + segment.slots};
+}
+
+// Where the new rows begin, among the dense ones.
+const int32_t *first_new_rows(const think_cache &cache) {
+  const int32_t last = cache.step.segment_count - 1;
+  if (cache.device) return cache.device->step_tables + place_of_segment(cache.plan->shape, last, 0);
+  return cache.step.tables.data + cache.step.segments[last].first;
+}
+
+int64_t staged_bytes(const think_cache &cache, int64_t numbers) { return (cache.device->head_numbers + numbers) * static_cast<int64_t>(sizeof(int32_t)); }
+
+void send_tables(think_cache &cache) {
+  Device &device = *cache.device;
+  const Shape &shape = cache.plan->shape;
+  const Step &step = cache.step;
+  const int64_t number = static_cast<int64_t>(sizeof(int32_t)), head = step_head(shape.max_batch, step.segment_count);
+  int32_t *staging = reinterpret_cast<int32_t *>(next_staging(device));
+  if (device.error) return;
+  const int32_t *tables = step.tables.data;
+  std::fill_n(staging, head, 0);
+  const auto put = [&](int64_t place, int64_t from, int64_t count) { std::copy_n(tables + from, count, staging + place); };
+  put(0, step.new_tokens, step.count);
+  for (int32_t index = 0; index < step.count; ++index) {
+    const Sequence &sequence = cache.sequences[tables[step.sequence + index]];
+    staging[shape.max_batch + index] = sequence.score ? score_page_number(cache, sequence) * cache.layers : -1;
+  }
+  put(2 * int64_t{shape.max_batch}, step.row_start, int64_t{step.count} + 1);
+  int64_t used = head;
+  for (int32_t index = 0; index < step.segment_count; ++index) {
+    const StepSegment &segment = step.segments[index];
+    if (segment.kind == kDense) put(place_of_segment(shape, index, 0), segment.first, step.count);
+    put(place_of_segment(shape, index, 1), segment.lengths, step.count);
+    if (segment.kind != kDense) put(place_of_segment(shape, index, 2), segment.slots, step.count);
+    put(used, segment.pages, step.count * segment.stride);
+    used += step.count * segment.stride;
+  }
+  copy(device, device.step_tables, staging, head * number);
+  used = head;
+  for (int32_t index = 0; index < step.segment_count; ++index) {
+    const int64_t stride = step.segments[index].stride;
+    int32_t *pages = device.step_tables + device.head_numbers + index * shape.max_batch * device.stride;
+    copy_rows(device, {pages, device.stride * number, staging + used, stride * number, stride * number, step.count});
+    used += step.count * stride;
+  }
+  sent_staging(device);
+}
+
+// A state is as many slots as there are layers, one behind the other. Short chunks of all sequences go together, long ones, whose sums take more room, one by
+// one: which of the two depends on the longest alone, as graphs do.
+void update_scores_on_device(const think_cache &cache, int32_t layer, const Append &rows, void *workspace) {
+  Device &device = *cache.device;
+  const Shape &shape = cache.plan->shape;
+  score::Update update{shape, rows.query, rows.key, step_batch(cache, rows.query), score_page(cache, 0) + layer * score::state_bytes(shape)};
+  update.batch.slot = score_slots_of(device, shape);
+  const auto launch = [&] {
+    run(device, [&](const cuda::Backend &backend) { return backend.score_update(update, cache.step.longest, workspace, device.stream); });
+  };
+  if (cache.step.longest <= kScorePiece) return launch();
+  update.batch.count = 1;
+  for (int32_t index = 0; index < cache.step.count; ++index, ++update.batch.slot) {
+    launch();
+    if (update.batch.row_start) {
+      ++update.batch.row_start;
+      continue;
+    }
+    ++update.batch.lengths;
+    for (think_tensor *tensor : {&update.query, &update.key}) tensor->data = const_cast<char *>(element(*tensor, 1, 0, 0));
+  }
+}
+
 void update_scores(think_cache &cache, int32_t layer, const Append &rows, void *workspace) {
+  if (cache.device) return update_scores_on_device(cache, layer, rows, workspace);
   const Shape &shape = cache.plan->shape;
   const Batch batch = step_batch(cache, rows.query);
   for (int32_t index = 0; index < cache.step.count; ++index) {
@@ -160,18 +256,25 @@ void abort_step(think_cache &cache) {
 bool begin_step(think_cache &cache, const int32_t *sequences, const int32_t *new_tokens, int32_t count, void *workspace) {
   // Everything that can fail comes first.
   Needs needs{};
+  if (!prepare_folds(cache, sequences, count)) return false;
   for (int32_t index = 0; index < count; ++index) {
     Sequence &sequence = cache.sequences[sequences[index]];
     const Fold fold = plan_fold(cache, sequence);
     if (!prepare_fold(cache, sequence, fold, needs)) return false;
+    if (cache.device && new_tokens[index] > 0) {
+      const bool begins = tokens_of(sequence) == 0 && keeps_scores(cache) && !sequence.score;
+      needs.pages[kScores] += begins || shared_score(cache, sequence);
+    }
     const int32_t rows = after_fold(sequence, fold), folded = (sequence.dense_rows - rows) / kPageTokens;
     const int32_t pages = page_count(int64_t{rows} + new_tokens[index]);
     needs.pages[kDense] += std::max(0, pages - (sequence.pages.size - folded));
     if (new_tokens[index] > 0 && rows % kPageTokens > 0 && shared(cache, sequence, sequence.dense_rows)) ++needs.pages[kDense];
     if (!reserve(cache.memory, sequence.pages, std::max(pages, sequence.pages.size))) return false;
   }
+  const int64_t room = table_room(cache, sequences, new_tokens, count);
+  if (!reserve(cache.memory, cache.step.tables, room)) return false;
+  if (cache.device && !reserve_staging(cache.memory, *cache.device, staged_bytes(cache, room))) return false;
   if (!reserve(cache, needs)) return false;
-  if (!reserve(cache.memory, cache.step.tables, table_room(cache, sequences, new_tokens, count))) return false;
   for (int32_t index = 0; index < count; ++index) {
     Sequence &sequence = cache.sequences[sequences[index]];
     if (tokens_of(sequence) > 0 || new_tokens[index] == 0 || add_score(cache, sequence)) continue;
@@ -180,24 +283,45 @@ bool begin_step(think_cache &cache, const int32_t *sequences, const int32_t *new
     }
     return false;
   }
+  fold_all(cache, sequences, count, workspace);
   for (int32_t index = 0; index < count; ++index) {
     Sequence &sequence = cache.sequences[sequences[index]];
-    fold(cache, sequence, plan_fold(cache, sequence), workspace);
+    if (new_tokens[index] > 0) own_score(cache, sequence);
     const int32_t rows = sequence.dense_rows + new_tokens[index];
     if (new_tokens[index] > 0 && sequence.dense_rows % kPageTokens > 0) own(cache, sequence, sequence.dense_rows);
     while (sequence.pages.size < page_count(rows)) sequence.pages.push(take_page(cache.pools[kDense]));
     sequence.dense_rows = rows;
   }
   write_tables(cache, sequences, new_tokens, count);
+  if (cache.device) send_tables(cache);
   cache.step.missing = cache.layers;
   std::fill_n(cache.step.appended.data, cache.layers, uint8_t{0});
   return true;
 }
 
 Batch step_batch(const think_cache &cache, const think_tensor &tensor) {
-  const Step &step = cache.step;
-  if (is_packed(cache, tensor)) return {step.count, nullptr, step.tables.data + step.row_start, nullptr};
-  return {step.count, step.tables.data + step.new_tokens, nullptr, nullptr};
+  if (is_packed(cache, tensor)) return {cache.step.count, nullptr, row_starts_of(cache), nullptr};
+  return {cache.step.count, new_tokens_of(cache), nullptr, nullptr};
+}
+
+int64_t append_workspace(const think_cache &cache, int64_t longest) {
+  const Shape &shape = cache.plan->shape;
+  if (const Device *device = cache.device) {
+    const int64_t together = device->backend->score_workspace(shape, shape.max_batch, std::min(kScorePiece, longest));
+    return std::max(together, device->backend->score_workspace(shape, 1, longest));
+  }
+  return score::update_workspace(shape, 1, std::min(kScorePiece, longest));
+}
+
+// What launches of append and attend depend on, but for the caller's tensors: counts, and which segments there are. Two bits hold the runs of a kind.
+int64_t graph_id(const Step &step) {
+  int64_t id = step.scores;
+  for (int32_t kind = 0; kind < kDense; ++kind) {
+    int64_t runs = 0;
+    for (int32_t index = 0; index < step.segment_count; ++index) runs += step.segments[index].kind == kind;
+    id = id << 2 | runs;
+  }
+  return (id << 16 | step.count) << 31 | step.longest;
 }
 
 void append(think_cache &cache, int32_t layer, const Append &rows, void *workspace) {
@@ -205,7 +329,6 @@ void append(think_cache &cache, int32_t layer, const Append &rows, void *workspa
   if (rows.scores) update_scores(cache, layer, rows, workspace);
   // New rows are a dense segment too: batch row i is slot i, packed rows begin where the sequence's do.
   think_segment fresh = THINK_SEGMENT_INIT;
-  const StepSegment &dense = step.segments[step.segment_count - 1];
   const auto describe = [&](const think_tensor &tensor, think_dtype &dtype, void *&data, int64_t *stride) {
     const int64_t bytes = dtype_bytes(tensor.dtype);
     dtype = tensor.dtype;
@@ -215,36 +338,27 @@ void append(think_cache &cache, int32_t layer, const Append &rows, void *workspa
   describe(rows.key, fresh.key_dtype, fresh.key, fresh.key_stride);
   describe(rows.value, fresh.value_dtype, fresh.value, fresh.value_stride);
   fresh.lengths_stride[0] = 1;
-  fresh.lengths = step.tables.data + step.new_tokens;
+  fresh.lengths = new_tokens_of(cache);
   if (is_packed(cache, rows.key)) {
-    fresh.first = step.tables.data + step.row_start;
+    fresh.first = row_starts_of(cache);
     fresh.key_stride[0] = fresh.value_stride[0] = 0;  // one row of the batch for all
   }
-  compact::Arguments move{};
-  move.shape = cache.plan->shape;
-  move.source = fresh;
-  const int32_t *tables = step.tables.data;
-  move.destination = dense_segment(cache, layer, tables + dense.pages, dense.stride, tables + dense.first, tables + step.new_tokens);
-  move.batch = {step.count, nullptr, nullptr, nullptr};
-  if (step.longest > 0) compact::compact(cache.plan->isa, move, cache.plan->parallel, {0, 1});
+  Rows place = rows_of(cache, step.segment_count - 1);
+  place.first = first_new_rows(cache);
+  place.lengths = fresh.lengths;
+  if (step.longest > 0) move_rows(cache, fresh, dense_segment(cache, layer, place), step.count, step.longest);
   step.appended[layer] = 1;
   --step.missing;
 }
 
 int32_t step_segments(const think_cache &cache, int32_t layer, think_segment *segments) {
-  const Step &step = cache.step;
-  const int32_t *tables = step.tables.data;
-  for (int32_t index = 0; index < step.segment_count; ++index) {
-    const StepSegment &segment = step.segments[index];
-    if (segment.kind == kDense) {
-      segments[index] = dense_segment(cache, layer, tables + segment.pages, segment.stride, nullptr, tables + segment.lengths);
-      segments[index].flags = THINK_SEGMENT_CAUSAL;
-    } else {
-      segments[index] = compact_segment(cache, layer, segment.kind, tables + segment.pages, segment.stride, nullptr, tables + segment.lengths,
-                                        tables + segment.slots);
-    }
+  for (int32_t index = 0; index < cache.step.segment_count; ++index) {
+    const int32_t kind = cache.step.segments[index].kind;
+    const Rows rows = rows_of(cache, index);
+    segments[index] = kind == kDense ? dense_segment(cache, layer, rows) : compact_segment(cache, layer, kind, rows);
+    if (kind == kDense) segments[index].flags = THINK_SEGMENT_CAUSAL;
   }
-  return step.segment_count;
+  return cache.step.segment_count;
 }
 
 }  // namespace think::cache

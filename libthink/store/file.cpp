@@ -123,7 +123,7 @@ struct Slot {
 };
 
 Slot slot_of(const think_cache &cache, const cache::Run &run, const Part &part) {
-  const cache::Slab &slab = cache.pools[run.kind].slabs[part.layer];
+  const cache::Slab &slab = cache::bases_of(cache, run.kind).slabs[part.layer];
   const think_basis &basis = part.side == THINK_KEYS ? slab.key_basis : slab.value_basis;
   return {basis, run.slot, cache.plan->shape.kv_heads, fit::weight_head_bytes(basis.channels)};
 }
@@ -180,7 +180,7 @@ bool move_scale(const think_cache &cache, const cache::Run &run, const Part &par
 template <class Io>
 bool move_rows(const think_cache &cache, const cache::Run &run, const Part &part, Io &io) {
   const Shape &shape = cache.plan->shape;
-  const think_segment segment = cache::compact_segment(cache, part.layer, run);
+  const think_segment segment = cache::compact_segment(cache, part.layer, run.kind, cache::compact_rows(run));
   const Side side = part.side == THINK_KEYS ? Side::keys : Side::values;
   for (int32_t page = 0; page < run.pages.size; ++page) {
     int64_t bytes = 0;
@@ -197,7 +197,7 @@ bool move_rows(const think_cache &cache, const cache::Run &run, const Part &part
 
 template <class Io>
 bool move_dense(const think_cache &cache, const cache::Sequence &sequence, const Part &part, Io &io) {
-  const think_segment segment = cache::dense_segment(cache, part.layer, sequence);
+  const think_segment segment = cache::dense_segment(cache, part.layer, cache::dense_rows(sequence));
   for (int32_t head = 0; head < cache.plan->shape.kv_heads; ++head) {
     const SideView view = side_view(segment, part.side == THINK_KEYS ? Side::keys : Side::values, cache.plan->shape, kOneSequence, 0, head);
     for (int64_t row = 0; row < sequence.dense_rows; row += cache::kPageTokens) {
@@ -330,7 +330,7 @@ bool check_contents(const think_cache &cache, Reader &reader, const Contents &co
   if (contents.scores > 1) return reader.damaged("damaged: expected 0 or 1 as scores, got %d", contents.scores);
   for (int32_t run = 0; run < contents.run_count; ++run) {
     const Contents::Run &one = contents.runs[run];
-    if (one.kind < cache::least_kind(cache) || one.kind >= cache::kDense) return reader.damaged("damaged: run %d is of the unknown kind %d", run, one.kind);
+    if (one.kind >= cache::kDense || !cache::can_hold(cache, one.kind)) return reader.damaged("damaged: run %d is of the unknown kind %d", run, one.kind);
     if (one.rows == 0 || one.rows % kTileTokens) return reader.damaged("damaged: expected whole tiles of 32 rows in run %d, got %d rows", run, one.rows);
     if (one.folds > one.rows / kTileTokens) return reader.damaged("damaged: run %d has %d tiles and %d folds", run, one.rows / kTileTokens, one.folds);
     tokens += one.rows;
@@ -363,36 +363,18 @@ bool read_header(const think_cache &cache, Reader &reader, Contents &contents) {
   });
 }
 
-// Everything that needs memory. Lists and the score state belong to the sequence at once.
-bool make_room(think_cache &cache, cache::Sequence &sequence, const Contents &contents) {
-  cache::Needs needs{};
-  needs.pages[cache::kDense] = cache::page_count(contents.dense_rows);
-  if (!cache::reserve(cache.memory, sequence.pages, needs.pages[cache::kDense])) return false;
+cache::Sequence sequence_like(const Contents &contents) {
+  cache::Sequence like{};
+  like.dense_rows = contents.dense_rows;
+  like.settled_rows = contents.settled_rows;
+  like.evicted = contents.evicted;
+  like.run_count = contents.run_count;
   for (int32_t run = 0; run < contents.run_count; ++run) {
-    const Contents::Run &one = contents.runs[run];
-    needs.pages[one.kind] += one.rows / cache::kPageTokens;
-    needs.slots[one.kind] += cache.pools[one.kind].slot_bytes > 0;
-    if (!cache::reserve(cache.memory, sequence.runs[run].pages, one.rows / cache::kPageTokens)) return false;
+    like.runs[run].kind = contents.runs[run].kind;
+    like.runs[run].rows = contents.runs[run].rows;
+    like.runs[run].folds = contents.runs[run].folds;
   }
-  return (!contents.scores || cache::add_score(cache, sequence)) && cache::reserve(cache, needs);
-}
-
-void take_places(think_cache &cache, cache::Sequence &sequence, const Contents &contents) {
-  cache::Pool &dense = cache.pools[cache::kDense];
-  while (sequence.pages.size < cache::page_count(contents.dense_rows)) sequence.pages.push(cache::take_page(dense));
-  sequence.dense_rows = contents.dense_rows;
-  sequence.settled_rows = contents.settled_rows;
-  sequence.evicted = contents.evicted;
-  for (int32_t index = 0; index < contents.run_count; ++index) {
-    const Contents::Run &one = contents.runs[index];
-    cache::Run &run = sequence.runs[index];
-    run.kind = one.kind;
-    run.rows = one.rows;
-    run.folds = one.folds;
-    run.slot = cache::take_slot(cache.pools[one.kind]);
-    while (run.pages.size < one.rows / cache::kPageTokens) run.pages.push(cache::take_page(cache.pools[one.kind]));
-  }
-  sequence.run_count = contents.run_count;
+  return like;
 }
 
 // Widths first, as all else is placed by them; then, with the last of the three arrays, the whole choice.
@@ -411,7 +393,7 @@ bool check_basis(const think_cache &cache, const cache::Run &run, const Part &pa
     if (total != expected) {
       return reader.damaged("damaged: expected %lld %s channels in all heads together, got %lld", static_cast<Long>(expected), name, static_cast<Long>(total));
     }
-    think_segment placed = cache::compact_segment(cache, part.layer, run);
+    think_segment placed = cache::compact_segment(cache, part.layer, run.kind, cache::compact_rows(run));
     (part.side == THINK_KEYS ? placed.value_head_offset : placed.key_head_offset) = nullptr;  // of the other side nothing has been read yet, or all is placed
     compact::place(shape, placed, kOneSequence);
     // The total bounds 16-bit rows; what quantized tiles are padded with depends on each width.
@@ -485,9 +467,7 @@ bool load(think_cache &cache, int32_t number, Reader &reader) {
       if (!done) cache::drop(cache, number);
     }
   } guard{cache, number, false};
-  cache::drop(cache, number);  // it may have lists without tokens
-  if (!make_room(cache, sequence, contents)) return false;
-  take_places(cache, sequence, contents);
+  if (!cache::imitate(cache, number, sequence_like(contents), contents.scores && cache::keeps_scores(cache))) return false;
   guard.done = read_data(cache, sequence, contents, reader);
   return guard.done;
 }

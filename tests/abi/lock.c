@@ -308,7 +308,11 @@ LOCK_FIELD(think_cache_options, limit_bytes, 40, 8, int64_t);
 LOCK_FIELD(think_cache_options, prune, 48, 8, const think_prune_options *);
 LOCK_FIELD(think_cache_options, format, 56, 8, const think_format *);
 LOCK_FIELD(think_cache_options, layer_formats, 64, 8, const think_format *);
-LOCK_SIZE(think_cache_options, 72);
+LOCK_FIELD(think_cache_options, slab, 72, 8, void *);
+LOCK_FIELD(think_cache_options, slab_bytes, 80, 8, int64_t);
+LOCK_FIELD(think_cache_options, bases, 88, 4, int32_t);
+LOCK_FIELD(think_cache_options, reserved2, 92, 4, int32_t);
+LOCK_SIZE(think_cache_options, 96);
 LOCK_FIELD(think_cache_info, struct_size, 0, 4, uint32_t);
 LOCK_FIELD(think_cache_info, flags, 4, 4, uint32_t);
 LOCK_FIELD(think_cache_info, tokens, 8, 8, int64_t);
@@ -409,6 +413,9 @@ LOCK_FUNCTION(think_cache_load, think_status (*)(think_cache *, int32_t, think_r
 LOCK_FUNCTION(think_cache_evict, think_status (*)(think_cache *, const int32_t *, int32_t, const think_evict_options *, const think_tensor *, float *, const think_launch *, think_error *));
 LOCK_FUNCTION(think_cache_keep, think_status (*)(think_cache *, int32_t, const int32_t *, int32_t, think_error *));
 LOCK_FUNCTION(think_cache_sequence_segments, think_status (*)(const think_cache *, int32_t, int32_t, think_segment *, int32_t, int32_t *, think_error *));
+LOCK_FUNCTION(think_cache_slab_size, think_status (*)(const think_plan *, const think_cache_options *, int64_t, int64_t, int32_t, int64_t *, think_error *));
+LOCK_FUNCTION(think_cache_graph_id, think_status (*)(const think_cache *, int64_t *, think_error *));
+LOCK_FUNCTION(think_cache_replayed, think_status (*)(think_cache *, int64_t, think_error *));
 LOCK_FUNCTION(think_get_api, const think_api *(*)(uint32_t, uint32_t));
 LOCK_FIELD(think_api, version, 8, 8, __typeof__(&think_version));
 LOCK_FIELD(think_api, abi_version, 16, 8, __typeof__(&think_abi_version));
@@ -491,7 +498,10 @@ LOCK_FIELD(think_api, cache_load, 624, 8, __typeof__(&think_cache_load));
 LOCK_FIELD(think_api, cache_evict, 632, 8, __typeof__(&think_cache_evict));
 LOCK_FIELD(think_api, cache_keep, 640, 8, __typeof__(&think_cache_keep));
 LOCK_FIELD(think_api, cache_sequence_segments, 648, 8, __typeof__(&think_cache_sequence_segments));
-LOCK_SIZE(think_api, 656);
+LOCK_FIELD(think_api, cache_slab_size, 656, 8, __typeof__(&think_cache_slab_size));
+LOCK_FIELD(think_api, cache_graph_id, 664, 8, __typeof__(&think_cache_graph_id));
+LOCK_FIELD(think_api, cache_replayed, 672, 8, __typeof__(&think_cache_replayed));
+LOCK_SIZE(think_api, 680);
 
 #ifdef __cplusplus
 }

@@ -744,9 +744,9 @@ type CacheOptions struct {
 	// newest dense rows, the recent ones among them, that folds leave for think_cache_trim(): 0 = max_queries, -1 = only recent ones
 	Rollback int32
 	_        int32
-	// dense rows, of all sequences together, that have memory from the start and for ever: 0 = none
+	// CPU: dense rows, of all sequences together, that have memory from the start and for ever: 0 = none. CUDA: 0
 	ReserveTokens int64
-	// the cache never has more than this, not even for a moment: 0 = no limit
+	// CPU: the cache never has more than this, not even for a moment: 0 = no limit. CUDA: 0, the slab is the limit
 	LimitBytes int64
 	// mode, budgets, sinks, recent rows; NULL = defaults
 	Prune uintptr
@@ -755,6 +755,14 @@ type CacheOptions struct {
 	// [layers] in place of format, for first and last layers that need more bits, say; NULL = format in every layer. The step of the array is the first
 	// element's struct_size
 	LayerFormats uintptr
+	// CUDA: device memory that the cache lives in, a multiple of 256; the caller's before and after. CPU: NULL
+	Slab uintptr
+	// CUDA: of it, see think_cache_slab_size(). CPU: 0
+	SlabBytes int64
+	// CUDA: how many runs of all sequences together the slab has room for the bases of: 0 = one for each sequence, or THINK_CACHE_MAX_RUNS for each
+	// where one can be pruned again (refit, THINK_CACHE_KEEP_SCORES). CPU: 0
+	Bases int32
+	_     int32
 }
 
 // Stamp sets the size by which the library knows the struct.
@@ -792,9 +800,10 @@ type CacheInfo struct {
 	ScoreBytes int64
 	// of the cache: the handle, page tables and counts
 	TableBytes int64
-	// of the cache: allocated for pages and bases, but free
+	// of the cache: allocated for pages and bases (CUDA: and scores), but free
 	SpareBytes int64
-	// the sum of the five; of the cache: what the context's allocator gave and has not got back
+	// the sum of the five; of the cache: what the context's allocator gave and has not got back (CUDA: with the slab and page-locked memory of the host,
+	// through which tables reach the device)
 	AllocatedBytes int64
 	// of a sequence: key channels that all KV heads of a layer keep together in its last run; all of them if it has none
 	KeyChannels int32
@@ -1001,7 +1010,7 @@ var _ = [1]struct{}{}[unsafe.Offsetof(PruneResult{}.KeyBytes)-48]
 var _ = [1]struct{}{}[unsafe.Offsetof(PruneResult{}.ValueBytes)-56]
 var _ = [1]struct{}{}[unsafe.Offsetof(PruneResult{}.KeyBasisBytes)-64]
 var _ = [1]struct{}{}[unsafe.Offsetof(PruneResult{}.ValueBasisBytes)-72]
-var _ = [1]struct{}{}[unsafe.Sizeof(CacheOptions{})-72]
+var _ = [1]struct{}{}[unsafe.Sizeof(CacheOptions{})-96]
 var _ = [1]struct{}{}[unsafe.Offsetof(CacheOptions{}.structSize)-0]
 var _ = [1]struct{}{}[unsafe.Offsetof(CacheOptions{}.Flags)-4]
 var _ = [1]struct{}{}[unsafe.Offsetof(CacheOptions{}.Layers)-8]
@@ -1014,6 +1023,9 @@ var _ = [1]struct{}{}[unsafe.Offsetof(CacheOptions{}.LimitBytes)-40]
 var _ = [1]struct{}{}[unsafe.Offsetof(CacheOptions{}.Prune)-48]
 var _ = [1]struct{}{}[unsafe.Offsetof(CacheOptions{}.Format)-56]
 var _ = [1]struct{}{}[unsafe.Offsetof(CacheOptions{}.LayerFormats)-64]
+var _ = [1]struct{}{}[unsafe.Offsetof(CacheOptions{}.Slab)-72]
+var _ = [1]struct{}{}[unsafe.Offsetof(CacheOptions{}.SlabBytes)-80]
+var _ = [1]struct{}{}[unsafe.Offsetof(CacheOptions{}.Bases)-88]
 var _ = [1]struct{}{}[unsafe.Sizeof(CacheInfo{})-104]
 var _ = [1]struct{}{}[unsafe.Offsetof(CacheInfo{}.structSize)-0]
 var _ = [1]struct{}{}[unsafe.Offsetof(CacheInfo{}.Flags)-4]

@@ -88,6 +88,12 @@ typedef long long swig_type_56;
 typedef long long swig_type_57;
 typedef long long swig_type_58;
 typedef long long swig_type_59;
+typedef long long swig_type_60;
+typedef long long swig_type_61;
+typedef long long swig_type_62;
+typedef long long swig_type_63;
+typedef long long swig_type_64;
+typedef long long swig_type_65;
 extern void _wrap_Swig_free_native_f9d2ab2e963b6be6(uintptr_t arg1);
 extern uintptr_t _wrap_Swig_malloc_native_f9d2ab2e963b6be6(swig_intgo arg1);
 extern int _wrap_think_version_native_f9d2ab2e963b6be6(void);
@@ -150,27 +156,30 @@ extern swig_type_34 _wrap_think_prune_preview_native_f9d2ab2e963b6be6(uintptr_t 
 extern swig_type_36 _wrap_think_prune_native_f9d2ab2e963b6be6(uintptr_t arg1, uintptr_t arg2, uintptr_t arg3, uintptr_t arg4, uintptr_t arg5, uintptr_t arg6, uintptr_t arg7, uintptr_t arg8);
 extern void _wrap_think_cache_options_init_native_f9d2ab2e963b6be6(uintptr_t arg1);
 extern void _wrap_think_cache_info_init_native_f9d2ab2e963b6be6(uintptr_t arg1);
-extern swig_type_37 _wrap_think_cache_create_native_f9d2ab2e963b6be6(uintptr_t arg1, uintptr_t arg2, uintptr_t arg3);
+extern swig_type_37 _wrap_think_cache_slab_size_native_f9d2ab2e963b6be6(uintptr_t arg1, uintptr_t arg2, swig_type_38 arg3, swig_type_39 arg4, int arg5, uintptr_t arg6);
+extern swig_type_40 _wrap_think_cache_create_native_f9d2ab2e963b6be6(uintptr_t arg1, uintptr_t arg2, uintptr_t arg3);
 extern void _wrap_think_cache_destroy_native_f9d2ab2e963b6be6(uintptr_t arg1);
-extern swig_type_38 _wrap_think_cache_workspace_size_native_f9d2ab2e963b6be6(uintptr_t arg1, uintptr_t arg2, uintptr_t arg3);
-extern swig_type_39 _wrap_think_cache_step_native_f9d2ab2e963b6be6(uintptr_t arg1, uintptr_t arg2, uintptr_t arg3, int arg4, uintptr_t arg5);
-extern swig_type_40 _wrap_think_cache_append_native_f9d2ab2e963b6be6(uintptr_t arg1, int arg2, uintptr_t arg3, uintptr_t arg4, uintptr_t arg5, uintptr_t arg6);
-extern swig_type_41 _wrap_think_cache_attend_native_f9d2ab2e963b6be6(uintptr_t arg1, int arg2, uintptr_t arg3, uintptr_t arg4, uintptr_t arg5, uintptr_t arg6, uintptr_t arg7);
-extern swig_type_42 _wrap_think_cache_evict_native_f9d2ab2e963b6be6(uintptr_t arg1, uintptr_t arg2, int arg3, uintptr_t arg4, uintptr_t arg5, uintptr_t arg6, uintptr_t arg7);
-extern swig_type_43 _wrap_think_cache_keep_native_f9d2ab2e963b6be6(uintptr_t arg1, int arg2, uintptr_t arg3, int arg4);
-extern swig_type_44 _wrap_think_cache_prune_native_f9d2ab2e963b6be6(uintptr_t arg1, uintptr_t arg2, int arg3, uintptr_t arg4);
-extern swig_type_45 _wrap_think_cache_usage_native_f9d2ab2e963b6be6(uintptr_t arg1, int arg2, uintptr_t arg3);
-extern swig_type_46 _wrap_think_cache_segments_native_f9d2ab2e963b6be6(uintptr_t arg1, int arg2, uintptr_t arg3, int arg4, uintptr_t arg5);
-extern swig_type_47 _wrap_think_cache_sequence_segments_native_f9d2ab2e963b6be6(uintptr_t arg1, int arg2, int arg3, uintptr_t arg4, int arg5, uintptr_t arg6);
-extern swig_type_48 _wrap_think_cache_export_dense_native_f9d2ab2e963b6be6(uintptr_t arg1, int arg2, int arg3, swig_type_49 arg4, swig_type_50 arg5, uintptr_t arg6, uintptr_t arg7, uintptr_t arg8);
-extern swig_type_51 _wrap_think_cache_trim_native_f9d2ab2e963b6be6(uintptr_t arg1, int arg2, swig_type_52 arg3);
-extern swig_type_53 _wrap_think_cache_fork_native_f9d2ab2e963b6be6(uintptr_t arg1, int arg2, int arg3);
-extern swig_type_54 _wrap_think_cache_drop_native_f9d2ab2e963b6be6(uintptr_t arg1, int arg2);
-extern swig_type_55 _wrap_think_cache_reset_native_f9d2ab2e963b6be6(uintptr_t arg1);
-extern swig_type_56 _wrap_think_cache_save_size_native_f9d2ab2e963b6be6(uintptr_t arg1, int arg2, uintptr_t arg3);
-extern swig_type_57 _wrap_think_cache_save_native_f9d2ab2e963b6be6(uintptr_t arg1, int arg2, uintptr_t arg3, uintptr_t arg4);
-extern swig_type_58 _wrap_think_cache_load_native_f9d2ab2e963b6be6(uintptr_t arg1, int arg2, uintptr_t arg3, uintptr_t arg4);
-extern swig_type_59 _wrap_think_tensor_from_dlpack_native_f9d2ab2e963b6be6(uintptr_t arg1, uintptr_t arg2, uintptr_t arg3);
+extern swig_type_41 _wrap_think_cache_workspace_size_native_f9d2ab2e963b6be6(uintptr_t arg1, uintptr_t arg2, uintptr_t arg3);
+extern swig_type_42 _wrap_think_cache_step_native_f9d2ab2e963b6be6(uintptr_t arg1, uintptr_t arg2, uintptr_t arg3, int arg4, uintptr_t arg5);
+extern swig_type_43 _wrap_think_cache_append_native_f9d2ab2e963b6be6(uintptr_t arg1, int arg2, uintptr_t arg3, uintptr_t arg4, uintptr_t arg5, uintptr_t arg6);
+extern swig_type_44 _wrap_think_cache_attend_native_f9d2ab2e963b6be6(uintptr_t arg1, int arg2, uintptr_t arg3, uintptr_t arg4, uintptr_t arg5, uintptr_t arg6, uintptr_t arg7);
+extern swig_type_45 _wrap_think_cache_graph_id_native_f9d2ab2e963b6be6(uintptr_t arg1, uintptr_t arg2);
+extern swig_type_46 _wrap_think_cache_replayed_native_f9d2ab2e963b6be6(uintptr_t arg1, swig_type_47 arg2);
+extern swig_type_48 _wrap_think_cache_evict_native_f9d2ab2e963b6be6(uintptr_t arg1, uintptr_t arg2, int arg3, uintptr_t arg4, uintptr_t arg5, uintptr_t arg6, uintptr_t arg7);
+extern swig_type_49 _wrap_think_cache_keep_native_f9d2ab2e963b6be6(uintptr_t arg1, int arg2, uintptr_t arg3, int arg4);
+extern swig_type_50 _wrap_think_cache_prune_native_f9d2ab2e963b6be6(uintptr_t arg1, uintptr_t arg2, int arg3, uintptr_t arg4);
+extern swig_type_51 _wrap_think_cache_usage_native_f9d2ab2e963b6be6(uintptr_t arg1, int arg2, uintptr_t arg3);
+extern swig_type_52 _wrap_think_cache_segments_native_f9d2ab2e963b6be6(uintptr_t arg1, int arg2, uintptr_t arg3, int arg4, uintptr_t arg5);
+extern swig_type_53 _wrap_think_cache_sequence_segments_native_f9d2ab2e963b6be6(uintptr_t arg1, int arg2, int arg3, uintptr_t arg4, int arg5, uintptr_t arg6);
+extern swig_type_54 _wrap_think_cache_export_dense_native_f9d2ab2e963b6be6(uintptr_t arg1, int arg2, int arg3, swig_type_55 arg4, swig_type_56 arg5, uintptr_t arg6, uintptr_t arg7, uintptr_t arg8);
+extern swig_type_57 _wrap_think_cache_trim_native_f9d2ab2e963b6be6(uintptr_t arg1, int arg2, swig_type_58 arg3);
+extern swig_type_59 _wrap_think_cache_fork_native_f9d2ab2e963b6be6(uintptr_t arg1, int arg2, int arg3);
+extern swig_type_60 _wrap_think_cache_drop_native_f9d2ab2e963b6be6(uintptr_t arg1, int arg2);
+extern swig_type_61 _wrap_think_cache_reset_native_f9d2ab2e963b6be6(uintptr_t arg1);
+extern swig_type_62 _wrap_think_cache_save_size_native_f9d2ab2e963b6be6(uintptr_t arg1, int arg2, uintptr_t arg3);
+extern swig_type_63 _wrap_think_cache_save_native_f9d2ab2e963b6be6(uintptr_t arg1, int arg2, uintptr_t arg3, uintptr_t arg4);
+extern swig_type_64 _wrap_think_cache_load_native_f9d2ab2e963b6be6(uintptr_t arg1, int arg2, uintptr_t arg3, uintptr_t arg4);
+extern swig_type_65 _wrap_think_tensor_from_dlpack_native_f9d2ab2e963b6be6(uintptr_t arg1, uintptr_t arg2, uintptr_t arg3);
 #undef intgo
 */
 import "C"
@@ -786,6 +795,20 @@ func Think_cache_info_init(arg1 uintptr) {
 	C._wrap_think_cache_info_init_native_f9d2ab2e963b6be6(C.uintptr_t(_swig_i_0))
 }
 
+func Think_cache_slab_size(arg1 uintptr, arg2 uintptr, arg3 int64, arg4 int64, arg5 int32, arg6 uintptr) (_swig_ret error) {
+	var swig_r int64
+	_swig_i_0 := arg1
+	_swig_i_1 := arg2
+	_swig_i_2 := arg3
+	_swig_i_3 := arg4
+	_swig_i_4 := arg5
+	_swig_i_5 := arg6
+	swig_r = (int64)(C._wrap_think_cache_slab_size_native_f9d2ab2e963b6be6(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1), C.swig_type_38(_swig_i_2), C.swig_type_39(_swig_i_3), C.int(_swig_i_4), C.uintptr_t(_swig_i_5)))
+	var swig_r_1 error
+ swig_r_1 = failure(swig_r)
+	return swig_r_1
+}
+
 func Think_cache_create(arg1 uintptr, arg2 uintptr, arg3 uintptr) (_swig_ret error) {
 	var swig_r int64
 	_swig_i_0 := arg1
@@ -850,6 +873,26 @@ func Think_cache_attend(arg1 uintptr, arg2 int32, arg3 uintptr, arg4 uintptr, ar
 	_swig_i_5 := arg6
 	_swig_i_6 := arg7
 	swig_r = (int64)(C._wrap_think_cache_attend_native_f9d2ab2e963b6be6(C.uintptr_t(_swig_i_0), C.int(_swig_i_1), C.uintptr_t(_swig_i_2), C.uintptr_t(_swig_i_3), C.uintptr_t(_swig_i_4), C.uintptr_t(_swig_i_5), C.uintptr_t(_swig_i_6)))
+	var swig_r_1 error
+ swig_r_1 = failure(swig_r)
+	return swig_r_1
+}
+
+func Think_cache_graph_id(arg1 uintptr, arg2 uintptr) (_swig_ret error) {
+	var swig_r int64
+	_swig_i_0 := arg1
+	_swig_i_1 := arg2
+	swig_r = (int64)(C._wrap_think_cache_graph_id_native_f9d2ab2e963b6be6(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1)))
+	var swig_r_1 error
+ swig_r_1 = failure(swig_r)
+	return swig_r_1
+}
+
+func Think_cache_replayed(arg1 uintptr, arg2 int64) (_swig_ret error) {
+	var swig_r int64
+	_swig_i_0 := arg1
+	_swig_i_1 := arg2
+	swig_r = (int64)(C._wrap_think_cache_replayed_native_f9d2ab2e963b6be6(C.uintptr_t(_swig_i_0), C.swig_type_47(_swig_i_1)))
 	var swig_r_1 error
  swig_r_1 = failure(swig_r)
 	return swig_r_1
@@ -942,7 +985,7 @@ func Think_cache_export_dense(arg1 uintptr, arg2 int32, arg3 int32, arg4 int64, 
 	_swig_i_5 := arg6
 	_swig_i_6 := arg7
 	_swig_i_7 := arg8
-	swig_r = (int64)(C._wrap_think_cache_export_dense_native_f9d2ab2e963b6be6(C.uintptr_t(_swig_i_0), C.int(_swig_i_1), C.int(_swig_i_2), C.swig_type_49(_swig_i_3), C.swig_type_50(_swig_i_4), C.uintptr_t(_swig_i_5), C.uintptr_t(_swig_i_6), C.uintptr_t(_swig_i_7)))
+	swig_r = (int64)(C._wrap_think_cache_export_dense_native_f9d2ab2e963b6be6(C.uintptr_t(_swig_i_0), C.int(_swig_i_1), C.int(_swig_i_2), C.swig_type_55(_swig_i_3), C.swig_type_56(_swig_i_4), C.uintptr_t(_swig_i_5), C.uintptr_t(_swig_i_6), C.uintptr_t(_swig_i_7)))
 	var swig_r_1 error
  swig_r_1 = failure(swig_r)
 	return swig_r_1
@@ -953,7 +996,7 @@ func Think_cache_trim(arg1 uintptr, arg2 int32, arg3 int64) (_swig_ret error) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
 	_swig_i_2 := arg3
-	swig_r = (int64)(C._wrap_think_cache_trim_native_f9d2ab2e963b6be6(C.uintptr_t(_swig_i_0), C.int(_swig_i_1), C.swig_type_52(_swig_i_2)))
+	swig_r = (int64)(C._wrap_think_cache_trim_native_f9d2ab2e963b6be6(C.uintptr_t(_swig_i_0), C.int(_swig_i_1), C.swig_type_58(_swig_i_2)))
 	var swig_r_1 error
  swig_r_1 = failure(swig_r)
 	return swig_r_1

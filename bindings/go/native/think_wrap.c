@@ -1612,6 +1612,38 @@ void _wrap_think_cache_info_init_native_f9d2ab2e963b6be6(think_cache_info *_swig
 }
 
 
+long long _wrap_think_cache_slab_size_native_f9d2ab2e963b6be6(think_plan *_swig_go_0, think_cache_options *_swig_go_1, long long _swig_go_2, long long _swig_go_3, int _swig_go_4, int64_t *_swig_go_5) {
+  think_plan *arg1 = (think_plan *) 0 ;
+  think_cache_options *arg2 = (think_cache_options *) 0 ;
+  int64_t arg3 ;
+  int64_t arg4 ;
+  int32_t arg5 ;
+  int64_t *arg6 = (int64_t *) 0 ;
+  think_error *arg7 = (think_error *) 0 ;
+  think_error record7 ;
+  think_status result;
+  long long _swig_go_result;
+
+
+  memset(&record7, 0, sizeof record7);
+  record7.struct_size = (uint32_t)sizeof record7;
+  if (!think_go_ready()) return think_go_absent();
+  arg7 = &record7;
+
+  arg1 = (think_plan *)_swig_go_0;
+  arg2 = (think_cache_options *)_swig_go_1;
+  arg3 = (int64_t)_swig_go_2;
+  arg4 = (int64_t)_swig_go_3;
+  arg5 = (int32_t)_swig_go_4;
+  arg6 = (int64_t *)_swig_go_5;
+
+  THINK_GO_NOTE("think_cache_slab_size"); result = (think_status)think_cache_slab_size((struct think_plan const *)arg1,(struct think_cache_options const *)arg2,arg3,arg4,arg5,arg6,arg7);
+
+  _swig_go_result = think_go_failure(result, arg7);
+  return _swig_go_result;
+}
+
+
 long long _wrap_think_cache_create_native_f9d2ab2e963b6be6(think_plan *_swig_go_0, think_cache_options *_swig_go_1, think_cache **_swig_go_2) {
   think_plan *arg1 = (think_plan *) 0 ;
   think_cache_options *arg2 = (think_cache_options *) 0 ;
@@ -1766,6 +1798,54 @@ long long _wrap_think_cache_attend_native_f9d2ab2e963b6be6(think_cache *_swig_go
   THINK_GO_NOTE("think_cache_attend"); result = (think_status)think_cache_attend((struct think_cache const *)arg1,arg2,(struct think_tensor const *)arg3,(float const *)arg4,(struct think_tensor const *)arg5,arg6,(struct think_launch const *)arg7,arg8);
 
   _swig_go_result = think_go_failure(result, arg8);
+  return _swig_go_result;
+}
+
+
+long long _wrap_think_cache_graph_id_native_f9d2ab2e963b6be6(think_cache *_swig_go_0, int64_t *_swig_go_1) {
+  think_cache *arg1 = (think_cache *) 0 ;
+  int64_t *arg2 = (int64_t *) 0 ;
+  think_error *arg3 = (think_error *) 0 ;
+  think_error record3 ;
+  think_status result;
+  long long _swig_go_result;
+
+
+  memset(&record3, 0, sizeof record3);
+  record3.struct_size = (uint32_t)sizeof record3;
+  if (!think_go_ready()) return think_go_absent();
+  arg3 = &record3;
+
+  arg1 = (think_cache *)_swig_go_0;
+  arg2 = (int64_t *)_swig_go_1;
+
+  THINK_GO_NOTE("think_cache_graph_id"); result = (think_status)think_cache_graph_id((struct think_cache const *)arg1,arg2,arg3);
+
+  _swig_go_result = think_go_failure(result, arg3);
+  return _swig_go_result;
+}
+
+
+long long _wrap_think_cache_replayed_native_f9d2ab2e963b6be6(think_cache *_swig_go_0, long long _swig_go_1) {
+  think_cache *arg1 = (think_cache *) 0 ;
+  int64_t arg2 ;
+  think_error *arg3 = (think_error *) 0 ;
+  think_error record3 ;
+  think_status result;
+  long long _swig_go_result;
+
+
+  memset(&record3, 0, sizeof record3);
+  record3.struct_size = (uint32_t)sizeof record3;
+  if (!think_go_ready()) return think_go_absent();
+  arg3 = &record3;
+
+  arg1 = (think_cache *)_swig_go_0;
+  arg2 = (int64_t)_swig_go_1;
+
+  THINK_GO_NOTE("think_cache_replayed"); result = (think_status)think_cache_replayed(arg1,arg2,arg3);
+
+  _swig_go_result = think_go_failure(result, arg3);
   return _swig_go_result;
 }
 

@@ -368,12 +368,16 @@ class CacheOptions(Struct):
     fold: THINK_FOLD_...
     refit: after so many folds, the next so many blocks are held back, and a new basis is fitted to them: 0 = never. Uses up a run
     rollback: newest dense rows, the recent ones among them, that folds leave for think_cache_trim(): 0 = max_queries, -1 = only recent ones
-    reserve_tokens: dense rows, of all sequences together, that have memory from the start and for ever: 0 = none
-    limit_bytes: the cache never has more than this, not even for a moment: 0 = no limit
+    reserve_tokens: CPU: dense rows, of all sequences together, that have memory from the start and for ever: 0 = none. CUDA: 0
+    limit_bytes: CPU: the cache never has more than this, not even for a moment: 0 = no limit. CUDA: 0, the slab is the limit
     prune: mode, budgets, sinks, recent rows; NULL = defaults
     format: of compact rows; NULL = defaults. Dense rows are the plan's cache_dtype
     layer_formats: [layers] in place of format, for first and last layers that need more bits, say; NULL = format in every layer. The step of the
         array is the first element's struct_size
+    slab: CUDA: device memory that the cache lives in, a multiple of 256; the caller's before and after. CPU: NULL
+    slab_bytes: CUDA: of it, see think_cache_slab_size(). CPU: 0
+    bases: CUDA: how many runs of all sequences together the slab has room for the bases of: 0 = one for each sequence, or THINK_CACHE_MAX_RUNS for
+        each where one can be pruned again (refit, THINK_CACHE_KEEP_SCORES). CPU: 0
     """
 
     _name = "think_cache_options"
@@ -391,8 +395,9 @@ class CacheInfo(Struct):
     basis_bytes: bases and head offsets; shared ones once
     score_bytes: score states
     table_bytes: of the cache: the handle, page tables and counts
-    spare_bytes: of the cache: allocated for pages and bases, but free
-    allocated_bytes: the sum of the five; of the cache: what the context's allocator gave and has not got back
+    spare_bytes: of the cache: allocated for pages and bases (CUDA: and scores), but free
+    allocated_bytes: the sum of the five; of the cache: what the context's allocator gave and has not got back (CUDA: with the slab and page-locked
+        memory of the host, through which tables reach the device)
     key_channels: of a sequence: key channels that all KV heads of a layer keep together in its last run; all of them if it has none
     value_channels: the same for values
     runs: of a sequence: compact runs

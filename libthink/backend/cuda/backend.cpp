@@ -88,6 +88,35 @@ void close(const Device &device) {
   if (!driver().device(&handle, device.index)) driver().release(handle);
 }
 
+cudaStream_t stream_of(void *stream) { return static_cast<cudaStream_t>(stream); }
+
+int32_t copy(const Copy &copy, void *stream) {
+  if (copy.width == 0 || copy.rows == 0) return cudaSuccess;
+  const size_t width = static_cast<size_t>(copy.width);
+  if (copy.rows == 1) return cudaMemcpyAsync(copy.to, copy.from, width, cudaMemcpyDefault, stream_of(stream));
+  return cudaMemcpy2DAsync(copy.to, static_cast<size_t>(copy.to_pitch), copy.from, static_cast<size_t>(copy.from_pitch), width,
+                           static_cast<size_t>(copy.rows), cudaMemcpyDefault, stream_of(stream));
+}
+
+int32_t synchronize(void *stream) { return cudaStreamSynchronize(stream_of(stream)); }
+
+int32_t host_memory(int64_t bytes, void **memory) { return cudaHostAlloc(memory, static_cast<size_t>(bytes), cudaHostAllocDefault); }
+
+void free_host_memory(void *memory) { cudaFreeHost(memory); }
+
+int32_t make_event(void **event) {
+  cudaEvent_t made;
+  const cudaError_t error = cudaEventCreateWithFlags(&made, cudaEventDisableTiming);
+  if (!error) *event = made;
+  return error;
+}
+
+void free_event(void *event) { cudaEventDestroy(static_cast<cudaEvent_t>(event)); }
+
+int32_t record(void *event, void *stream) { return cudaEventRecord(static_cast<cudaEvent_t>(event), stream_of(stream)); }
+
+int32_t wait(void *event) { return cudaEventSynchronize(static_cast<cudaEvent_t>(event)); }
+
 constexpr Backend table = with_stages({
     .abi = kBackendAbi,
     .size = sizeof(Backend),
@@ -99,6 +128,14 @@ constexpr Backend table = with_stages({
     .close = close,
     .enter = enter,
     .leave = leave,
+    .copy = copy,
+    .synchronize = synchronize,
+    .host_memory = host_memory,
+    .free_host_memory = free_host_memory,
+    .make_event = make_event,
+    .free_event = free_event,
+    .record = record,
+    .wait = wait,
 });
 
 }  // namespace

@@ -5,7 +5,7 @@ use core::mem::{offset_of, size_of};
 use crate::types::*;
 
 /// Every function, in the order of the table.
-pub const FUNCTIONS: [&str; 81] = [
+pub const FUNCTIONS: [&str; 84] = [
     "think_version",
     "think_abi_version",
     "think_version_string",
@@ -87,6 +87,9 @@ pub const FUNCTIONS: [&str; 81] = [
     "think_cache_evict",
     "think_cache_keep",
     "think_cache_sequence_segments",
+    "think_cache_slab_size",
+    "think_cache_graph_id",
+    "think_cache_replayed",
 ];
 
 const _: () = {
@@ -278,7 +281,7 @@ const _: () = {
     assert!(offset_of!(think_prune_result, value_bytes) == 56);
     assert!(offset_of!(think_prune_result, key_basis_bytes) == 64);
     assert!(offset_of!(think_prune_result, value_basis_bytes) == 72);
-    assert!(size_of::<think_cache_options>() == 72);
+    assert!(size_of::<think_cache_options>() == 96);
     assert!(offset_of!(think_cache_options, struct_size) == 0);
     assert!(offset_of!(think_cache_options, flags) == 4);
     assert!(offset_of!(think_cache_options, layers) == 8);
@@ -292,6 +295,10 @@ const _: () = {
     assert!(offset_of!(think_cache_options, prune) == 48);
     assert!(offset_of!(think_cache_options, format) == 56);
     assert!(offset_of!(think_cache_options, layer_formats) == 64);
+    assert!(offset_of!(think_cache_options, slab) == 72);
+    assert!(offset_of!(think_cache_options, slab_bytes) == 80);
+    assert!(offset_of!(think_cache_options, bases) == 88);
+    assert!(offset_of!(think_cache_options, reserved2) == 92);
     assert!(size_of::<think_cache_info>() == 104);
     assert!(offset_of!(think_cache_info, struct_size) == 0);
     assert!(offset_of!(think_cache_info, flags) == 4);
@@ -476,6 +483,9 @@ const _: () = {
     let _: unsafe extern "C" fn(*mut think_cache, *const i32, i32, *const think_evict_options, *const think_tensor, *mut f32, *const think_launch, *mut think_error) -> think_status = think_cache_evict;
     let _: unsafe extern "C" fn(*mut think_cache, i32, *const i32, i32, *mut think_error) -> think_status = think_cache_keep;
     let _: unsafe extern "C" fn(*const think_cache, i32, i32, *mut think_segment, i32, *mut i32, *mut think_error) -> think_status = think_cache_sequence_segments;
+    let _: unsafe extern "C" fn(*const think_plan, *const think_cache_options, i64, i64, i32, *mut i64, *mut think_error) -> think_status = think_cache_slab_size;
+    let _: unsafe extern "C" fn(*const think_cache, *mut i64, *mut think_error) -> think_status = think_cache_graph_id;
+    let _: unsafe extern "C" fn(*mut think_cache, i64, *mut think_error) -> think_status = think_cache_replayed;
 };
 
 impl Default for think_error {

@@ -572,3 +572,24 @@ pub unsafe fn think_cache_sequence_segments(cache: *const think_cache, sequence:
     note(80);
     (table().cache_sequence_segments.unwrap_unchecked())(cache, sequence, layer, segments, capacity, count, error)
 }
+
+/// # Safety
+/// As in C.
+pub unsafe fn think_cache_slab_size(plan: *const think_plan, options: *const think_cache_options, dense_tokens: i64, compact_tokens: i64, scored: i32, bytes: *mut i64, error: *mut think_error) -> think_status {
+    note(81);
+    (table().cache_slab_size.unwrap_unchecked())(plan, options, dense_tokens, compact_tokens, scored, bytes, error)
+}
+
+/// # Safety
+/// As in C.
+pub unsafe fn think_cache_graph_id(cache: *const think_cache, id: *mut i64, error: *mut think_error) -> think_status {
+    note(82);
+    (table().cache_graph_id.unwrap_unchecked())(cache, id, error)
+}
+
+/// # Safety
+/// As in C.
+pub unsafe fn think_cache_replayed(cache: *mut think_cache, id: i64, error: *mut think_error) -> think_status {
+    note(83);
+    (table().cache_replayed.unwrap_unchecked())(cache, id, error)
+}

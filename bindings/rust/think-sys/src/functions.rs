@@ -414,6 +414,17 @@ extern "C" {
     pub fn think_cache_info_init(info: *mut think_cache_info, struct_size: u32);
 }
 extern "C" {
+    pub fn think_cache_slab_size(
+        plan: *const think_plan,
+        options: *const think_cache_options,
+        dense_tokens: i64,
+        compact_tokens: i64,
+        scored: i32,
+        bytes: *mut i64,
+        error: *mut think_error,
+    ) -> think_status;
+}
+extern "C" {
     pub fn think_cache_create(
         plan: *const think_plan,
         options: *const think_cache_options,
@@ -464,6 +475,12 @@ extern "C" {
         launch: *const think_launch,
         error: *mut think_error,
     ) -> think_status;
+}
+extern "C" {
+    pub fn think_cache_graph_id(cache: *const think_cache, id: *mut i64, error: *mut think_error) -> think_status;
+}
+extern "C" {
+    pub fn think_cache_replayed(cache: *mut think_cache, id: i64, error: *mut think_error) -> think_status;
 }
 extern "C" {
     pub fn think_cache_evict(

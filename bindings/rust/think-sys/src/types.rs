@@ -379,6 +379,10 @@ pub struct think_cache_options {
     pub prune: *const think_prune_options,
     pub format: *const think_format,
     pub layer_formats: *const think_format,
+    pub slab: *mut core::ffi::c_void,
+    pub slab_bytes: i64,
+    pub bases: i32,
+    pub reserved2: i32,
 }
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -941,6 +945,23 @@ pub struct think_api {
             count: *mut i32,
             error: *mut think_error,
         ) -> think_status,
+    >,
+    pub cache_slab_size: ::std::option::Option<
+        unsafe extern "C" fn(
+            plan: *const think_plan,
+            options: *const think_cache_options,
+            dense_tokens: i64,
+            compact_tokens: i64,
+            scored: i32,
+            bytes: *mut i64,
+            error: *mut think_error,
+        ) -> think_status,
+    >,
+    pub cache_graph_id: ::std::option::Option<
+        unsafe extern "C" fn(cache: *const think_cache, id: *mut i64, error: *mut think_error) -> think_status,
+    >,
+    pub cache_replayed: ::std::option::Option<
+        unsafe extern "C" fn(cache: *mut think_cache, id: i64, error: *mut think_error) -> think_status,
     >,
 }
 pub type think_get_api_function =

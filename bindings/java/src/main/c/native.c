@@ -1487,6 +1487,39 @@ SWIGEXPORT void JNICALL Java_org_libthink_NativeJNI_think_1cache_1info_1init(JNI
 }
 
 
+SWIGEXPORT void JNICALL Java_org_libthink_NativeJNI_think_1cache_1slab_1size(JNIEnv *jenv, jclass jcls, jlong jarg1, jlong jarg2, jlong jarg3, jlong jarg4, jint jarg5, jlongArray jarg6) {
+  think_plan *arg1 = (think_plan *) 0 ;
+  think_cache_options *arg2 = (think_cache_options *) 0 ;
+  int64_t arg3 ;
+  int64_t arg4 ;
+  int32_t arg5 ;
+  int64_t *arg6 = (int64_t *) 0 ;
+  think_error *arg7 = (think_error *) 0 ;
+  int64_t value6 ;
+  think_error record7 ;
+  think_status result;
+
+  (void)jenv;
+  (void)jcls;
+
+  memset(&record7, 0, sizeof record7);
+  record7.struct_size = (uint32_t)sizeof record7;
+  arg7 = &record7;
+
+  arg1 = (think_plan *)(intptr_t)jarg1;
+  arg2 = (think_cache_options *)(intptr_t)jarg2;
+  arg3 = (int64_t)jarg3;
+  arg4 = (int64_t)jarg4;
+  arg5 = (int32_t)jarg5;
+  value6 = 0; arg6 = jarg6 ? &value6 : NULL;
+  result = (think_status)think_cache_slab_size((struct think_plan const *)arg1,(struct think_cache_options const *)arg2,arg3,arg4,arg5,arg6,arg7);
+  if (result == THINK_OK && arg6) (*jenv)->SetLongArrayRegion(jenv, jarg6, 0, 1, &(jlong){
+    (jlong)*arg6
+  });
+  if (result != 0) throw_error(jenv, "think_cache_slab_size", result, arg7);
+}
+
+
 SWIGEXPORT void JNICALL Java_org_libthink_NativeJNI_think_1cache_1create(JNIEnv *jenv, jclass jcls, jlong jarg1, jlong jarg2, jlongArray jarg3) {
   think_plan *arg1 = (think_plan *) 0 ;
   think_cache_options *arg2 = (think_cache_options *) 0 ;
@@ -1643,6 +1676,52 @@ SWIGEXPORT void JNICALL Java_org_libthink_NativeJNI_think_1cache_1attend(JNIEnv 
   if (result != 0) throw_error(jenv, "think_cache_attend", result, arg8);
 
 
+}
+
+
+SWIGEXPORT void JNICALL Java_org_libthink_NativeJNI_think_1cache_1graph_1id(JNIEnv *jenv, jclass jcls, jlong jarg1, jlongArray jarg2) {
+  think_cache *arg1 = (think_cache *) 0 ;
+  int64_t *arg2 = (int64_t *) 0 ;
+  think_error *arg3 = (think_error *) 0 ;
+  int64_t value2 ;
+  think_error record3 ;
+  think_status result;
+
+  (void)jenv;
+  (void)jcls;
+
+  memset(&record3, 0, sizeof record3);
+  record3.struct_size = (uint32_t)sizeof record3;
+  arg3 = &record3;
+
+  arg1 = (think_cache *)(intptr_t)jarg1;
+  value2 = 0; arg2 = jarg2 ? &value2 : NULL;
+  result = (think_status)think_cache_graph_id((struct think_cache const *)arg1,arg2,arg3);
+  if (result == THINK_OK && arg2) (*jenv)->SetLongArrayRegion(jenv, jarg2, 0, 1, &(jlong){
+    (jlong)*arg2
+  });
+  if (result != 0) throw_error(jenv, "think_cache_graph_id", result, arg3);
+}
+
+
+SWIGEXPORT void JNICALL Java_org_libthink_NativeJNI_think_1cache_1replayed(JNIEnv *jenv, jclass jcls, jlong jarg1, jlong jarg2) {
+  think_cache *arg1 = (think_cache *) 0 ;
+  int64_t arg2 ;
+  think_error *arg3 = (think_error *) 0 ;
+  think_error record3 ;
+  think_status result;
+
+  (void)jenv;
+  (void)jcls;
+
+  memset(&record3, 0, sizeof record3);
+  record3.struct_size = (uint32_t)sizeof record3;
+  arg3 = &record3;
+
+  arg1 = (think_cache *)(intptr_t)jarg1;
+  arg2 = (int64_t)jarg2;
+  result = (think_status)think_cache_replayed(arg1,arg2,arg3);
+  if (result != 0) throw_error(jenv, "think_cache_replayed", result, arg3);
 }
 
 

@@ -77,7 +77,7 @@ public final class CacheInfo extends Struct {
     return this;
   }
 
-  /** of the cache: allocated for pages and bases, but free */
+  /** of the cache: allocated for pages and bases (CUDA: and scores), but free */
   public long spareBytes() { return bytes.getLong(64); }
 
   public CacheInfo spareBytes(long value) {
@@ -85,7 +85,10 @@ public final class CacheInfo extends Struct {
     return this;
   }
 
-  /** the sum of the five; of the cache: what the context's allocator gave and has not got back */
+  /**
+   * the sum of the five; of the cache: what the context's allocator gave and has not got back (CUDA: with the slab and page-locked memory of the
+   * host, through which tables reach the device)
+   */
   public long allocatedBytes() { return bytes.getLong(72); }
 
   public CacheInfo allocatedBytes(long value) {

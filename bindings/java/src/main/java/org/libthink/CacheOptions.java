@@ -3,15 +3,15 @@ package org.libthink;
 
 /** Options of think_cache_create(). */
 public final class CacheOptions extends Struct {
-  static final int SIZE = 72;
+  static final int SIZE = 96;
 
   /** With what the library's init function says. */
   public CacheOptions() {
-    super(SIZE, 3);
+    super(SIZE, 4);
     Native.think_cache_options_init(this, SIZE);
   }
 
-  CacheOptions(Memory memory) { super(memory, 3); }
+  CacheOptions(Memory memory) { super(memory, 4); }
 
   /** THINK_CACHE_... */
   public int flags() { return bytes.getInt(4); }
@@ -61,7 +61,7 @@ public final class CacheOptions extends Struct {
     return this;
   }
 
-  /** dense rows, of all sequences together, that have memory from the start and for ever: 0 = none */
+  /** CPU: dense rows, of all sequences together, that have memory from the start and for ever: 0 = none. CUDA: 0 */
   public long reserveTokens() { return bytes.getLong(32); }
 
   public CacheOptions reserveTokens(long value) {
@@ -69,7 +69,7 @@ public final class CacheOptions extends Struct {
     return this;
   }
 
-  /** the cache never has more than this, not even for a moment: 0 = no limit */
+  /** CPU: the cache never has more than this, not even for a moment: 0 = no limit. CUDA: 0, the slab is the limit */
   public long limitBytes() { return bytes.getLong(40); }
 
   public CacheOptions limitBytes(long value) {
@@ -104,10 +104,37 @@ public final class CacheOptions extends Struct {
     return this;
   }
 
+  /** CUDA: device memory that the cache lives in, a multiple of 256; the caller's before and after. CPU: NULL */
+  public long slab() { return bytes.getLong(72); }
+
+  public CacheOptions slab(Memory value) {
+    point(72, 3, value);
+    return this;
+  }
+
+  /** CUDA: of it, see think_cache_slab_size(). CPU: 0 */
+  public long slabBytes() { return bytes.getLong(80); }
+
+  public CacheOptions slabBytes(long value) {
+    bytes.putLong(80, value);
+    return this;
+  }
+
+  /**
+   * CUDA: how many runs of all sequences together the slab has room for the bases of: 0 = one for each sequence, or THINK_CACHE_MAX_RUNS for each
+   * where one can be pruned again (refit, THINK_CACHE_KEEP_SCORES). CPU: 0
+   */
+  public int bases() { return bytes.getInt(88); }
+
+  public CacheOptions bases(int value) {
+    bytes.putInt(88, value);
+    return this;
+  }
+
   @Override
   public String toString() {
     return shown("CacheOptions", "flags", flags(), "layers", layers(), "sequences", sequences(), "fold", fold(), "refit", refit(), "rollback",
         rollback(), "reserveTokens", reserveTokens(), "limitBytes", limitBytes(), "prune", prune(), "format", format(), "layerFormats",
-        layerFormats());
+        layerFormats(), "slab", slab(), "slabBytes", slabBytes(), "bases", bases());
   }
 }

@@ -554,6 +554,14 @@ final class Native {
     }
   }
 
+  public static void think_cache_slab_size(Handle plan, CacheOptions options, long dense_tokens, long compact_tokens, int scored, long[] bytes) {
+    long atplan = Handle.enter(plan);
+    try { NativeJNI.think_cache_slab_size(atplan, Struct.addressOf(options), dense_tokens, compact_tokens, scored, bytes); } finally {
+      Handle.leave(plan);
+      java.lang.ref.Reference.reachabilityFence(options);
+    }
+  }
+
   public static void think_cache_create(Handle plan, CacheOptions options, long[] cache) {
     long atplan = Handle.enter(plan);
     try { NativeJNI.think_cache_create(atplan, Struct.addressOf(options), cache); } finally {
@@ -606,6 +614,20 @@ final class Native {
       java.lang.ref.Reference.reachabilityFence(output);
       java.lang.ref.Reference.reachabilityFence(lse);
       java.lang.ref.Reference.reachabilityFence(launch);
+    }
+  }
+
+  public static void think_cache_graph_id(Handle cache, long[] id) {
+    long atcache = Handle.enter(cache);
+    try { NativeJNI.think_cache_graph_id(atcache, id); } finally {
+      Handle.leave(cache);
+    }
+  }
+
+  public static void think_cache_replayed(Handle cache, long id) {
+    long atcache = Handle.enter(cache);
+    try { NativeJNI.think_cache_replayed(atcache, id); } finally {
+      Handle.leave(cache);
     }
   }
 
