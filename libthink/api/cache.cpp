@@ -356,7 +356,10 @@ think_status think_cache_create(const think_plan *plan, const think_cache_option
       if (const think_status status = check_device_formats(argument, settings, plan->shape)) return status;
       if (const think_status status = check_slab(argument, *plan, settings)) return status;
     }
+    int32_t device_error = 0;
+    settings.device_error = &device_error;
     think_cache *made = cache::make(*plan, settings);
+    if (!made && device_error) return device_failed(*plan->context->cuda, device_error, "preparing the cache", error);
     if (!made) return no_memory_to_create(error);
     *cache = made;
     return THINK_OK;

@@ -82,10 +82,11 @@ struct Options {
   void *slab;                         // NULL: memory of the host
   int64_t slab_bytes;
   int32_t bases;
+  int32_t *device_error;  // receives what the device said, where it is the reason why there is no cache
 };
 
 // ---- life.cpp ----
-think_cache *make(const think_plan &plan, const Options &options);  // NULL: no memory
+think_cache *make(const think_plan &plan, const Options &options);  // NULL: no memory, or see Options::device_error
 // What a slab holds at the same time. The cache may be one without a slab.
 struct SlabContents {
   int64_t dense_tokens, compact_tokens;

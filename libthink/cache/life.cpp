@@ -101,11 +101,12 @@ bool open_device(think_cache &cache, const Options &options) {
     // Dense pages and scores come and go.
     if (!enter_arena(cache.memory, cache.pools[kind], device.arena, kind >= kDense)) return false;
   }
-  bool memory = true;
+  bool memory = false;
   run_on_device(*cache.plan, nullptr, [&](const cuda::Backend &) {
     memory = reserve_staging(cache.memory, device, layout.call_numbers * static_cast<int64_t>(sizeof(int32_t)));
     return 0;
   });
+  *options.device_error = device.error;
   return memory && !device.error;
 }
 

@@ -1,6 +1,8 @@
 // Stands in for libthink_cuda.so.1: writes down what it is asked and computes nothing.
 #include "stand_in_backend.h"
 
+#include <cstdlib>
+
 #include "libthink/backend/cuda_backend.h"
 
 #ifndef STAND_IN_ABI
@@ -48,6 +50,26 @@ constexpr cuda::Backend table = {
       ++calls.loaded;
       return calls.fail_with;
     },
+    [](const cuda::Copy &copy, void *stream) { return ran("copy", stream, copy.width * copy.rows); },
+    [](void *stream) { return ran("synchronize", stream); },
+    [](int64_t bytes, void **memory) {
+      if (calls.no_host_memory) return 2;
+      ++calls.host_blocks;
+      *memory = std::malloc(static_cast<size_t>(bytes));
+      return 0;
+    },
+    [](void *memory) {
+      --calls.host_blocks;
+      std::free(memory);
+    },
+    [](void **event) {
+      ++calls.events;
+      *event = &calls;
+      return calls.fail_with;
+    },
+    [](void *) { --calls.events; },
+    [](void *, void *stream) { return ran("record", stream); },
+    [](void *) { return calls.fail_with; },
     [](const Shape &, int32_t batch, int64_t tokens) { return int64_t{64} * batch + tokens; },
     [](const Shape &, void *, const Batch &, void *stream) { return ran("score_reset", stream); },
     [](const score::Update &, int64_t longest, void *, void *stream) { return ran("score_update", stream, longest); },

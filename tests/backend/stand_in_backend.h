@@ -10,6 +10,8 @@ struct StandInCalls {
   void *stream;         // that it was given
   int64_t longest;      // ... and the bound of its lengths
   int32_t fail_with;    // what run functions, open() and load() return
+  int32_t host_blocks, events;  // that are held
+  int32_t no_host_memory;
 };
 
 using GetStandInCalls = StandInCalls *(*)();
