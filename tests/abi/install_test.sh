@@ -26,7 +26,7 @@ grep -rlF -e "$root" -e "$build" "$prefix/include" "$libdir/pkgconfig" "$libdir/
 build_alone() {
   cmake -S "$1" -B "$work/$2" -DCMAKE_PREFIX_PATH="$prefix" >"$work/cmake.log" 2>&1 && cmake --build "$work/$2" >>"$work/cmake.log" 2>&1
 }
-for example in c_link c_dlopen cmake_consumer cuda_graph paged; do
+for example in c_link c_dlopen cmake_consumer cuda_graph managed_cache paged; do
   build_alone "$root/examples/$example" "$example" || { cat "$work/cmake.log" >&2; fail "examples/$example does not build alone"; }
 done
 "$work/c_link/c_link" >"$work/printed" || fail "examples/c_link"
@@ -35,6 +35,7 @@ grep -q '77 key channels kept: .* become' "$work/printed" || { cat "$work/printe
 grep -q 'problem->key_channels' "$work/printed" || fail "examples/c_link does not say what is wrong"
 "$work/cmake_consumer/cmake_consumer" || fail "examples/cmake_consumer"
 "$work/paged/paged" cpu || fail "examples/paged"
+"$work/managed_cache/managed_cache" cpu || fail "examples/managed_cache"
 "$work/cuda_graph/cuda_graph" no_device >/dev/null && fail "examples/cuda_graph ran without a device"
 cp -r "$root/examples/cmake_consumer" "$work/later"
 sed -i 's/think 0\.11 CONFIG/think 7.0 CONFIG/' "$work/later/CMakeLists.txt"

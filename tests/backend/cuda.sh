@@ -26,9 +26,13 @@ bash tests/backend/library_test.sh "$library" || exit 1
 # Run calls only launch: what would allocate, wait, copy or clear an error is not even linked to. (cudaMemsetAsync is a launch as well.)
 allowed='cudaLaunchKernelExC|cudaMemsetAsync|cudaFuncGetAttributes|cudaFuncSetAttribute|cudaOccupancyMaxActiveBlocksPerMultiprocessor'
 allowed+='|cudaGetDevice|cudaDeviceGetAttribute|cudaGetErrorString'
-called=$(find "$tree/CMakeFiles/think_cuda.dir" -name '*.o' -exec nm -u {} + | awk '{ print $2 }' | grep -E '^cu' | sort -u)
-forbidden=$(echo "$called" | grep -vxE "$allowed")
-[ -n "$called" ] && [ -z "$forbidden" ] || { echo "FAIL: calls of the CUDA runtime: $called" >&2; exit 1; }
+# The managed cache copies its tables and files, and waits for that: in the one file that has functions for it.
+cache='cudaMemcpyAsync|cudaMemcpy2DAsync|cudaStreamSynchronize|cudaHostAlloc|cudaFreeHost|cudaEventCreateWithFlags|cudaEventDestroy|cudaEventRecord'
+cache+='|cudaEventSynchronize'
+calls_of() { find "$tree/CMakeFiles/think_cuda.dir" -name '*.o' "$@" -exec nm -u {} + | awk '{ print $2 }' | grep -E '^cu' | sort -u; }
+called=$(calls_of ! -path '*/backend/cuda/backend.cpp.o')
+forbidden=$(echo "$called" | grep -vxE "$allowed"; calls_of -path '*/backend/cuda/backend.cpp.o' | grep -vxE "$allowed|$cache")
+[ -n "$called" ] && [ -z "$forbidden" ] || { echo "FAIL: calls of the CUDA runtime: $forbidden of $called" >&2; exit 1; }
 
 # Every kernel was compiled for every architecture, and none spilled: that would have failed the build.
 kernels=$tree/kernels.txt
