@@ -24,7 +24,8 @@ fi
 # The library is linked object by object: with sanitizers a shared one has symbols that only the program brings.
 build=$work/build sanitizers=address,undefined,fuzzer-no-link
 built() {
-  CXX=$compiler CC=${compiler/clang++/clang} cmake -G Ninja -S "$root" -B "$build" -DCMAKE_BUILD_TYPE=RelWithDebInfo -DTHINK_SANITIZE=$sanitizers -DTHINK_CLI=ON &&
+  CXX=$compiler CC=${compiler/clang++/clang} cmake -G Ninja -S "$root" -B "$build" -DCMAKE_BUILD_TYPE=RelWithDebInfo -DTHINK_SANITIZE=$sanitizers \
+    -DTHINK_CLI=ON &&
     cmake --build "$build" --target think_objects think_cli_files
 }
 built > "$work/log_build" 2>&1 || { tail -n 60 "$work/log_build" >&2; exit 1; }
