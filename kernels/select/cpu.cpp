@@ -83,7 +83,8 @@ void budgets(const Budgets &arguments, const float *gains, int32_t *kept, void *
     const auto width = [&](int64_t head) -> int32_t & {
       return kept[(head / arguments.kv_heads * arguments.batch + sequence) * arguments.kv_heads + head % arguments.kv_heads];
     };
-    const auto next = [&](int64_t head) { return worth[head * blocks + width(head) / arguments.step]; };
+    // By value: clang 14, which builds the fuzzers, cannot refer to a structured binding in a lambda.
+    const auto next = [&, worth = worth](int64_t head) { return worth[head * blocks + width(head) / arguments.step]; };
     const auto worse = [&](int64_t one, int64_t other) { return next(one) != next(other) ? next(one) < next(other) : one > other; };
     int64_t count = 0;
     for (int64_t head = 0; head < heads; ++head) {

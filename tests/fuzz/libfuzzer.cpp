@@ -1,4 +1,4 @@
-// Entry of libFuzzer; run.sh builds it once per target: THINK_FUZZ_TARGET is npy, safetensors or layer.
+// Entry of libFuzzer; run.sh builds it once per target: THINK_FUZZ_TARGET is npy, safetensors, layer or sequence.
 #include <cstdint>
 #include <span>
 

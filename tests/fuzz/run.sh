@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Fuzzes the parsers with libFuzzer under the address and undefined behaviour sanitizers.
+# Fuzzes the parsers, and the loading of saved sequences, with libFuzzer under the address and undefined behaviour sanitizers.
 #   tests/fuzz/run.sh [SECONDS per target, default 60] [FOLDER for builds and corpora]
-# Needs clang with compiler-rt (Debian: clang-14 libclang-rt-14-dev nlohmann-json3-dev). Exit code 77: there is no such compiler.
+# Needs clang with compiler-rt (Debian: clang libclang-rt-14-dev) and what the `think` program needs (cmake ninja-build libeigen3-dev libcli11-dev
+# nlohmann-json3-dev). Exit code 77: there is no such compiler.
 set -euo pipefail
 seconds=${1:-60}
 root=$(cd "$(dirname "$0")/../.." && pwd)
@@ -20,20 +21,26 @@ if [ -z "$compiler" ]; then
   exit 77
 fi
 
-cli=$root/libthink/cli
-flags=(-std=c++20 -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined,fuzzer-no-link -fno-sanitize-recover=undefined
-  -I"$cli" -I"$root/include" -I"$root/tests/fuzz")
+# The library is linked object by object: with sanitizers a shared one has symbols that only the program brings.
+build=$work/build sanitizers=address,undefined,fuzzer-no-link
+built() {
+  CXX=$compiler CC=${compiler/clang++/clang} cmake -G Ninja -S "$root" -B "$build" -DCMAKE_BUILD_TYPE=RelWithDebInfo -DTHINK_SANITIZE=$sanitizers \
+    -DTHINK_CLI=ON &&
+    cmake --build "$build" --target think_objects think_cli_files
+}
+built > "$work/log_build" 2>&1 || { tail -n 60 "$work/log_build" >&2; exit 1; }
+flags=(-std=c++20 -O1 -g -fno-omit-frame-pointer -fsanitize=$sanitizers -fno-sanitize-recover=undefined
+  -I"$root/libthink/cli" -I"$root/include" -I"$root/tests/fuzz" -I"$root")
 objects=()
-# What reads and writes files, as the build lists it.
-files=$(tr '\n' ' ' < "$cli/CMakeLists.txt" | sed -n 's/.*add_library(think_cli_files STATIC \([^)]*\)).*/\1/p')
-[ -n "$files" ] || { echo "fuzz: no think_cli_files in $cli/CMakeLists.txt" >&2; exit 1; }
-for source in $(printf "$cli/%s " $files) "$root"/tests/fuzz/{seeds,targets}.cpp; do
+for source in "$root"/tests/fuzz/{seeds,targets,sequence}.cpp; do
   object=$work/$(basename "$source" .cpp).o
   "$compiler" "${flags[@]}" -c "$source" -o "$object"
   objects+=("$object")
 done
+mapfile -t -O "${#objects[@]}" objects < <(find "$build/CMakeFiles/think_objects.dir" -name '*.o')
+objects+=("$build/libthink/cli/libthink_cli_files.a" -pthread -ldl)
 "$compiler" "${flags[@]}" "$root/tests/fuzz/write_seeds.cpp" "${objects[@]}" -o "$work/write_seeds"
-for target in npy safetensors layer; do
+for target in npy safetensors layer sequence; do
   "$compiler" "${flags[@]}" -fsanitize=fuzzer -DTHINK_FUZZ_TARGET=$target "$root/tests/fuzz/libfuzzer.cpp" "${objects[@]}" -o "$work/fuzz_$target"
   mkdir -p "$work/corpus_$target"
   "$work/write_seeds" $target "$work/corpus_$target"

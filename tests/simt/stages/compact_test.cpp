@@ -58,7 +58,8 @@ TEST(CompactOnDevice, RowsToTilesEveryWidth) {
 // Any layouts, pages on either side, per-head lengths and first rows, slots, gaps, bases on one or both sides.
 TEST(CompactOnDevice, RandomSegments) {
   for (int32_t seed = 0; seed < cases(400); ++seed) {
-    random_segments(seed, static_cast<int32_t>(std::size(kDtypes)), [&](const Shape &shape, const Batch &batch, int32_t slots, Store &source, Store &destination) {
+    const int32_t forms = static_cast<int32_t>(std::size(kDtypes));
+    random_segments(seed, forms, [&](const Shape &shape, const Batch &batch, int32_t slots, Store &source, Store &destination) {
       expect_as_reference(shape, batch, slots, source, destination, seed, "seed " + std::to_string(seed));
     });
     if (HasFatalFailure()) return;
