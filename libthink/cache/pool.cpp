@@ -80,7 +80,27 @@ bool extend_counts(Memory &memory, Array<int32_t> &users, int32_t size) {
   return true;
 }
 
+// Would all layers grow within the limit? One after the other, as each has its old block until it has moved. A growth that stopped half way would hold memory
+// that what fits could not have any more.
+struct Block {
+  int32_t count;
+  int64_t bytes;  // of one
+};
+
+template <class BlockOf>
+bool within_limit(const Memory &memory, const Pool &pool, int32_t count, const BlockOf &block_of) {
+  int64_t bytes = memory.bytes;
+  for (int32_t layer = 0; memory.limit && layer < pool.slabs.size; ++layer) {
+    const Block block = block_of(pool.slabs[layer]);
+    if (block.count >= count) continue;
+    if (count * block.bytes > memory.limit - bytes) return false;
+    bytes += (count - block.count) * block.bytes;
+  }
+  return true;
+}
+
 bool grow_pages(Memory &memory, Pool &pool, int32_t capacity) {
+  if (!within_limit(memory, pool, capacity, [](const Slab &slab) { return Block{slab.capacity, slab.page_bytes}; })) return false;
   if (!extend_counts(memory, pool.page_users, capacity)) return false;
   for (int32_t layer = 0; layer < pool.slabs.size; ++layer) {
     Slab &slab = pool.slabs[layer];
@@ -91,6 +111,7 @@ bool grow_pages(Memory &memory, Pool &pool, int32_t capacity) {
 }
 
 bool grow_slots(Memory &memory, const Shape &shape, Pool &pool, int32_t slots) {
+  if (!within_limit(memory, pool, slots, [&](const Slab &slab) { return Block{slab.slots, pool.slot_bytes}; })) return false;
   if (!extend_counts(memory, pool.slot_users, slots)) return false;
   for (int32_t layer = 0; layer < pool.slabs.size; ++layer) {
     Slab &slab = pool.slabs[layer];

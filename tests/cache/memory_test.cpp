@@ -169,5 +169,33 @@ TEST(Memory, TheLimitIsKept) {
   EXPECT_EQ(THINK_E_MEMORY, think_cache_create(site.plan, &settings.options, &cache, &error));
 }
 
+// What fits does not depend on what was tried before: with more memory never fewer tokens.
+TEST(Memory, AGrowthThatDoesNotFitTakesNothing) {
+  Settings settings;
+  settings.options.layers = 6;
+  settings.problem.max_tokens = 10000;
+  int64_t most = 0;
+  for (int64_t limit = 2000000; limit < 3500000; limit += 9000) {
+    settings.options.limit_bytes = limit;
+    Site site(settings);
+    think_cache *cache = nullptr;
+    settings.options.flags = THINK_CACHE_NO_SCORES;
+    THINK_CALL(think_cache_create, site.plan, &settings.options, &cache);
+    const flow::Tensor rows(THINK_F16, 1, settings.problem.kv_heads, 32, settings.problem.key_channels);
+    int64_t tokens = 0;
+    const int32_t sequence = 0, more = 32;
+    while (think_cache_step(cache, &sequence, &more, 1, nullptr, nullptr) == THINK_OK) {
+      for (int32_t layer = 0; layer < settings.options.layers; ++layer) {
+        THINK_CALL(think_cache_append, cache, layer, nullptr, rows.view(), rows.view(), nullptr);
+      }
+      tokens += more;
+    }
+    EXPECT_GE(tokens, most) << limit;
+    most = std::max(most, tokens);
+    think_cache_destroy(cache);
+  }
+  EXPECT_GT(most, 1500);
+}
+
 }  // namespace
 }  // namespace cache_test
