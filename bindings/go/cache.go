@@ -36,16 +36,18 @@ type CacheOptions struct {
 	LayerFormats  []Format // one for each layer, in place of Format
 }
 
-// NewCache makes an empty cache of a plan, which may be closed before it.
-func NewCache(plan *Plan, options CacheOptions) (*Cache, error) {
-	var f frame
-	defer f.close()
-	c := &Cache{plan: plan, layers: options.Layers}
-	if c.layers < 1 {
-		c.layers = 1
+// layers is their number, 1 by default.
+func (options CacheOptions) layers() int {
+	if options.Layers < 1 {
+		return 1
 	}
-	if options.LayerFormats != nil && len(options.LayerFormats) != c.layers {
-		return nil, refused("LayerFormats has %d elements, there are %d layers", len(options.LayerFormats), c.layers)
+	return options.Layers
+}
+
+// address is where the library reads them during a call.
+func (options CacheOptions) address(f *frame) uintptr {
+	if layers := options.layers(); options.LayerFormats != nil && len(options.LayerFormats) != layers {
+		f.fail(refused("LayerFormats has %d elements, there are %d layers", len(options.LayerFormats), layers))
 	}
 	formats := append([]Format(nil), options.LayerFormats...)
 	for at := range formats {
@@ -55,9 +57,31 @@ func NewCache(plan *Plan, options CacheOptions) (*Cache, error) {
 	fields.Flags, fields.Layers, fields.Sequences, fields.Fold = options.Flags, int32(options.Layers), int32(options.Sequences), options.Fold
 	fields.Refit, fields.Rollback = int32(options.Refit), int32(options.Rollback)
 	fields.ReserveTokens, fields.LimitBytes = options.ReserveTokens, options.LimitBytes
-	fields.Prune, fields.Format, fields.LayerFormats = stamped(&f, options.Prune), stamped(&f, options.Format), list(&f, formats)
+	fields.Prune, fields.Format, fields.LayerFormats = stamped(f, options.Prune), stamped(f, options.Format), list(f, formats)
+	return address(f, fields)
+}
+
+// CacheSlabSize is the bytes of the slab of a cache of a CUDA plan that has room for so many rows, and for the scores of so many sequences, at the same time.
+func CacheSlabSize(plan *Plan, options CacheOptions, denseTokens, compactTokens int64, scored int) (int64, error) {
+	var f frame
+	defer f.close()
+	bytes := new(int64)
+	of, with, to := f.hold(plan, &plan.handle), options.address(&f), address(&f, bytes)
+	if f.err != nil {
+		return 0, f.err
+	}
+	err := native.Think_cache_slab_size(of, with, denseTokens, compactTokens, int32(scored), to)
+	return result(*bytes, err)
+}
+
+// NewCache makes an empty cache of a CPU plan, which may be closed before it. One of a CUDA plan needs device memory, a slab and a workspace, and is made with
+// the functions of native.
+func NewCache(plan *Plan, options CacheOptions) (*Cache, error) {
+	var f frame
+	defer f.close()
+	c := &Cache{plan: plan, layers: options.layers()}
 	raw, bytes := new(uintptr), new(int64)
-	of, with := f.hold(plan, &plan.handle), address(&f, fields)
+	of, with := f.hold(plan, &plan.handle), options.address(&f)
 	if f.err != nil {
 		return nil, f.err
 	}
@@ -253,6 +277,21 @@ func (c *Cache) ExportDense(sequence, layer int, first, count int64, key, value 
 			return native.Think_cache_export_dense(cache, int32(sequence), int32(layer), first, count, k, v, launch)
 		}
 	})
+}
+
+// GraphID (CUDA) is what a graph that holds Append and Attend of every layer of this step depends on.
+func (c *Cache) GraphID() (int64, error) {
+	id := new(int64)
+	err := c.run(func(f *frame, cache, launch uintptr) func() error {
+		to := address(f, id)
+		return func() error { return native.Think_cache_graph_id(cache, to) }
+	})
+	return result(*id, err)
+}
+
+// Replayed (CUDA) says that a graph of that number has been launched for this step.
+func (c *Cache) Replayed(graphID int64) error {
+	return c.simple(func(cache uintptr) error { return native.Think_cache_replayed(cache, graphID) })
 }
 
 // Trim forgets the last tokens of a sequence: so many are left.

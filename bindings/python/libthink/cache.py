@@ -34,6 +34,11 @@ class Cache(Owner):
         self._one_at_a_time = threading.RLock()
         self._own_launch: "Launch | None" = None
 
+    @staticmethod
+    def slab_size(plan: Plan, options: CacheOptions, dense_tokens: int, compact_tokens: int, scored: int) -> int:
+        """Bytes of the slab of a cache of a CUDA plan that has room for so many rows, and for the scores of so many sequences, at the same time."""
+        return number("think_cache_slab_size", plan._handle, at(options), dense_tokens, compact_tokens, scored)
+
     def workspace_size(self) -> "tuple[int, int]":
         """(bytes, alignment) that serve every call."""
         return pair("think_cache_workspace_size", self._handle)
@@ -117,6 +122,15 @@ class Cache(Owner):
         k, v = (None if side is None else Tensor.view(side, writable=True) for side in (key, value))
         self._run("think_cache_export_dense", sequence, layer, first, count, at(k), at(v), launch=launch)
         return key, value
+
+    def graph_id(self) -> int:
+        """CUDA: what a graph that holds append() and attend() of every layer of this step depends on."""
+        with self._one_at_a_time:
+            return number("think_cache_graph_id", self._handle)
+
+    def replayed(self, graph_id: int) -> None:
+        """CUDA: a graph of that number has been launched for this step."""
+        self._call("think_cache_replayed", graph_id)
 
     def trim(self, sequence: int, tokens: int) -> None:
         self._call("think_cache_trim", sequence, tokens)

@@ -68,6 +68,15 @@ def test_eviction(plan):
         cache.evict([0], libthink.EvictOptions(method=libthink.constants.EVICT_RECENT))
 
 
+def test_what_is_for_cuda(plan):
+    cache = libthink.Cache(plan, layers=1, sequences=2)
+    for call in (lambda: libthink.Cache.slab_size(plan, libthink.CacheOptions(), 64, 64, 1), cache.graph_id, lambda: cache.replayed(1)):
+        with pytest.raises(libthink.UnsupportedError, match="CUDA"):
+            call()
+    with pytest.raises(libthink.ArgumentError, match="slab_bytes"):
+        libthink.Cache(plan, slab_bytes=1)
+
+
 def test_life(plan):
     cache = libthink.Cache(plan, layers=1, sequences=3)
     fill(plan, cache, 0, 40)

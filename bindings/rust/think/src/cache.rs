@@ -47,25 +47,29 @@ impl Drop for Cache {
     }
 }
 
+fn with_fields<T>(options: &CacheOptions, body: impl FnOnce(&sys::think_cache_options) -> T) -> T {
+    let (prune, format) = (options.prune.as_ref().map(stamped), options.format.as_ref().map(stamped));
+    body(&sys::think_cache_options {
+        flags: options.flags,
+        layers: options.layers,
+        sequences: options.sequences,
+        fold: options.fold,
+        refit: options.refit,
+        rollback: options.rollback,
+        reserve_tokens: options.reserve_tokens,
+        limit_bytes: options.limit_bytes,
+        prune: pointer(&prune),
+        format: pointer(&format),
+        ..Default::default()
+    })
+}
+
 impl Cache {
+    /// A cache of a CPU plan. One of a CUDA plan needs device memory, a slab and a workspace, and is made with `think_sys`.
     pub fn new(plan: &Plan, options: &CacheOptions) -> Result<Self> {
-        let (prune, format) = (options.prune.as_ref().map(stamped), options.format.as_ref().map(stamped));
-        let fields = sys::think_cache_options {
-            flags: options.flags,
-            layers: options.layers,
-            sequences: options.sequences,
-            fold: options.fold,
-            refit: options.refit,
-            rollback: options.rollback,
-            reserve_tokens: options.reserve_tokens,
-            limit_bytes: options.limit_bytes,
-            prune: pointer(&prune),
-            format: pointer(&format),
-            ..Default::default()
-        };
         let mut raw = std::ptr::null_mut();
         // SAFETY: all are valid; the cache holds its plan.
-        call(|error| unsafe { sys::think_cache_create(plan.raw(), &fields, &mut raw, error) })?;
+        with_fields(options, |fields| call(|error| unsafe { sys::think_cache_create(plan.raw(), fields, &mut raw, error) }))?;
         let layers = options.layers.max(1) as usize;
         let mut made = Self { raw, plan: plan.clone(), layers, step_sequences: 0, workspace: Workspace::of(0) };
         let mut bytes = 0;
@@ -170,6 +174,30 @@ impl Cache {
         let (key, value) = (at(key), at(value));
         // SAFETY: tensors lie inside of their slices; no workspace is needed.
         call(|error| unsafe { sys::think_cache_export_dense(self.raw, sequence, layer, first, count, key, value, std::ptr::null(), error) })
+    }
+
+    /// Bytes of the slab of a cache of a CUDA plan that has room for so many rows, and for the scores of so many sequences, at the same time.
+    pub fn slab_size(plan: &Plan, options: &CacheOptions, dense_tokens: i64, compact_tokens: i64, scored: i32) -> Result<i64> {
+        let mut bytes = 0;
+        // SAFETY: all are valid.
+        with_fields(options, |fields| {
+            call(|error| unsafe { sys::think_cache_slab_size(plan.raw(), fields, dense_tokens, compact_tokens, scored, &mut bytes, error) })
+        })?;
+        Ok(bytes)
+    }
+
+    /// CUDA: what a graph that holds append and attend of every layer of this step depends on.
+    pub fn graph_id(&self) -> Result<i64> {
+        let mut id = 0;
+        // SAFETY: the cache is valid.
+        call(|error| unsafe { sys::think_cache_graph_id(self.raw, &mut id, error) })?;
+        Ok(id)
+    }
+
+    /// CUDA: a graph of that number has been launched for this step.
+    pub fn replayed(&mut self, graph_id: i64) -> Result<()> {
+        // SAFETY: the cache is valid.
+        call(|error| unsafe { sys::think_cache_replayed(self.raw, graph_id, error) })
     }
 
     /// Forget the last tokens of a sequence: `tokens` are left.

@@ -30,6 +30,13 @@ public final class Cache implements AutoCloseable {
     this.plan = plan;
   }
 
+  /** Bytes of the slab of a cache of a CUDA plan that has room for so many rows, and for the scores of so many sequences, at the same time. */
+  public static long slabSize(Plan plan, CacheOptions options, long denseTokens, long compactTokens, int scored) {
+    long[] bytes = new long[1];
+    Native.think_cache_slab_size(plan.handle, options, denseTokens, compactTokens, scored, bytes);
+    return bytes[0];
+  }
+
   public boolean isClosed() { return handle.isClosed(); }
 
   /** Gives it up when a call that uses it has returned; twice is allowed. */
@@ -154,6 +161,16 @@ public final class Cache implements AutoCloseable {
     Tensors.written(value);
     run(launch, with -> Native.think_cache_export_dense(handle, sequence, layer, first, count, key, value, with));
   }
+
+  /** CUDA: what a graph that holds append() and attend() of every layer of this step depends on. */
+  public long graphId() {
+    long[] id = new long[1];
+    locked(() -> Native.think_cache_graph_id(handle, id));
+    return id[0];
+  }
+
+  /** CUDA: a graph of that number has been launched for this step. */
+  public void replayed(long graphId) { change(() -> Native.think_cache_replayed(handle, graphId)); }
 
   /** Forgets all but the first tokens of a sequence. */
   public void trim(int sequence, long tokens) { change(() -> Native.think_cache_trim(handle, sequence, tokens)); }
