@@ -17,7 +17,7 @@ using Long = long long;  // what %lld takes
 
 namespace {
 
-constexpr int32_t kMostLayers = 65536, kMostBases = 1 << 20;
+constexpr int32_t kMostLayers = 65535, kMostBases = 1 << 20;
 
 think_status read_cache_options(const Argument &argument, const think_cache_options *in, const Shape &shape, cache::Options &options) {
   static const think_cache_options defaults = THINK_CACHE_OPTIONS_INIT;

@@ -77,6 +77,7 @@ think_status think_cache_load(think_cache *cache, int32_t sequence, think_reader
     if (twin.cache ? store::load(*twin.cache, 0, reader) : store::load(*cache, sequence, reader)) {
       const auto put = [&] { return !twin.cache || cache::upload(*cache, sequence, *twin.cache); };
       const think_status status = cache::work(*cache, cache::last_stream(*cache), error, put);
+      if (status == THINK_E_DEVICE) cache::drop(*cache, sequence);
       if (!status) cache::end_step(*cache);
       return status;
     }

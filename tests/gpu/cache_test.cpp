@@ -146,6 +146,26 @@ TEST_F(OnDevice, StoresCodesAndThePapersMode) {
   });
 }
 
+TEST_F(OnDevice, PrunesOneSideAlone) {
+  THINK_NEED_DEVICE();
+  const cli::Driver driver(0);
+  run_or_skip([&] {
+    for (const int32_t side : {THINK_KEYS, THINK_VALUES}) {
+      CacheSettings settings;
+      settings.options.fold = THINK_FOLD_BLOCK;
+      settings.options.rollback = -1;
+      (side == THINK_KEYS ? settings.prune.value_kept : settings.prune.key_kept) = CacheFlow::kChannels;
+      Pair pair(driver, settings);
+      pair.step({0, 1}, {110, 80});
+      pair.prune({0, 1});
+      EXPECT_EQ(CacheFlow::kHeads * CacheFlow::kChannels, side == THINK_KEYS ? pair.device.usage(0).value_channels : pair.device.usage(0).key_channels);
+      pair.step({1, 0}, {60, 1});
+      pair.step({0, 1}, {1, 1});
+      pair.expect_same(1);
+    }
+  });
+}
+
 TEST_F(OnDevice, ForksTrimsAndForgets) {
   THINK_NEED_DEVICE();
   const cli::Driver driver(0);

@@ -147,7 +147,7 @@ THINK_API think_status think_cache_workspace_size(const think_cache *cache, int6
  * Begin an engine step: which sequences get how many new tokens. Makes room for their rows, and folds blocks that are older than the recent rows
  * (THINK_FOLD_BLOCK: while recent or rollback rows are left, whichever is more). The new rows are not counted and never folded in their own step: whatever
  * rollback is, all tokens of the last step can be forgotten again (rejected drafts), and with it so many older ones. Afterwards every layer is to be
- * appended once, in any order; until then only append, attend, usage, segments, export_dense, drop and reset are allowed.
+ * appended once, in any order; until then only append, attend, usage, segments, export_dense, drop and reset are allowed. Cannot be captured in a graph.
  * @param sequences   [count] different numbers of sequences; one without tokens begins anew
  * @param new_tokens  [count] each at least 0, and no more than max_tokens together with what the sequence holds
  * @param count       1 .. max_batch
