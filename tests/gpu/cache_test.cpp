@@ -156,7 +156,7 @@ TEST_F(OnDevice, PrunesOneSideAlone) {
       settings.options.rollback = -1;
       (side == THINK_KEYS ? settings.prune.value_kept : settings.prune.key_kept) = CacheFlow::kChannels;
       Pair pair(driver, settings);
-      pair.step({0, 1}, {110, 80});
+      pair.step({0, 1}, {150, 140});
       pair.prune({0, 1});
       EXPECT_EQ(CacheFlow::kHeads * CacheFlow::kChannels, side == THINK_KEYS ? pair.device.usage(0).value_channels : pair.device.usage(0).key_channels);
       pair.step({1, 0}, {60, 1});
