@@ -17,13 +17,14 @@ using Long = long long;  // what %lld takes
 
 namespace {
 
-constexpr int32_t kMostLayers = 65535, kMostBases = 1 << 20;
+constexpr int32_t kMostLayers = 65536, kMostDeviceLayers = 65535 /* of a grid */, kMostBases = 1 << 20;
 
 think_status read_cache_options(const Argument &argument, const think_cache_options *in, const Shape &shape, cache::Options &options) {
   static const think_cache_options defaults = THINK_CACHE_OPTIONS_INIT;
   think_cache_options copy;
   if (const think_status status = read_options(argument, in, copy, defaults, THINK_CACHE_NO_SCORES | THINK_CACHE_KEEP_SCORES)) return status;
-  if (copy.layers < 0 || copy.layers > kMostLayers) return wrong(argument, "layers", "expected 0 .. %d, got %d", kMostLayers, copy.layers);
+  const int32_t most_layers = shape.on_device ? kMostDeviceLayers : kMostLayers;
+  if (copy.layers < 0 || copy.layers > most_layers) return wrong(argument, "layers", "expected 0 .. %d, got %d", most_layers, copy.layers);
   if (copy.sequences < 0) return wrong(argument, "sequences", "expected at least 0, got %d", copy.sequences);
   if (copy.fold != THINK_FOLD_NEVER && copy.fold != THINK_FOLD_BLOCK) return wrong(argument, "fold", "expected 0 (never) or 1 (block), got %d", copy.fold);
   if (copy.refit < 0) return wrong(argument, "refit", "expected at least 0, got %d", copy.refit);
