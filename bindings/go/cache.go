@@ -61,8 +61,8 @@ func (options CacheOptions) address(f *frame) uintptr {
 	return address(f, fields)
 }
 
-// CacheSlabSize is the bytes of the slab of a cache of a CUDA plan that has room for so many rows, and for the scores of so many sequences, at the same time.
-func CacheSlabSize(plan *Plan, options CacheOptions, denseTokens, compactTokens int64, scored int) (int64, error) {
+// CacheSlabSize is the bytes of the slab of a cache of a CUDA plan that has room for so many rows at the same time.
+func CacheSlabSize(plan *Plan, options CacheOptions, denseTokens, compactTokens int64) (int64, error) {
 	var f frame
 	defer f.close()
 	bytes := new(int64)
@@ -70,7 +70,7 @@ func CacheSlabSize(plan *Plan, options CacheOptions, denseTokens, compactTokens 
 	if f.err != nil {
 		return 0, f.err
 	}
-	err := native.Think_cache_slab_size(of, with, denseTokens, compactTokens, int32(scored), to)
+	err := native.Think_cache_slab_size(of, with, denseTokens, compactTokens, to)
 	return result(*bytes, err)
 }
 

@@ -52,7 +52,7 @@ func TestCache(t *testing.T) {
 	expect(t, len(fresh) == 2)
 	err = plan.Attend(q, append(fresh[1:], segments...), nil, think.NewTensor(again, 1, HQ, T, D), nil, workspace)
 	expect(t, errors.Is(err, think.ErrState), err)
-	_, err = think.CacheSlabSize(plan, think.CacheOptions{}, 64, 64, 1)
+	_, err = think.CacheSlabSize(plan, think.CacheOptions{}, 64, 64)
 	expect(t, errors.Is(err, think.ErrUnsupported), err) // a plan of the CPU
 	_, err = cache.GraphID()
 	expect(t, errors.Is(err, think.ErrUnsupported), err)

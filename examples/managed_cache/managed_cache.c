@@ -86,7 +86,7 @@ static void open_engine(engine *engine) {
   options.fold = THINK_FOLD_BLOCK;
   options.prune = &prune;
   if (where->cuda) {
-    MUST(think_cache_slab_size(engine->plan, &options, SEQUENCES * MOST, SEQUENCES * MOST, SEQUENCES, &options.slab_bytes, &error));
+    MUST(think_cache_slab_size(engine->plan, &options, SEQUENCES * MOST, SEQUENCES * MOST, &options.slab_bytes, &error));
     options.slab = device_allocate(where, (size_t)options.slab_bytes);
   }
   MUST(think_cache_create(engine->plan, &options, &engine->cache, &error));

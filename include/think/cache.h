@@ -26,13 +26,14 @@ extern "C" {
  * before its plan.
  *
  * With a CUDA plan its rows, bases and scores lie in a slab of device memory that the caller gives (think_cache_slab_size()), and nothing in it ever moves.
- * Calls launch their work into the stream of their think_launch; those without one into the stream of the last call that had one. Use one stream, or order
- * the streams yourself; the slab must stay until the stream has come past the last call. The host reads nothing back, but in think_cache_save() and
- * think_cache_load(), which wait. After THINK_E_DEVICE the sequences of the call are undefined: drop them.
+ * Calls launch their work into the stream of their think_launch; without one (NULL, or a call that takes none) into the stream of the last call that had one.
+ * Use one stream, or order the streams yourself; the slab must stay until the stream has come past the last call. The host reads nothing back, but in
+ * think_cache_save() and think_cache_load(), which wait. After THINK_E_DEVICE the sequences of the call are undefined: drop them. A step that fails so is over.
  *
  * think_cache_append() and think_cache_attend() can be captured in a CUDA graph: what changes from step to step is in tables of the slab, which
- * think_cache_step() writes. A graph that holds them for every layer may be launched after any later step with the same think_cache_graph_id(); then
- * think_cache_replayed() tells the cache.
+ * think_cache_step() writes. A graph that holds them for every layer may be launched after any later step with the same think_cache_graph_id(), which is to be
+ * compared before; then think_cache_replayed() tells the cache. A graph also holds the caller's tensors: a later step has its rows in the same places, packed
+ * if the first was packed.
  */
 typedef struct think_cache think_cache;
 
@@ -68,7 +69,8 @@ typedef struct think_cache_options {
   int64_t slab_bytes; /* CUDA: of it, see think_cache_slab_size(). CPU: 0 */
   int32_t bases;      /* CUDA: how many runs of all sequences together the slab has room for the bases of: 0 = one for each sequence, or
                          THINK_CACHE_MAX_RUNS for each where one can be pruned again (refit, THINK_CACHE_KEEP_SCORES). CPU: 0 */
-  int32_t reserved2;  /* 0 */
+  int32_t scored;     /* CUDA: how many sequences at the same time the slab has room for the scores of, from their first token to their prune: 0 = max_batch
+                         of the plan, or all sequences where they keep scores for longer. CPU: 0 */
 } think_cache_options;
 
 #define THINK_CACHE_OPTIONS_INIT {(uint32_t)sizeof(think_cache_options), 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, 0, 0, 0}
@@ -102,25 +104,26 @@ THINK_API void think_cache_options_init(think_cache_options *options, uint32_t s
 THINK_API void think_cache_info_init(think_cache_info *info, uint32_t struct_size);
 
 /**
- * Bytes of a slab in which a cache with these options has room for so much at the same time: what it always needs, whole pages of 32 tokens, and what is lost
- * where pages of different kinds meet. A host that gives the cache all the memory it has need not ask.
+ * Bytes of a slab in which a cache with these options has room for so much at the same time: what it always needs (bases and scores among it), whole pages of
+ * 32 tokens, and what is lost where dense and compact pages meet. Where some sequences are too short for one of the two sides, their compact pages are of
+ * another size, and more is lost. A host that gives the cache all the memory it has need not ask.
  * @param plan            a CUDA plan
  * @param options         slab and slab_bytes are not looked at; NULL = defaults
- * @param dense_tokens    rows of all sequences together that are dense: sinks, recent ones, those of sequences that have not been pruned
+ * @param dense_tokens    rows of all sequences together that are dense: sinks, recent ones, those of sequences that have not been pruned; of each sequence in
+ *                        steps of 32
  * @param compact_tokens  rows of all sequences together in compact runs, both sides pruned if both have a width
- * @param scored          sequences at the same time that keep scores: until their prune, unless they keep them longer (refit, THINK_CACHE_KEEP_SCORES)
  * @param bytes           receives the size
  * @return THINK_E_ARGUMENT; THINK_E_UNSUPPORTED for a CPU plan; THINK_E_MEMORY
  * @since 0.11
  */
-THINK_API think_status think_cache_slab_size(const think_plan *plan, const think_cache_options *options, int64_t dense_tokens, int64_t compact_tokens, int32_t scored, int64_t *bytes, think_error *error);
+THINK_API think_status think_cache_slab_size(const think_plan *plan, const think_cache_options *options, int64_t dense_tokens, int64_t compact_tokens, int64_t *bytes, think_error *error);
 
 /**
- * Make an empty cache. On the CPU all its memory comes from the context's allocator, in think_cache_create(), _step(), _evict(), _keep(), _prune(), _fork(), _load(), and
- * goes back there when pages become free (_evict(), _keep(), _prune(), _trim(), _drop(), _reset(): what is left may move into a smaller block, which is
- * allocated first; where that fails, the larger one stays), all of it in _destroy(). When an allocation fails in a call, THINK_E_MEMORY, all sequences are as
- * they were before; pages that were already added stay in the pool. With a CUDA plan pages, bases and scores come from options->slab, and what does not fit is
- * THINK_E_MEMORY as well; lists of the host still come from the allocator.
+ * Make an empty cache. On the CPU all its memory comes from the context's allocator, in think_cache_create(), _step(), _evict(), _keep(), _prune(), _fork(),
+ * _load(), and goes back there when pages become free (_evict(), _keep(), _prune(), _trim(), _drop(), _reset(): what is left may move into a smaller block,
+ * which is allocated first; where that fails, the larger one stays), all of it in _destroy(). When an allocation fails in a call, THINK_E_MEMORY, all
+ * sequences are as they were before; pages that were already added stay in the pool. With a CUDA plan pages, bases and scores come from options->slab, and what
+ * does not fit is THINK_E_MEMORY as well; lists of the host still come from the allocator.
  * @param plan     of one layer; it must outlive the cache. max_batch, max_queries and max_tokens hold for the cache
  * @param options  NULL = defaults (CUDA: a slab is needed)
  * @param cache    receives the cache; destroy it with think_cache_destroy()
@@ -160,7 +163,8 @@ THINK_API think_status think_cache_step(think_cache *cache, const int32_t *seque
  * Store the new keys and values of one layer, and bring its score states up to date. Prefill chunks of any size, decode and mixes of both.
  *
  * Tensors hold the sequences in the order of the step: rectangular, where batch row i has the new tokens of sequence i first; or packed one behind the other
- * in batch row 0, if extent[0] is 1 and the step has more sequences than one.
+ * in batch row 0, if extent[0] is 1 and the step has more sequences than one. Packed tensors of a call that is captured need extent[2] for as many new tokens
+ * of every sequence as any of them has in this step, so that they hold the rows of every later step with the same think_cache_graph_id().
  * @param layer  0 .. layers - 1
  * @param query  [batch][query_heads][tokens][key_channels], query_dtype; NULL where no sequence of the step keeps scores
  * @param key    [batch][kv_heads][tokens][key_channels], f32, f16 or bf16; rounded to cache_dtype
@@ -198,8 +202,8 @@ THINK_API think_status think_cache_graph_id(const think_cache *cache, int64_t *i
  * Say that a graph has been launched that holds think_cache_append() of every layer: for the cache they are appended now, as if they had been called. Tensors
  * that the graph reads hold the new rows in the order of the step.
  * @param id  think_cache_graph_id() of the step in which it was captured
- * @return THINK_E_ARGUMENT: another id than this step's (then nothing that the graph wrote can be trusted: think_cache_drop()); THINK_E_STATE without a step, or
- *         when a layer has been appended in it; THINK_E_UNSUPPORTED for a CPU plan
+ * @return THINK_E_ARGUMENT: another id than this step's (if such a graph was launched, sequences of the step are undefined: drop them); THINK_E_STATE without
+ *         a step, or when a layer has been appended in it; THINK_E_UNSUPPORTED for a CPU plan
  * @since 0.11
  */
 THINK_API think_status think_cache_replayed(think_cache *cache, int64_t id, think_error *error);
@@ -211,7 +215,8 @@ THINK_API think_status think_cache_replayed(think_cache *cache, int64_t id, thin
  * looked at, but the sinks of a sequence that has any always stay. Scores for the next prune are those of the rows that are left.
  *
  * Afterwards row t of a head is the t-th token that this head has kept: think_cache_export_dense() and think_cache_segments() give such rows, and
- * think_cache_trim() reaches back as far as all heads of all layers have kept the same last tokens. Forks keep what they had.
+ * think_cache_trim() reaches back as far as all heads of all layers have kept the same last tokens (CUDA: as the options say they do, options->recent of them).
+ * Forks keep what they had.
  * @param sequences     [count] different numbers of sequences
  * @param count         1 .. sequences of the cache
  * @param options       as for think_evict(), with budget at least 1; kept_stride must be 0

@@ -33,13 +33,16 @@ think_status read_cache_options(const Argument &argument, const think_cache_opti
     return wrong(argument, "rollback", "expected -1 .. %lld (max_tokens of the plan), got %d", static_cast<Long>(shape.max_tokens), copy.rollback);
   }
   if (copy.reserved != 0) return wrong(argument, "reserved", "expected 0, got %d", copy.reserved);
-  if (copy.reserved2 != 0) return wrong(argument, "reserved2", "expected 0, got %d", copy.reserved2);
   const int32_t most_bases = shape.on_device ? kMostBases : 0;
   if (copy.bases < 0 || copy.bases > most_bases) {
     return wrong(argument, "bases", "expected 0 .. %d%s, got %d", most_bases, shape.on_device ? "" : " (on the CPU they grow)", copy.bases);
   }
   if ((copy.flags & THINK_CACHE_NO_SCORES) && ((copy.flags & THINK_CACHE_KEEP_SCORES) || copy.refit > 0)) {
     return wrong(argument, "flags", "THINK_CACHE_NO_SCORES together with THINK_CACHE_KEEP_SCORES or refit (%d)", copy.refit);
+  }
+  const int32_t most_scored = shape.on_device ? kMostBases : 0;
+  if (copy.scored < 0 || copy.scored > most_scored) {
+    return wrong(argument, "scored", "expected 0 .. %d%s, got %d", most_scored, shape.on_device ? "" : " (on the CPU they grow)", copy.scored);
   }
   const int64_t most_rows = shape.on_device ? 0 : int64_t{INT32_MAX} / 2;
   if (copy.reserve_tokens < 0 || copy.reserve_tokens > most_rows) {
@@ -79,6 +82,8 @@ think_status read_cache_options(const Argument &argument, const think_cache_opti
   options.slab_bytes = copy.slab_bytes;
   const bool again = copy.refit > 0 || (copy.flags & THINK_CACHE_KEEP_SCORES);
   options.bases = copy.bases ? copy.bases : static_cast<int32_t>(std::min<int64_t>(kMostBases, int64_t{options.sequences} * (again ? THINK_CACHE_MAX_RUNS : 1)));
+  const int32_t usually = again ? options.sequences : std::min(options.sequences, shape.max_batch);
+  options.scored = copy.flags & THINK_CACHE_NO_SCORES ? 0 : copy.scored ? std::min(copy.scored, options.sequences) : usually;
   return THINK_OK;
 }
 
@@ -122,8 +127,7 @@ think_status check_slab(const Argument &argument, const think_plan &plan, const 
   }
   const Described described(plan, options);
   if (!described.cache) return no_memory_to_create(argument.error);
-  const bool scored = cache::keeps_scores(*described.cache);
-  const int64_t least = cache::slab_bytes(*described.cache, options.bases, {cache::kPageTokens, 0, scored});
+  const int64_t least = cache::slab_bytes(*described.cache, {cache::kPageTokens, 0, options.bases, options.scored});
   if (options.slab_bytes >= least) return THINK_OK;
   return wrong(argument, "slab_bytes", "expected at least %lld (see think_cache_slab_size()), got %lld", static_cast<Long>(least),
                static_cast<Long>(options.slab_bytes));
@@ -140,6 +144,8 @@ think_status check_sequences(const Argument &argument, const think_cache &cache,
   }
   return THINK_OK;
 }
+
+void *stream_of(const think_cache &cache, const think_launch *launch, const Launch &call) { return launch ? call.stream : cache::last_stream(cache); }
 
 think_status check_count(const Argument &argument, int32_t count, int32_t most, const char *most_name) {
   if (count >= 1 && count <= most) return THINK_OK;
@@ -233,6 +239,17 @@ think_status check_step_rows(const Argument &argument, const think_cache &cache,
                  packed ? ", packed" : ", at most per sequence", static_cast<Long>(tensor.extent[2]));
   }
   return THINK_OK;
+}
+
+// A graph is good for every step of its id, so packed tensors that it holds must be.
+think_status check_captured_rows(const Argument &argument, const think_cache &cache, const think_tensor &tensor, void *stream) {
+  const int64_t most = int64_t{cache.step.count} * cache.step.longest;
+  if (!cache.device || !cache::is_packed(cache, tensor) || tensor.extent[2] >= most) return THINK_OK;
+  bool capturing = false;
+  const think_status status = run_on_device(*cache.plan, argument.error, [&](const cuda::Backend &backend) { return backend.capturing(stream, &capturing); });
+  if (status || !capturing) return status;
+  return wrong(argument, "extent[2]", "expected at least %lld (%d sequences of up to %d new tokens) in a call that is captured, got %lld",
+               static_cast<Long>(most), cache.step.count, cache.step.longest, static_cast<Long>(tensor.extent[2]));
 }
 
 // A segment takes a token stride of 0 for rows without gaps.
@@ -367,8 +384,8 @@ think_status think_cache_create(const think_plan *plan, const think_cache_option
   });
 }
 
-think_status think_cache_slab_size(const think_plan *plan, const think_cache_options *options, int64_t dense_tokens, int64_t compact_tokens, int32_t scored,
-                                   int64_t *bytes, think_error *error) {
+think_status think_cache_slab_size(const think_plan *plan, const think_cache_options *options, int64_t dense_tokens, int64_t compact_tokens, int64_t *bytes,
+                                   think_error *error) {
   return fence(error, [&]() -> think_status {
     if (!plan) return null_pointer({error, 1, "plan"});
     cache::Options settings{};
@@ -380,15 +397,12 @@ think_status think_cache_slab_size(const think_plan *plan, const think_cache_opt
     };
     if (const think_status status = check_tokens(3, "dense_tokens", dense_tokens)) return status;
     if (const think_status status = check_tokens(4, "compact_tokens", compact_tokens)) return status;
-    if (scored < 0 || scored > settings.sequences) {
-      return wrong({error, 5, "scored"}, "", "expected 0 .. %d (sequences), got %d", settings.sequences, scored);
-    }
-    if (const think_status status = check_array({error, 6, "bytes"}, bytes)) return status;
+    if (const think_status status = check_array({error, 5, "bytes"}, bytes)) return status;
     if (!plan->shape.on_device) return unsupported({error, 1, "plan"}, "", "expected a CUDA plan: on the CPU the cache asks the context's allocator");
     if (const think_status status = check_device_formats({error, 2, "options"}, settings, plan->shape)) return status;
     const Described described(*plan, settings);
     if (!described.cache) return no_memory_to_create(error);
-    *bytes = cache::slab_bytes(*described.cache, settings.bases, {dense_tokens, compact_tokens, scored});
+    *bytes = cache::slab_bytes(*described.cache, {dense_tokens, compact_tokens, settings.bases, settings.scored});
     return THINK_OK;
   });
 }
@@ -439,7 +453,7 @@ think_status think_cache_step(think_cache *cache, const int32_t *sequences, cons
     if (refits) {
       if (const think_status status = check_workspace(call, cache::prune_workspace(*cache, longest))) return status;
     }
-    return cache::work(*cache, call.stream, error, [&] { return cache::begin_step(*cache, sequences, new_tokens, count, call.workspace); });
+    return cache::work(*cache, stream_of(*cache, launch, call), error, [&] { return cache::begin_step(*cache, sequences, new_tokens, count, call.workspace); });
   });
 }
 
@@ -455,10 +469,13 @@ think_status think_cache_append(think_cache *cache, int32_t layer, const think_t
     if (const think_status status = read_append(error, *cache, query, key, value, rows)) return status;
     Launch call;
     if (const think_status status = read_launch({error, 6, "launch"}, launch, shape, false, call)) return status;
+    void *stream = stream_of(*cache, launch, call);
+    if (const think_status status = check_captured_rows({error, 4, "key"}, *cache, rows.key, stream)) return status;
     if (rows.scores) {
+      if (const think_status status = check_captured_rows({error, 3, "query"}, *cache, rows.query, stream)) return status;
       if (const think_status status = check_workspace(call, cache::append_workspace(*cache, cache->step.longest))) return status;
     }
-    return cache::work(*cache, call.stream, error, [&] {
+    return cache::work(*cache, stream, error, [&] {
       cache::append(*cache, layer, rows, call.workspace);
       return true;
     });
@@ -478,6 +495,9 @@ think_status think_cache_attend(const think_cache *cache, int32_t layer, const t
     if (cache->step.longest > shape.max_queries) {
       return wrong(query_argument, "", "expected at most %d new tokens of a sequence (max_queries of the plan), the step has %d", shape.max_queries,
                    cache->step.longest);
+    }
+    if (launch && launch->struct_size >= kFirstSize<think_launch>) {
+      if (const think_status status = check_captured_rows(query_argument, *cache, rows, launch->stream)) return status;
     }
     const Batch batch = cache::step_batch(*cache, rows);
     think_batch all = THINK_BATCH_INIT;
@@ -538,7 +558,7 @@ think_status think_cache_evict(think_cache *cache, const int32_t *sequences, int
       return no_scores(error, sequence, index, sequences[index]);
     }
     if (const think_status status = check_workspace(call, cache::evict_workspace(*cache, longest))) return status;
-    return cache::work(*cache, call.stream, error, [&] { return cache::evict_all(*cache, sequences, count, eviction, call.workspace); });
+    return cache::work(*cache, stream_of(*cache, launch, call), error, [&] { return cache::evict_all(*cache, sequences, count, eviction, call.workspace); });
   });
 }
 
@@ -576,7 +596,7 @@ think_status think_cache_prune(think_cache *cache, const int32_t *sequences, int
     int64_t longest = 0;
     for (int32_t index = 0; index < count; ++index) longest = std::max<int64_t>(longest, cache->sequences[sequences[index]].dense_rows);
     if (const think_status status = check_workspace(call, cache::prune_workspace(*cache, longest))) return status;
-    return cache::work(*cache, call.stream, error, [&] { return cache::prune_all(*cache, sequences, count, call.workspace); });
+    return cache::work(*cache, stream_of(*cache, launch, call), error, [&] { return cache::prune_all(*cache, sequences, count, call.workspace); });
   });
 }
 
@@ -654,7 +674,7 @@ think_status think_cache_export_dense(const think_cache *cache, int32_t sequence
     Launch call;
     if (const think_status status = read_launch({error, 8, "launch"}, launch, shape, false, call)) return status;
     if (const think_status status = check_rows_are_there(error, *cache, sequence, layer)) return status;
-    return cache::work(*cache, launch ? call.stream : cache::last_stream(*cache), error, [&] {
+    return cache::work(*cache, stream_of(*cache, launch, call), error, [&] {
       if (key) cache::export_rows(*cache, sequence, layer, first, count, THINK_KEYS, tensors[THINK_KEYS]);
       if (value) cache::export_rows(*cache, sequence, layer, first, count, THINK_VALUES, tensors[THINK_VALUES]);
       return true;

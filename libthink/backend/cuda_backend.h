@@ -51,7 +51,8 @@ struct Backend {
   void (*leave)();                         // ... and what was current before
   int32_t (*load)();                       // loads every kernel, so that no run call has to
 
-  // For the managed cache; none of it can be captured.
+  // For the managed cache; none of it but the question can be captured.
+  int32_t (*capturing)(void *stream, bool *capturing);
   int32_t (*copy)(const Copy &copy, void *stream);
   int32_t (*synchronize)(void *stream);
   int32_t (*host_memory)(int64_t bytes, void **memory);  // that copies read without the processor

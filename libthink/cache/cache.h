@@ -81,7 +81,7 @@ struct Options {
   const think_format *layer_formats;  // the caller's array, checked; NULL = format
   void *slab;                         // NULL: memory of the host
   int64_t slab_bytes;
-  int32_t bases;
+  int32_t bases, scored;
   int32_t *device_error;  // receives what the device said, where it is the reason why there is no cache
 };
 
@@ -90,9 +90,9 @@ think_cache *make(const think_plan &plan, const Options &options);  // NULL: no 
 // What a slab holds at the same time. The cache may be one without a slab.
 struct SlabContents {
   int64_t dense_tokens, compact_tokens;
-  int32_t scored;
+  int32_t bases, scored;
 };
-int64_t slab_bytes(const think_cache &cache, int32_t bases, const SlabContents &contents);
+int64_t slab_bytes(const think_cache &cache, const SlabContents &contents);
 void destroy(think_cache &cache);
 
 // The pool that has the bases of a run of this kind: on a device one for all.
@@ -115,7 +115,16 @@ think_cache_info usage(const think_cache &cache, int32_t sequence);
 
 bool add_score(think_cache &cache, Sequence &sequence);  // on a device room for a page has been reserved
 void own_score(think_cache &cache, Sequence &sequence);  // on a device forks share it until rows are added: room for a page has been reserved
-bool shared_score(const think_cache &cache, const Sequence &sequence);
+int32_t score_users(const think_cache &cache, const Sequence &sequence);  // of one that there is, on a device
+// Does the sequence at `index` need a copy, after those before it for which wants(index)? Of sequences that share one and all go on, the last does not.
+template <class Wants>
+bool needs_score_copy(const think_cache &cache, const int32_t *sequences, int32_t index, const Wants &wants) {
+  const Sequence &sequence = cache.sequences[sequences[index]];
+  if (!cache.device || !sequence.score || !wants(index)) return false;
+  int32_t others = 0;
+  for (int32_t before = 0; before < index; ++before) others += wants(before) && cache.sequences[sequences[before]].score == sequence.score;
+  return others + 1 < score_users(cache, sequence);
+}
 char *score_page(const think_cache &cache, int32_t page);
 int32_t score_page_number(const think_cache &cache, const Sequence &sequence);
 void drop_score(think_cache &cache, Sequence &sequence);
@@ -190,7 +199,8 @@ bool evict_all(think_cache &cache, const int32_t *sequences, int32_t count, cons
 bool keep(think_cache &cache, int32_t sequence, const int32_t *kept, int32_t rows);  // kept: [layers][kv_heads][rows]
 
 // ---- step.cpp ----
-// Numbers of a step's tables before the pages, on a device: new tokens and score slots of each sequence, row starts; then first rows, lengths and slots of each segment.
+// Numbers of a step's tables before the pages, on a device: new tokens, score slots and row starts of each sequence; then first rows, lengths and slots of each
+// segment. The dense one is the first of them, so that no graph, whatever it was captured for, ever writes through a table of another kind.
 constexpr int64_t step_head(int64_t batch, int32_t segments) { return 3 * batch + 1 + 3 * batch * segments; }
 bool begin_step(think_cache &cache, const int32_t *sequences, const int32_t *new_tokens, int32_t count, void *workspace);
 void end_step(think_cache &cache);    // what its segments say is no longer so

@@ -4,6 +4,20 @@
 
 namespace think::cache {
 
+namespace {
+
+constexpr int32_t kNoHostMemory = 2;  // cudaErrorMemoryAllocation
+
+// Whatever else has failed: what is copied must not be written over.
+void wait_for(Device &device, Staging &staging) {
+  if (!staging.sent) return;
+  const int32_t error = device.backend->wait(staging.event);
+  if (!device.error) device.error = error;
+  staging.sent = false;
+}
+
+}  // namespace
+
 bool reserve_staging(Memory &memory, Device &device, int64_t bytes) {
   for (Staging &staging : device.staging) {
     if (!staging.event) run(device, [&](const cuda::Backend &backend) { return backend.make_event(&staging.event); });
@@ -11,33 +25,39 @@ bool reserve_staging(Memory &memory, Device &device, int64_t bytes) {
     if (staging.bytes >= bytes) continue;
     const int64_t larger = std::max(bytes, staging.bytes + staging.bytes / 2);
     void *block = nullptr;
-    if (device.backend->host_memory(larger, &block) || !block) return false;
-    if (staging.sent) run(device, [&](const cuda::Backend &backend) { return backend.wait(staging.event); });
+    const int32_t error = device.backend->host_memory(larger, &block);
+    if (error == kNoHostMemory) return false;
+    if (error) {
+      device.error = error;
+      return true;
+    }
+    wait_for(device, staging);
     if (staging.memory) device.backend->free_host_memory(staging.memory);
     memory.bytes += larger - staging.bytes;
     staging.memory = static_cast<char *>(block);
     staging.bytes = larger;
-    staging.sent = false;
   }
   return true;
 }
 
 char *next_staging(Device &device) {
   device.turn ^= 1;
-  Staging &staging = device.staging[device.turn];
-  if (staging.sent) run(device, [&](const cuda::Backend &backend) { return backend.wait(staging.event); });
-  return staging.memory;
+  wait_for(device, device.staging[device.turn]);
+  return device.staging[device.turn].memory;
 }
 
 void sent_staging(Device &device) {
   Staging &staging = device.staging[device.turn];
-  run(device, [&](const cuda::Backend &backend) { return backend.record(staging.event, device.stream); });
-  staging.sent = true;
+  run(device, [&](const cuda::Backend &backend) {
+    const int32_t error = backend.record(staging.event, device.stream);
+    staging.sent = !error;
+    return error;
+  });
 }
 
 void close_staging(Memory &memory, Device &device) {
   for (Staging &staging : device.staging) {
-    if (staging.sent) device.backend->wait(staging.event);
+    wait_for(device, staging);
     if (staging.memory) device.backend->free_host_memory(staging.memory);
     if (staging.event) device.backend->free_event(staging.event);
     memory.bytes -= staging.bytes;

@@ -1,6 +1,6 @@
 // A cache on a CUDA device: the caller's slab, and how numbers of the host get to the stages.
 //
-//   slab:  [bases of all slots] [tables of the step] [tables of a call] [scratch] [arena: pages of every kind, score states]
+//   slab:  [bases of all slots] [score states] [tables of the step] [tables of a call] [scratch] [arena: pages of every kind]
 //
 // Everything is launched into one stream, so what a call writes over is what launches before it have read. Only memory of the host is read later than the host
 // goes on: the two page-locked blocks through which tables go, one after the other.
@@ -46,10 +46,9 @@ void run(Device &device, const Launch &launch) {
   if (!device.error) device.error = launch(*device.backend);
 }
 
-// The next block of page-locked memory, at least of that size, free to be written. NULL: see Device::error, or no memory.
-bool reserve_staging(Memory &memory, Device &device, int64_t bytes);
-char *next_staging(Device &device);
-void sent_staging(Device &device);
+bool reserve_staging(Memory &memory, Device &device, int64_t bytes);  // false: no memory
+char *next_staging(Device &device);                                  // a block that nothing reads any more, to be written ...
+void sent_staging(Device &device);                                   // ... and copied by what is in the stream now
 void close_staging(Memory &memory, Device &device);
 
 // Device memory to device memory, or from or to the host's.

@@ -113,7 +113,9 @@ bool evict_all(think_cache &cache, const int32_t *sequences, int32_t count, cons
     longest = std::max<int64_t>(longest, sequence.dense_rows);
     if (sequence.dense_rows <= eviction.choice.budget) continue;
     needs.pages[kDense] += shared_pages(cache, sequence, eviction.choice.budget);
-    needs.pages[kScores] += shared_score(cache, sequence);
+    needs.pages[kScores] += needs_score_copy(cache, sequences, index, [&](int32_t other) {
+      return cache.sequences[sequences[other]].dense_rows > eviction.choice.budget;
+    });
   }
   if (!reserve(cache, needs)) return false;
   end_step(cache);
@@ -181,7 +183,7 @@ bool keep(think_cache &cache, int32_t number, const int32_t *kept, int32_t rows)
   if (rows == sequence.dense_rows) return true;
   Needs needs{};
   needs.pages[kDense] = shared_pages(cache, sequence, rows);
-  needs.pages[kScores] = shared_score(cache, sequence);
+  needs.pages[kScores] = needs_score_copy(cache, &number, 0, [](int32_t) { return true; });
   if (!reserve(cache, needs)) return false;
   end_step(cache);
   own_pages(cache, sequence, rows);

@@ -47,12 +47,12 @@ int32_t sides_asked(const think_cache &cache) {
 
 // Where the parts of a slab begin, in bytes.
 struct SlabLayout {
-  int64_t step_tables, call_tables, scratch, arena;
+  int64_t scores, step_tables, call_tables, scratch, arena;
   int64_t head_numbers, call_numbers, stride;
 };
 
 // `bases`: described.
-SlabLayout slab_layout(const think_cache &cache, const Pool &bases, int32_t slots) {
+SlabLayout slab_layout(const think_cache &cache, const Pool &bases, const SlabContents &contents) {
   const Shape &shape = cache.plan->shape;
   const int64_t number = static_cast<int64_t>(sizeof(int32_t)), batch = shape.max_batch;
   const auto aligned = [](int64_t bytes) { return (bytes + kSlabAlignment - 1) / kSlabAlignment * kSlabAlignment; };
@@ -63,7 +63,8 @@ SlabLayout slab_layout(const think_cache &cache, const Pool &bases, int32_t slot
   layout.head_numbers = step_head(shape.max_batch, static_cast<int32_t>(segments));
   // Of a call: the pages of a sequence before and after, with what belongs to them; or the rows that each head keeps.
   layout.call_numbers = std::max(4 * layout.stride, layout.stride + shape.kv_heads * shape.max_tokens) + 64;
-  layout.step_tables = aligned(slots * bases.slot_bytes * cache.layers);
+  layout.scores = aligned(contents.bases * bases.slot_bytes * cache.layers);
+  layout.step_tables = layout.scores + aligned(contents.scored * cache.pools[kScores].page_bytes);
   layout.call_tables = layout.step_tables + aligned((layout.head_numbers + segments * batch * layout.stride) * number);
   layout.scratch = layout.call_tables + aligned(layout.call_numbers * number);
   const cuda::Backend &backend = *cache.plan->context->cuda;
@@ -85,9 +86,9 @@ bool open_device(think_cache &cache, const Options &options) {
   device.slab_bytes = options.slab_bytes;
   cache.memory.bytes += options.slab_bytes;
   if (!describe_bases(cache, device.bases)) return false;
-  const SlabLayout layout = slab_layout(cache, device.bases, options.bases);
-  device.bases.arena = &device.arena;  // only so that its memory is not given back
+  const SlabLayout layout = slab_layout(cache, device.bases, {0, 0, options.bases, options.scored});
   if (!place_slots(cache.memory, cache.plan->shape, device.bases, device.slab, options.bases)) return false;
+  if (!place_pages(cache.memory, cache.pools[kScores], device.slab + layout.scores, options.scored)) return false;
   device.step_tables = reinterpret_cast<int32_t *>(device.slab + layout.step_tables);
   device.call_tables = reinterpret_cast<int32_t *>(device.slab + layout.call_tables);
   device.scratch = device.slab + layout.scratch;
@@ -95,17 +96,20 @@ bool open_device(think_cache &cache, const Options &options) {
   device.call_numbers = layout.call_numbers;
   device.stride = layout.stride;
   device.arena.pools = cache.pools;
-  device.arena.pool_count = kPools;
+  device.arena.pool_count = kKinds;
   if (!open_arena(cache.memory, device.arena, device.slab + layout.arena, options.slab_bytes - layout.arena)) return false;
-  for (int32_t kind = 0; kind < kPools; ++kind) {
-    // Dense pages and scores come and go.
-    if (!enter_arena(cache.memory, cache.pools[kind], device.arena, kind >= kDense)) return false;
+  for (int32_t kind = 0; kind < kKinds; ++kind) {
+    if (kind < kDense && !can_hold(cache, kind)) continue;
+    // Dense pages come and go.
+    if (!enter_arena(cache.memory, cache.pools[kind], device.arena, kind == kDense)) return false;
   }
   bool memory = false;
-  run_on_device(*cache.plan, nullptr, [&](const cuda::Backend &) {
+  if (const int32_t error = device.backend->enter(cache.plan->context->device)) {
+    device.error = error;
+  } else {
     memory = reserve_staging(cache.memory, device, layout.call_numbers * static_cast<int64_t>(sizeof(int32_t)));
-    return 0;
-  });
+    device.backend->leave();
+  }
   *options.device_error = device.error;
   return memory && !device.error;
 }
@@ -174,16 +178,14 @@ think_cache *make(const think_plan &plan, const Options &options) {
   return nullptr;
 }
 
-int64_t slab_bytes(const think_cache &cache, int32_t bases, const SlabContents &contents) {
-  Pool described{};
-  describe_pool(cache, sides_asked(cache), described);
-  const int64_t dense = cache.pools[kDense].page_bytes, scores = cache.pools[kScores].page_bytes;
+int64_t slab_bytes(const think_cache &cache, const SlabContents &contents) {
+  Pool bases{};
+  describe_pool(cache, sides_asked(cache), bases);
   int32_t kind = sides_asked(cache);
   if (!can_hold(cache, kind)) kind = kDense;
-  // Where pages of two sizes meet, and at the end, up to a page of each is lost.
-  int64_t bytes = (page_count(contents.dense_tokens) + 2) * dense + page_count(contents.compact_tokens) * cache.pools[kind].page_bytes;
-  if (contents.scored > 0) bytes += (int64_t{contents.scored} + 2) * scores;
-  return slab_layout(cache, described, bases).arena + bytes + bytes / 4096;  // granules that two kinds cannot share
+  // Where dense and compact pages meet, and at the end, up to a page is lost; and what granules take of both.
+  const int64_t bytes = (page_count(contents.dense_tokens) + 2) * cache.pools[kDense].page_bytes + page_count(contents.compact_tokens) * cache.pools[kind].page_bytes;
+  return slab_layout(cache, bases, contents).arena + bytes + bytes / 4096;
 }
 
 void destroy(think_cache &cache) {
@@ -247,7 +249,9 @@ think_cache_info usage(const think_cache &cache, int32_t only) {
       const Pool &bases = device->bases;
       info.basis_bytes = bases.slots_used * bases.slot_bytes * cache.layers;
       info.score_bytes = cache.pools[kScores].used * cache.pools[kScores].page_bytes;  // shared ones once
-      info.spare_bytes = device->arena.bytes - info.page_bytes - info.score_bytes + (bases.slot_capacity - bases.slots_used) * bases.slot_bytes * cache.layers;
+      const Pool &scores = cache.pools[kScores];
+      info.spare_bytes = device->arena.bytes - info.page_bytes + (scores.capacity - scores.used) * scores.page_bytes +
+                         (bases.slot_capacity - bases.slots_used) * bases.slot_bytes * cache.layers;
     }
     info.allocated_bytes = cache.memory.bytes;
     info.table_bytes = info.allocated_bytes - info.page_bytes - info.basis_bytes - info.score_bytes - info.spare_bytes;
@@ -304,12 +308,12 @@ void drop_score(think_cache &cache, Sequence &sequence) {
   sequence.score = nullptr;
 }
 
-bool shared_score(const think_cache &cache, const Sequence &sequence) {
-  return cache.device && sequence.score && cache.pools[kScores].page_users[score_page_number(cache, sequence)] > 1;
+int32_t score_users(const think_cache &cache, const Sequence &sequence) {
+  return cache.pools[kScores].page_users[score_page_number(cache, sequence)];
 }
 
 void own_score(think_cache &cache, Sequence &sequence) {
-  if (!shared_score(cache, sequence)) return;
+  if (!cache.device || !sequence.score || score_users(cache, sequence) == 1) return;
   char *own = score_page(cache, take_page(cache.pools[kScores]));
   copy(*cache.device, own, sequence.score, score_bytes(cache));
   drop_page(cache.pools[kScores], score_page_number(cache, sequence));

@@ -210,7 +210,16 @@ bool enter_arena(Memory &memory, Pool &pool, Arena &arena, bool from_the_end) {
   return true;
 }
 
+bool place_pages(Memory &memory, Pool &pool, char *at, int32_t pages) {
+  pool.fixed = true;
+  if (!extend_counts(memory, pool.page_users, pages)) return false;
+  pool.slabs[0].pages = at;
+  pool.capacity = pages;
+  return true;
+}
+
 bool place_slots(Memory &memory, const Shape &shape, Pool &pool, char *at, int32_t slots) {
+  pool.fixed = true;
   if (!extend_counts(memory, pool.slot_users, slots)) return false;
   for (int32_t layer = 0; layer < pool.slabs.size; ++layer) bind(shape, pool, at + layer * slots * pool.slot_bytes, slots, pool.slabs[layer]);
   pool.slot_capacity = slots;
@@ -218,7 +227,7 @@ bool place_slots(Memory &memory, const Shape &shape, Pool &pool, char *at, int32
 }
 
 void close_pool(Memory &memory, Pool &pool) {
-  for (int32_t layer = 0; !pool.arena && layer < pool.slabs.size; ++layer) {
+  for (int32_t layer = 0; !pool.arena && !pool.fixed && layer < pool.slabs.size; ++layer) {
     const Slab &slab = pool.slabs[layer];
     give(memory, slab.pages, slab.capacity * slab.page_bytes);
     give(memory, slab.bases, slab.slots * pool.slot_bytes);
@@ -232,7 +241,7 @@ bool reserve_pages(Memory &memory, Pool &pool, int64_t more) {
   if (pool.arena) return claim_pages(pool, more);
   const int64_t needed = pool.used + more;
   if (needed <= pool.capacity) return true;
-  if (needed > INT32_MAX) return false;
+  if (pool.fixed || needed > INT32_MAX) return false;
   // An eighth more than there is, so that growing costs each page a few copies only; where that is too much, what is needed.
   const int64_t ample = std::min<int64_t>(INT32_MAX, pool.capacity + pool.capacity / 8);
   if (ample > needed && grow_pages(memory, pool, static_cast<int32_t>(ample))) return true;
@@ -242,7 +251,7 @@ bool reserve_pages(Memory &memory, Pool &pool, int64_t more) {
 bool reserve_slots(Memory &memory, const Shape &shape, Pool &pool, int64_t more) {
   const int64_t needed = pool.slots_used + more;
   if (pool.slot_bytes == 0 || needed <= pool.slot_capacity) return true;
-  if (pool.arena || needed > INT32_MAX) return false;
+  if (pool.fixed || needed > INT32_MAX) return false;
   const int64_t ample = pool.slot_capacity + pool.slot_capacity / 4;
   if (ample > needed && grow_slots(memory, shape, pool, static_cast<int32_t>(ample))) return true;
   return grow_slots(memory, shape, pool, static_cast<int32_t>(needed));
@@ -293,7 +302,7 @@ void copy_page(const Pool &pool, int32_t from, int32_t to) {
 }
 
 bool sparse(const Pool &pool) {
-  if (pool.arena) return false;
+  if (pool.arena || pool.fixed) return false;
   const int64_t wanted = std::max(pool.used, pool.floor);
   return pool.capacity > wanted + std::max<int64_t>(kSlack, wanted / 4) || (pool.used == 0 && pool.capacity > pool.floor);
 }

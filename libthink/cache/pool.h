@@ -35,6 +35,7 @@ struct Slab {
 
 struct Pool {
   Arena *arena;       // NULL: every layer has memory of its own, which grows and moves
+  bool fixed;         // no arena either: places that are there from the start, in memory of somebody else
   bool from_the_end;  // its pages are looked for from there, so that those that stay and those that come and go do not mix
   int32_t search;     // no place before it can be had
   bool key_basis, value_basis, key_scale, value_scale;  // scales: in some layer
@@ -62,9 +63,10 @@ bool open_pool(Memory &memory, Pool &pool, int32_t layers, const Set &set) {
 }
 void close_pool(Memory &memory, Pool &pool);
 
-// In an arena: places for pages, and once for ever memory for slots.
+// In an arena: places for pages. Fixed pools: places for pages of one layer, and for slots.
 bool open_arena(Memory &memory, Arena &arena, char *at, int64_t bytes);  // its pools are set
 bool enter_arena(Memory &memory, Pool &pool, Arena &arena, bool from_the_end);
+bool place_pages(Memory &memory, Pool &pool, char *at, int32_t pages);
 bool place_slots(Memory &memory, const Shape &shape, Pool &pool, char *at, int32_t slots);
 
 // Room for so many more. False: no memory; the pool may have grown, nothing else has happened.

@@ -124,7 +124,17 @@ void write_tables(think_cache &cache, const int32_t *sequences, const int32_t *n
 
 // ---- on a device the tables lie where graphs expect them: rows of the same length whatever they hold, in the order of step_head()
 
-int64_t place_of_segment(const Shape &shape, int32_t segment, int32_t list) { return 3 * int64_t{shape.max_batch} + 1 + (3 * segment + list) * int64_t{shape.max_batch}; }
+enum List : int32_t { kFirst, kLengths, kSlots };
+
+// `segment`: of the step, where the dense one is the last.
+int32_t table_of(const Step &step, int32_t segment) { return segment == step.segment_count - 1 ? 0 : segment + 1; }
+int64_t place_of_list(const think_cache &cache, int32_t segment, List list) {
+  return step_head(cache.plan->shape.max_batch, 0) + (3 * table_of(cache.step, segment) + list) * int64_t{cache.plan->shape.max_batch};
+}
+int32_t *pages_of_segment(const think_cache &cache, int32_t segment) {
+  const Device &device = *cache.device;
+  return device.step_tables + device.head_numbers + table_of(cache.step, segment) * cache.plan->shape.max_batch * device.stride;
+}
 
 const int32_t *new_tokens_of(const think_cache &cache) { return cache.device ? cache.device->step_tables : cache.step.tables.data + cache.step.new_tokens; }
 
@@ -140,9 +150,8 @@ Rows rows_of(const think_cache &cache, int32_t index) {
   const StepSegment &segment = cache.step.segments[index];
   const bool dense = segment.kind == kDense;
   if (const Device *device = cache.device) {
-    const Shape &shape = cache.plan->shape;
-    const auto list = [&](int32_t which) { return device->step_tables + place_of_segment(shape, index, which); };
-    return {device->step_tables + device->head_numbers + index * shape.max_batch * device->stride, device->stride, nullptr, list(1), dense ? nullptr : list(2)};
+    const auto list = [&](List which) { return device->step_tables + place_of_list(cache, index, which); };
+    return {pages_of_segment(cache, index), device->stride, nullptr, list(kLengths), dense ? nullptr : list(kSlots)};
   }
   const int32_t *tables = cache.step.tables.data;
   return {tables + segment.pages, segment.stride, nullptr, tables + segment.lengths, dense ? nullptr : tables + segment.slots};
@@ -151,7 +160,7 @@ Rows rows_of(const think_cache &cache, int32_t index) {
 // Where the new rows begin, among the dense ones.
 const int32_t *first_new_rows(const think_cache &cache) {
   const int32_t last = cache.step.segment_count - 1;
-  if (cache.device) return cache.device->step_tables + place_of_segment(cache.plan->shape, last, 0);
+  if (cache.device) return cache.device->step_tables + place_of_list(cache, last, kFirst);
   return cache.step.tables.data + cache.step.segments[last].first;
 }
 
@@ -161,11 +170,10 @@ void send_tables(think_cache &cache) {
   Device &device = *cache.device;
   const Shape &shape = cache.plan->shape;
   const Step &step = cache.step;
-  const int64_t number = static_cast<int64_t>(sizeof(int32_t)), head = step_head(shape.max_batch, step.segment_count);
+  const int64_t number = static_cast<int64_t>(sizeof(int32_t));
   int32_t *staging = reinterpret_cast<int32_t *>(next_staging(device));
-  if (device.error) return;
   const int32_t *tables = step.tables.data;
-  std::fill_n(staging, head, 0);
+  std::fill_n(staging, device.head_numbers, 0);  // segments that this step does not have are empty
   const auto put = [&](int64_t place, int64_t from, int64_t count) { std::copy_n(tables + from, count, staging + place); };
   put(0, step.new_tokens, step.count);
   for (int32_t index = 0; index < step.count; ++index) {
@@ -173,21 +181,20 @@ void send_tables(think_cache &cache) {
     staging[shape.max_batch + index] = sequence.score ? score_page_number(cache, sequence) * cache.layers : -1;
   }
   put(2 * int64_t{shape.max_batch}, step.row_start, int64_t{step.count} + 1);
-  int64_t used = head;
+  int64_t used = device.head_numbers;
   for (int32_t index = 0; index < step.segment_count; ++index) {
     const StepSegment &segment = step.segments[index];
-    if (segment.kind == kDense) put(place_of_segment(shape, index, 0), segment.first, step.count);
-    put(place_of_segment(shape, index, 1), segment.lengths, step.count);
-    if (segment.kind != kDense) put(place_of_segment(shape, index, 2), segment.slots, step.count);
+    if (segment.kind == kDense) put(place_of_list(cache, index, kFirst), segment.first, step.count);
+    put(place_of_list(cache, index, kLengths), segment.lengths, step.count);
+    if (segment.kind != kDense) put(place_of_list(cache, index, kSlots), segment.slots, step.count);
     put(used, segment.pages, step.count * segment.stride);
     used += step.count * segment.stride;
   }
-  copy(device, device.step_tables, staging, head * number);
-  used = head;
+  copy(device, device.step_tables, staging, device.head_numbers * number);
+  used = device.head_numbers;
   for (int32_t index = 0; index < step.segment_count; ++index) {
     const int64_t stride = step.segments[index].stride;
-    int32_t *pages = device.step_tables + device.head_numbers + index * shape.max_batch * device.stride;
-    copy_rows(device, {pages, device.stride * number, staging + used, stride * number, stride * number, step.count});
+    copy_rows(device, {pages_of_segment(cache, index), device.stride * number, staging + used, stride * number, stride * number, step.count});
     used += step.count * stride;
   }
   sent_staging(device);
@@ -261,10 +268,9 @@ bool begin_step(think_cache &cache, const int32_t *sequences, const int32_t *new
     Sequence &sequence = cache.sequences[sequences[index]];
     const Fold fold = plan_fold(cache, sequence);
     if (!prepare_fold(cache, sequence, fold, needs)) return false;
-    if (cache.device && new_tokens[index] > 0) {
-      const bool begins = tokens_of(sequence) == 0 && keeps_scores(cache) && !sequence.score;
-      needs.pages[kScores] += begins || shared_score(cache, sequence);
-    }
+    const auto goes_on = [&](int32_t other) { return new_tokens[other] > 0; };
+    const bool begins = cache.device && tokens_of(sequence) == 0 && goes_on(index) && keeps_scores(cache) && !sequence.score;
+    needs.pages[kScores] += begins || needs_score_copy(cache, sequences, index, goes_on);
     const int32_t rows = after_fold(sequence, fold), folded = (sequence.dense_rows - rows) / kPageTokens;
     const int32_t pages = page_count(int64_t{rows} + new_tokens[index]);
     needs.pages[kDense] += std::max(0, pages - (sequence.pages.size - folded));
@@ -274,6 +280,7 @@ bool begin_step(think_cache &cache, const int32_t *sequences, const int32_t *new
   const int64_t room = table_room(cache, sequences, new_tokens, count);
   if (!reserve(cache.memory, cache.step.tables, room)) return false;
   if (cache.device && !reserve_staging(cache.memory, *cache.device, staged_bytes(cache, room))) return false;
+  if (cache.device && cache.device->error) return true;
   if (!reserve(cache, needs)) return false;
   for (int32_t index = 0; index < count; ++index) {
     Sequence &sequence = cache.sequences[sequences[index]];
@@ -296,6 +303,9 @@ bool begin_step(think_cache &cache, const int32_t *sequences, const int32_t *new
   if (cache.device) send_tables(cache);
   cache.step.missing = cache.layers;
   std::fill_n(cache.step.appended.data, cache.layers, uint8_t{0});
+  // Nobody may go on with tables that have not arrived. And forks that step together may have reserved a copy too many.
+  if (cache.device && cache.device->error) abort_step(cache);
+  for (Pool &pool : cache.pools) give_back_reserved(pool);
   return true;
 }
 
@@ -347,6 +357,7 @@ void append(think_cache &cache, int32_t layer, const Append &rows, void *workspa
   place.first = first_new_rows(cache);
   place.lengths = fresh.lengths;
   if (step.longest > 0) move_rows(cache, fresh, dense_segment(cache, layer, place), step.count, step.longest);
+  if (cache.device && cache.device->error) return;
   step.appended[layer] = 1;
   --step.missing;
 }

@@ -311,7 +311,7 @@ LOCK_FIELD(think_cache_options, layer_formats, 64, 8, const think_format *);
 LOCK_FIELD(think_cache_options, slab, 72, 8, void *);
 LOCK_FIELD(think_cache_options, slab_bytes, 80, 8, int64_t);
 LOCK_FIELD(think_cache_options, bases, 88, 4, int32_t);
-LOCK_FIELD(think_cache_options, reserved2, 92, 4, int32_t);
+LOCK_FIELD(think_cache_options, scored, 92, 4, int32_t);
 LOCK_SIZE(think_cache_options, 96);
 LOCK_FIELD(think_cache_info, struct_size, 0, 4, uint32_t);
 LOCK_FIELD(think_cache_info, flags, 4, 4, uint32_t);
@@ -413,7 +413,7 @@ LOCK_FUNCTION(think_cache_load, think_status (*)(think_cache *, int32_t, think_r
 LOCK_FUNCTION(think_cache_evict, think_status (*)(think_cache *, const int32_t *, int32_t, const think_evict_options *, const think_tensor *, float *, const think_launch *, think_error *));
 LOCK_FUNCTION(think_cache_keep, think_status (*)(think_cache *, int32_t, const int32_t *, int32_t, think_error *));
 LOCK_FUNCTION(think_cache_sequence_segments, think_status (*)(const think_cache *, int32_t, int32_t, think_segment *, int32_t, int32_t *, think_error *));
-LOCK_FUNCTION(think_cache_slab_size, think_status (*)(const think_plan *, const think_cache_options *, int64_t, int64_t, int32_t, int64_t *, think_error *));
+LOCK_FUNCTION(think_cache_slab_size, think_status (*)(const think_plan *, const think_cache_options *, int64_t, int64_t, int64_t *, think_error *));
 LOCK_FUNCTION(think_cache_graph_id, think_status (*)(const think_cache *, int64_t *, think_error *));
 LOCK_FUNCTION(think_cache_replayed, think_status (*)(think_cache *, int64_t, think_error *));
 LOCK_FUNCTION(think_get_api, const think_api *(*)(uint32_t, uint32_t));

@@ -39,7 +39,7 @@ const StructType prune_options_type = {
 const StructType prune_result_type = {"think_prune_result", sizeof(think_prune_result), alignof(think_prune_result), {}};
 const StructType cache_options_type = {
     "think_cache_options", sizeof(think_cache_options), alignof(think_cache_options),
-    {RESERVED(think_cache_options, reserved), RESERVED(think_cache_options, reserved2)}};
+    {RESERVED(think_cache_options, reserved)}};
 const StructType cache_info_type = {"think_cache_info", sizeof(think_cache_info), alignof(think_cache_info), {}};
 
 #undef RESERVED

@@ -28,7 +28,7 @@ allowed='cudaLaunchKernelExC|cudaMemsetAsync|cudaFuncGetAttributes|cudaFuncSetAt
 allowed+='|cudaGetDevice|cudaDeviceGetAttribute|cudaGetErrorString'
 # The managed cache copies its tables and files, and waits for that: in the one file that has functions for it.
 cache='cudaMemcpyAsync|cudaMemcpy2DAsync|cudaStreamSynchronize|cudaHostAlloc|cudaFreeHost|cudaEventCreateWithFlags|cudaEventDestroy|cudaEventRecord'
-cache+='|cudaEventSynchronize'
+cache+='|cudaEventSynchronize|cudaStreamIsCapturing'
 calls_of() { find "$tree/CMakeFiles/think_cuda.dir" -name '*.o' "$@" -exec nm -u {} + | awk '{ print $2 }' | grep -E '^cu' | sort -u; }
 called=$(calls_of ! -path '*/backend/cuda/backend.cpp.o')
 forbidden=$(echo "$called" | grep -vxE "$allowed"; calls_of -path '*/backend/cuda/backend.cpp.o' | grep -vxE "$allowed|$cache")

@@ -32,7 +32,7 @@ class DeviceCache : public DevicePlan {
     settings.sequences = 4;
     settings.flags = THINK_CACHE_KEEP_SCORES;
     settings.fold = THINK_FOLD_BLOCK;
-    ASSERT_EQ(THINK_OK, think_cache_slab_size(plan, &settings, 4 * 512, 4 * 512, 4, &settings.slab_bytes, &error)) << error.message;
+    ASSERT_EQ(THINK_OK, think_cache_slab_size(plan, &settings, 4 * 512, 4 * 512, &settings.slab_bytes, &error)) << error.message;
     used = (used + 255) / 256 * 256;
     settings.slab = take<char>(settings.slab_bytes);
   }
@@ -144,6 +144,11 @@ TEST_F(DeviceCache, NeverLooksIntoItsSlab) {
     for (int32_t row = 0; row < 40; ++row) kept.push_back(row + 8);
   }
   ASSERT_EQ(THINK_OK, think_cache_keep(cache, 2, kept.data(), 40, &error)) << error.message;
+  EXPECT_EQ(launch.stream, calls->stream) << "the last stream";
+  const int32_t one = 2, none = 0;
+  ASSERT_EQ(THINK_OK, think_cache_step(cache, &one, &none, 1, nullptr, &error)) << error.message;
+  EXPECT_EQ(launch.stream, calls->stream) << "without a launch the last stream as well";
+  for (int32_t layer = 0; layer < 3; ++layer) ASSERT_EQ(THINK_OK, append(layer, 1, 1)) << error.message;
   const think_tensor to = rows(1, 2, 40);
   ASSERT_EQ(THINK_OK, think_cache_export_dense(cache, 2, 1, 0, 40, &to, &to, nullptr, &error)) << error.message;
   ASSERT_EQ(THINK_OK, think_cache_trim(cache, 3, usage(3).tokens - 10, &error)) << error.message;
@@ -173,6 +178,13 @@ TEST_F(DeviceCache, SaysWhatTheDeviceSaid) {
   EXPECT_EQ(700, error.native_code);
   EXPECT_EQ(launched + 1, calls->runs) << "nothing is launched after a failure";
   calls->fail_with = 0;
+  EXPECT_EQ(THINK_E_STATE, append(0, 2, 1)) << "a step whose tables have not arrived";
+  EXPECT_EQ(300, usage(0).tokens);
+  ASSERT_EQ(THINK_OK, step({0, 1}, {1, 1})) << error.message;
+  calls->fail_with = 700;
+  EXPECT_EQ(THINK_E_DEVICE, append(0, 2, 1));
+  calls->fail_with = 0;
+  for (int32_t layer = 0; layer < 3; ++layer) EXPECT_EQ(THINK_OK, append(layer, 2, 1)) << error.message;
   ASSERT_EQ(THINK_OK, think_cache_reset(cache, &error));
   fill({0}, {100});
   calls->fail_with = 700;
@@ -229,7 +241,7 @@ TEST_F(DeviceCache, PageLockedMemoryMayFail) {
   settings.slab_bytes = 24 << 20;
   used = (used + 255) / 256 * 256;
   settings.slab = take<char>(settings.slab_bytes);
-  calls->no_host_memory = 1;
+  calls->no_host_memory = 2;
   refused(THINK_E_MEMORY, "no memory", settings);
   calls->no_host_memory = 0;
   ASSERT_EQ(THINK_OK, think_cache_create(wide, &settings, &cache, &error)) << error.message;
@@ -237,9 +249,12 @@ TEST_F(DeviceCache, PageLockedMemoryMayFail) {
   for (int32_t sequence = 0; sequence < 40; ++sequence) sequences.push_back(sequence);
   counts[7] = 4000;
   const int64_t allocated = usage(-1).allocated_bytes;
-  calls->no_host_memory = 1;
+  calls->no_host_memory = 2;
   EXPECT_EQ(THINK_E_MEMORY, step(sequences, counts));
   EXPECT_EQ(0, usage(-1).tokens);
+  calls->no_host_memory = 0;
+  calls->no_host_memory = 700;
+  EXPECT_EQ(THINK_E_DEVICE, step(sequences, counts));
   calls->no_host_memory = 0;
   EXPECT_EQ(THINK_OK, step(sequences, counts)) << error.message;
   EXPECT_EQ(4039, usage(-1).tokens);

@@ -50,10 +50,14 @@ constexpr cuda::Backend table = {
       ++calls.loaded;
       return calls.fail_with;
     },
+    [](void *, bool *capturing) {
+      *capturing = calls.capturing;
+      return 0;
+    },
     [](const cuda::Copy &copy, void *stream) { return ran("copy", stream, copy.width * copy.rows); },
     [](void *stream) { return ran("synchronize", stream); },
     [](int64_t bytes, void **memory) {
-      if (calls.no_host_memory) return 2;
+      if (calls.no_host_memory) return calls.no_host_memory;
       ++calls.host_blocks;
       *memory = std::malloc(static_cast<size_t>(bytes));
       return 0;

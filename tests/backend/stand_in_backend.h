@@ -11,7 +11,8 @@ struct StandInCalls {
   int64_t longest;      // ... and the bound of its lengths
   int32_t fail_with;    // what run functions, open() and load() return
   int32_t host_blocks, events;  // that are held
-  int32_t no_host_memory;
+  int32_t no_host_memory;       // but an error: 2 = out of memory
+  bool capturing;
 };
 
 using GetStandInCalls = StandInCalls *(*)();

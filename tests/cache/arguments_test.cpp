@@ -75,7 +75,7 @@ TEST_F(Arguments, EveryFunctionNamesWhatIsWrong) {
   create("options->rollback", wrong, [](think_cache_options &options) { options.rollback = -2; });
   create("options->rollback", wrong, [](think_cache_options &options) { options.rollback = 641; });
   create("options->reserved", wrong, [](think_cache_options &options) { options.reserved = 1; });
-  create("options->reserved2", wrong, [](think_cache_options &options) { options.reserved2 = 1; });
+  create("options->scored", wrong, [](think_cache_options &options) { options.scored = 1; });
   create("options->bases", wrong, [](think_cache_options &options) { options.bases = 1; });
   create("options->slab", wrong, [&](think_cache_options &options) { options.slab = &made; });
   create("options->slab_bytes", wrong, [](think_cache_options &options) { options.slab_bytes = 1; });
@@ -90,17 +90,15 @@ TEST_F(Arguments, EveryFunctionNamesWhatIsWrong) {
   EXPECT_EQ(nullptr, made);
 
   int64_t bytes = 5;
-  const auto slab_size = [&](int32_t position, const char *text, const think_plan *plan, int64_t dense, int64_t compact, int32_t scored, int64_t *to,
-                             think_status code) {
+  const auto slab_size = [&](int32_t position, const char *text, const think_plan *plan, int64_t dense, int64_t compact, int64_t *to, think_status code) {
     refused("think_cache_slab_size", code, position, text,
-            [=](think_error *error) { return think_cache_slab_size(plan, nullptr, dense, compact, scored, to, error); });
+            [=](think_error *error) { return think_cache_slab_size(plan, nullptr, dense, compact, to, error); });
   };
-  slab_size(1, "plan", nullptr, 1, 1, 1, &bytes, wrong);
-  slab_size(3, "dense_tokens", site_.plan, -1, 1, 1, &bytes, wrong);
-  slab_size(4, "compact_tokens", site_.plan, 1, int64_t{1} << 31, 1, &bytes, wrong);
-  slab_size(5, "scored", site_.plan, 1, 1, 5, &bytes, wrong);
-  slab_size(6, "bytes", site_.plan, 1, 1, 1, nullptr, wrong);
-  slab_size(1, "CUDA", site_.plan, 1, 1, 1, &bytes, THINK_E_UNSUPPORTED);
+  slab_size(1, "plan", nullptr, 1, 1, &bytes, wrong);
+  slab_size(3, "dense_tokens", site_.plan, -1, 1, &bytes, wrong);
+  slab_size(4, "compact_tokens", site_.plan, 1, int64_t{1} << 31, &bytes, wrong);
+  slab_size(5, "bytes", site_.plan, 1, 1, nullptr, wrong);
+  slab_size(1, "CUDA", site_.plan, 1, 1, &bytes, THINK_E_UNSUPPORTED);
   int64_t id = 7;
   refused("think_cache_graph_id", wrong, 1, "cache", [&](think_error *error) { return think_cache_graph_id(nullptr, &id, error); });
   refused("think_cache_graph_id", THINK_E_UNSUPPORTED, 1, "CUDA", [&](think_error *error) { return think_cache_graph_id(cache, &id, error); });

@@ -37,7 +37,7 @@ class CacheFlow {
     options.prune = &settings.prune;
     options.format = &settings.format;
     if (driver) {
-      THINK_OK_OR_SKIP(think_cache_slab_size, bench_, &options, settings.dense_tokens, settings.compact_tokens, kSequences, &options.slab_bytes);
+      THINK_OK_OR_SKIP(think_cache_slab_size, bench_, &options, settings.dense_tokens, settings.compact_tokens, &options.slab_bytes);
       slab_ = options.slab = bench_.make(options.slab_bytes);
       slab_bytes_ = options.slab_bytes;
     }

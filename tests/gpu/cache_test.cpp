@@ -314,6 +314,14 @@ TEST_F(OnDevice, AGraphIsReplayedWhileSequencesGrowAndFold) {
     }
     EXPECT_GT(captured.usage(0).compact_tokens + captured.usage(1).compact_tokens, compact);
     for (const int32_t sequence : {0, 1, 2}) EXPECT_EQ(called.exported(sequence), captured.exported(sequence));
+    // Packed rows of a graph must have room for those of every step of its number.
+    captured.begin({0, 1, 2}, {4, 1, 1}, true);
+    driver.begin_capture();
+    EXPECT_THROW(captured.append_calls(), std::runtime_error);
+    {
+      const cli::Driver::Graph unused(driver);
+    }
+    captured.append_calls();  // no capture, no such rule
     // What a graph depends on has another number.
     int64_t other = 0;
     captured.begin({0, 1}, {1, 1});
@@ -337,7 +345,7 @@ TEST_F(OnDevice, FillsItsSlab) {
     settings.compact_tokens = 96;
     CacheFlow flow(&driver, settings);
     std::vector<float> rows;
-    for (int round = 0; round < 4; ++round) {
+    for (int round = 0; round < 2; ++round) {
       flow.step({0, 1, 2}, {160, 160, 160});
       const think_cache_info full = flow.usage(-1);
       think_error error = THINK_ERROR_INIT;
@@ -351,6 +359,11 @@ TEST_F(OnDevice, FillsItsSlab) {
       flow.step({0, 1, 2}, {1, 1, 1});
       THINK_OK_OR_SKIP(think_cache_reset, flow.cache());
     }
+    // Sequences that begin one after the other take no more.
+    for (int32_t sequence = 0; sequence < 3; ++sequence) {
+      for (int part = 0; part < 5; ++part) flow.step({sequence}, {32});
+    }
+    EXPECT_EQ(480, flow.usage(-1).tokens);
     think_cache_options options = defaults(think_cache_options_init);
     options.slab = flow.bench().make(4096);
     options.slab_bytes = 4096;

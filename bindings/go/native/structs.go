@@ -762,7 +762,9 @@ type CacheOptions struct {
 	// CUDA: how many runs of all sequences together the slab has room for the bases of: 0 = one for each sequence, or THINK_CACHE_MAX_RUNS for each
 	// where one can be pruned again (refit, THINK_CACHE_KEEP_SCORES). CPU: 0
 	Bases int32
-	_     int32
+	// CUDA: how many sequences at the same time the slab has room for the scores of, from their first token to their prune: 0 = max_batch of the plan,
+	// or all sequences where they keep scores for longer. CPU: 0
+	Scored int32
 }
 
 // Stamp sets the size by which the library knows the struct.
@@ -1026,6 +1028,7 @@ var _ = [1]struct{}{}[unsafe.Offsetof(CacheOptions{}.LayerFormats)-64]
 var _ = [1]struct{}{}[unsafe.Offsetof(CacheOptions{}.Slab)-72]
 var _ = [1]struct{}{}[unsafe.Offsetof(CacheOptions{}.SlabBytes)-80]
 var _ = [1]struct{}{}[unsafe.Offsetof(CacheOptions{}.Bases)-88]
+var _ = [1]struct{}{}[unsafe.Offsetof(CacheOptions{}.Scored)-92]
 var _ = [1]struct{}{}[unsafe.Sizeof(CacheInfo{})-104]
 var _ = [1]struct{}{}[unsafe.Offsetof(CacheInfo{}.structSize)-0]
 var _ = [1]struct{}{}[unsafe.Offsetof(CacheInfo{}.Flags)-4]

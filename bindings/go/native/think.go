@@ -156,7 +156,7 @@ extern swig_type_34 _wrap_think_prune_preview_native_f9d2ab2e963b6be6(uintptr_t 
 extern swig_type_36 _wrap_think_prune_native_f9d2ab2e963b6be6(uintptr_t arg1, uintptr_t arg2, uintptr_t arg3, uintptr_t arg4, uintptr_t arg5, uintptr_t arg6, uintptr_t arg7, uintptr_t arg8);
 extern void _wrap_think_cache_options_init_native_f9d2ab2e963b6be6(uintptr_t arg1);
 extern void _wrap_think_cache_info_init_native_f9d2ab2e963b6be6(uintptr_t arg1);
-extern swig_type_37 _wrap_think_cache_slab_size_native_f9d2ab2e963b6be6(uintptr_t arg1, uintptr_t arg2, swig_type_38 arg3, swig_type_39 arg4, int arg5, uintptr_t arg6);
+extern swig_type_37 _wrap_think_cache_slab_size_native_f9d2ab2e963b6be6(uintptr_t arg1, uintptr_t arg2, swig_type_38 arg3, swig_type_39 arg4, uintptr_t arg5);
 extern swig_type_40 _wrap_think_cache_create_native_f9d2ab2e963b6be6(uintptr_t arg1, uintptr_t arg2, uintptr_t arg3);
 extern void _wrap_think_cache_destroy_native_f9d2ab2e963b6be6(uintptr_t arg1);
 extern swig_type_41 _wrap_think_cache_workspace_size_native_f9d2ab2e963b6be6(uintptr_t arg1, uintptr_t arg2, uintptr_t arg3);
@@ -795,15 +795,14 @@ func Think_cache_info_init(arg1 uintptr) {
 	C._wrap_think_cache_info_init_native_f9d2ab2e963b6be6(C.uintptr_t(_swig_i_0))
 }
 
-func Think_cache_slab_size(arg1 uintptr, arg2 uintptr, arg3 int64, arg4 int64, arg5 int32, arg6 uintptr) (_swig_ret error) {
+func Think_cache_slab_size(arg1 uintptr, arg2 uintptr, arg3 int64, arg4 int64, arg5 uintptr) (_swig_ret error) {
 	var swig_r int64
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
 	_swig_i_2 := arg3
 	_swig_i_3 := arg4
 	_swig_i_4 := arg5
-	_swig_i_5 := arg6
-	swig_r = (int64)(C._wrap_think_cache_slab_size_native_f9d2ab2e963b6be6(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1), C.swig_type_38(_swig_i_2), C.swig_type_39(_swig_i_3), C.int(_swig_i_4), C.uintptr_t(_swig_i_5)))
+	swig_r = (int64)(C._wrap_think_cache_slab_size_native_f9d2ab2e963b6be6(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1), C.swig_type_38(_swig_i_2), C.swig_type_39(_swig_i_3), C.uintptr_t(_swig_i_4)))
 	var swig_r_1 error
  swig_r_1 = failure(swig_r)
 	return swig_r_1

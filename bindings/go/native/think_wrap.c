@@ -1612,34 +1612,32 @@ void _wrap_think_cache_info_init_native_f9d2ab2e963b6be6(think_cache_info *_swig
 }
 
 
-long long _wrap_think_cache_slab_size_native_f9d2ab2e963b6be6(think_plan *_swig_go_0, think_cache_options *_swig_go_1, long long _swig_go_2, long long _swig_go_3, int _swig_go_4, int64_t *_swig_go_5) {
+long long _wrap_think_cache_slab_size_native_f9d2ab2e963b6be6(think_plan *_swig_go_0, think_cache_options *_swig_go_1, long long _swig_go_2, long long _swig_go_3, int64_t *_swig_go_4) {
   think_plan *arg1 = (think_plan *) 0 ;
   think_cache_options *arg2 = (think_cache_options *) 0 ;
   int64_t arg3 ;
   int64_t arg4 ;
-  int32_t arg5 ;
-  int64_t *arg6 = (int64_t *) 0 ;
-  think_error *arg7 = (think_error *) 0 ;
-  think_error record7 ;
+  int64_t *arg5 = (int64_t *) 0 ;
+  think_error *arg6 = (think_error *) 0 ;
+  think_error record6 ;
   think_status result;
   long long _swig_go_result;
 
 
-  memset(&record7, 0, sizeof record7);
-  record7.struct_size = (uint32_t)sizeof record7;
+  memset(&record6, 0, sizeof record6);
+  record6.struct_size = (uint32_t)sizeof record6;
   if (!think_go_ready()) return think_go_absent();
-  arg7 = &record7;
+  arg6 = &record6;
 
   arg1 = (think_plan *)_swig_go_0;
   arg2 = (think_cache_options *)_swig_go_1;
   arg3 = (int64_t)_swig_go_2;
   arg4 = (int64_t)_swig_go_3;
-  arg5 = (int32_t)_swig_go_4;
-  arg6 = (int64_t *)_swig_go_5;
+  arg5 = (int64_t *)_swig_go_4;
 
-  THINK_GO_NOTE("think_cache_slab_size"); result = (think_status)think_cache_slab_size((struct think_plan const *)arg1,(struct think_cache_options const *)arg2,arg3,arg4,arg5,arg6,arg7);
+  THINK_GO_NOTE("think_cache_slab_size"); result = (think_status)think_cache_slab_size((struct think_plan const *)arg1,(struct think_cache_options const *)arg2,arg3,arg4,arg5,arg6);
 
-  _swig_go_result = think_go_failure(result, arg7);
+  _swig_go_result = think_go_failure(result, arg6);
   return _swig_go_result;
 }
 

@@ -238,7 +238,7 @@ typedef struct think_cache_options {
   void *slab;
   int64_t slab_bytes;
   int32_t bases;
-  int32_t reserved2;
+  int32_t scored;
 } think_cache_options;
 typedef struct think_cache_info {
   uint32_t struct_size;
@@ -339,7 +339,7 @@ think_status think_cache_load(think_cache *cache, int32_t sequence, think_reader
 think_status think_cache_evict(think_cache *cache, const int32_t *sequences, int32_t count, const think_evict_options *options, const think_tensor *window_query, float *score, const think_launch *launch, think_error *error);
 think_status think_cache_keep(think_cache *cache, int32_t sequence, const int32_t *kept, int32_t rows, think_error *error);
 think_status think_cache_sequence_segments(const think_cache *cache, int32_t sequence, int32_t layer, think_segment *segments, int32_t capacity, int32_t *count, think_error *error);
-think_status think_cache_slab_size(const think_plan *plan, const think_cache_options *options, int64_t dense_tokens, int64_t compact_tokens, int32_t scored, int64_t *bytes, think_error *error);
+think_status think_cache_slab_size(const think_plan *plan, const think_cache_options *options, int64_t dense_tokens, int64_t compact_tokens, int64_t *bytes, think_error *error);
 think_status think_cache_graph_id(const think_cache *cache, int64_t *id, think_error *error);
 think_status think_cache_replayed(think_cache *cache, int64_t id, think_error *error);
 """
@@ -369,7 +369,7 @@ FIELDS = {
     "think_prune_result": ["flags", "first", "rows", "key_total", "value_total", "dense_bytes", "key_bytes", "value_bytes", "key_basis_bytes",
         "value_basis_bytes"],
     "think_cache_options": ["flags", "layers", "sequences", "fold", "refit", "rollback", "reserve_tokens", "limit_bytes", "prune", "format",
-        "layer_formats", "slab", "slab_bytes", "bases"],
+        "layer_formats", "slab", "slab_bytes", "bases", "scored"],
     "think_cache_info": ["flags", "tokens", "compact_tokens", "dense_bytes", "page_bytes", "basis_bytes", "score_bytes", "table_bytes", "spare_bytes",
         "allocated_bytes", "key_channels", "value_channels", "runs", "sequences", "evicted_tokens"],
 }

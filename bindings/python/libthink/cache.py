@@ -35,9 +35,9 @@ class Cache(Owner):
         self._own_launch: "Launch | None" = None
 
     @staticmethod
-    def slab_size(plan: Plan, options: CacheOptions, dense_tokens: int, compact_tokens: int, scored: int) -> int:
-        """Bytes of the slab of a cache of a CUDA plan that has room for so many rows, and for the scores of so many sequences, at the same time."""
-        return number("think_cache_slab_size", plan._handle, at(options), dense_tokens, compact_tokens, scored)
+    def slab_size(plan: Plan, options: CacheOptions, dense_tokens: int, compact_tokens: int) -> int:
+        """Bytes of the slab of a cache of a CUDA plan that has room for so many rows at the same time."""
+        return number("think_cache_slab_size", plan._handle, at(options), dense_tokens, compact_tokens)
 
     def workspace_size(self) -> "tuple[int, int]":
         """(bytes, alignment) that serve every call."""

@@ -378,6 +378,8 @@ class CacheOptions(Struct):
     slab_bytes: CUDA: of it, see think_cache_slab_size(). CPU: 0
     bases: CUDA: how many runs of all sequences together the slab has room for the bases of: 0 = one for each sequence, or THINK_CACHE_MAX_RUNS for
         each where one can be pruned again (refit, THINK_CACHE_KEEP_SCORES). CPU: 0
+    scored: CUDA: how many sequences at the same time the slab has room for the scores of, from their first token to their prune: 0 = max_batch of the
+        plan, or all sequences where they keep scores for longer. CPU: 0
     """
 
     _name = "think_cache_options"

@@ -293,7 +293,7 @@ class PruneResult(Struct):
     value_basis_bytes: int
 
 class CacheOptions(Struct):
-    def __init__(self, *, flags: int = ..., layers: int = ..., sequences: int = ..., fold: int = ..., refit: int = ..., rollback: int = ..., reserve_tokens: int = ..., limit_bytes: int = ..., prune: PruneOptions | None = ..., format: Format | None = ..., layer_formats: Format | None = ..., slab: Data | None = ..., slab_bytes: int = ..., bases: int = ...) -> None: ...
+    def __init__(self, *, flags: int = ..., layers: int = ..., sequences: int = ..., fold: int = ..., refit: int = ..., rollback: int = ..., reserve_tokens: int = ..., limit_bytes: int = ..., prune: PruneOptions | None = ..., format: Format | None = ..., layer_formats: Format | None = ..., slab: Data | None = ..., slab_bytes: int = ..., bases: int = ..., scored: int = ...) -> None: ...
     flags: int
     layers: int
     sequences: int
@@ -311,6 +311,7 @@ class CacheOptions(Struct):
     def slab(self, value: Data | None) -> None: ...
     slab_bytes: int
     bases: int
+    scored: int
 
 class CacheInfo(Struct):
     def __init__(self, *, flags: int = ..., tokens: int = ..., compact_tokens: int = ..., dense_bytes: int = ..., page_bytes: int = ..., basis_bytes: int = ..., score_bytes: int = ..., table_bytes: int = ..., spare_bytes: int = ..., allocated_bytes: int = ..., key_channels: int = ..., value_channels: int = ..., runs: int = ..., sequences: int = ..., evicted_tokens: int = ...) -> None: ...

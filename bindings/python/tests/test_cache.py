@@ -70,7 +70,7 @@ def test_eviction(plan):
 
 def test_what_is_for_cuda(plan):
     cache = libthink.Cache(plan, layers=1, sequences=2)
-    for call in (lambda: libthink.Cache.slab_size(plan, libthink.CacheOptions(), 64, 64, 1), cache.graph_id, lambda: cache.replayed(1)):
+    for call in (lambda: libthink.Cache.slab_size(plan, libthink.CacheOptions(), 64, 64), cache.graph_id, lambda: cache.replayed(1)):
         with pytest.raises(libthink.UnsupportedError, match="CUDA"):
             call()
     with pytest.raises(libthink.ArgumentError, match="slab_bytes"):

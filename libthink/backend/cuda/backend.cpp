@@ -90,6 +90,13 @@ void close(const Device &device) {
 
 cudaStream_t stream_of(void *stream) { return static_cast<cudaStream_t>(stream); }
 
+int32_t capturing(void *stream, bool *capturing) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  const cudaError_t error = cudaStreamIsCapturing(stream_of(stream), &status);
+  *capturing = status != cudaStreamCaptureStatusNone;
+  return error;
+}
+
 int32_t copy(const Copy &copy, void *stream) {
   if (copy.width == 0 || copy.rows == 0) return cudaSuccess;
   const size_t width = static_cast<size_t>(copy.width);
@@ -128,6 +135,7 @@ constexpr Backend table = with_stages({
     .close = close,
     .enter = enter,
     .leave = leave,
+    .capturing = capturing,
     .copy = copy,
     .synchronize = synchronize,
     .host_memory = host_memory,

@@ -64,6 +64,11 @@ constexpr Backend table = with_stages({
     .close = [](const Device &) {},
     .enter = [](const Device &) { return 0; },
     .leave = [] {},
+    .capturing =
+        [](void *, bool *capturing) {
+          *capturing = simt::machine().capture != nullptr;
+          return 0;
+        },
     .copy = copy,
     .synchronize = [](void *) { return unless_capturing(); },
     .host_memory = host_memory,

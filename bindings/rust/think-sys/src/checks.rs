@@ -298,7 +298,7 @@ const _: () = {
     assert!(offset_of!(think_cache_options, slab) == 72);
     assert!(offset_of!(think_cache_options, slab_bytes) == 80);
     assert!(offset_of!(think_cache_options, bases) == 88);
-    assert!(offset_of!(think_cache_options, reserved2) == 92);
+    assert!(offset_of!(think_cache_options, scored) == 92);
     assert!(size_of::<think_cache_info>() == 104);
     assert!(offset_of!(think_cache_info, struct_size) == 0);
     assert!(offset_of!(think_cache_info, flags) == 4);
@@ -483,7 +483,7 @@ const _: () = {
     let _: unsafe extern "C" fn(*mut think_cache, *const i32, i32, *const think_evict_options, *const think_tensor, *mut f32, *const think_launch, *mut think_error) -> think_status = think_cache_evict;
     let _: unsafe extern "C" fn(*mut think_cache, i32, *const i32, i32, *mut think_error) -> think_status = think_cache_keep;
     let _: unsafe extern "C" fn(*const think_cache, i32, i32, *mut think_segment, i32, *mut i32, *mut think_error) -> think_status = think_cache_sequence_segments;
-    let _: unsafe extern "C" fn(*const think_plan, *const think_cache_options, i64, i64, i32, *mut i64, *mut think_error) -> think_status = think_cache_slab_size;
+    let _: unsafe extern "C" fn(*const think_plan, *const think_cache_options, i64, i64, *mut i64, *mut think_error) -> think_status = think_cache_slab_size;
     let _: unsafe extern "C" fn(*const think_cache, *mut i64, *mut think_error) -> think_status = think_cache_graph_id;
     let _: unsafe extern "C" fn(*mut think_cache, i64, *mut think_error) -> think_status = think_cache_replayed;
 };

@@ -575,9 +575,9 @@ pub unsafe fn think_cache_sequence_segments(cache: *const think_cache, sequence:
 
 /// # Safety
 /// As in C.
-pub unsafe fn think_cache_slab_size(plan: *const think_plan, options: *const think_cache_options, dense_tokens: i64, compact_tokens: i64, scored: i32, bytes: *mut i64, error: *mut think_error) -> think_status {
+pub unsafe fn think_cache_slab_size(plan: *const think_plan, options: *const think_cache_options, dense_tokens: i64, compact_tokens: i64, bytes: *mut i64, error: *mut think_error) -> think_status {
     note(81);
-    (table().cache_slab_size.unwrap_unchecked())(plan, options, dense_tokens, compact_tokens, scored, bytes, error)
+    (table().cache_slab_size.unwrap_unchecked())(plan, options, dense_tokens, compact_tokens, bytes, error)
 }
 
 /// # Safety

@@ -419,7 +419,6 @@ extern "C" {
         options: *const think_cache_options,
         dense_tokens: i64,
         compact_tokens: i64,
-        scored: i32,
         bytes: *mut i64,
         error: *mut think_error,
     ) -> think_status;

@@ -382,7 +382,7 @@ pub struct think_cache_options {
     pub slab: *mut core::ffi::c_void,
     pub slab_bytes: i64,
     pub bases: i32,
-    pub reserved2: i32,
+    pub scored: i32,
 }
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -952,7 +952,6 @@ pub struct think_api {
             options: *const think_cache_options,
             dense_tokens: i64,
             compact_tokens: i64,
-            scored: i32,
             bytes: *mut i64,
             error: *mut think_error,
         ) -> think_status,

@@ -176,12 +176,12 @@ impl Cache {
         call(|error| unsafe { sys::think_cache_export_dense(self.raw, sequence, layer, first, count, key, value, std::ptr::null(), error) })
     }
 
-    /// Bytes of the slab of a cache of a CUDA plan that has room for so many rows, and for the scores of so many sequences, at the same time.
-    pub fn slab_size(plan: &Plan, options: &CacheOptions, dense_tokens: i64, compact_tokens: i64, scored: i32) -> Result<i64> {
+    /// Bytes of the slab of a cache of a CUDA plan that has room for so many rows at the same time.
+    pub fn slab_size(plan: &Plan, options: &CacheOptions, dense_tokens: i64, compact_tokens: i64) -> Result<i64> {
         let mut bytes = 0;
         // SAFETY: all are valid.
         with_fields(options, |fields| {
-            call(|error| unsafe { sys::think_cache_slab_size(plan.raw(), fields, dense_tokens, compact_tokens, scored, &mut bytes, error) })
+            call(|error| unsafe { sys::think_cache_slab_size(plan.raw(), fields, dense_tokens, compact_tokens, &mut bytes, error) })
         })?;
         Ok(bytes)
     }

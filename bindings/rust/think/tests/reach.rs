@@ -214,7 +214,7 @@ fn caches(plan: &Plan) -> Result<()> {
     assert_eq!(left[2 * D..3 * D], key[(T - 20) * D..(T - 19) * D]);
     assert_eq!(cache.sequence_segments(2, 0)?.len(), 1);
     assert_eq!(cache.keep(2, &[0], 1).unwrap_err().code, 0);
-    for refused in [Cache::slab_size(plan, &CacheOptions::default(), 64, 64, 1), cache.graph_id(), cache.replayed(1).map(|()| 0)] {
+    for refused in [Cache::slab_size(plan, &CacheOptions::default(), 64, 64), cache.graph_id(), cache.replayed(1).map(|()| 0)] {
         assert_eq!(refused.unwrap_err().code, sys::THINK_E_UNSUPPORTED); // a plan of the CPU
     }
     cache.reset()?;

@@ -143,7 +143,7 @@ typedef struct think_api {
   think_status (*cache_evict)(think_cache *cache, const int32_t *sequences, int32_t count, const think_evict_options *options, const think_tensor *window_query, float *score, const think_launch *launch, think_error *error);
   think_status (*cache_keep)(think_cache *cache, int32_t sequence, const int32_t *kept, int32_t rows, think_error *error);
   think_status (*cache_sequence_segments)(const think_cache *cache, int32_t sequence, int32_t layer, think_segment *segments, int32_t capacity, int32_t *count, think_error *error);
-  think_status (*cache_slab_size)(const think_plan *plan, const think_cache_options *options, int64_t dense_tokens, int64_t compact_tokens, int32_t scored, int64_t *bytes, think_error *error);
+  think_status (*cache_slab_size)(const think_plan *plan, const think_cache_options *options, int64_t dense_tokens, int64_t compact_tokens, int64_t *bytes, think_error *error);
   think_status (*cache_graph_id)(const think_cache *cache, int64_t *id, think_error *error);
   think_status (*cache_replayed)(think_cache *cache, int64_t id, think_error *error);
 } think_api;

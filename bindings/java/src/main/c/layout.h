@@ -207,7 +207,7 @@ _Static_assert(offsetof(think_cache_options, layer_formats) == 64, "");
 _Static_assert(offsetof(think_cache_options, slab) == 72, "");
 _Static_assert(offsetof(think_cache_options, slab_bytes) == 80, "");
 _Static_assert(offsetof(think_cache_options, bases) == 88, "");
-_Static_assert(offsetof(think_cache_options, reserved2) == 92, "");
+_Static_assert(offsetof(think_cache_options, scored) == 92, "");
 _Static_assert(sizeof(think_cache_info) == 104, "");
 _Static_assert(offsetof(think_cache_info, struct_size) == 0, "");
 _Static_assert(offsetof(think_cache_info, flags) == 4, "");

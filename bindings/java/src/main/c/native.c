@@ -1487,36 +1487,34 @@ SWIGEXPORT void JNICALL Java_org_libthink_NativeJNI_think_1cache_1info_1init(JNI
 }
 
 
-SWIGEXPORT void JNICALL Java_org_libthink_NativeJNI_think_1cache_1slab_1size(JNIEnv *jenv, jclass jcls, jlong jarg1, jlong jarg2, jlong jarg3, jlong jarg4, jint jarg5, jlongArray jarg6) {
+SWIGEXPORT void JNICALL Java_org_libthink_NativeJNI_think_1cache_1slab_1size(JNIEnv *jenv, jclass jcls, jlong jarg1, jlong jarg2, jlong jarg3, jlong jarg4, jlongArray jarg5) {
   think_plan *arg1 = (think_plan *) 0 ;
   think_cache_options *arg2 = (think_cache_options *) 0 ;
   int64_t arg3 ;
   int64_t arg4 ;
-  int32_t arg5 ;
-  int64_t *arg6 = (int64_t *) 0 ;
-  think_error *arg7 = (think_error *) 0 ;
-  int64_t value6 ;
-  think_error record7 ;
+  int64_t *arg5 = (int64_t *) 0 ;
+  think_error *arg6 = (think_error *) 0 ;
+  int64_t value5 ;
+  think_error record6 ;
   think_status result;
 
   (void)jenv;
   (void)jcls;
 
-  memset(&record7, 0, sizeof record7);
-  record7.struct_size = (uint32_t)sizeof record7;
-  arg7 = &record7;
+  memset(&record6, 0, sizeof record6);
+  record6.struct_size = (uint32_t)sizeof record6;
+  arg6 = &record6;
 
   arg1 = (think_plan *)(intptr_t)jarg1;
   arg2 = (think_cache_options *)(intptr_t)jarg2;
   arg3 = (int64_t)jarg3;
   arg4 = (int64_t)jarg4;
-  arg5 = (int32_t)jarg5;
-  value6 = 0; arg6 = jarg6 ? &value6 : NULL;
-  result = (think_status)think_cache_slab_size((struct think_plan const *)arg1,(struct think_cache_options const *)arg2,arg3,arg4,arg5,arg6,arg7);
-  if (result == THINK_OK && arg6) (*jenv)->SetLongArrayRegion(jenv, jarg6, 0, 1, &(jlong){
-    (jlong)*arg6
+  value5 = 0; arg5 = jarg5 ? &value5 : NULL;
+  result = (think_status)think_cache_slab_size((struct think_plan const *)arg1,(struct think_cache_options const *)arg2,arg3,arg4,arg5,arg6);
+  if (result == THINK_OK && arg5) (*jenv)->SetLongArrayRegion(jenv, jarg5, 0, 1, &(jlong){
+    (jlong)*arg5
   });
-  if (result != 0) throw_error(jenv, "think_cache_slab_size", result, arg7);
+  if (result != 0) throw_error(jenv, "think_cache_slab_size", result, arg6);
 }
 
 

@@ -30,10 +30,10 @@ public final class Cache implements AutoCloseable {
     this.plan = plan;
   }
 
-  /** Bytes of the slab of a cache of a CUDA plan that has room for so many rows, and for the scores of so many sequences, at the same time. */
-  public static long slabSize(Plan plan, CacheOptions options, long denseTokens, long compactTokens, int scored) {
+  /** Bytes of the slab of a cache of a CUDA plan that has room for so many rows at the same time. */
+  public static long slabSize(Plan plan, CacheOptions options, long denseTokens, long compactTokens) {
     long[] bytes = new long[1];
-    Native.think_cache_slab_size(plan.handle, options, denseTokens, compactTokens, scored, bytes);
+    Native.think_cache_slab_size(plan.handle, options, denseTokens, compactTokens, bytes);
     return bytes[0];
   }
 

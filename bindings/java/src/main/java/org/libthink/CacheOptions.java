@@ -131,10 +131,21 @@ public final class CacheOptions extends Struct {
     return this;
   }
 
+  /**
+   * CUDA: how many sequences at the same time the slab has room for the scores of, from their first token to their prune: 0 = max_batch of the plan,
+   * or all sequences where they keep scores for longer. CPU: 0
+   */
+  public int scored() { return bytes.getInt(92); }
+
+  public CacheOptions scored(int value) {
+    bytes.putInt(92, value);
+    return this;
+  }
+
   @Override
   public String toString() {
     return shown("CacheOptions", "flags", flags(), "layers", layers(), "sequences", sequences(), "fold", fold(), "refit", refit(), "rollback",
         rollback(), "reserveTokens", reserveTokens(), "limitBytes", limitBytes(), "prune", prune(), "format", format(), "layerFormats",
-        layerFormats(), "slab", slab(), "slabBytes", slabBytes(), "bases", bases());
+        layerFormats(), "slab", slab(), "slabBytes", slabBytes(), "bases", bases(), "scored", scored());
   }
 }

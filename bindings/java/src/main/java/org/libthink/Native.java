@@ -554,9 +554,9 @@ final class Native {
     }
   }
 
-  public static void think_cache_slab_size(Handle plan, CacheOptions options, long dense_tokens, long compact_tokens, int scored, long[] bytes) {
+  public static void think_cache_slab_size(Handle plan, CacheOptions options, long dense_tokens, long compact_tokens, long[] bytes) {
     long atplan = Handle.enter(plan);
-    try { NativeJNI.think_cache_slab_size(atplan, Struct.addressOf(options), dense_tokens, compact_tokens, scored, bytes); } finally {
+    try { NativeJNI.think_cache_slab_size(atplan, Struct.addressOf(options), dense_tokens, compact_tokens, bytes); } finally {
       Handle.leave(plan);
       java.lang.ref.Reference.reachabilityFence(options);
     }

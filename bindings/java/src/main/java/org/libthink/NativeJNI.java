@@ -78,7 +78,7 @@ final class NativeJNI {
   public final static native void think_prune(long jarg1, long jarg2, long jarg3, long jarg4, long jarg5, long jarg6, long jarg7, long jarg8);
   public final static native void think_cache_options_init(long jarg1, int jarg2);
   public final static native void think_cache_info_init(long jarg1, int jarg2);
-  public final static native void think_cache_slab_size(long jarg1, long jarg2, long jarg3, long jarg4, int jarg5, long[] jarg6);
+  public final static native void think_cache_slab_size(long jarg1, long jarg2, long jarg3, long jarg4, long[] jarg5);
   public final static native void think_cache_create(long jarg1, long jarg2, long[] jarg3);
   public final static native void think_cache_destroy(long jarg1);
   public final static native void think_cache_workspace_size(long jarg1, long[] jarg2, long[] jarg3);

@@ -75,7 +75,7 @@ public class CacheTest {
   @Test
   public void whatIsForCuda() {
     Cache cache = cache(plan, 2);
-    for (Runnable call : List.<Runnable>of(() -> Cache.slabSize(plan, null, 64, 64, 1), cache::graphId, () -> cache.replayed(1))) {
+    for (Runnable call : List.<Runnable>of(() -> Cache.slabSize(plan, null, 64, 64), cache::graphId, () -> cache.replayed(1))) {
       ThinkException refused = assertThrows(ThinkException.class, call::run);
       assertTrue(refused.getMessage(), refused.getMessage().contains("CUDA"));
     }
