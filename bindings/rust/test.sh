@@ -46,6 +46,7 @@ cargo run -q --example decode
 # the same without a library when compiling; every call counted
 unset THINK_LIB_DIR
 export THINK_LIBRARY=$build/libthink.so.1
+cargo clippy -q --workspace --all-targets --features think/calls -- -D warnings
 cargo test -q --workspace --features think/calls --tests
 bad_guests "$build" "$work" cargo test -q -p think --features calls --test guest || fail "guest certificate"
 THINK_LIBRARY=$work/nothing.so cargo test -q -p think --features calls --test guest >"$work/log" 2>&1 && fail "there is no library, but the tests passed"
