@@ -23,7 +23,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 fail() { echo "FAIL: $1" >&2; exit 1; }
 cost() {
-  THINK_LIBRARY=$library go test -run '^$' -bench . -benchtime 200ms -count 5 . | tee "$work/log" | awk '
+  THINK_LIBRARY=$library go test -run '^$' -bench . -benchtime 3ms -count 100 . | tee "$work/log" | awk '
     /^Benchmark/ { sub(/-[0-9]+$/, "", $1); if (!($1 in best) || $3 < best[$1]) best[$1] = $3 }
     END {
       call = best["BenchmarkTrivialCall"]; one = best["BenchmarkAttend1Token"]; many = best["BenchmarkAttend1024Tokens"]
