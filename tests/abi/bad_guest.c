@@ -1,6 +1,6 @@
 /* A libthink that is a bad guest, to see that the guest certificates of the languages notice (bindings/tools/guests.sh): the real library, linked behind
- * this one, with one bad manner that THINK_BAD_MANNER names. It goes wrong when a cache attends. Whether a host looks a function up by name or in the table, it finds
- * this one first. */
+ * this one, with one bad manner that THINK_BAD_MANNER names. It goes wrong when a cache attends. Whether a host looks a function up by name or in the table, it
+ * finds this one first. */
 #define _GNU_SOURCE
 #include "think/api.h"
 
