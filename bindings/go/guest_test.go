@@ -105,10 +105,9 @@ func panicInHook() int {
 
 // state of the process that the library must leave alone: what C sees, signals as the kernel has them, and what Go has of it.
 type state struct {
-	c         manners.State
-	signals   string
-	folder    string
-	variables []string
+	c       manners.State
+	signals string
+	folder  string
 }
 
 func look() state {
@@ -123,7 +122,7 @@ func look() state {
 		}
 	}
 	folder, _ := os.Getwd()
-	return state{manners.Look(), strings.Join(signals, "\n"), folder, os.Environ()}
+	return state{manners.Look(), strings.Join(signals, "\n"), folder}
 }
 
 func threads() int {

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# test.sh BUILD_DIR : make the jar around BUILD_DIR/libthink.so.1 and try it from outside: every function and struct, the guest certificate, what is said when
-# it cannot be loaded, the README's example, and the same jar by Maven in a project of its own. With Java 17 (Debian 12), and with 21 or newer, which is
-# fetched once into a folder of the user's cache where the machine has none.
+# test.sh BUILD_DIR [cost] : make the jar around BUILD_DIR/libthink.so.1 and try it from outside: every function and struct, the guest certificate, what is
+# said when it cannot be loaded, the README's example, and the same jar by Maven in a project of its own; what a call costs, which is all with the word `cost`.
+# With Java 17 (Debian 12), and with 21 or newer, which is fetched once into a folder of the user's cache where the machine has none.
 # Exit status 77: no JDK 17 or newer, or the packages of the tests could not be installed; the last line says which.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -9,6 +9,8 @@ root=$(cd "$here/../.." && pwd)
 build=$(realpath "$1")
 [ -e "$build/libthink.so.1" ] || { echo "test.sh: $build/libthink.so.1 is missing" >&2; exit 1; }
 . "$root/tests/packages.sh"
+. "$root/bindings/tools/guests.sh"
+. "$root/tests/abi/ceilings.sh"
 jdk=()
 command -v javac >/dev/null || jdk=(openjdk-17-jdk-headless)
 need_packages "${jdk[@]}" junit4 libgoogle-gson-java maven gcc binutils || { echo "the Debian packages of Java's tests are not here"; exit 77; }
@@ -49,15 +51,21 @@ jar=$work/out/libthink-$version.jar
 cuda=$work/out/libthink-$version-linux-$(uname -m)-cuda.jar
 natives=$work/out/core/natives/linux-$(uname -m)
 [ "$(readelf -d "$natives/libthink_jni.so" | grep -c NEEDED)" -le 2 ] || fail "libthink_jni.so needs more than the C library"
-newest() { readelf -VW "$1" | grep -oE 'GLIBC_2\.[0-9]+' | sort -uV | tail -n 1; }
-printf '%s\n' "$(newest "$natives/libthink_jni.so")" "$(newest "$natives/libthink.so.1")" | sort -VC ||
-  fail "libthink_jni.so needs a newer C library than libthink.so.1"
+within_ceilings "$natives"/*.so* || fail "the jar needs a newer system than it says"
 grep -qF "$root" "$natives/libthink_jni.so" && fail "libthink_jni.so names the source tree"
 junit=/usr/share/java/junit4.jar:/usr/share/java/hamcrest.jar:/usr/share/java/gson.jar
 mkdir "$work/tests" "$work/tmp" "$work/other"
 "$JAVA_HOME/bin/javac" -Xlint:all -Werror --release 17 -cp "$jar:$junit" -d "$work/tests" $(find "$here/src/test/java" -name '*.java')
 "${CC:-cc}" -D_GNU_SOURCE -O1 -Wall -Wextra -Werror -fPIC -shared -I"$JAVA_HOME/include" -I"$JAVA_HOME/include/linux" "$here/src/test/c/manners.c" \
   -o "$work/manners.so" -lm
+
+# JAVA WORDS...
+prefix=()
+run() {
+  local java=$1; shift
+  "${prefix[@]}" "$java" --enable-native-access=ALL-UNNAMED -Djava.io.tmpdir="$work/tmp" "$@"
+}
+[ "${2:-}" != cost ] || { run "$JAVA_HOME/bin/java" -cp "$jar:$work/tests" org.libthink.tests.Cost; exit; }
 
 "$JAVA_HOME/bin/javadoc" -quiet -Xdoclint:all,-missing -Werror --release 17 -d "$work/doc" $(find "$here/src/main/java" -name '*.java') >"$work/log" 2>&1 ||
   failed "javadoc"
@@ -67,13 +75,7 @@ awk '/^```java/ {on = 1; next} /^```/ {on = 0} on' "$here/README.md" >"$work/Exa
 [ "$(grep -c . "$work/Example.java")" -le 35 ] || fail "the README's example is too long"
 "$JAVA_HOME/bin/javac" -Xlint:all -Werror --release 17 -cp "$jar" -d "$work/tests" "$work/Example.java"
 
-# JAVA WORDS...
-prefix=()
-run() {
-  local java=$1; shift
-  "${prefix[@]}" "$java" --enable-native-access=ALL-UNNAMED -Djava.io.tmpdir="$work/tmp" "$@"
-}
-# JAVA PATH MODULES WORDS... : the same on the module path
+# JAVA PATH MODULES WORDS... : run(), on the module path
 modules() { "$1" --enable-native-access=org.libthink -Djava.io.tmpdir="$work/tmp" -p "$2" --add-modules "$3" -cp "$work/tests" "${@:4}"; }
 
 suite() {
@@ -91,6 +93,9 @@ suite() {
   run "$java" -Xcheck:jni -XX:+UseSerialGC -XX:-UseDynamicNumberOfCompilerThreads -cp "$jar:$work/tests" org.libthink.tests.Guest \
     "$work/manners.so" >"$work/log" 2>&1 || failed "guest certificate"
   [ "$(cat "$work/log")" = unchanged ] || failed "guest certificate"
+  GUESTS_EXCEPT="shared leak unloaded" bad_guests "$build" "$work" "$java" -XX:+UseSerialGC -XX:-UseDynamicNumberOfCompilerThreads \
+    --enable-native-access=ALL-UNNAMED -Djava.io.tmpdir="$work/tmp" -cp "$jar:$work/tests" org.libthink.tests.Guest "$work/manners.so" ||
+    fail "guest certificate"
   run "$java" -cp "$jar:$work/tests" org.libthink.tests.Cost
 
   # on the class path and on the module path, and no warning with the flag

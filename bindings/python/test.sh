@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# test.sh BUILD_DIR : build a wheel around BUILD_DIR/libthink.so.1, install it into an empty folder and run everything from there: the tests, the types, the
-# README's example. The packages that this needs (requirements.txt, by hash) are fetched once into a folder of the user's cache.
+# test.sh BUILD_DIR [cost] : build a wheel around BUILD_DIR/libthink.so.1, install it into an empty folder and run everything from there: the tests, bad
+# guests, the types, the README's example; what a call costs, which is all with the word `cost`. The packages that this needs (requirements.txt, by hash) are
+# fetched once into a folder of the user's cache.
 #   THINK_WHEEL_FROM_SOURCE=1  the wheel compiles the library itself, as users do: minutes
 # Exit status 77: no Python 3.10 or newer, or the packages could not be downloaded; the last line says which.
 set -euo pipefail
@@ -9,6 +10,8 @@ root=$(cd "$here/../.." && pwd)
 build=$(realpath "$1")
 library=$build/libthink.so.1
 [ -e "$library" ] || { echo "test.sh: $library is missing" >&2; exit 1; }
+. "$root/bindings/tools/guests.sh"
+. "$root/tests/abi/ceilings.sh"
 python=${PYTHON:-python3}
 version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || { echo "there is no python3"; exit 77; }
 case $version in 3.1[0-9]) ;; *) echo "Python 3.10 or newer is needed, found $version"; exit 77 ;; esac
@@ -25,6 +28,8 @@ fi
 python=$environment/bin/python
 export PYTHONDONTWRITEBYTECODE=1
 unset THINK_LIBRARY PYTHONPATH
+
+[ "${2:-}" != cost ] || { PYTHONPATH=$here THINK_LIBRARY=$library "$python" "$here/tests/cost.py"; exit; }
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -48,16 +53,21 @@ assert str(root).encode() not in text, "the wheel names the source tree"
 PY
 "$python" -m auditwheel show "$wheel" | tr '\n' ' ' | tee "$work/audit" | fold -s -w 150
 echo
-grep -qE 'manylinux_2_[0-9]+' "$work/audit" || fail "auditwheel finds no platform tag for the wheel"
+tag=$(grep -oE 'platform tag: "manylinux_2_[0-9]+' "$work/audit" | grep -oE '[0-9]+$') || fail "auditwheel finds no platform tag for the wheel"
+[ "$tag" -le "${glibc_ceiling#2.}" ] || fail "the wheel is manylinux_2_$tag, README.md says manylinux_2_${glibc_ceiling#2.}"
+grep -qF "manylinux_2_${glibc_ceiling#2.}" "$here/README.md" || fail "README.md does not say manylinux_2_${glibc_ceiling#2.}"
 
 # the wheel in an empty folder, and from the tree in one step, around the library that is there
 pip install --no-deps --no-index --target "$work/site" "$wheel"
 pip install --no-deps --no-build-isolation --no-index "${prebuilt[@]}" --target "$work/tree" "$here"
 (cd "$work" && PYTHONPATH=$work/tree "$python" -c "import libthink; assert libthink.__file__.startswith('$work/tree'); libthink.Context()") ||
   fail "pip install from the tree"
+within_ceilings "$work/site/libthink/libthink.so.1" || fail "the wheel needs a newer system than it says"
 export PYTHONPATH=$work/site THINK_ROOT=$root
 cd "$work"
 "$python" -c "import libthink; assert libthink.__file__.startswith('$work/site') and '$work/site' in libthink.native.library_path"
 "$python" -m pytest -q -c "$here/pyproject.toml" --rootdir "$here" "$here/tests"
+OPENBLAS_NUM_THREADS=1 bad_guests "$build" "$work" "$python" "$here/tests/guest.py" || fail "guest certificate"
 sed -n '/^```python/,/^```/p' "$here/README.md" | sed '/^```/d' >"$work/example.py"
 "$python" -m mypy --strict --no-incremental --cache-dir /dev/null --no-error-summary "$work/example.py" "$work/site/libthink" || fail "mypy --strict"
+"$python" "$here/tests/cost.py"

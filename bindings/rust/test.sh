@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# test.sh BUILD_DIR : clippy, tests and documentation tests of both crates, linked against BUILD_DIR/libthink.so and loaded at run time, the example, and
-# the packages that cargo would publish. Build products go to a folder of the user's cache, so a second run is quick.
+# test.sh BUILD_DIR [cost] : clippy, tests and documentation tests of both crates, linked against BUILD_DIR/libthink.so and loaded at run time, the example, and
+# the packages that cargo would publish; bad guests; what a call costs, which is all with the word `cost`. Build products go to a folder of the user's cache,
+# so a second run is quick.
 # Exit status 77: no Rust 1.82 or newer, or the crates that these need could not be downloaded; the last line says which.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -9,6 +10,7 @@ build=$(realpath "$1")
 [ -e "$build/libthink.so" ] || { echo "test.sh: $build/libthink.so is missing" >&2; exit 1; }
 # Debian 12 keeps a Rust of today beside its old one.
 . "$root/tests/packages.sh"
+. "$root/bindings/tools/guests.sh"
 command -v rustc >/dev/null || need_packages rustc-web cargo-web rust-web-clippy || true
 version=$(rustc --version 2>/dev/null | cut -d' ' -f2) || true
 [ -n "$version" ] && command -v cargo >/dev/null || { echo "there is no Rust (rustc, cargo)"; exit 77; }
@@ -26,6 +28,9 @@ cd "$here"
 cargo fetch --quiet --offline 2>/dev/null || cargo fetch --quiet || { echo "the crates that these need could not be downloaded"; exit 77; }
 cargo() { command cargo "$1" --offline "${@:2}"; }
 
+cost() { THINK_LIB_DIR=$build cargo bench -q -p think --bench cost; }
+[ "${2:-}" != cost ] || { cost; exit 0; }
+
 # what is said when there is no library
 if (export PKG_CONFIG_PATH=$work PKG_CONFIG_LIBDIR=$work && cargo build -q -p think-sys) >"$work/log" 2>&1; then
   fail "think-sys was built without a library"
@@ -41,7 +46,9 @@ cargo run -q --example decode
 # the same without a library when compiling; every call counted
 unset THINK_LIB_DIR
 export THINK_LIBRARY=$build/libthink.so.1
+cargo clippy -q --workspace --all-targets --features think/calls -- -D warnings
 cargo test -q --workspace --features think/calls --tests
+bad_guests "$build" "$work" cargo test -q -p think --features calls --test guest || fail "guest certificate"
 THINK_LIBRARY=$work/nothing.so cargo test -q -p think --features calls --test guest >"$work/log" 2>&1 && fail "there is no library, but the tests passed"
 grep -q "cannot load $work/nothing.so" "$work/log" || { cat "$work/log" >&2; fail "a missing library is not explained at run time"; }
 unset THINK_LIBRARY
@@ -63,3 +70,5 @@ export THINK_LIB_DIR=$build
 # Cargo keeps what it unpacked and compiled of a package, and would build against an earlier think-sys of the same version.
 rm -rf "${CARGO_HOME:-$HOME/.cargo}"/registry/src/-*/think-sys-*
 CARGO_TARGET_DIR=$work/target cargo package -q --allow-dirty --workspace
+
+cost

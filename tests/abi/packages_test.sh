@@ -7,6 +7,7 @@ build=$(realpath "$1")
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 fail() { echo "FAIL: $1" >&2; exit 1; }
+. "$root/tests/abi/ceilings.sh"
 command -v dpkg-deb >/dev/null || { echo "Debian packages need dpkg"; exit 77; }
 
 version=$(sed -nE 's/^project\(think VERSION ([0-9.]+).*/\1/p' "$root/CMakeLists.txt")
@@ -32,6 +33,11 @@ files libthink1 | grep -q '/libthink\.so\.1$' || fail "libthink1 has no libthink
 files libthink1 | grep -qE '\.h$|\.pc$|/libthink\.so$' && fail "libthink1 has files of libthink-dev"
 files libthink-dev | grep -q '/libthink\.so$' && files libthink-dev | grep -q '/think/api\.h$' || fail "libthink-dev lacks files"
 ! built CUDA || [ "$(files libthink-cuda1 | grep -c '/libthink_cuda\.so\.1')" = 2 ] || fail "libthink-cuda1: $(files libthink-cuda1)"
+
+# programs FOLDER : what is ELF there
+programs() { find "$1" -type f -exec sh -c 'head -c 4 "$1" | grep -q ELF' _ {} \; -print; }
+mapfile -t installed < <(programs "$work/installed")
+within_ceilings "${installed[@]}" || fail "the Debian packages need a newer system than they say"
 
 # use PREFIX WHAT: a consumer builds against it, by CMake and by pkg-config, and runs
 use() {

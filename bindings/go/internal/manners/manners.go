@@ -6,6 +6,7 @@ package manners
 #include <fenv.h>
 #include <float.h>
 #include <locale.h>
+#include <signal.h>
 #include <stdint.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -40,6 +41,26 @@ static unsigned mask_now(void) {
   return mask;
 }
 
+// As the C library has them; 32 and 33 are its own.
+static void handlers(uintptr_t *all) {
+  for (int number = 1; number < 65; ++number) {
+    struct sigaction action = {0};
+    if (number != 32 && number != 33 && sigaction(number, NULL, &action) == 0) all[number - 1] = (uintptr_t)action.sa_handler;
+  }
+}
+
+// Of the variables as C has them: Go's are a copy.
+static uint64_t environment(void) {
+  extern char **environ;
+  uint64_t hash = 14695981039346656037u;
+  for (char **variable = environ; *variable; ++variable)
+    for (const char *letter = *variable;; ++letter) {
+      hash = (hash ^ (unsigned char)*letter) * 1099511628211u;
+      if (!*letter) break;
+    }
+  return hash;
+}
+
 static void wait_a_moment(void) { usleep(200000); }
 */
 import "C"
@@ -48,16 +69,24 @@ import "sync"
 
 // State as C sees it, in the calling thread.
 type State struct {
-	Control    uint64
-	Rounding   int
-	Subnormals bool
-	Locale     string
-	Mask       uint
+	Control, Environment uint64
+	Rounding             int
+	Subnormals           bool
+	Locale               string
+	Mask                 uint
+	Handlers             [64]uintptr
 }
 
 // Look at it now.
 func Look() State {
-	return State{uint64(C.control()), int(C.fegetround()), C.subnormals() != 0, C.GoString(C.locale_now()), uint(C.mask_now())}
+	var handlers [64]C.uintptr_t
+	C.handlers(&handlers[0])
+	made := State{Control: uint64(C.control()), Rounding: int(C.fegetround()), Subnormals: C.subnormals() != 0, Locale: C.GoString(C.locale_now())}
+	made.Mask, made.Environment = uint(C.mask_now()), uint64(C.environment())
+	for i, handler := range handlers {
+		made.Handlers[i] = uintptr(handler)
+	}
+	return made
 }
 
 // Warm has Go make the threads that it may want for calls of C.

@@ -1,5 +1,7 @@
-//! The library as a guest in a Rust process: what it leaves alone, and 64 threads on one plan.
+//! The library as a guest in a Rust process: what it leaves alone, 64 threads on one plan, and what is left when all is dropped.
 
+use std::ffi::{c_char, c_int, c_void, CStr, OsString};
+use std::path::PathBuf;
 use std::sync::{Arc, Barrier};
 
 use think::*;
@@ -22,30 +24,138 @@ fn work(plan: &Plan) -> Vec<u32> {
     output.into_iter().map(f32::to_bits).collect()
 }
 
-/// Signals as the kernel has them, threads, rounding and subnormal numbers.
-fn manners() -> (Vec<u64>, usize, [bool; 3]) {
-    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
-    let of_libc = 3 << 31; // 32 and 33: the C library's own, set when the first thread is made
-    let signals = status.lines().filter(|line| ["SigBlk", "SigIgn", "SigCgt"].iter().any(|name| line.starts_with(name)));
-    let signals = signals.map(|line| u64::from_str_radix(line.split_whitespace().nth(1).unwrap(), 16).unwrap() & !of_libc).collect();
-    let threads = std::fs::read_dir("/proc/self/task").unwrap().count();
-    let opaque = std::hint::black_box::<f32>;
-    let rounding = [opaque(1.0) + opaque(6e-8) == 1.0000001, opaque(1.0) + opaque(5e-8) == 1.0, opaque(f32::MIN_POSITIVE) / opaque(2.0) > 0.0];
-    (signals, threads, rounding)
+#[link(name = "m")]
+extern "C" {
+    fn fegetenv(environment: *mut u8) -> c_int;
+    fn fegetround() -> c_int;
+    fn setlocale(category: c_int, name: *const c_char) -> *const c_char;
+    fn sigaction(number: c_int, action: *const c_void, old: *mut c_void) -> c_int;
+    fn umask(mask: u32) -> u32;
 }
 
+/// What belongs to the host, as C and the kernel have it.
+#[derive(Clone, PartialEq)]
+struct Manners {
+    control: Vec<u8>,
+    rounding: c_int,
+    subnormals: bool,
+    handlers: Vec<usize>,
+    masks: Vec<u64>,
+    locale: String,
+    threads: usize,
+    files: usize,
+    folder: PathBuf,
+    umask: u32,
+    variables: Vec<(OsString, OsString)>,
+}
+
+fn entries(folder: &str) -> usize {
+    std::fs::read_dir(folder).unwrap().count()
+}
+
+fn look() -> Manners {
+    let mut environment = [0u8; 64]; // larger than any fenv_t
+    let handler = |number| {
+        let mut action = [0usize; 32]; // larger than struct sigaction, which begins with the handler
+        // SAFETY: nothing is set.
+        unsafe { sigaction(number, std::ptr::null(), action.as_mut_ptr().cast()) };
+        action[0]
+    };
+    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+    let of_libc = 3 << 31; // 32 and 33: the C library's own, set when the first thread is made
+    let masks = status.lines().filter(|line| ["SigBlk", "SigIgn", "SigCgt"].iter().any(|name| line.starts_with(name)));
+    // SAFETY: the buffer is large enough, locale 6 is LC_ALL, and the umask is put back.
+    let (rounding, locale, umask) = unsafe {
+        fegetenv(environment.as_mut_ptr());
+        let mask = umask(0);
+        umask(mask);
+        (fegetround(), CStr::from_ptr(setlocale(6, std::ptr::null())).to_string_lossy().into_owned(), mask)
+    };
+    // The control words alone: every addition may set the sticky flags beside them.
+    let control = if cfg!(target_arch = "x86_64") {
+        vec![environment[0], environment[1], environment[28] & 0xc0, environment[29]]
+    } else {
+        environment[..4].to_vec()
+    };
+    let half = std::hint::black_box(f32::MIN_POSITIVE) / std::hint::black_box(2.0);
+    let quarter = std::hint::black_box(f64::MIN_POSITIVE) / std::hint::black_box(4.0);
+    Manners {
+        control,
+        rounding,
+        subnormals: half > 0.0 && half + half == f32::MIN_POSITIVE && quarter > 0.0,
+        handlers: (1..65).filter(|number| ![32, 33].contains(number)).map(handler).collect(),
+        masks: masks.map(|line| u64::from_str_radix(line.split_whitespace().nth(1).unwrap(), 16).unwrap() & !of_libc).collect(),
+        locale,
+        threads: entries("/proc/self/task"),
+        files: entries("/proc/self/fd"),
+        folder: std::env::current_dir().unwrap(),
+        umask,
+        variables: std::env::vars_os().collect(),
+    }
+}
+
+/// Names of what is no longer as it was.
+fn changed(before: &Manners) -> Vec<&'static str> {
+    let now = look();
+    let same = [
+        ("control", now.control == before.control),
+        ("rounding", now.rounding == before.rounding),
+        ("subnormals", now.subnormals == before.subnormals),
+        ("handlers", now.handlers == before.handlers),
+        ("masks", now.masks == before.masks),
+        ("locale", now.locale == before.locale),
+        ("threads", now.threads == before.threads),
+        ("files", now.files == before.files),
+        ("folder", now.folder == before.folder),
+        ("umask", now.umask == before.umask),
+        ("variables", now.variables == before.variables),
+    ];
+    same.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect()
+}
+
+const UNCHANGED: [&str; 0] = [];
+
+/// Memory of this process, in MiB.
+fn resident() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() / 1024
+}
+
+/// Is the library in this process, though nobody holds it any more?
+#[cfg(feature = "dlopen")]
+fn is_there_when_given_up() -> bool {
+    extern "C" {
+        fn dlopen(name: *const c_char, flags: c_int) -> *mut c_void;
+        fn dlclose(library: *mut c_void) -> c_int;
+    }
+    let name = std::env::var("THINK_LIBRARY").unwrap_or_else(|_| "libthink.so.1".into());
+    let name = std::ffi::CString::new(name).unwrap();
+    const NOW: c_int = 2;
+    const ONLY_IF_THERE: c_int = 4;
+    // SAFETY: this is the last that this process has of the library, should it go.
+    unsafe {
+        let library = dlopen(name.as_ptr(), NOW);
+        assert!(!library.is_null());
+        assert_eq!((dlclose(library), dlclose(library)), (0, 0)); // this handle, and that of the crate
+        !dlopen(name.as_ptr(), NOW | ONLY_IF_THERE).is_null()
+    }
+}
+
+// One test: threads of others would be counted.
 #[test]
 fn the_process_is_left_alone_and_threads_agree() {
-    let before = manners();
-    assert_eq!(before.2, [true; 3]);
-    let folder = std::env::current_dir().unwrap();
-    let variables: Vec<_> = std::env::vars_os().collect();
+    let before = look();
+    assert!(before.subnormals);
     let context = Context::new().unwrap();
+    assert_eq!(changed(&before), UNCHANGED, "a context");
     let plan = plan(&context);
     drop(context);
+    assert_eq!(changed(&before), UNCHANGED, "a plan");
     let expected = work(&plan);
-    assert_eq!(manners(), before); // no thread unless asked for
-    assert_eq!((std::env::current_dir().unwrap(), std::env::vars_os().collect::<Vec<_>>()), (folder, variables));
+    assert_eq!(changed(&before), UNCHANGED, "work"); // no thread unless asked for
+    assert!(query(12345).is_err());
+    assert_eq!(changed(&before), UNCHANGED, "an error");
 
     let barrier = Arc::new(Barrier::new(64));
     let threads: Vec<_> = (0..64)
@@ -57,15 +167,38 @@ fn the_process_is_left_alone_and_threads_agree() {
             })
         })
         .collect();
-    for thread in threads {
-        assert_eq!(thread.join().unwrap(), expected);
-    }
+    let agreed = threads.into_iter().map(|thread| thread.join().unwrap() == expected).filter(|same| *same).count();
+    assert_eq!(agreed, 64, "threads with the right result");
 
     let own = self::plan(&Context::options().threads(3).build().unwrap());
     assert_eq!(work(&own), expected);
-    assert_eq!(std::fs::read_dir("/proc/self/task").unwrap().count(), before.1 + 2);
+    assert_eq!(entries("/proc/self/task"), before.threads + 2);
+    // Made and dropped again and again, the plan before the cache and the other way round, beside threads that work.
+    let mut at_first = 0;
+    for round in 0..120 {
+        if round == 20 {
+            at_first = resident(); // what allocators keep has been reached
+        }
+        let context = Context::options().threads(if round % 10 == 0 { 2 } else { 0 }).build().unwrap();
+        let short = self::plan(&context);
+        drop(context);
+        assert_eq!(work(&short), expected);
+        let cache = Cache::new(&short, &CacheOptions::default()).unwrap();
+        if round % 2 == 0 {
+            drop(short);
+        }
+        drop(cache);
+    }
+    let more = resident().saturating_sub(at_first);
+    assert!(more < 32, "{more} MiB are left behind");
     drop(own);
-    assert_eq!(manners().0, before.0);
+    assert_eq!(changed(&before), UNCHANGED, "everything");
+
+    #[cfg(feature = "dlopen")]
+    {
+        assert!(is_there_when_given_up(), "the library can be unloaded under those who use it");
+        assert_eq!(work(&plan), expected);
+    }
 }
 
 // What threads may share is what the library allows.

@@ -51,7 +51,9 @@ fn plan() -> Plan {
         cache_dtype: sys::THINK_F32,
         ..Default::default()
     };
-    let context = Context::options().log(|_, _| {}).build().unwrap();
+    let options = Context::options();
+    // Miri runs the library, but lets it call nothing of Rust's.
+    let context = if cfg!(miri) { options } else { options.log(|_, _| {}) }.build().unwrap();
     context.supports(&problem).unwrap();
     Plan::new(&context, problem).unwrap()
 }
@@ -166,6 +168,21 @@ impl std::io::Read for Panics {
     }
 }
 
+/// Sequence 0 in a file, and back as sequence 2, which is dropped.
+fn files(cache: &mut Cache) -> Result<()> {
+    let mut file = Vec::new();
+    cache.save(0, &mut file)?;
+    assert_eq!(file.len() as u64, cache.save_size(0)?);
+    cache.load(2, &mut file.as_slice())?;
+    assert_eq!(cache.usage(Some(2))?.tokens, T as i64);
+    cache.drop_sequence(2)?;
+    assert_eq!(cache.load(2, &mut &file[..100]).unwrap_err().kind, ErrorKind::Format);
+    let error = cache.save(0, &mut Broken).unwrap_err();
+    assert!(error.kind == ErrorKind::Io && error.message.ends_with("the peer is gone"), "{error}");
+    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| cache.load(2, &mut Panics))).is_err());
+    Ok(())
+}
+
 fn caches(plan: &Plan) -> Result<()> {
     let (query, key, value) = (noise(1, HQ * T * D), noise(2, HKV * T * D), noise(3, HKV * T * D));
     let mut cache = Cache::new(plan, &CacheOptions { sequences: 3, ..Default::default() })?;
@@ -193,16 +210,9 @@ fn caches(plan: &Plan) -> Result<()> {
     cache.export_dense(0, 0, T as i64 - 20, 20, Some(&mut TensorMut::new(&mut rows, extent)?), None)?;
     assert_eq!(rows[..20 * D], key[(T - 20) * D..T * D]);
 
-    let mut file = Vec::new();
-    cache.save(0, &mut file)?;
-    assert_eq!(file.len() as u64, cache.save_size(0)?);
-    cache.load(2, &mut file.as_slice())?;
-    assert_eq!(cache.usage(Some(2))?.tokens, T as i64);
-    cache.drop_sequence(2)?;
-    assert_eq!(cache.load(2, &mut &file[..100]).unwrap_err().kind, ErrorKind::Format);
-    let error = cache.save(0, &mut Broken).unwrap_err();
-    assert!(error.kind == ErrorKind::Io && error.message.ends_with("the peer is gone"), "{error}");
-    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| cache.load(2, &mut Panics))).is_err());
+    if !cfg!(miri) {
+        files(&mut cache)?;
+    }
     let options = EvictOptions { method: sys::THINK_EVICT_RECENT, sinks: 4, budget: 24, ..Default::default() };
     cache.step(&[2], &[T as i32])?;
     cache.append(0, Some(&q), &k, &v)?;
@@ -225,13 +235,16 @@ fn caches(plan: &Plan) -> Result<()> {
 fn facts(plan: &Plan) -> Result<()> {
     let number = sys::THINK_VERSION_MAJOR * 10000 + sys::THINK_VERSION_MINOR * 100 + sys::THINK_VERSION_PATCH;
     assert_eq!((version(), abi_version()), (number, sys::THINK_ABI_MAJOR));
-    assert!(version_string().starts_with("0.") || version_string().starts_with("1."));
     assert_eq!(query(sys::THINK_QUERY_MAX_CHANNELS)?, 256);
     assert_eq!(Context::options().threads(3).build()?.query(sys::THINK_QUERY_THREADS)?, 3);
     assert!(backend_reason(sys::THINK_DEVICE_CPU)?.starts_with("available"));
     assert!(plan.describe()?.contains("\"query_heads\""));
-    assert_eq!((dtype_bytes(sys::THINK_BF16), dtype_bytes(sys::THINK_U4), dtype_name(sys::THINK_U4)), (2, 0, "u4"));
-    assert_eq!((kept_channels(128, 0.4), status_name(1)), (Some(77), "THINK_E_ARGUMENT"));
+    assert_eq!((dtype_bytes(sys::THINK_BF16), dtype_bytes(sys::THINK_U4), kept_channels(128, 0.4)), (2, 0, Some(77)));
+    // Miri does not look into memory that is the library's.
+    if !cfg!(miri) {
+        assert!(version_string().starts_with("0.") || version_string().starts_with("1."));
+        assert_eq!((dtype_name(sys::THINK_U4), status_name(1)), ("u4", "THINK_E_ARGUMENT"));
+    }
 
     assert!(Tensor::new(&[0.0f32; 7], [1, 1, 1, 8]).is_err());
     assert!(Tensor::with_stride(&[0.0f32; 16], [1, 2, 1, 8], [0, 9, 8, 1]).is_err());

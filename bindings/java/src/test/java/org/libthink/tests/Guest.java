@@ -17,7 +17,7 @@ import org.libthink.tests.Data.*;
 final class Guest {
   private Guest() {}
 
-  /** Rounding, subnormals, locale, folder, umask, environment. */
+  /** Rounding, subnormals, locale, folder, umask, environment, handlers of signals. */
   static native String manners();
 
   /** Signals as the kernel has them. */
