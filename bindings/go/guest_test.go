@@ -108,6 +108,7 @@ type state struct {
 	c       manners.State
 	signals string
 	folder  string
+	files   int
 }
 
 func look() state {
@@ -122,16 +123,18 @@ func look() state {
 		}
 	}
 	folder, _ := os.Getwd()
-	return state{manners.Look(), strings.Join(signals, "\n"), folder}
+	return state{manners.Look(), strings.Join(signals, "\n"), folder, entries("/proc/self/fd")}
 }
 
-func threads() int {
-	entries, err := os.ReadDir("/proc/self/task")
+func entries(folder string) int {
+	found, err := os.ReadDir(folder)
 	if err != nil {
 		panic(err)
 	}
-	return len(entries)
+	return len(found)
 }
+
+func threads() int { return entries("/proc/self/task") }
 
 func beGuest() int {
 	runtime.LockOSThread()
