@@ -115,6 +115,8 @@ int32_t order_runs(const Arguments &a, int32_t (&order)[THINK_MAX_SEGMENTS], int
     if ((has_codes(x.key_dtype, x.value_dtype) || has_codes(y.key_dtype, y.value_dtype)) && (x.key_dtype != y.key_dtype || x.value_dtype != y.value_dtype)) {
       return false;
     }
+    // Sums of F8 have one scale.
+    if (x.value_dtype == THINK_F8_E4M3 && (x.value_scale != y.value_scale || (x.value_scale && x.slot != y.slot))) return false;
     if (!x.value_basis || !y.value_basis) return !x.value_basis && !y.value_basis;
     return x.value_basis->kept == y.value_basis->kept && x.value_basis->index == y.value_basis->index && x.value_basis->weight == y.value_basis->weight &&
            x.value_basis->offset == y.value_basis->offset && x.value_basis->weight_offset == y.value_basis->weight_offset && x.slot == y.slot;
@@ -203,7 +205,7 @@ int32_t attend(const Arguments &a, const Extent &extent, const int32_t *query_sl
     const int32_t key_bits = device::bits_of(key), value_bits = device::bits_of(value);
     d.least = std::min(d.least, kLeastTiles * tile_weight(shape.key_channels, key_bits, shape.value_channels, value_bits));
     if (has_codes(key, value)) {
-      d.code_words = std::max(d.code_words, key_stage(shape.key_channels, key_bits) + value_stage(shape.value_channels, value_bits));
+      d.code_words = std::max(d.code_words, key_stage(shape.key_channels, key) + value_stage(shape.value_channels, value));
     }
   }
   const bool codes = d.code_words > 0;

@@ -51,7 +51,7 @@ struct Reader {
   // `factor` times a number as matrix units multiply it: factors are rounded to `operands`. Of codes that is the product with the scale, and codes count
   // from the middle of their range.
   Real product(Real factor, int64_t row, int32_t position, think_dtype operands) const {
-    if (!operands || !is_quantized(view.dtype)) return rounded(factor, operands) * (*this)(row, position);
+    if (!operands || !has_groups(view.dtype)) return rounded(factor, operands && is_quantized(view.dtype) ? THINK_F16 : operands) * (*this)(row, position);
     const char *tile = row_address(view, row);
     const int32_t token = static_cast<int32_t>(row % kTileTokens);
     const TileLayout layout = keys ? key_tile(view.channels, view.dtype) : value_tile(view.channels, view.dtype);

@@ -47,7 +47,11 @@ THINK_DEVICE const char *element(const think_tensor &tensor, int64_t batch, int6
 // One side of a segment.
 struct Side {
   char *base;
-  int64_t block_stride, head_stride, row_stride;  // bytes; row_stride 0 = as wide as a row is
+  int64_t block_stride, head_stride;  // bytes
+  union {
+    int64_t row_stride;  // bytes; THINK_ROWS, 0 = as wide as a row is
+    float *scale;        // [slots][kv_heads] of F8, which has tiles only; NULL = 1
+  };
   const int64_t *head_offset;
   const int32_t *kept, *index;  // of the basis, NULL = all channels
   int32_t channels;             // of a full row
@@ -74,6 +78,7 @@ inline Side side_of(const think_segment &segment, const Shape &shape, think::Sid
   view.block_stride = stride[0];
   view.head_stride = stride[1];
   view.row_stride = stride[2];
+  if ((keys ? segment.key_dtype : segment.value_dtype) == THINK_F8_E4M3) view.scale = f8_scales(segment, keys);
   view.head_offset = keys ? segment.key_head_offset : segment.value_head_offset;
   view.kept = basis ? basis->kept : nullptr;
   view.index = basis ? basis->index : nullptr;
@@ -116,6 +121,11 @@ THINK_DEVICE int32_t width_of(const Side &side, int64_t head_of_slot) {
   return side.kept ? clamp(load_constant(side.kept + head_of_slot), side.channels) : side.channels;
 }
 
+// Of a side that is F8.
+THINK_DEVICE float scale_of(const Side &side, int64_t head_of_slot) {
+  return side.dtype == THINK_F8_E4M3 && side.scale ? load_constant(side.scale + head_of_slot) : 1.0f;
+}
+
 // A side of one sequence and KV head, resolved as far as the page: SideView of segment.h.
 struct View {
   char *base;
@@ -132,8 +142,8 @@ THINK_DEVICE View view_of(const Side &side, const Run &run, int32_t kv_heads, in
   view.channels = width_of(side, head_of_slot);
   view.base = side.base + (side.head_offset ? load_constant(side.head_offset + head_of_slot) : head * side.head_stride);
   view.block_stride = side.block_stride;
-  view.row_stride = side.row_stride ? side.row_stride : static_cast<int64_t>(view.channels) * side.element_bytes;
-  view.tile_bytes = is_codes(side.dtype) ? code_tile(side.keys, view.channels, bits_of(side.dtype)).bytes
+  view.row_stride = side.layout == THINK_ROWS && side.row_stride ? side.row_stride : static_cast<int64_t>(view.channels) * side.element_bytes;
+  view.tile_bytes = is_codes(side.dtype) ? code_tile(side.keys, view.channels, side.dtype).bytes
                                          : static_cast<int64_t>(view.channels) * kTileTokens * side.element_bytes;
   view.pages = run.pages ? run.pages + sequence * run.pages_stride : nullptr;
   view.page_tokens = run.page_tokens;

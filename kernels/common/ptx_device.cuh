@@ -119,6 +119,11 @@ THINK_DEVICE uint32_t atomic_add(uint32_t *pointer, uint32_t value) {
 THINK_DEVICE int32_t atomic_add(int32_t *pointer, int32_t value) {
   return static_cast<int32_t>(atomic_add(reinterpret_cast<uint32_t *>(pointer), static_cast<uint32_t>(value)));
 }
+THINK_DEVICE uint32_t atomic_max(uint32_t *pointer, uint32_t value) {
+  uint32_t old;
+  asm volatile("atom.acq_rel.gpu.global.max.u32 %0, [%1], %2;" : "=r"(old) : "l"(global_address(pointer)), "r"(value) : "memory");
+  return old;
+}
 // Adds 1, or goes back to 0 when the old value is `last` or more. Returns the old value.
 THINK_DEVICE uint32_t atomic_increment_wrap(uint32_t *pointer, uint32_t last) {
   uint32_t old;

@@ -391,7 +391,7 @@ struct PlaceCall {
   const int32_t *kept, *slot;
   int64_t row_bytes, number_bytes;  // a head's rows have row_bytes each, or where that is 0 as many numbers as it keeps
   int64_t page_tokens;              // of codes: tiles of a page, which have so many times 16 bytes
-  int32_t code_bits;                // 0 = rows and tiles of numbers
+  think_dtype codes;                // 0 = rows and tiles of numbers
   bool keys;
   int32_t channels, kv_heads;
 };
@@ -402,7 +402,7 @@ __global__ void __launch_bounds__(32) compact_place(PlaceCall call) {
   for (int32_t start = 0; start < call.kv_heads; start += 32) {
     const int32_t head = start + lane_index();
     int32_t own = head < call.kv_heads ? (call.kept ? load_constant(call.kept + head_of_slot + head) : call.channels) : 0;
-    if (call.code_bits && head < call.kv_heads) own = static_cast<int32_t>(device::code_tile(call.keys, own, call.code_bits).bytes / kTileAlignment);
+    if (call.codes && head < call.kv_heads) own = static_cast<int32_t>(device::code_tile(call.keys, own, call.codes).bytes / kTileAlignment);
     int32_t sum = own;
     for (int32_t distance = 1; distance < 32; distance *= 2) {
       const int32_t other = shuffle_up(sum, distance);
@@ -513,7 +513,8 @@ int32_t compact(const Arguments &arguments, int64_t longest, void *stream) {
       return launch(how, kernel, move);
     };
     if (device::is_codes(move.source.dtype) || device::is_codes(move.destination.dtype)) {
-      if (const int32_t error = launch_codes(move, tiles, arguments.batch.count, stream)) return error;
+      const bool measures = (arguments.destination.flags & THINK_SEGMENT_MEASURE) != 0;
+      if (const int32_t error = launch_codes(move, tiles, arguments.batch.count, measures, stream)) return error;
       continue;
     }
     const int32_t error = with_type(move.source.dtype, [&](auto source) {
@@ -535,9 +536,9 @@ int32_t place(const Shape &shape, const think_segment &segment, const Batch &bat
     call.row_bytes = side.layout == THINK_ROWS ? side.row_stride : 0;
     call.number_bytes = side.element_bytes;
     call.page_tokens = segment.page_tokens;
-    call.code_bits = device::is_codes(side.dtype) ? device::bits_of(side.dtype) : 0;
+    call.codes = device::is_codes(side.dtype) ? side.dtype : 0;
     call.keys = side.keys;
-    if (call.code_bits) call.number_bytes = kTileAlignment, call.page_tokens /= kTileTokens;
+    if (call.codes) call.number_bytes = kTileAlignment, call.page_tokens /= kTileTokens;
     call.channels = side.channels;
     call.kv_heads = shape.kv_heads;
     const int32_t error = launch({.name = "compact_place", .grid = {batch.count}, .threads = 32, .stream = stream}, compact_place, call);

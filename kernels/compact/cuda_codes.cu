@@ -70,39 +70,55 @@ THINK_DEVICE void load_tile(const Parts &parts, const Move &move, const Job &job
 
 THINK_DEVICE float load_half(const char *array, int32_t i) { return to_float(load_constant(reinterpret_cast<const F16 *>(array) + i)); }
 
-THINK_DEVICE void load_key_codes(const Parts &parts, int32_t bits, const Job &job, const char *tile, int32_t rows) {
-  const TileLayout layout = device::code_tile(true, job.source.channels, bits);
+// What a code stands for; of F8 `scale` is that of the segment.
+THINK_DEVICE float number_of_code(think_dtype dtype, uint32_t code, float scale, float zero) {
+  return dtype == THINK_F8_E4M3 ? device::f8_to_float(code) * scale : fmaf(scale, static_cast<float>(code), zero);
+}
+
+THINK_DEVICE void load_key_codes(const Parts &parts, think_dtype dtype, const Job &job, const char *tile, int32_t rows) {
+  const TileLayout layout = device::code_tile(true, job.source.channels, dtype);
   const int32_t kept = job.destination.channels, lane = lane_index();
+  const bool groups = device::has_groups(dtype);
+  const uint32_t mask = (1u << device::bits_of(dtype)) - 1;
   for (int32_t begin = warp_index() * 32; begin < kept; begin += kWarps * 32) {
     const int32_t count = kept - begin < 32 ? kept - begin : 32, own = lane < count ? load_shared(parts.channel + begin + lane) : 0;
-    const float scale = lane < count ? load_half(tile + layout.scale, own) : 0.0f, zero = lane < count ? load_half(tile + layout.zero, own) : 0.0f;
+    float scale = job.source_scale, zero = 0.0f;
+    if (groups) scale = lane < count ? load_half(tile + layout.scale, own) : 0.0f, zero = lane < count ? load_half(tile + layout.zero, own) : 0.0f;
     for (int32_t i = 0; i < count; ++i) {
-      const int32_t channel = shuffle(own, i), at = bits == 8 ? channel * 32 + lane : channel * 16 + lane % 16;
-      const uint32_t byte = load_constant(reinterpret_cast<const uint8_t *>(tile) + at), code = bits == 8 ? byte : byte >> lane / 16 * 4 & 15;
-      const float x = fmaf(shuffle(scale, i), static_cast<float>(code), shuffle(zero, i));
+      const int32_t channel = shuffle(own, i);
+      const CodePlace at = device::key_code(dtype, channel, lane);
+      const uint32_t code = static_cast<uint32_t>(load_constant(reinterpret_cast<const uint8_t *>(tile) + at.byte)) >> at.shift & mask;
+      const float x = number_of_code(dtype, code, shuffle(scale, i), shuffle(zero, i));
       store_shared(place_of(parts, channel, lane), lane < rows ? x : 0.0f);
     }
   }
 }
 
-THINK_DEVICE void load_value_codes(const Parts &parts, int32_t bits, const Job &job, const char *tile, int32_t rows) {
-  const int32_t channels = job.source.channels, lane = lane_index();
-  const TileLayout layout = device::code_tile(false, channels, bits);
+THINK_DEVICE void load_value_codes(const Parts &parts, think_dtype dtype, const Job &job, const char *tile, int32_t rows) {
+  const int32_t channels = job.source.channels, lane = lane_index(), bits = device::bits_of(dtype);
+  const TileLayout layout = device::code_tile(false, channels, dtype);
   for (int32_t first = warp_index() * kBlockChannels; first < channels; first += kWarps * kBlockChannels) {
     const int32_t width = channels - first < kBlockChannels ? channels - first : kBlockChannels, bytes = width * bits / 8;
-    const int32_t block = first / kBlockChannels, group = block < layout.groups ? block : layout.groups - 1;
-    const float scale = load_half(tile + layout.scale, group * kTileTokens + lane), zero = load_half(tile + layout.zero, group * kTileTokens + lane);
+    float scale = job.source_scale, zero = 0.0f;
+    if (device::has_groups(dtype)) {
+      const int32_t block = first / kBlockChannels, group = block < layout.groups ? block : layout.groups - 1;
+      scale = load_half(tile + layout.scale, group * kTileTokens + lane), zero = load_half(tile + layout.zero, group * kTileTokens + lane);
+    }
     const char *row = tile + first * kTileTokens * bits / 8 + lane * bytes;
-    for (int32_t i = 0; i < bytes; i += 4) {
-      const uint32_t word = load_constant(reinterpret_cast<const uint32_t *>(row + i));
+    const auto store_codes = [&](uint32_t word, int32_t i, int32_t count) {
 #pragma unroll
       for (int32_t k = 0; k < 4; ++k) {
-        for (int32_t part = 0; part < 8 / bits; ++part) {
+        for (int32_t part = 0; part < 8 / bits && k < count; ++part) {
           const uint32_t code = word >> (8 * k + part * bits) & ((1u << bits) - 1);
-          const float x = fmaf(scale, static_cast<float>(code), zero);
+          const float x = number_of_code(dtype, code, scale, zero);
           store_shared(place_of(parts, first + part * bytes + i + k, lane), lane < rows ? x : 0.0f);
         }
       }
+    };
+    if (bytes % 4 == 0) {
+      for (int32_t i = 0; i < bytes; i += 4) store_codes(load_constant(reinterpret_cast<const uint32_t *>(row + i)), i, 4);
+    } else {
+      for (int32_t i = 0; i < bytes; i += 2) store_codes(load_constant(reinterpret_cast<const uint16_t *>(row + i)), i, 2);
     }
   }
 }
@@ -118,9 +134,11 @@ THINK_DEVICE uint32_t transpose_bytes(uint32_t word) {
 }
 
 // A warp encodes four channels; a lane has one token of all of them, and afterwards four tokens of one.
-THINK_DEVICE void store_key_codes(const Parts &parts, int32_t bits, const Job &job, char *tile, int32_t rows) {
-  const int32_t kept = job.destination.channels, lane = lane_index(), mine = lane % 4;
-  const TileLayout layout = device::code_tile(true, kept, bits);
+THINK_DEVICE void store_key_codes(const Parts &parts, think_dtype dtype, const Job &job, char *tile, int32_t rows) {
+  const int32_t kept = job.destination.channels, lane = lane_index(), mine = lane % 4, bits = device::bits_of(dtype);
+  const TileLayout layout = device::code_tile(true, kept, dtype);
+  const bool groups = device::has_groups(dtype);
+  const float inverse_of_segment = device::inverse_of(job.destination_scale);
   uint16_t *scales = reinterpret_cast<uint16_t *>(tile + layout.scale), *zeros = reinterpret_cast<uint16_t *>(tile + layout.zero);
   const bool exists = lane < rows;
   for (int32_t begin = warp_index() * 4; begin < kept; begin += kWarps * 4) {
@@ -129,6 +147,7 @@ THINK_DEVICE void store_key_codes(const Parts &parts, int32_t bits, const Job &j
 #pragma unroll
     for (int32_t j = 0; j < 4; ++j) {
       x[j] = begin + j < kept ? number_of(parts, begin + j) : 0.0f;
+      if (!groups) continue;
       const float low = -warp_max(exists ? -x[j] : -INFINITY), high = warp_max(exists ? x[j] : -INFINITY);
       const bool all_finite = all(!exists || fabsf(x[j]) <= kMostFinite);
       if (j == mine) least = low, most = high, finite = all_finite;
@@ -138,40 +157,50 @@ THINK_DEVICE void store_key_codes(const Parts &parts, int32_t bits, const Job &j
     uint32_t word = 0;
 #pragma unroll
     for (int32_t j = 0; j < 4; ++j) {
-      const uint32_t code = device::code_of(x[j], shuffle(zero, j), shuffle(inverse, j), bits);
+      const uint32_t code = groups ? device::code_of(x[j], shuffle(zero, j), shuffle(inverse, j), bits) : device::f8_code_of(x[j], inverse_of_segment);
       word |= (exists ? code : 0) << 8 * j;
     }
-    if (bits == 4) word |= shuffle_xor(word, 16) << 4;  // the lower half is what counts
-    word = transpose_bytes(word);
-    const bool stores = begin + mine < kept;
-    if (stores && lane < 4 * bits) store_global(reinterpret_cast<uint32_t *>(tile + (begin + mine) * kTileTokens * bits / 8) + lane / 4, word);
-    if (stores && lane < 4) {
+    if (bits == 2) {  // the first eight lanes are what counts: a byte of each channel, as they take turns in a pair
+      word |= shuffle_xor(word, 16) << 4;
+      word |= shuffle_xor(word, 8) << 2;
+      word = permute_bytes(word, shuffle_xor(word, 1), lane & 1 ? 0x3276 : 0x5410);
+      if (lane < 8 && begin + lane % 2 * 2 < kept) store_global(reinterpret_cast<uint32_t *>(tile + (begin / 2 + lane % 2) * 16) + lane / 2, word);
+    } else {
+      if (bits == 4) word |= shuffle_xor(word, 16) << 4;  // the lower half is what counts
+      word = transpose_bytes(word);
+      if (begin + mine < kept && lane < 4 * bits) store_global(reinterpret_cast<uint32_t *>(tile + (begin + mine) * kTileTokens * bits / 8) + lane / 4, word);
+    }
+    if (groups && begin + mine < kept && lane < 4) {
       store_global(scales + begin + mine, range.scale);
       store_global(zeros + begin + mine, range.zero);
     }
   }
-  const int32_t padding = static_cast<int32_t>(layout.bytes - layout.zero) / 2 - kept;
+  const int32_t padding = groups ? static_cast<int32_t>(layout.bytes - layout.zero) / 2 - kept : 0;
   if (thread_index() < padding) store_global(zeros + kept + thread_index(), 0);
 }
 
-// A warp has a group of channels, a lane the row of a token.
-THINK_DEVICE void store_value_codes(const Parts &parts, int32_t bits, const Job &job, char *tile, int32_t rows) {
-  const int32_t kept = job.destination.channels, lane = lane_index();
-  const TileLayout layout = device::code_tile(false, kept, bits);
-  const bool exists = lane < rows;
-  for (int32_t group = warp_index(); group < layout.groups; group += kWarps) {
-    const int32_t begin = group * kBlockChannels, end = group == layout.groups - 1 ? kept : begin + kBlockChannels;
-    float least = INFINITY, most = -INFINITY;
-    bool finite = true;
-    for (int32_t i = begin; i < end; ++i) {
-      const float x = number_of(parts, i);
-      least = fminf(least, x);
-      most = fmaxf(most, x);
-      finite = finite && fabsf(x) <= kMostFinite;
-    }
+// A warp has a group of channels (of F8 a block), a lane the row of a token.
+THINK_DEVICE void store_value_codes(const Parts &parts, think_dtype dtype, const Job &job, char *tile, int32_t rows) {
+  const int32_t kept = job.destination.channels, lane = lane_index(), bits = device::bits_of(dtype);
+  const TileLayout layout = device::code_tile(false, kept, dtype);
+  const bool exists = lane < rows, has_groups = device::has_groups(dtype);
+  const int32_t groups = has_groups ? layout.groups : (kept + kBlockChannels - 1) / kBlockChannels;
+  for (int32_t group = warp_index(); group < groups; group += kWarps) {
+    const int32_t begin = group * kBlockChannels, end = group == groups - 1 ? kept : begin + kBlockChannels;
     CodeRange range = {0, 0};
-    if (exists) range = device::code_range(least, most, finite, bits);
-    const float zero = device::half_to_float(range.zero), inverse = device::inverse_of(device::half_to_float(range.scale));
+    if (has_groups) {
+      float least = INFINITY, most = -INFINITY;
+      bool finite = true;
+      for (int32_t i = begin; i < end; ++i) {
+        const float x = number_of(parts, i);
+        least = fminf(least, x);
+        most = fmaxf(most, x);
+        finite = finite && fabsf(x) <= kMostFinite;
+      }
+      if (exists) range = device::code_range(least, most, finite, bits);
+    }
+    const float zero = device::half_to_float(range.zero);
+    const float inverse = device::inverse_of(has_groups ? device::half_to_float(range.scale) : job.destination_scale);
     for (int32_t first = begin; first < end; first += kBlockChannels) {
       const int32_t width = end - first < kBlockChannels ? end - first : kBlockChannels, bytes = width * bits / 8;
       char *row = tile + first * kTileTokens * bits / 8 + lane * bytes;
@@ -182,20 +211,27 @@ THINK_DEVICE void store_value_codes(const Parts &parts, int32_t bits, const Job 
           if (at + i >= bytes) continue;
           uint32_t byte = 0;
           for (int32_t part = 0; part < 8 / bits; ++part) {
-            byte |= device::code_of(number_of(parts, first + part * bytes + at + i), zero, inverse, bits) << part * bits;
+            const float x = number_of(parts, first + part * bytes + at + i);
+            byte |= (has_groups ? device::code_of(x, zero, inverse, bits) : device::f8_code_of(x, inverse)) << part * bits;
           }
           words[i / 4] |= (exists ? byte : 0) << i % 4 * 8;
         }
         if (bytes % 16 == 0) {
           store_global(reinterpret_cast<Words4 *>(row + at), Words4{words[0], words[1], words[2], words[3]});
-        } else {
+        } else if (bytes % 4 == 0) {
 #pragma unroll
           for (int32_t i = 0; i < 4; ++i) {
             if (at + 4 * i < bytes) store_global(reinterpret_cast<uint32_t *>(row + at) + i, words[i]);
           }
+        } else {  // narrow blocks of two bits
+#pragma unroll
+          for (int32_t i = 0; i < 4; ++i) {
+            if (2 * i < bytes) store_global(reinterpret_cast<uint16_t *>(row) + i, static_cast<uint16_t>(words[i / 2] >> i % 2 * 16));
+          }
         }
       }
     }
+    if (!has_groups) continue;
     store_global(reinterpret_cast<uint16_t *>(tile + layout.scale) + group * kTileTokens + lane, range.scale);
     store_global(reinterpret_cast<uint16_t *>(tile + layout.zero) + group * kTileTokens + lane, range.zero);
   }
@@ -236,63 +272,118 @@ THINK_DEVICE void store_tile(const Parts &parts, const Move &move, const Job &jo
   }
 }
 
+// Rows of a block, and what of the source they keep.
+struct Range {
+  int32_t begin, end;
+};
+
+THINK_DEVICE Range take_range(const Move &move, const Job &job, const Parts &parts) {
+  const int32_t begin = first_tile(move) * kTileTokens, most = begin + move.tiles_per_warp * kTileTokens, end = job.count < most ? job.count : most;
+  for (int32_t i = thread_index(); i < job.destination.channels; i += kThreads) store_shared(parts.channel + i, job.index ? load_constant(job.index + i) : i);
+  sync_block();
+  return {begin, end};
+}
+
+THINK_DEVICE void load_numbers(const Parts &parts, const Move &move, const Job &job, int32_t first, int32_t rows) {
+  if (job.source.layout != THINK_TILES) return load_rows(parts, move, job, first, rows);
+  const char *source = device::row_address(job.source, job.source_first + first);
+  if (!device::is_codes(move.source.dtype)) return load_tile(parts, move, job, source, rows);
+  if (move.source.keys) return load_key_codes(parts, move.source.dtype, job, source, rows);
+  load_value_codes(parts, move.source.dtype, job, source, rows);
+}
+
 __global__ void __launch_bounds__(kThreads, kBlocks) compact_codes(const __grid_constant__ Move move) {
   SharedCarver carver = shared_memory();
   const Job job = job_of(move, carver);
   const Parts parts = take_parts(carver, move.source.channels);
-  const int32_t from_bits = device::is_codes(move.source.dtype) ? device::bits_of(move.source.dtype) : 0;
-  const int32_t to_bits = device::is_codes(move.destination.dtype) ? device::bits_of(move.destination.dtype) : 0;
-  const bool keys = move.destination.keys, same_form = from_bits > 0 && from_bits == to_bits && job.source.channels == job.destination.channels;
-  const bool from_tiles = job.source.layout == THINK_TILES, to_tiles = job.destination.layout == THINK_TILES;
-  const int32_t begin = first_tile(move) * kTileTokens, most = begin + move.tiles_per_warp * kTileTokens, end = job.count < most ? job.count : most;
-  if (begin >= end) return;
-  for (int32_t i = thread_index(); i < job.destination.channels; i += kThreads) store_shared(parts.channel + i, job.index ? load_constant(job.index + i) : i);
-  sync_block();
-  for (int32_t first = begin; first < end; first += kTileTokens) {
-    const int32_t rows = end - first < kTileTokens ? end - first : kTileTokens;
-    const char *source = from_tiles ? device::row_address(job.source, job.source_first + first) : nullptr;
+  const bool to_tiles = job.destination.layout == THINK_TILES;
+  const bool same_form = device::is_codes(move.source.dtype) && move.source.dtype == move.destination.dtype &&
+                         job.source.channels == job.destination.channels && job.source_scale == job.destination_scale;
+  const Range range = take_range(move, job, parts);
+  for (int32_t first = range.begin; first < range.end; first += kTileTokens) {
+    const int32_t rows = range.end - first < kTileTokens ? range.end - first : kTileTokens;
     char *tile = to_tiles ? device::row_address(job.destination, job.destination_first + first) : nullptr;
     if (same_form && rows == kTileTokens) {
+      const char *source = device::row_address(job.source, job.source_first + first);
       for (int32_t i = thread_index(); i < job.source.tile_bytes / 16; i += kThreads) {
         store_global(reinterpret_cast<Words4 *>(tile) + i, load_stream(reinterpret_cast<const Words4 *>(source) + i));
       }
       continue;
     }
-    if (!from_tiles) {
-      load_rows(parts, move, job, first, rows);
-    } else if (!from_bits) {
-      load_tile(parts, move, job, source, rows);
-    } else if (keys) {
-      load_key_codes(parts, from_bits, job, source, rows);
-    } else {
-      load_value_codes(parts, from_bits, job, source, rows);
-    }
+    load_numbers(parts, move, job, first, rows);
     sync_block();
     if (!to_tiles) {
       store_rows(parts, move, job, first, rows);
-    } else if (!to_bits) {
+    } else if (!device::is_codes(move.destination.dtype)) {
       store_tile(parts, move, job, tile);
-    } else if (keys) {
-      store_key_codes(parts, to_bits, job, tile, rows);
+    } else if (move.destination.keys) {
+      store_key_codes(parts, move.destination.dtype, job, tile, rows);
     } else {
-      store_value_codes(parts, to_bits, job, tile, rows);
+      store_value_codes(parts, move.destination.dtype, job, tile, rows);
     }
     sync_block();  // before the next tile comes
   }
 }
 
+// ---- scales of F8: the largest number, then what follows of it, in the same place
+
+THINK_DEVICE float *place_of_scale(const Move &move, int32_t sequence, int32_t head) {
+  return move.destination.scale + (static_cast<int64_t>(device::slot_of(move.to.slot, sequence)) * move.kv_heads + head);
+}
+
+// Grid (groups of KV heads, sequences). ends: it becomes the scale; else it begins with 0.
+__global__ void __launch_bounds__(kThreads) compact_scale(const __grid_constant__ Move move, bool ends) {
+  const int32_t head = block_x() * kThreads + thread_index();
+  if (head >= move.kv_heads) return;
+  float *place = place_of_scale(move, block_y(), head);
+  store_global(place, ends ? device::f8_scale_of(load_global(place)) : 0.0f);
+}
+
+// The grid of compact_codes.
+__global__ void __launch_bounds__(kThreads, kBlocks) compact_measure(const __grid_constant__ Move move) {
+  SharedCarver carver = shared_memory();
+  const Job job = job_of(move, carver);
+  const Parts parts = take_parts(carver, move.source.channels);
+  const Range range = take_range(move, job, parts);
+  float most = 0.0f;
+  for (int32_t first = range.begin; first < range.end; first += kTileTokens) {
+    load_numbers(parts, move, job, first, range.end - first < kTileTokens ? range.end - first : kTileTokens);
+    sync_block();
+    for (int32_t i = warp_index(); i < job.destination.channels; i += kWarps) {
+      const float x = fabsf(number_of(parts, i));
+      if (x <= kMostFinite) most = fmaxf(most, x);
+    }
+    sync_block();  // before the next tile comes
+  }
+  most = warp_max(most);
+  // Numbers without a sign are ordered as their bits are.
+  if (lane_index() == 0 && most > 0.0f) atomic_max(reinterpret_cast<uint32_t *>(place_of_scale(move, block_z(), block_y())), as_bits(most));
+}
+
 }  // namespace
 
-int32_t load_codes() { return prepare(compact_codes, parts_bytes(kMaxChannels)); }
+int32_t load_codes() {
+  if (const int32_t error = prepare(compact_codes, parts_bytes(kMaxChannels))) return error;
+  if (const int32_t error = prepare(compact_scale, 0)) return error;
+  return prepare(compact_measure, parts_bytes(kMaxChannels));
+}
 
-int32_t launch_codes(Move move, int32_t tiles, int32_t sequences, void *stream) {
+int32_t launch_codes(Move move, int32_t tiles, int32_t sequences, bool measures, void *stream) {
   move.warps = 1;  // of tiles: all warps of a block have the same one
   move.tiles_per_warp = tiles >= 16 * kTilesOfBlock ? kTilesOfBlock : tiles >= 64 ? 4 : 1;
   const Launch how{.name = "compact_codes",
-                   .grid = {(tiles + move.tiles_per_warp - 1) / move.tiles_per_warp, move.kv_heads, sequences},
-                   .threads = kThreads,
-                   .shared_bytes = parts_bytes(move.source.channels),
-                   .stream = stream};
+             .grid = {(tiles + move.tiles_per_warp - 1) / move.tiles_per_warp, move.kv_heads, sequences},
+             .threads = kThreads,
+             .shared_bytes = parts_bytes(move.source.channels),
+             .stream = stream};
+  if (measures && move.destination.dtype == THINK_F8_E4M3 && move.destination.scale) {
+    const Launch of_scales{.name = "compact_scale", .grid = {(move.kv_heads + kThreads - 1) / kThreads, sequences}, .threads = kThreads, .stream = stream};
+    Launch of_rows = how;
+    of_rows.name = "compact_measure";
+    if (const int32_t error = launch(of_scales, compact_scale, move, false)) return error;
+    if (const int32_t error = launch(of_rows, compact_measure, move)) return error;
+    if (const int32_t error = launch(of_scales, compact_scale, move, true)) return error;
+  }
   return launch(how, compact_codes, move);
 }
 

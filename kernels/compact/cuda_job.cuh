@@ -23,6 +23,7 @@ struct alignas(16) Job {
   device::View source, destination;
   const int32_t *index;  // kept channels; NULL = rows keep all that they have
   int32_t source_first, destination_first, count;
+  float source_scale, destination_scale;  // of F8
 };
 
 THINK_DEVICE Job find_job(const Move &move) {
@@ -36,6 +37,8 @@ THINK_DEVICE Job find_job(const Move &move) {
   const bool gathers = move.destination.index && !move.source.index && job.destination.channels < job.source.channels;
   const int64_t head_of_slot = static_cast<int64_t>(job.destination.slot) * move.kv_heads + head;
   job.index = gathers ? move.destination.index + head_of_slot * move.destination.channels : nullptr;
+  job.source_scale = device::scale_of(move.source, static_cast<int64_t>(job.source.slot) * move.kv_heads + head);
+  job.destination_scale = device::scale_of(move.destination, head_of_slot);
   return job;
 }
 
@@ -63,8 +66,8 @@ THINK_DEVICE int32_t first_row(const Move &move, int32_t turn) { return (first_t
 
 THINK_DEVICE bool is_aligned(const void *address) { return (reinterpret_cast<uint64_t>(address) & 15) == 0; }
 
-// Tiles of codes on either side, see cuda_codes.cu. `tiles` of the longest run.
+// Tiles of codes on either side, see cuda_codes.cu. `tiles` of the longest run. measures: the destination's scales are found first.
 int32_t load_codes();
-int32_t launch_codes(Move move, int32_t tiles, int32_t sequences, void *stream);
+int32_t launch_codes(Move move, int32_t tiles, int32_t sequences, bool measures, void *stream);
 
 }  // namespace think::compact::cuda

@@ -20,7 +20,6 @@ struct Call {
   const void *weight;
   const int64_t *weight_offset;
   const float *offset;
-  const float *scale;  // of F8; NULL = 1
   think_tensor tensor;
   int32_t kv_heads, first, count;
 };
@@ -33,24 +32,13 @@ uint32_t shared_bytes() {
   return carver.bytes();
 }
 
-THINK_DEVICE bool has_groups(think_dtype dtype) { return device::is_codes(dtype) || dtype == THINK_U2; }
-
 // As in quantized.h.
 THINK_DEVICE CodePlace place_of(const device::Side &side, int32_t channels, int32_t position, int32_t token) {
+  if (side.keys) return device::key_code(side.dtype, position, token);
   const int32_t bits = device::bits_of(side.dtype);
-  if (side.keys) {
-    const int32_t bytes = kTileTokens * bits / 8, shift = token / bytes * bits;
-    if (side.dtype == THINK_U2) return {position / 2 * 16 + position % 2 + token % bytes * 2, shift};
-    return {position * bytes + token % bytes, shift};
-  }
   const int32_t first = position / kBlockChannels * kBlockChannels, within = position - first;
   const int32_t bytes = (channels - first < kBlockChannels ? channels - first : kBlockChannels) * bits / 8;
   return {first * kTileTokens * bits / 8 + token * bytes + within % bytes, within / bytes * bits};
-}
-
-THINK_DEVICE float f8_to_float(uint32_t code) {
-  const uint32_t magnitude = code & 0x7f, sign = (code & 0x80) << 24;
-  return as_float(sign | (magnitude == kNanF8 ? 0x7fc00000u : as_bits(as_float(magnitude << 20) * 0x1p120f)));
 }
 
 THINK_DEVICE float load_half(const char *array, int32_t i) { return to_float(load_constant(reinterpret_cast<const F16 *>(array) + i)); }
@@ -64,10 +52,10 @@ THINK_DEVICE float stored_number(const Call &call, const device::View &view, int
   }
   const CodePlace place = place_of(call.side, view.channels, position, token);
   const uint32_t byte = load_constant(reinterpret_cast<const uint8_t *>(address) + place.byte);
-  if (!has_groups(dtype)) return (call.scale ? load_constant(call.scale + head_of_slot) : 1.0f) * f8_to_float(byte);
+  if (!device::has_groups(dtype)) return device::scale_of(call.side, head_of_slot) * device::f8_to_float(byte);
   const int32_t bits = device::bits_of(dtype);
   const uint32_t code = byte >> place.shift & ((1u << bits) - 1);
-  const TileLayout tile = device::code_tile(call.side.keys, view.channels, bits);
+  const TileLayout tile = device::code_tile(call.side.keys, view.channels, dtype);
   const int32_t block = position / kBlockChannels, group = block < tile.groups ? block : tile.groups - 1;
   const int32_t at = call.side.keys ? position : group * kTileTokens + token;
   // The product is exact, so it does not matter whether the compiler makes one operation of the two.
@@ -106,9 +94,7 @@ __global__ void __launch_bounds__(kMaxChannels) rebuild_rows(const __grid_consta
   SharedCarver carver = shared_memory();
   const Shared<Float4> kept = take_kept(carver);
   const int32_t head = block_y(), position = thread_index(), begin = block_x() * kRows, channels = call.side.channels;
-  device::View view = device::view_of(call.side, call.run, call.kv_heads, 0, head);
-  // Other stages have no kernels for every form of codes, this one has.
-  if (has_groups(call.side.dtype)) view.tile_bytes = device::code_tile(call.side.keys, view.channels, device::bits_of(call.side.dtype)).bytes;
+  const device::View view = device::view_of(call.side, call.run, call.kv_heads, 0, head);
   const int64_t head_of_slot = static_cast<int64_t>(view.slot) * call.kv_heads + head;
   const int32_t rows = call.count - begin < kRows ? call.count - begin : kRows;
   float x[kRows] = {};
@@ -147,7 +133,6 @@ int32_t rebuild(const Arguments &arguments, void *stream) {
   call.weight = basis ? basis->weight : nullptr;
   call.weight_offset = basis ? basis->weight_offset : nullptr;
   call.offset = basis ? basis->offset : nullptr;
-  call.scale = f8_scales(segment, keys);
   call.tensor = arguments.tensor;
   call.kv_heads = arguments.shape.kv_heads;
   call.first = static_cast<int32_t>(arguments.first);

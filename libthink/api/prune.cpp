@@ -161,7 +161,7 @@ think_status think_prune(const think_plan *plan, const void *score_state, const 
       return status;
     }
     if (target.key_head_offset || target.value_head_offset) {
-      if (const think_status status = check_place(destination_argument, target, shape)) return status;
+      if (const think_status status = check_place(destination_argument, target)) return status;
     }
     if (const think_status status = check_prune_room(destination_argument, from.segment, target, shape, call.options.sinks, call.options.recent, call.batch,
                                                            launched.check)) {

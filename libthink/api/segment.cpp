@@ -74,7 +74,7 @@ think_status think_segment_place(const think_plan *plan, const think_segment *se
     const SegmentRule rule{false, false, true, false, false, true};
     const Argument argument{error, 2, "segment"};
     if (const think_status status = read_segment(argument, segment, 0, shape, sequences, rule, call.check, copy)) return status;
-    if (const think_status status = check_place(argument, copy.segment, shape)) return status;
+    if (const think_status status = check_place(argument, copy.segment)) return status;
     if (plan->context->cuda) {
       return run_on_device(*plan, error, [&](const cuda::Backend &backend) { return backend.place(shape, copy.segment, sequences, call.stream); });
     }

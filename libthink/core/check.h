@@ -66,7 +66,7 @@ struct SegmentCopy {
 think_status read_segment(const Argument &argument, const think_segment *array, int32_t element, const Shape &shape, const Batch &batch,
                           const SegmentRule &rule, bool check, SegmentCopy &copy);
 // What think_segment_place() needs besides: rows of a page or slot, and the element size of the sides whose offsets it writes.
-think_status check_place(const Argument &argument, const think_segment &segment, const Shape &shape);
+think_status check_place(const Argument &argument, const think_segment &segment);
 // Does the source of think_compact() have the rows that the destination asks for, as far as it tells its room? `check`: look at pages and head offsets too.
 think_status check_source_room(const Argument &argument, const think_segment &source, const think_segment &destination, const Shape &shape,
                                const Batch &batch, bool check);

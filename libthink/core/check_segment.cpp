@@ -19,8 +19,7 @@ constexpr SideFields kKeyFields = {"key", "key_layout", "key_dtype", "key_stride
 constexpr SideFields kValueFields = {"value", "value_layout", "value_dtype", "value_stride", "value_head_offset", "value_basis", "value_scale"};
 
 // What of a side can be wrong by itself, whatever the lengths are.
-think_status check_segment_side(const Argument &argument, const SideFields &fields, const think_segment &segment, int32_t side, bool dense,
-                                const Shape &shape) {
+think_status check_segment_side(const Argument &argument, const SideFields &fields, const think_segment &segment, int32_t side, bool dense) {
   const bool keys = side == THINK_KEYS;
   const int32_t layout = keys ? segment.key_layout : segment.value_layout;
   const think_dtype dtype = keys ? segment.key_dtype : segment.value_dtype;
@@ -34,7 +33,7 @@ think_status check_segment_side(const Argument &argument, const SideFields &fiel
   if (basis && dense) return wrong(argument, fields.basis, "expected NULL (a dense source), got a basis");
   if (!pointer) return THINK_OK;  // whether the side may be missing depends on the call
   if (dense && !is_float_dtype(dtype)) return wrong(argument, fields.dtype, "expected f32, f16 or bf16 of a dense source, got 0x%x", static_cast<unsigned>(dtype));
-  if (const think_status status = check_storage(argument, side, layout, dtype, shape)) return status;
+  if (const think_status status = check_storage(argument, side, layout, dtype)) return status;
   const int64_t bytes = dtype_bytes(dtype), alignment = layout == THINK_TILES ? kBlockAlignment : bytes;
   if (const think_status status = check_pointer(argument, pointer, static_cast<int32_t>(alignment), fields.pointer)) return status;
   for (int axis = 0; axis < 3; ++axis) {
@@ -267,8 +266,8 @@ think_status read_segment(const Argument &argument, const think_segment *array, 
   if (const think_status status = read_element(argument, array, element, segment, flags)) return status;
   if (segment.reserved != 0) return wrong(argument, "reserved", "expected 0, got %d", segment.reserved);
   if (segment.page_tokens < 0) return wrong(argument, "page_tokens", "expected at least 0, got %d", segment.page_tokens);
-  if (const think_status status = check_segment_side(argument, kKeyFields, segment, THINK_KEYS, rule.dense, shape)) return status;
-  if (const think_status status = check_segment_side(argument, kValueFields, segment, THINK_VALUES, rule.dense, shape)) return status;
+  if (const think_status status = check_segment_side(argument, kKeyFields, segment, THINK_KEYS, rule.dense)) return status;
+  if (const think_status status = check_segment_side(argument, kValueFields, segment, THINK_VALUES, rule.dense)) return status;
   constexpr int32_t alignment = alignof(int32_t);
   if (segment.pages) {
     if (segment.page_tokens == 0 || segment.page_tokens % kTileTokens) {
@@ -317,7 +316,7 @@ think_status read_segment(const Argument &argument, const think_segment *array, 
   return check && rule.tables ? check_tables(argument, segment, shape, batch) : THINK_OK;
 }
 
-think_status check_place(const Argument &argument, const think_segment &segment, const Shape &shape) {
+think_status check_place(const Argument &argument, const think_segment &segment) {
   const bool tiles = in_tiles(segment);
   if (segment.page_tokens < 1 || (tiles && segment.page_tokens % kTileTokens)) {
     return wrong(argument, "page_tokens", "expected %s (rows of a page or slot), got %d", tiles ? "a positive multiple of 32" : "at least 1",
@@ -325,10 +324,10 @@ think_status check_place(const Argument &argument, const think_segment &segment,
   }
   // Pointers may be missing here, and with them what has been checked of the dtypes.
   if (segment.key_head_offset) {
-    if (const think_status status = check_storage(argument, THINK_KEYS, segment.key_layout, segment.key_dtype, shape)) return status;
+    if (const think_status status = check_storage(argument, THINK_KEYS, segment.key_layout, segment.key_dtype)) return status;
   }
   if (segment.value_head_offset) {
-    if (const think_status status = check_storage(argument, THINK_VALUES, segment.value_layout, segment.value_dtype, shape)) return status;
+    if (const think_status status = check_storage(argument, THINK_VALUES, segment.value_layout, segment.value_dtype)) return status;
   }
   for (const int64_t *offsets : {segment.key_head_offset, segment.value_head_offset}) {
     if (!offsets) continue;

@@ -41,7 +41,7 @@ think_status check_device_rows(const Argument &argument, const think_tensor &ten
 think_status check_device_attention(const Argument &argument, const think_segment &segment, think_dtype &dtype) {
   const auto check = [&](const char *field, think_dtype own) -> think_status {
     if (is_quantized(own)) return THINK_OK;
-    if (own == THINK_F32) return unsupported(argument, field, "expected f16, bf16, u8 or u4 for attention on a CUDA device, got f32");
+    if (own == THINK_F32) return unsupported(argument, field, "expected f16, bf16, u8, u4, u2 or f8_e4m3 for attention on a CUDA device, got f32");
     if (dtype == 0) dtype = own;
     if (own == dtype) return THINK_OK;
     return unsupported(argument, field, "expected one type for attention on a CUDA device (%s), got %s", dtype_name(dtype), dtype_name(own));

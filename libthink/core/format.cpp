@@ -5,7 +5,7 @@
 
 namespace think {
 
-think_status check_storage(const Argument &argument, int32_t side, int32_t layout, think_dtype dtype, const Shape &shape) {
+think_status check_storage(const Argument &argument, int32_t side, int32_t layout, think_dtype dtype) {
   const bool keys = side == THINK_KEYS;
   const char *dtype_field = keys ? "key_dtype" : "value_dtype", *layout_field = keys ? "key_layout" : "value_layout";
   if (is_float_dtype(dtype)) {
@@ -17,9 +17,6 @@ think_status check_storage(const Argument &argument, int32_t side, int32_t layou
   }
   if (layout != THINK_TILES) return wrong(argument, layout_field, "expected 1 (tiles) of quantized %s (%s), got %d", keys ? "keys" : "values",
                                           dtype_name(dtype), layout);
-  if (shape.on_device && dtype != THINK_U8 && dtype != THINK_U4) {
-    return unsupported(argument, dtype_field, "this version has no CUDA kernels for quantized %s, got %s", keys ? "keys" : "values", dtype_name(dtype));
-  }
   return THINK_OK;
 }
 
@@ -33,8 +30,8 @@ static think_status complete_format(const Argument &argument, const Shape &shape
   }
   if (format.key_dtype == 0) format.key_dtype = shape.cache_dtype;
   if (format.value_dtype == 0) format.value_dtype = shape.cache_dtype;
-  if (const think_status status = check_storage(argument, THINK_KEYS, format.key_layout, format.key_dtype, shape)) return status;
-  return check_storage(argument, THINK_VALUES, format.value_layout, format.value_dtype, shape);
+  if (const think_status status = check_storage(argument, THINK_KEYS, format.key_layout, format.key_dtype)) return status;
+  return check_storage(argument, THINK_VALUES, format.value_layout, format.value_dtype);
 }
 
 think_status read_format(const Argument &argument, const think_format *in, const Shape &shape, think_format &format) {

@@ -11,6 +11,6 @@ think_status read_format(const Argument &argument, const think_format *in, const
 think_status read_layer_format(const Argument &element, const think_format *formats, int32_t layer, const Shape &shape, think_format &format);
 
 // May a side be stored in this layout with this dtype, on this device?
-think_status check_storage(const Argument &argument, int32_t side, int32_t layout, think_dtype dtype, const Shape &shape);
+think_status check_storage(const Argument &argument, int32_t side, int32_t layout, think_dtype dtype);
 
 }  // namespace think

@@ -287,6 +287,7 @@ compact::Arguments prune_move(const PruneCall &call, const int32_t *source_first
   move.source.first = source_first;
   move.destination.first = destination_first;
   move.source.lengths = move.destination.lengths = rows;
+  move.destination.flags |= THINK_SEGMENT_MEASURE;
   for (think_segment *segment : {&move.source, &move.destination}) {
     segment->lengths_stride[0] = 1;
     segment->lengths_stride[1] = 0;
@@ -330,7 +331,6 @@ void prune(const PruneCall &call, void *workspace) {
   }
   compact::Arguments move = prune_move(call, scratch.source_first, scratch.destination_first, scratch.rows);
   if (call.destination.key_head_offset || call.destination.value_head_offset) compact::place(shape, call.destination, call.batch);
-  move.destination.flags |= THINK_SEGMENT_MEASURE;
   compact::compact(call.isa, move, call.parallel, {0, 1});
 }
 

@@ -30,6 +30,8 @@ class Flow {
     score_ = bench_.copy(std::vector<float>(kBatch * kHeads * kChannels));
     basis_ = bench_.basis(THINK_KEYS, kSlots);
     make_segments();
+    tiles_.key_scale = bench_.copy(std::vector<float>(kSlots * kHeads, 1.0f));
+    tiles_.value_scale = bench_.copy(std::vector<float>(kSlots * kHeads, 1.0f));
   }
 
   Bench &bench() { return bench_; }
@@ -74,7 +76,9 @@ class Flow {
   }
   void compact_calls() {
     THINK_OK_OR_SKIP(think_segment_place, bench_, &tiles_, &batch_, &compact_launch_);
-    THINK_OK_OR_SKIP(think_compact, bench_, &rows_, &tiles_, &batch_, &compact_launch_);
+    think_segment measured = tiles_;
+    measured.flags |= THINK_SEGMENT_MEASURE;
+    THINK_OK_OR_SKIP(think_compact, bench_, &rows_, &measured, &batch_, &compact_launch_);
   }
   void compact(const std::vector<int32_t> &lengths) {
     put_lengths(lengths);
@@ -109,6 +113,12 @@ class Flow {
   // All bytes of the pages: tiles of codes leave some of them as they were.
   std::vector<uint16_t> keys() const { return bench_.fetch(static_cast<const uint16_t *>(tiles_.key), kPages * kHeads * kKept * kPageTokens); }
   std::vector<uint16_t> values() const { return bench_.fetch(static_cast<const uint16_t *>(tiles_.value), kPages * kHeads * kChannels * kPageTokens); }
+  // What 1 of a code counts where the rows are stored as F8: keys, then values.
+  std::vector<float> scales() const {
+    std::vector<float> both = bench_.fetch(tiles_.key_scale, kSlots * kHeads), values = bench_.fetch(tiles_.value_scale, kSlots * kHeads);
+    both.insert(both.end(), values.begin(), values.end());
+    return both;
+  }
   std::vector<float> output() const { return bench_.fetch(output_, kBatch * kQueryHeads * kQueries * kChannels); }
   std::vector<float> lse() const { return bench_.fetch(lse_, kBatch * kQueryHeads * kQueries); }
 

@@ -78,8 +78,8 @@ TEST(Flow, StoresCodesAndAttendsToThemAsTheCpu) {
   THINK_NEED_DEVICE();
   const cli::Driver driver(0);
   run_or_skip([&] {
-    for (const bool small_keys : {false, true}) {
-      const think_dtype key = small_keys ? THINK_U4 : THINK_U8, value = small_keys ? THINK_U8 : THINK_U4;
+    const think_dtype pairs[][2] = {{THINK_U8, THINK_U4}, {THINK_U4, THINK_U8}, {THINK_U2, THINK_F8_E4M3}, {THINK_F8_E4M3, THINK_U2}};
+    for (const auto &[key, value] : pairs) {
       Flow device(&driver, key, value), cpu(nullptr, key, value);
       for (const std::vector<int32_t> &lengths : {std::vector<int32_t>{200, 133}, {37, 230}}) {
         for (Flow *flow : {&device, &cpu}) {
@@ -90,6 +90,7 @@ TEST(Flow, StoresCodesAndAttendsToThemAsTheCpu) {
         }
         EXPECT_EQ(cpu.keys(), device.keys());
         EXPECT_EQ(cpu.values(), device.values());
+        EXPECT_EQ(cpu.scales(), device.scales());
         expect_close(cpu.output(), device.output(), 3e-3, "output");
         expect_close(cpu.lse(), device.lse(), 2e-3, "lse");
       }

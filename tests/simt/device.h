@@ -105,6 +105,10 @@ THINK_DEVICE uint32_t atomic_add(uint32_t *pointer, uint32_t value, Site site = 
 THINK_DEVICE int32_t atomic_add(int32_t *pointer, int32_t value, Site site = Site::current()) {
   return static_cast<int32_t>(atomic_add(reinterpret_cast<uint32_t *>(pointer), static_cast<uint32_t>(value), site));
 }
+THINK_DEVICE uint32_t atomic_max(uint32_t *pointer, uint32_t value, Site site = Site::current()) {
+  return atomic(
+      pointer, [value](uint32_t old) { return old < value ? value : old; }, site);
+}
 THINK_DEVICE uint32_t atomic_increment_wrap(uint32_t *pointer, uint32_t last, Site site = Site::current()) {
   return atomic(
       pointer, [last](uint32_t old) { return old >= last ? 0u : old + 1; }, site);

@@ -93,6 +93,7 @@ __global__ void __launch_bounds__(64) everything_kernel(const __grid_constant__ 
   if (i == 0) {
     atomic_add(e.counter, 1u);
     atomic_add(static_cast<int32_t *>(static_cast<void *>(e.counter + 1)), -1);
+    atomic_max(e.counter + 4, static_cast<uint32_t>(block_x() + 1));
   }
   if (last_block(e.counter + 2, static_cast<uint32_t>(grid_x())) && i == 0) store_global(e.counter + 3, static_cast<uint32_t>(places));
   if (e.counter == nullptr) store_global(e.output, bits);
@@ -113,7 +114,7 @@ int32_t everything(const Everything &e, int32_t blocks, void *stream) {
   if (const int32_t error = resident_blocks(&resident, everything_kernel, 64, everything_shared_bytes())) return error;
   if (const int32_t error = multiprocessors(&processors)) return error;
   if (resident < 1 || processors < 1) return -1;
-  if (const int32_t error = set_zero(e.counter, 4 * sizeof(uint32_t), stream)) return error;
+  if (const int32_t error = set_zero(e.counter, 5 * sizeof(uint32_t), stream)) return error;
   return launch({.name = "everything", .grid = {blocks}, .threads = 64, .shared_bytes = everything_shared_bytes(), .stream = stream, .overlap = true},
                 everything_kernel, e);
 }

@@ -1,8 +1,14 @@
 // The attend stage's CUDA kernels over tiles of codes, beside segments of numbers.
+#include <cctype>
+
 #include "attend_on_device.h"
 
 namespace think::attend {
 namespace {
+
+const char *name_of(think_dtype dtype) {
+  return dtype == THINK_U8 ? "U8" : dtype == THINK_U4 ? "U4" : dtype == THINK_U2 ? "U2" : dtype == THINK_F8_E4M3 ? "F8" : "F16";
+}
 
 class AttendOfCodes : public testing::TestWithParam<Kind> {
  protected:
@@ -141,6 +147,31 @@ TEST_P(AttendOfCodes, ValuesOfAnySize) {
   }
 }
 
+// The one code of F8 that is no number, of either sign: of keys it takes all of its head's outputs along, of values those of its channel.
+TEST(AttendOfF8, CodesThatAreNoNumbers) {
+  Case c;
+  c.segments = {segment_of({THINK_TILES, THINK_F8_E4M3, THINK_F8_E4M3}, {70})};
+  const Problem problem(c);
+  const Arguments &a = problem.arguments;
+  const auto set_code = [&](Side side, int32_t head, int32_t channel, int32_t token, uint32_t code) {
+    const SideView view = side_view(problem.owned[0]->segment, side, a.shape, a.batch, 0, head);
+    const int32_t in_tile = token % kTileTokens;
+    const CodePlace place = side == Side::keys ? key_code(view.dtype, channel, in_tile) : value_code(view.dtype, view.channels, channel, in_tile);
+    row_address(view, token)[place.byte] = static_cast<char>(code);
+  };
+  set_code(Side::keys, 0, 3, 5, 0xff);
+  set_code(Side::values, 1, 35, 69, 0x7f);
+  OnDevice device(problem, 1);
+  const Result result = device.run();
+  ASSERT_FALSE(simt::machine().fault()) << simt::machine().fault().text();
+  for (int32_t head = 0; head < a.shape.query_heads; ++head) {
+    for (int32_t channel = 0; channel < c.value_channels; ++channel) {
+      const float x = load_element(result.output.data(), THINK_F32, head * a.output.stride[1] + channel);
+      EXPECT_EQ(head < c.group || channel == 35, std::isnan(x)) << "head " << head << ", channel " << channel;
+    }
+  }
+}
+
 TEST_P(AttendOfCodes, MovesWhatTheModelSays) {
   uint64_t conflicts = 0;
   for (const int32_t tokens : {512, 4096}) {
@@ -161,12 +192,13 @@ TEST_P(AttendOfCodes, MovesWhatTheModelSays) {
     const Model model = model_of(problem, device);
     const simt::Counters counters = moved_counters();
     const double moved = static_cast<double>(counters.global_read_bytes + counters.global_write_bytes), whole = model.cache + model.reads + model.writes;
-    const auto name_of = [](think_dtype dtype) { return dtype == THINK_U8 ? "u8" : dtype == THINK_U4 ? "u4" : "f16"; };
-    report_traffic(std::string("attend, keys ") + name_of(GetParam().key) + ", values " + name_of(GetParam().value) + ", " + std::to_string(tokens) + " tokens",
-                   counters, model.cache + model.reads, model.writes);
+    std::string what = std::string("attend, keys ") + name_of(GetParam().key) + ", values " + name_of(GetParam().value);
+    std::transform(what.begin(), what.end(), what.begin(), [](char letter) { return static_cast<char>(std::tolower(letter)); });
+    report_traffic(what + ", " + std::to_string(tokens) + " tokens", counters, model.cache + model.reads, model.writes);
     if (std::getenv("THINK_TEST_REPORT")) std::printf("moved %.4f of the model, which is %.4f of the cache\n", moved / whole, whole / model.cache);
     EXPECT_LE(moved, whole * (tokens >= 4096 ? 1.02 : 1.10));
-    EXPECT_GE(moved, whole * 0.95) << "the model is wrong";
+    // Its lookups are the most there can be, a part of a short call's bytes that is seen beside codes of two bits.
+    EXPECT_GE(moved, whole * (tokens >= 4096 ? 0.98 : 0.94)) << "the model is wrong";
     if (tokens == 512) conflicts = counters.bank_conflicts;
     EXPECT_EQ(conflicts, counters.bank_conflicts) << "bank conflicts in the main loop";
   }
@@ -174,9 +206,11 @@ TEST_P(AttendOfCodes, MovesWhatTheModelSays) {
 
 INSTANTIATE_TEST_SUITE_P(Kinds, AttendOfCodes,
                          testing::Values(Kind{THINK_TILES, THINK_U8, THINK_U8}, Kind{THINK_TILES, THINK_U4, THINK_U4}, Kind{THINK_TILES, THINK_U4, THINK_F16},
-                                         Kind{THINK_TILES, THINK_F16, THINK_U8}, Kind{THINK_TILES, THINK_U8, THINK_U4}, Kind{THINK_ROWS, THINK_F16, THINK_U4}),
+                                         Kind{THINK_TILES, THINK_F16, THINK_U8}, Kind{THINK_TILES, THINK_U8, THINK_U4}, Kind{THINK_ROWS, THINK_F16, THINK_U4},
+                                         Kind{THINK_TILES, THINK_U2, THINK_U2}, Kind{THINK_TILES, THINK_U2, THINK_F16}, Kind{THINK_ROWS, THINK_F16, THINK_U2},
+                                         Kind{THINK_TILES, THINK_U4, THINK_U2}, Kind{THINK_TILES, THINK_F8_E4M3, THINK_F8_E4M3},
+                                         Kind{THINK_TILES, THINK_F8_E4M3, THINK_F16}, Kind{THINK_TILES, THINK_U2, THINK_F8_E4M3}),
                          [](const auto &info) {
-                           const auto name_of = [](think_dtype dtype) { return dtype == THINK_U8 ? "U8" : dtype == THINK_U4 ? "U4" : "F16"; };
                            const std::string rows = info.param.layout == THINK_ROWS ? "RowsOf" : "";
                            return rows + name_of(info.param.key) + name_of(info.param.value);
                          });

@@ -31,6 +31,8 @@ struct DeviceSegment {
         lengths("lengths", host.lengths),
         key_basis(host.segment.key_basis, kv_heads),
         value_basis(host.segment.value_basis, kv_heads),
+        key_scale("key_scale", host.segment.key_scale, static_cast<int64_t>(host.key_scale.size())),
+        value_scale("value_scale", host.segment.value_scale, static_cast<int64_t>(host.value_scale.size())),
         key_offset("key_head_offset", host.segment.key_head_offset, static_cast<int64_t>(host.key_head_offset.size())),
         value_offset("value_head_offset", host.segment.value_head_offset, static_cast<int64_t>(host.value_head_offset.size())),
         pages("pages", host.segment.pages, static_cast<int64_t>(host.pages.size())),
@@ -43,6 +45,8 @@ struct DeviceSegment {
     segment.value_basis = value_basis.get();
     segment.key_head_offset = const_cast<int64_t *>(key_offset.device());
     segment.value_head_offset = const_cast<int64_t *>(value_offset.device());
+    segment.key_scale = const_cast<float *>(key_scale.device());
+    segment.value_scale = const_cast<float *>(value_scale.device());
     segment.pages = pages.device();
     segment.first = first.device();
     segment.lengths = lengths.device();
@@ -51,6 +55,7 @@ struct DeviceSegment {
 
   simt::Buffer<int32_t> lengths;
   DeviceBasis key_basis, value_basis;
+  Constant<float> key_scale, value_scale;
   Constant<int64_t> key_offset, value_offset;
   Constant<int32_t> pages, first, slot;
 };

@@ -29,6 +29,8 @@ void expect_as_reference(const Shape &shape, const Batch &batch, int32_t slots, 
   };
   compare(to.key.download(), destination.key, "keys");
   compare(to.value.download(), destination.value, "values");
+  ASSERT_EQ(to.key_scale.download(), DeviceSegment::some(destination.key_scale)) << what;
+  ASSERT_EQ(to.value_scale.download(), DeviceSegment::some(destination.value_scale)) << what;
   ASSERT_EQ(0u, simt::machine().total().bank_conflicts) << what;
   if (traffic) *traffic = {simt::machine().total(), from.key.read_bytes() + from.value.read_bytes()};
 }
@@ -66,12 +68,10 @@ TEST(CompactOnDevice, RandomSegments) {
   }
 }
 
-constexpr int32_t kForms = 5;  // of kStored: numbers, and codes of 8 and 4 bits
-
-// The same with tiles of codes on either side: u8 and u4, of whole and partial tiles, between each other, and from and to every type of numbers.
+// The same with tiles of codes on either side, of whole and partial tiles, between each other, and from and to every type of numbers.
 TEST(CompactOnDevice, RandomSegmentsOfCodes) {
-  for (int32_t seed = 0; seed < cases(150); ++seed) {
-    random_segments(seed, kForms, [&](const Shape &shape, const Batch &batch, int32_t slots, Store &source, Store &destination) {
+  for (int32_t seed = 0; seed < cases(240); ++seed) {
+    random_segments(seed, static_cast<int32_t>(std::size(kStored)), [&](const Shape &shape, const Batch &batch, int32_t slots, Store &source, Store &destination) {
       expect_as_reference(shape, batch, slots, source, destination, seed, "seed " + std::to_string(seed));
     });
     if (HasFatalFailure()) return;
@@ -80,12 +80,12 @@ TEST(CompactOnDevice, RandomSegmentsOfCodes) {
 
 TEST(CompactOnDevice, BytesOfTheFile) {
   for (const GoldenTile &golden : golden_tiles(THINK_TEST_VECTORS "/quantized.txt")) {
-    if (golden.dtype != THINK_U8 && golden.dtype != THINK_U4) continue;  // others are of the CPU so far
     SCOPED_TRACE(golden.name);
     begin(1);
     ASSERT_RUNS(compact::cuda::load());
     const Constant<float> rows("rows", golden.rows.data(), static_cast<int64_t>(golden.rows.size()));
     const Constant<int32_t> tokens("tokens", &golden.tokens, 1);
+    const Constant<float> scale("scale", &golden.scale, 1);
     simt::Buffer<uint8_t> tile("tile", golden.bytes.size());
     think_segment dense = THINK_SEGMENT_INIT, codes = THINK_SEGMENT_INIT;
     dense.lengths = codes.lengths = tokens.device();
@@ -94,6 +94,7 @@ TEST(CompactOnDevice, BytesOfTheFile) {
     dense.key_dtype = dense.value_dtype = THINK_F32;
     codes.key_dtype = codes.value_dtype = golden.dtype;
     codes.key_layout = codes.value_layout = THINK_TILES;
+    codes.key_scale = codes.value_scale = const_cast<float *>(scale.device());
     const Shape shape = make_shape(1, golden.channels, golden.channels, 1);
     ASSERT_RUNS(compact::cuda::compact({shape, dense, codes, {1, nullptr, nullptr, nullptr}}, golden.tokens, nullptr));
     EXPECT_EQ(golden.bytes, tile.download());

@@ -17,6 +17,7 @@ using think::test::MemoryOfEither;
 
 // Heads and channels of the running case.
 int32_t query_heads = 6, heads = 3, key_channels = 64, value_channels = 40;
+think_dtype stored = THINK_F16;  // what the rows that move become
 constexpr int32_t kBatch = 4, kSlots = 5, kTokens = 200, kPageTokens = 64, kPages = 20;
 constexpr int32_t kPagesEach = 5;
 constexpr int32_t kLengths[kBatch] = {200, 133, 70, 20}, kSlot[kBatch] = {2, 0, 4, 1};
@@ -57,6 +58,7 @@ struct Outcome {
   std::vector<int64_t> key_offset, value_offset;
   std::vector<uint8_t> mask;
   std::vector<uint16_t> keys, values;
+  std::vector<float> key_scale, value_scale;
 };
 
 #define OK(call) ASSERT_EQ(THINK_OK, call) << error.message << "; " << simt::machine().fault().text()
@@ -120,7 +122,10 @@ void run(think_device device, const Inputs &inputs, const think_prune_options &p
 
   think_segment rows = THINK_SEGMENT_INIT, tiles = THINK_SEGMENT_INIT;
   rows.key = key, rows.value = value;
-  rows.key_dtype = rows.value_dtype = tiles.key_dtype = tiles.value_dtype = THINK_F16;
+  rows.key_dtype = rows.value_dtype = THINK_F16;
+  tiles.key_dtype = tiles.value_dtype = stored;
+  tiles.key_scale = memory.make(std::vector<float>(kSlots * heads, 0.3f));
+  tiles.value_scale = memory.make(std::vector<float>(kSlots * heads, 0.3f));
   rows.key_stride[1] = kTokens * key_channels * 2, rows.key_stride[0] = heads * rows.key_stride[1];
   rows.value_stride[1] = kTokens * value_channels * 2, rows.value_stride[0] = heads * rows.value_stride[1];
   rows.page_tokens = kTokens;
@@ -131,6 +136,7 @@ void run(think_device device, const Inputs &inputs, const think_prune_options &p
   std::vector<int32_t> pages(kBatch * kPagesEach);
   for (int32_t i = 0; i < kBatch * kPagesEach; ++i) pages[i] = (i * 7 + 3) % kPages;
   tiles.key_layout = THINK_TILES;
+  if (stored != THINK_F16) tiles.value_layout = THINK_TILES;
   tiles.key = memory.make(std::vector<uint16_t>(kPages * key_page(), 0x7e00));
   tiles.value = memory.make(std::vector<uint16_t>(kPages * value_page(), 0x7e00));
   tiles.key_stride[0] = key_page() * 2;
@@ -158,6 +164,8 @@ void run(think_device device, const Inputs &inputs, const think_prune_options &p
   outcome.key_offset = memory.fetch(tiles.key_head_offset, kSlots * heads);
   outcome.value_offset = memory.fetch(tiles.value_head_offset, kSlots * heads);
   outcome.mask = memory.fetch(mask, kBatch * heads * key_channels);
+  outcome.key_scale = memory.fetch(tiles.key_scale, kSlots * heads);
+  outcome.value_scale = memory.fetch(tiles.value_scale, kSlots * heads);
   outcome.keys = memory.fetch(static_cast<uint16_t *>(tiles.key), kPages * key_page());
   outcome.values = memory.fetch(static_cast<uint16_t *>(tiles.value), kPages * value_page());
   think_plan_destroy(plan);
@@ -211,6 +219,8 @@ class PruneOnDevice : public testing::Test {
     EXPECT_EQ(cpu_.value_offset, device_.value_offset);
     EXPECT_EQ(cpu_.keys, device_.keys);
     EXPECT_EQ(cpu_.values, device_.values);
+    EXPECT_EQ(cpu_.key_scale, device_.key_scale);
+    EXPECT_EQ(cpu_.value_scale, device_.value_scale);
   }
 
   int32_t kept(int32_t side, int32_t sequence) const { return device_.basis[side].kept[kSlot[sequence] * heads]; }
@@ -280,6 +290,19 @@ TEST_F(PruneOnDevice, ThePapersMethodForValues) {
   const std::vector<std::string> stages = {"prune_plan",     "score_finish",  "select_channels", "prune_keep_all",
                                            "attend_prepare", "attend_decode", "score_values",    "select_channels", "prune_keep_all"};
   EXPECT_NE(std::search(kernels.begin(), kernels.end(), stages.begin(), stages.end()), kernels.end()) << testing::PrintToString(kernels);
+}
+
+// Scales of F8 are found in what moves, on either; a slot of no sequence keeps its own.
+TEST_F(PruneOnDevice, IntoCodes) {
+  think_prune_options prune = THINK_PRUNE_OPTIONS_INIT;
+  prune.value_kept = 24;
+  for (const think_dtype dtype : {THINK_U2, THINK_F8_E4M3}) {
+    stored = dtype;
+    check(prune, 10);
+    EXPECT_EQ(0.3f, device_.key_scale[3 * heads]);
+    if (dtype == THINK_F8_E4M3) EXPECT_NE(0.3f, device_.key_scale[kSlot[0] * heads]);
+  }
+  stored = THINK_F16;
 }
 
 // Each sequence is a wave of its own here.

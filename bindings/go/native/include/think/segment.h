@@ -35,8 +35,8 @@ extern "C" {
  *   THINK_TILES: head base + row / 32 * (kept * 32 * element size) + position of the channel * 32 * element size + row % 32 * element size
  * and the same for values. With a basis only the kept channels are stored.
  *
- * Quantized sides (THINK_U8, THINK_U4, and on the CPU THINK_U2, THINK_F8_E4M3) are THINK_TILES, with row / 32 * bytes of a tile. A code of U8, U4 or U2 stands
- * for zero + scale * code, with an f16 scale and zero per group. c channels are kept; everything is little endian, padding is zero:
+ * Quantized sides (THINK_U8, THINK_U4, THINK_U2, THINK_F8_E4M3) are THINK_TILES, with row / 32 * bytes of a tile. A code of U8, U4 or U2 stands for
+ * zero + scale * code, with an f16 scale and zero per group. c channels are kept; everything is little endian, padding is zero:
  *   keys    a group is the 32 tokens of a channel. [c] rows of 32 codes (U4: byte b = token b in the low nibble, token b + 16 in the high one. U2: 16 bytes
  *           for two channels, byte 2 b = tokens b, b + 8, b + 16, b + 24 of the even one from the low bits up, byte 2 b + 1 of the odd one; an odd c is
  *           followed by a channel of zero codes), padded to 16 bytes; scale[c]; zero[c]; padded to 16 bytes

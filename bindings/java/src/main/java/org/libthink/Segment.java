@@ -7,19 +7,19 @@ package org.libthink;
  * pages_stride + r / page_tokens], row r % page_tokens head base = key + block * key_stride[0] + (key_head_offset ? key_head_offset[slot[b] *
  * kv_heads + h] : h * key_stride[1]) THINK_ROWS: head base + row * key_stride[2], where channels are contiguous; key_stride[2] = 0 stands for kept
  * (or all) channels * element size THINK_TILES: head base + row / 32 * (kept * 32 * element size) + position of the channel * 32 * element size + row
- * % 32 * element size and the same for values. With a basis only the kept channels are stored. Quantized sides (THINK_U8, THINK_U4, and on the CPU
- * THINK_U2, THINK_F8_E4M3) are THINK_TILES, with row / 32 * bytes of a tile. A code of U8, U4 or U2 stands for zero + scale * code, with an f16 scale
- * and zero per group. c channels are kept; everything is little endian, padding is zero: keys a group is the 32 tokens of a channel. [c] rows of 32
- * codes (U4: byte b = token b in the low nibble, token b + 16 in the high one. U2: 16 bytes for two channels, byte 2 b = tokens b, b + 8, b + 16, b +
- * 24 of the even one from the low bits up, byte 2 b + 1 of the odd one; an odd c is followed by a channel of zero codes), padded to 16 bytes;
- * scale[c]; zero[c]; padded to 16 bytes values a group is 32 channels of a token, what is left over joins the last group (40 or 56: one group).
- * [block of 32 channels][32 tokens][codes of the block]; the last block may be w = 8, 16 or 24 channels wide (U4: byte b = channels b and b + w / 2
- * of the block; U2: b, b + w / 4, b + w / 2 and b + 3 w / 4, from the low bits up); scale[group][32]; zero[group][32] Each number is rounded to the
- * nearest code of its group. A group of equal numbers is exact where f16 holds them. Numbers beyond +-65504 become that, and no code stands for more,
- * so a cache of f16 that they go back to gets no infinity; a group with a NaN or infinity becomes NaN. Tokens behind the end of a partial last tile
- * belong to no group of keys. F8 has the rows of U8 and nothing behind them: a code stands for itself times key_scale or value_scale of its slot and
- * head. Numbers are divided by that (by a product with its inverse) and rounded to nearest even; beyond 448 they become 448 of their sign, NaN and
- * infinities become NaN. Tile segments begin at a row that is a multiple of 32. In a partial last tile the tokens behind the end are never used, and
+ * % 32 * element size and the same for values. With a basis only the kept channels are stored. Quantized sides (THINK_U8, THINK_U4, THINK_U2,
+ * THINK_F8_E4M3) are THINK_TILES, with row / 32 * bytes of a tile. A code of U8, U4 or U2 stands for zero + scale * code, with an f16 scale and zero
+ * per group. c channels are kept; everything is little endian, padding is zero: keys a group is the 32 tokens of a channel. [c] rows of 32 codes (U4:
+ * byte b = token b in the low nibble, token b + 16 in the high one. U2: 16 bytes for two channels, byte 2 b = tokens b, b + 8, b + 16, b + 24 of the
+ * even one from the low bits up, byte 2 b + 1 of the odd one; an odd c is followed by a channel of zero codes), padded to 16 bytes; scale[c];
+ * zero[c]; padded to 16 bytes values a group is 32 channels of a token, what is left over joins the last group (40 or 56: one group). [block of 32
+ * channels][32 tokens][codes of the block]; the last block may be w = 8, 16 or 24 channels wide (U4: byte b = channels b and b + w / 2 of the block;
+ * U2: b, b + w / 4, b + w / 2 and b + 3 w / 4, from the low bits up); scale[group][32]; zero[group][32] Each number is rounded to the nearest code of
+ * its group. A group of equal numbers is exact where f16 holds them. Numbers beyond +-65504 become that, and no code stands for more, so a cache of
+ * f16 that they go back to gets no infinity; a group with a NaN or infinity becomes NaN. Tokens behind the end of a partial last tile belong to no
+ * group of keys. F8 has the rows of U8 and nothing behind them: a code stands for itself times key_scale or value_scale of its slot and head. Numbers
+ * are divided by that (by a product with its inverse) and rounded to nearest even; beyond 448 they become 448 of their sign, NaN and infinities
+ * become NaN. Tile segments begin at a row that is a multiple of 32. In a partial last tile the tokens behind the end are never used, and
  * think_compact() writes them as zero. Every base and stride is a multiple of the element size; tiles are aligned to 64 bytes for speed, 16 is
  * enough.
  */
