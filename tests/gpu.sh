@@ -5,11 +5,12 @@
 #   tests/gpu.sh --build DIR           take the binaries of a build tree that was made elsewhere (with -DTHINK_CUDA=ON, tests, benchmarks), build nothing
 #   tests/gpu.sh --allow-missing       without a device: say "skipped: ..." and exit 0
 #   tests/gpu.sh --quick               fewer cases in the benchmark
+#   tests/gpu.sh --filter PATTERN      of the part `test` only what GoogleTest selects by it
 #   tests/gpu.sh --results DIR         where JSON and RESULTS-gpu.md go; default out/gpu-results (the Markdown: tests/bench/RESULTS-gpu.md)
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 
-parts=build,test,sanitize,bench tree='' allow_missing=0 quick=() results=''
+parts=build,test,sanitize,bench tree='' allow_missing=0 quick=() results='' filter='*'
 while [ $# -gt 0 ]; do
   case $1 in
     --only) parts=${2:?--only needs a list}; shift ;;
@@ -17,7 +18,8 @@ while [ $# -gt 0 ]; do
     --results) results=${2:?--results needs a folder}; shift ;;
     --allow-missing) allow_missing=1 ;;
     --quick) quick=(--quick) ;;
-    -h | --help) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    --filter) filter=${2:?--filter needs a pattern}; shift ;;
+    -h | --help) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) echo "gpu.sh: unknown argument '$1' (see --help)" >&2; exit 2 ;;
   esac
   shift
@@ -74,7 +76,7 @@ count() { sed -nE "s/^\[  $1  ?\] ([0-9]+) tests?.*/\1/p" "$2" | head -n 1; }
 
 if wants test; then
   log=$results/test.log
-  if timeout 240 "$tests" --gtest_brief=0 >"$log" 2>&1; then
+  if timeout 240 "$tests" --gtest_filter="$filter" >"$log" 2>&1; then
     skipped=$(count SKIPPED "$log")
     say "pass  test: $(count PASSED "$log") passed, ${skipped:-0} skipped"
     [ -z "$skipped" ] || grep -hE 'has no CUDA kernels|no CUDA' "$log" | sed 's/^ */        /' | sort -u | head -n 8

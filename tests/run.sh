@@ -102,7 +102,6 @@ if build release; then
   step "bindings: rust" bash bindings/rust/test.sh out/release
   step "bindings: python" bash bindings/python/test.sh out/release
   step "bindings: java" bash bindings/java/test.sh out/release
-  step "bindings: cost of a call" bash bindings/tools/cost.sh out/release
   step "engine smoke" bash tests/engine/smoke.sh out/release
   # Compiled for real, which needs no GPU. The kernels' own tests ran in the emulator, as part of the suite above.
   step "CUDA backend" bash tests/backend/cuda.sh out/release "$([ "$all" = 1 ] || echo '80-real;90-real')"
@@ -121,6 +120,7 @@ if [ "$all" = 1 ]; then
   step "AVX2 and baseline under qemu" bash tests/cross/avx2.sh out/release
   step "fuzzing, a minute each" bash tests/fuzz/run.sh
   THINK_WHEEL_FROM_SOURCE=1 step "bindings: python, the wheel compiled from source" bash bindings/python/test.sh out/release
+  step "bindings: cost of a call" bash bindings/tools/cost.sh out/release
   step "bindings: rust under miri" bash bindings/rust/miri.sh out/release
   step "long generation" bash tests/engine/long.sh out/release
   step "fidelity on the real model" bash examples/fidelity.sh
