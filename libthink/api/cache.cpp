@@ -496,8 +496,10 @@ think_status think_cache_attend(const think_cache *cache, int32_t layer, const t
       return wrong(query_argument, "", "expected at most %d new tokens of a sequence (max_queries of the plan), the step has %d", shape.max_queries,
                    cache->step.longest);
     }
-    if (launch && launch->struct_size >= kFirstSize<think_launch>) {
-      if (const think_status status = check_captured_rows(query_argument, *cache, rows, launch->stream)) return status;
+    if (cache->device) {
+      Launch call;
+      if (const think_status status = read_launch({error, 7, "launch"}, launch, shape, true, call)) return status;
+      if (const think_status status = check_captured_rows(query_argument, *cache, rows, stream_of(*cache, launch, call))) return status;
     }
     const Batch batch = cache::step_batch(*cache, rows);
     think_batch all = THINK_BATCH_INIT;
