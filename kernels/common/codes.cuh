@@ -66,6 +66,13 @@ THINK_DEVICE float f8_to_float(uint32_t code) {
   return as_float(sign | as_bits(as_float(magnitude << 20) * 0x1p120f));
 }
 
+THINK_DEVICE float load_half(const char *array, int32_t i) { return to_float(load_constant(reinterpret_cast<const F16 *>(array) + i)); }
+
+// What a code stands for; of F8 `scale` is that of the segment.
+THINK_DEVICE float number_of_code(think_dtype dtype, uint32_t code, float scale, float zero) {
+  return dtype == THINK_F8_E4M3 ? f8_to_float(code) * scale : fmaf(scale, static_cast<float>(code), zero);
+}
+
 THINK_DEVICE uint32_t f8_code_of(float x, float inverse) {
   // A sum with a zero, or the compiler would make one operation of the product and what is added to it below: it has to be rounded. The zero keeps the sign.
   const uint32_t bits = as_bits(fmaf(x, inverse, -0.0f)), sign = bits >> 24 & 0x80, magnitude = bits & 0x7fffffff;

@@ -68,13 +68,6 @@ THINK_DEVICE void load_tile(const Parts &parts, const Move &move, const Job &job
   }
 }
 
-THINK_DEVICE float load_half(const char *array, int32_t i) { return to_float(load_constant(reinterpret_cast<const F16 *>(array) + i)); }
-
-// What a code stands for; of F8 `scale` is that of the segment.
-THINK_DEVICE float number_of_code(think_dtype dtype, uint32_t code, float scale, float zero) {
-  return dtype == THINK_F8_E4M3 ? device::f8_to_float(code) * scale : fmaf(scale, static_cast<float>(code), zero);
-}
-
 THINK_DEVICE void load_key_codes(const Parts &parts, think_dtype dtype, const Job &job, const char *tile, int32_t rows) {
   const TileLayout layout = device::code_tile(true, job.source.channels, dtype);
   const int32_t kept = job.destination.channels, lane = lane_index();
@@ -83,12 +76,12 @@ THINK_DEVICE void load_key_codes(const Parts &parts, think_dtype dtype, const Jo
   for (int32_t begin = warp_index() * 32; begin < kept; begin += kWarps * 32) {
     const int32_t count = kept - begin < 32 ? kept - begin : 32, own = lane < count ? load_shared(parts.channel + begin + lane) : 0;
     float scale = job.source_scale, zero = 0.0f;
-    if (groups) scale = lane < count ? load_half(tile + layout.scale, own) : 0.0f, zero = lane < count ? load_half(tile + layout.zero, own) : 0.0f;
+    if (groups) scale = lane < count ? device::load_half(tile + layout.scale, own) : 0.0f, zero = lane < count ? device::load_half(tile + layout.zero, own) : 0.0f;
     for (int32_t i = 0; i < count; ++i) {
       const int32_t channel = shuffle(own, i);
       const CodePlace at = device::key_code(dtype, channel, lane);
       const uint32_t code = static_cast<uint32_t>(load_constant(reinterpret_cast<const uint8_t *>(tile) + at.byte)) >> at.shift & mask;
-      const float x = number_of_code(dtype, code, shuffle(scale, i), shuffle(zero, i));
+      const float x = device::number_of_code(dtype, code, shuffle(scale, i), shuffle(zero, i));
       store_shared(place_of(parts, channel, lane), lane < rows ? x : 0.0f);
     }
   }
@@ -102,7 +95,7 @@ THINK_DEVICE void load_value_codes(const Parts &parts, think_dtype dtype, const 
     float scale = job.source_scale, zero = 0.0f;
     if (device::has_groups(dtype)) {
       const int32_t block = first / kBlockChannels, group = block < layout.groups ? block : layout.groups - 1;
-      scale = load_half(tile + layout.scale, group * kTileTokens + lane), zero = load_half(tile + layout.zero, group * kTileTokens + lane);
+      scale = device::load_half(tile + layout.scale, group * kTileTokens + lane), zero = device::load_half(tile + layout.zero, group * kTileTokens + lane);
     }
     const char *row = tile + first * kTileTokens * bits / 8 + lane * bytes;
     const auto store_codes = [&](uint32_t word, int32_t i, int32_t count) {
@@ -110,7 +103,7 @@ THINK_DEVICE void load_value_codes(const Parts &parts, think_dtype dtype, const 
       for (int32_t k = 0; k < 4; ++k) {
         for (int32_t part = 0; part < 8 / bits && k < count; ++part) {
           const uint32_t code = word >> (8 * k + part * bits) & ((1u << bits) - 1);
-          const float x = number_of_code(dtype, code, scale, zero);
+          const float x = device::number_of_code(dtype, code, scale, zero);
           store_shared(place_of(parts, first + part * bytes + i + k, lane), lane < rows ? x : 0.0f);
         }
       }

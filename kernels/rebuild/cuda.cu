@@ -41,8 +41,6 @@ THINK_DEVICE CodePlace place_of(const device::Side &side, int32_t channels, int3
   return {first * kTileTokens * bits / 8 + token * bytes + within % bytes, within / bytes * bits};
 }
 
-THINK_DEVICE float load_half(const char *array, int32_t i) { return to_float(load_constant(reinterpret_cast<const F16 *>(array) + i)); }
-
 THINK_DEVICE float stored_number(const Call &call, const device::View &view, int64_t head_of_slot, int32_t row, int32_t position) {
   const think_dtype dtype = call.side.dtype;
   const char *address = device::row_address(view, row);
@@ -52,14 +50,13 @@ THINK_DEVICE float stored_number(const Call &call, const device::View &view, int
   }
   const CodePlace place = place_of(call.side, view.channels, position, token);
   const uint32_t byte = load_constant(reinterpret_cast<const uint8_t *>(address) + place.byte);
-  if (!device::has_groups(dtype)) return device::scale_of(call.side, head_of_slot) * device::f8_to_float(byte);
+  if (!device::has_groups(dtype)) return device::number_of_code(dtype, byte, device::scale_of(call.side, head_of_slot), 0.0f);
   const int32_t bits = device::bits_of(dtype);
   const uint32_t code = byte >> place.shift & ((1u << bits) - 1);
   const TileLayout tile = device::code_tile(call.side.keys, view.channels, dtype);
   const int32_t block = position / kBlockChannels, group = block < tile.groups ? block : tile.groups - 1;
   const int32_t at = call.side.keys ? position : group * kTileTokens + token;
-  // The product is exact, so it does not matter whether the compiler makes one operation of the two.
-  return load_half(address + tile.zero, at) + load_half(address + tile.scale, at) * static_cast<float>(code);
+  return device::number_of_code(dtype, code, device::load_half(address + tile.scale, at), device::load_half(address + tile.zero, at));
 }
 
 // What the basis predicts for a dropped channel in all rows of the block, from what they keep.

@@ -17,7 +17,7 @@ using Long = long long;  // what %lld takes
 
 namespace {
 
-constexpr int32_t kMostLayers = 65536, kMostDeviceLayers = 65535 /* of a grid */, kMostBases = 1 << 20;
+constexpr int32_t kMostLayers = 65536, kMostDeviceLayers = 65535 /* of a grid */, kMostPlaces = 1 << 20;
 
 think_status read_cache_options(const Argument &argument, const think_cache_options *in, const Shape &shape, cache::Options &options) {
   static const think_cache_options defaults = THINK_CACHE_OPTIONS_INIT;
@@ -33,17 +33,16 @@ think_status read_cache_options(const Argument &argument, const think_cache_opti
     return wrong(argument, "rollback", "expected -1 .. %lld (max_tokens of the plan), got %d", static_cast<Long>(shape.max_tokens), copy.rollback);
   }
   if (copy.reserved != 0) return wrong(argument, "reserved", "expected 0, got %d", copy.reserved);
-  const int32_t most_bases = shape.on_device ? kMostBases : 0;
-  if (copy.bases < 0 || copy.bases > most_bases) {
-    return wrong(argument, "bases", "expected 0 .. %d%s, got %d", most_bases, shape.on_device ? "" : " (on the CPU they grow)", copy.bases);
-  }
+  const auto check_places = [&](const char *field, int32_t places) -> think_status {
+    const int32_t most = shape.on_device ? kMostPlaces : 0;
+    if (places >= 0 && places <= most) return THINK_OK;
+    return wrong(argument, field, "expected 0 .. %d%s, got %d", most, shape.on_device ? "" : " (on the CPU they grow)", places);
+  };
+  if (const think_status status = check_places("bases", copy.bases)) return status;
   if ((copy.flags & THINK_CACHE_NO_SCORES) && ((copy.flags & THINK_CACHE_KEEP_SCORES) || copy.refit > 0)) {
     return wrong(argument, "flags", "THINK_CACHE_NO_SCORES together with THINK_CACHE_KEEP_SCORES or refit (%d)", copy.refit);
   }
-  const int32_t most_scored = shape.on_device ? kMostBases : 0;
-  if (copy.scored < 0 || copy.scored > most_scored) {
-    return wrong(argument, "scored", "expected 0 .. %d%s, got %d", most_scored, shape.on_device ? "" : " (on the CPU they grow)", copy.scored);
-  }
+  if (const think_status status = check_places("scored", copy.scored)) return status;
   const int64_t most_rows = shape.on_device ? 0 : int64_t{INT32_MAX} / 2;
   if (copy.reserve_tokens < 0 || copy.reserve_tokens > most_rows) {
     return wrong(argument, "reserve_tokens", "expected 0 .. %lld, got %lld", static_cast<Long>(most_rows), static_cast<Long>(copy.reserve_tokens));
@@ -80,20 +79,19 @@ think_status read_cache_options(const Argument &argument, const think_cache_opti
   options.limit_bytes = copy.limit_bytes;
   options.slab = copy.slab;
   options.slab_bytes = copy.slab_bytes;
-  const bool again = copy.refit > 0 || (copy.flags & THINK_CACHE_KEEP_SCORES);
-  options.bases = copy.bases ? copy.bases : static_cast<int32_t>(std::min<int64_t>(kMostBases, int64_t{options.sequences} * (again ? THINK_CACHE_MAX_RUNS : 1)));
+  const bool again = cache::prunes_again(copy.flags, copy.refit);
+  options.bases = copy.bases ? copy.bases : static_cast<int32_t>(std::min<int64_t>(kMostPlaces, int64_t{options.sequences} * (again ? THINK_CACHE_MAX_RUNS : 1)));
   const int32_t usually = again ? options.sequences : std::min(options.sequences, shape.max_batch);
   options.scored = copy.flags & THINK_CACHE_NO_SCORES ? 0 : copy.scored ? std::min(copy.scored, options.sequences) : usually;
   return THINK_OK;
 }
 
 // Attention reads dense rows and, layer by layer, compact ones together.
-think_status check_device_formats(const Argument &argument, const cache::Options &options, const Shape &shape) {
-  for (int32_t layer = 0; layer < options.layers; ++layer) {
-    think_format format = options.format;
-    if (options.layer_formats) read_layer_format({}, options.layer_formats, layer, shape, format);  // checked before
+think_status check_device_formats(const Argument &argument, const think_cache &described) {
+  for (int32_t layer = 0; layer < described.layers; ++layer) {
+    const think_format &format = described.formats[layer];
     think_segment rows = THINK_SEGMENT_INIT;
-    rows.key_dtype = rows.value_dtype = shape.cache_dtype;
+    rows.key_dtype = rows.value_dtype = described.plan->shape.cache_dtype;
     think_dtype dtype = 0;
     if (const think_status status = check_device_attention(argument, rows, dtype)) return status;
     rows.key_dtype = format.key_dtype;
@@ -104,30 +102,21 @@ think_status check_device_formats(const Argument &argument, const cache::Options
 }
 
 // A cache of the host, for what can be said of one with these options.
-struct Described {
-  think_cache *cache;
-  Described(const think_plan &plan, cache::Options options) {
-    options.slab = nullptr;
-    cache = cache::make(plan, options);
-  }
-  Described(const Described &) = delete;
-  ~Described() {
-    if (cache) cache::destroy(*cache);
-  }
-};
+cache::Holder describe(const think_plan &plan, cache::Options options) {
+  options.slab = nullptr;
+  return cache::Holder(cache::make(plan, options));
+}
 
 think_status no_memory_to_create(think_error *error) {
   return fail(error, THINK_E_MEMORY, 0, "the context's allocator gave no memory for a cache, or limit_bytes is too small for it");
 }
 
-think_status check_slab(const Argument &argument, const think_plan &plan, const cache::Options &options) {
+think_status check_slab(const Argument &argument, const think_cache &described, const cache::Options &options) {
   if (!options.slab) return null_pointer(argument, "slab");
   if (reinterpret_cast<uintptr_t>(options.slab) % cache::kSlabAlignment) {
     return wrong(argument, "slab", "expected an address that is a multiple of %d, got %p", static_cast<int>(cache::kSlabAlignment), options.slab);
   }
-  const Described described(plan, options);
-  if (!described.cache) return no_memory_to_create(argument.error);
-  const int64_t least = cache::slab_bytes(*described.cache, {cache::kPageTokens, 0, options.bases, options.scored});
+  const int64_t least = cache::slab_bytes(described, {cache::kPageTokens, 0, options.bases, options.scored});
   if (options.slab_bytes >= least) return THINK_OK;
   return wrong(argument, "slab_bytes", "expected at least %lld (see think_cache_slab_size()), got %lld", static_cast<Long>(least),
                static_cast<Long>(options.slab_bytes));
@@ -371,8 +360,10 @@ think_status think_cache_create(const think_plan *plan, const think_cache_option
     if (const think_status status = check_array({error, 3, "cache"}, cache)) return status;
     if (plan->shape.on_device) {
       const Argument argument{error, 2, "options"};
-      if (const think_status status = check_device_formats(argument, settings, plan->shape)) return status;
-      if (const think_status status = check_slab(argument, *plan, settings)) return status;
+      const cache::Holder described = describe(*plan, settings);
+      if (!described) return no_memory_to_create(error);
+      if (const think_status status = check_device_formats(argument, *described)) return status;
+      if (const think_status status = check_slab(argument, *described, settings)) return status;
     }
     int32_t device_error = 0;
     settings.device_error = &device_error;
@@ -399,10 +390,10 @@ think_status think_cache_slab_size(const think_plan *plan, const think_cache_opt
     if (const think_status status = check_tokens(4, "compact_tokens", compact_tokens)) return status;
     if (const think_status status = check_array({error, 5, "bytes"}, bytes)) return status;
     if (!plan->shape.on_device) return unsupported({error, 1, "plan"}, "", "expected a CUDA plan: on the CPU the cache asks the context's allocator");
-    if (const think_status status = check_device_formats({error, 2, "options"}, settings, plan->shape)) return status;
-    const Described described(*plan, settings);
-    if (!described.cache) return no_memory_to_create(error);
-    *bytes = cache::slab_bytes(*described.cache, {dense_tokens, compact_tokens, settings.bases, settings.scored});
+    const cache::Holder described = describe(*plan, settings);
+    if (!described) return no_memory_to_create(error);
+    if (const think_status status = check_device_formats({error, 2, "options"}, *described)) return status;
+    *bytes = cache::slab_bytes(*described, {dense_tokens, compact_tokens, settings.bases, settings.scored});
     return THINK_OK;
   });
 }
@@ -677,8 +668,7 @@ think_status think_cache_export_dense(const think_cache *cache, int32_t sequence
     if (const think_status status = read_launch({error, 8, "launch"}, launch, shape, false, call)) return status;
     if (const think_status status = check_rows_are_there(error, *cache, sequence, layer)) return status;
     return cache::work(*cache, stream_of(*cache, launch, call), error, [&] {
-      if (key) cache::export_rows(*cache, sequence, layer, first, count, THINK_KEYS, tensors[THINK_KEYS]);
-      if (value) cache::export_rows(*cache, sequence, layer, first, count, THINK_VALUES, tensors[THINK_VALUES]);
+      cache::export_rows(*cache, sequence, layer, first, count, key ? &tensors[THINK_KEYS] : nullptr, value ? &tensors[THINK_VALUES] : nullptr);
       return true;
     });
   });

@@ -17,13 +17,6 @@ think_status check_saved(think_error *error, const think_cache *cache, int32_t s
   return fail(error, THINK_E_STATE, 2, "sequence: expected one with tokens, sequence %d holds none", sequence);
 }
 
-struct Twin {
-  think_cache *cache;
-  ~Twin() {
-    if (cache) cache::destroy(*cache);
-  }
-};
-
 }  // namespace
 
 extern "C" {
@@ -48,10 +41,10 @@ think_status think_cache_save(const think_cache *cache, int32_t sequence, think_
     if (const think_status status = check_saved(error, cache, sequence, "think_cache_save")) return status;
     store::Writer writer(write, user);
     if (cache->device) {
-      const Twin twin{cache::make_twin(*cache)};
-      const auto fetch = [&] { return twin.cache && cache::download(*cache, sequence, *twin.cache); };
+      const cache::Holder twin = cache::make_twin(*cache);
+      const auto fetch = [&] { return twin && cache::download(*cache, sequence, *twin); };
       if (const think_status status = cache::work(*cache, cache::last_stream(*cache), error, fetch)) return status;
-      store::save(*twin.cache, twin.cache->sequences[0], writer);
+      store::save(*twin, twin->sequences[0], writer);
     } else {
       store::save(*cache, cache->sequences[sequence], writer);
     }
@@ -72,10 +65,10 @@ think_status think_cache_load(think_cache *cache, int32_t sequence, think_reader
       return fail(error, THINK_E_STATE, 2, "sequence: expected one without tokens, sequence %d holds %lld", sequence, static_cast<long long>(tokens));
     }
     store::Reader reader(read, user, error);
-    const Twin twin{cache->device ? cache::make_twin(*cache) : nullptr};
-    if (cache->device && !twin.cache) return cache::out_of_memory(error, *cache);
-    if (twin.cache ? store::load(*twin.cache, 0, reader) : store::load(*cache, sequence, reader)) {
-      const auto put = [&] { return !twin.cache || cache::upload(*cache, sequence, *twin.cache); };
+    const cache::Holder twin = cache->device ? cache::make_twin(*cache) : nullptr;
+    if (cache->device && !twin) return cache::out_of_memory(error, *cache);
+    if (twin ? store::load(*twin, 0, reader) : store::load(*cache, sequence, reader)) {
+      const auto put = [&] { return !twin || cache::upload(*cache, sequence, *twin); };
       const think_status status = cache::work(*cache, cache::last_stream(*cache), error, put);
       if (status == THINK_E_DEVICE) cache::drop(*cache, sequence);
       if (!status) cache::end_step(*cache);

@@ -2,6 +2,8 @@
 // had no memory, and have then changed no sequence.
 #pragma once
 
+#include <memory>
+
 #include "kernels/common/workspace.h"
 #include "libthink/cache/device.h"
 #include "libthink/core/evict.h"
@@ -94,14 +96,22 @@ struct SlabContents {
 };
 int64_t slab_bytes(const think_cache &cache, const SlabContents &contents);
 void destroy(think_cache &cache);
+// One that is gone at the end of a call.
+struct Destroy {
+  void operator()(think_cache *cache) const { destroy(*cache); }
+};
+using Holder = std::unique_ptr<think_cache, Destroy>;
 
 // The pool that has the bases of a run of this kind: on a device one for all.
 static inline Pool &bases_of(think_cache &cache, int32_t kind) { return cache.device ? cache.device->bases : cache.pools[kind]; }
 static inline const Pool &bases_of(const think_cache &cache, int32_t kind) { return cache.device ? cache.device->bases : cache.pools[kind]; }
 static inline bool has_slots(const think_cache &cache, int32_t kind) { return cache.pools[kind].slot_bytes > 0; }
+static inline int32_t take_slot(think_cache &cache, int32_t kind) { return has_slots(cache, kind) ? take_slot(bases_of(cache, kind)) : 0; }
 
 int64_t compact_tokens(const Sequence &sequence);
 static inline int64_t tokens_of(const Sequence &sequence) { return compact_tokens(sequence) + sequence.dense_rows; }
+// Do sequences keep scores behind their first prune?
+constexpr bool prunes_again(uint32_t flags, int32_t refit) { return refit > 0 || (flags & THINK_CACHE_KEEP_SCORES); }
 static inline bool keeps_scores(const think_cache &cache) { return !(cache.flags & THINK_CACHE_NO_SCORES); }
 static inline int32_t page_count(int64_t rows) { return static_cast<int32_t>((rows + kPageTokens - 1) / kPageTokens); }
 int64_t workspace(const think_cache &cache);  // of any call
@@ -154,8 +164,8 @@ Rows compact_rows(const Run &run);
 Rows dense_rows(Lists &lists, const Sequence &sequence);
 Rows compact_rows(Lists &lists, const Run &run);
 
-// ---- export.cpp: rows at full width; tensor: [1][kv_heads][count][channels of the side] ----
-void export_rows(const think_cache &cache, int32_t sequence, int32_t layer, int64_t first, int64_t count, int32_t side, const think_tensor &tensor);
+// ---- export.cpp: rows at full width; tensors: [1][kv_heads][count][channels of the side], NULL = not wanted ----
+void export_rows(const think_cache &cache, int32_t sequence, int32_t layer, int64_t first, int64_t count, const think_tensor *key, const think_tensor *value);
 
 // ---- prune.cpp: dense rows become compact ----
 struct Needs {  // of pools

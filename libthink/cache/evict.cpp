@@ -126,15 +126,16 @@ bool evict_all(think_cache &cache, const int32_t *sequences, int32_t count, cons
     Sequence &sequence = cache.sequences[sequences[index]];
     const int32_t rows = std::min(sequence.dense_rows, eviction.choice.budget);
     const bool fewer = rows < sequence.dense_rows;
+    // Where all rows stay, only the caller's scores can want a mass.
+    const bool wanted = fewer || (eviction.choice.measure && eviction.choice.score);
+    if (!wanted || sequence.dense_rows == 0) continue;
     if (fewer) own_pages(cache, sequence, rows);
     if (fewer) own_score(cache, sequence);
     Lists lists(cache);
     const Ends ends = ends_of(lists, sequence, rows);
     lists.send();
-    // Where all rows stay, only the caller's scores can want a mass.
-    const bool wanted = fewer || (eviction.choice.measure && eviction.choice.score);
     int32_t tail = sequence.dense_rows - sequence.settled_rows;
-    for (int32_t layer = 0; wanted && sequence.dense_rows > 0 && layer < cache.layers; ++layer) {
+    for (int32_t layer = 0; layer < cache.layers; ++layer) {
       const int64_t place = int64_t{index} * cache.layers + layer;
       EvictCall call = eviction.choice;
       call.source = dense_segment(cache, layer, ends.before);

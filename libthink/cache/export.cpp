@@ -6,7 +6,7 @@
 
 namespace think::cache {
 
-void export_rows(const think_cache &cache, int32_t number, int32_t layer, int64_t first, int64_t count, int32_t side, const think_tensor &tensor) {
+void export_rows(const think_cache &cache, int32_t number, int32_t layer, int64_t first, int64_t count, const think_tensor *key, const think_tensor *value) {
   const Sequence &sequence = cache.sequences[number];
   Lists lists(cache);
   const Rows dense_lists = dense_rows(lists, sequence);
@@ -17,13 +17,17 @@ void export_rows(const think_cache &cache, int32_t number, int32_t layer, int64_
   const auto part = [&](const think_segment &segment, int64_t begin, int64_t rows, int64_t place) {
     const int64_t from = std::max(first, begin), end = std::min(first + count, begin + rows);
     if (from >= end) return;
-    think_tensor target = tensor;
-    target.data = const_cast<char *>(element(tensor, 0, 0, from - first));
-    const rebuild::Arguments arguments{cache.plan->shape, segment, kOneSequence, side, place + from - begin, end - from, target};
-    if (Device *device = cache.device) {
-      run(*device, [&](const cuda::Backend &backend) { return backend.rebuild(arguments, device->stream); });
-    } else {
-      rebuild::rebuild(arguments);
+    for (const int32_t side : {THINK_KEYS, THINK_VALUES}) {
+      const think_tensor *tensor = side == THINK_KEYS ? key : value;
+      if (!tensor) continue;
+      think_tensor target = *tensor;
+      target.data = const_cast<char *>(element(*tensor, 0, 0, from - first));
+      const rebuild::Arguments arguments{cache.plan->shape, segment, kOneSequence, side, place + from - begin, end - from, target};
+      if (Device *device = cache.device) {
+        run(*device, [&](const cuda::Backend &backend) { return backend.rebuild(arguments, device->stream); });
+      } else {
+        rebuild::rebuild(arguments);
+      }
     }
   };
   const think_segment dense = dense_segment(cache, layer, dense_lists);

@@ -387,7 +387,7 @@ bool imitate(think_cache &cache, int32_t number, const Sequence &like, bool scor
     run.kind = like.runs[index].kind;
     run.rows = like.runs[index].rows;
     run.folds = like.runs[index].folds;
-    run.slot = has_slots(cache, run.kind) ? take_slot(bases_of(cache, run.kind)) : 0;
+    run.slot = take_slot(cache, run.kind);
     while (run.pages.size < run.rows / kPageTokens) run.pages.push(take_page(cache.pools[run.kind]));
   }
   sequence.run_count = like.run_count;

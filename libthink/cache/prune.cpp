@@ -130,7 +130,7 @@ void prune(think_cache &cache, Sequence &sequence, const Move &move, void *works
   const Shape &shape = cache.plan->shape;
   Run &run = sequence.runs[sequence.run_count++];
   run.kind = move.kind;
-  run.slot = has_slots(cache, move.kind) ? take_slot(bases_of(cache, move.kind)) : 0;
+  run.slot = take_slot(cache, move.kind);
   run.folds = 0;
   add_pages(cache, run, move.rows);
   run.rows = move.rows;
@@ -163,8 +163,7 @@ void prune(think_cache &cache, Sequence &sequence, const Move &move, void *works
   }
   if (!cache.device) leave_counters_zero(shape, workspace, prune_workspace(cache, sequence.dense_rows));
   forget_moved(cache, sequence, move.rows);
-  const bool again = cache.refit > 0 || (cache.flags & THINK_CACHE_KEEP_SCORES);
-  if (!again || sequence.run_count == THINK_CACHE_MAX_RUNS) drop_score(cache, sequence);
+  if (!prunes_again(cache.flags, cache.refit) || sequence.run_count == THINK_CACHE_MAX_RUNS) drop_score(cache, sequence);
 }
 
 bool prune_all(think_cache &cache, const int32_t *sequences, int32_t count, void *workspace) {

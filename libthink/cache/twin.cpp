@@ -87,14 +87,14 @@ void shift_weights(const think_cache &twin, const Run &run, int64_t slots) {
 
 }  // namespace
 
-think_cache *make_twin(const think_cache &cache) {
+Holder make_twin(const think_cache &cache) {
   Options options{};
   options.layers = cache.layers;
   options.sequences = 1;
   options.flags = cache.flags;
   options.prune = cache.prune;
   options.layer_formats = cache.formats.data;
-  return make(*cache.plan, options);
+  return Holder(make(*cache.plan, options));
 }
 
 bool download(const think_cache &cache, int32_t number, think_cache &twin) {

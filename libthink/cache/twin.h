@@ -5,7 +5,7 @@
 
 namespace think::cache {
 
-think_cache *make_twin(const think_cache &cache);  // empty; NULL: no memory. destroy() it
+Holder make_twin(const think_cache &cache);  // empty; NULL: no memory
 
 // Between sequence 0 of the twin and one of the cache; both wait for the stream. False: no memory; nothing has changed.
 bool download(const think_cache &cache, int32_t sequence, think_cache &twin);

@@ -1,31 +1,13 @@
 // The managed cache on a device that computes nothing: what it refuses, that it never looks into its slab, and that what fails leaves it as it was.
 #include "device_plan.h"
+#include "tests/cache/host.h"
 
 namespace {
-
-// The context's allocator: counts what is held, and can fail once.
-struct Allocator {
-  int64_t held = 0;
-  int32_t calls = 0, fail_at = -1;
-  static void *allocate(void *user, size_t bytes, size_t alignment) {
-    Allocator &self = *static_cast<Allocator *>(user);
-    if (self.calls++ == self.fail_at) return nullptr;
-    void *memory = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
-    self.held += static_cast<int64_t>(bytes);
-    return memory;
-  }
-  static void deallocate(void *user, void *memory, size_t bytes, size_t) {
-    static_cast<Allocator *>(user)->held -= static_cast<int64_t>(bytes);
-    std::free(memory);
-  }
-};
 
 class DeviceCache : public DevicePlan {
  protected:
   void SetUp() override {
-    options.allocate = Allocator::allocate;
-    options.deallocate = Allocator::deallocate;
-    options.user = &allocator;
+    options = host.options();
     problem.cache_dtype = problem.query_dtype = THINK_F16;
     DevicePlan::SetUp();
     settings.layers = 3;
@@ -40,7 +22,7 @@ class DeviceCache : public DevicePlan {
     think_cache_destroy(cache);
     const StandInCalls *seen = calls;
     DevicePlan::TearDown();
-    EXPECT_EQ(0, allocator.held);
+    EXPECT_TRUE(host.empty());
     EXPECT_EQ(0, seen->host_blocks);
     EXPECT_EQ(0, seen->events);
   }
@@ -86,7 +68,7 @@ class DeviceCache : public DevicePlan {
     EXPECT_EQ(nullptr, made);
   }
 
-  Allocator allocator;
+  cache_test::Host host;
   think_cache_options settings = THINK_CACHE_OPTIONS_INIT;
   think_cache *cache = nullptr;
   char *row_memory = nullptr;
@@ -198,20 +180,20 @@ TEST_F(DeviceCache, SaysWhatTheDeviceSaid) {
 // Every allocation of every call fails once: the call says so, and all sequences are as they were.
 TEST_F(DeviceCache, EveryAllocationMayFail) {
   for (int32_t at = 0;; ++at) {
-    allocator.fail_at = allocator.calls + at;
+    host.fail_at = host.calls + at;
     const think_status status = think_cache_create(plan, &settings, &cache, &error);
     if (status == THINK_OK) break;
     ASSERT_EQ(THINK_E_MEMORY, status) << error.message;
     ASSERT_EQ(nullptr, cache);
   }
-  allocator.fail_at = -1;
+  host.fail_at = -1;
   const auto fails_well = [&](const char *what, auto call) {
     for (int32_t at = 0; at < 1000; ++at) {
       const std::vector<int64_t> before = numbers();
-      allocator.fail_at = allocator.calls + at;
+      host.fail_at = host.calls + at;
       const think_status status = call();
-      const bool failed = allocator.calls > allocator.fail_at;
-      allocator.fail_at = -1;
+      const bool failed = host.calls > host.fail_at;
+      host.fail_at = -1;
       if (status == THINK_OK && !failed) return;
       if (status == THINK_OK) continue;  // it did without
       ASSERT_EQ(THINK_E_MEMORY, status) << what << ": " << error.message;

@@ -8,17 +8,9 @@
 
 namespace think::gpu_test {
 
-// A struct of default options whose size is today's.
-template <class T>
-T defaults(void (*init)(T *, uint32_t)) {
-  T options;
-  init(&options, sizeof options);
-  return options;
-}
-
 struct CacheSettings {
-  think_cache_options options = defaults(think_cache_options_init);
-  think_prune_options prune = defaults(think_prune_options_init);
+  think_cache_options options = THINK_CACHE_OPTIONS_INIT;
+  think_prune_options prune = THINK_PRUNE_OPTIONS_INIT;
   think_format format = THINK_FORMAT_INIT;
   int64_t dense_tokens = 4 * 256, compact_tokens = 4 * 256;  // for which there is a slab
 };

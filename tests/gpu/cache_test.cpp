@@ -14,6 +14,14 @@ void expect_close(const std::vector<float> &expected, const std::vector<float> &
   EXPECT_LE(static_cast<double>(far), most * static_cast<double>(found.size())) << what;
 }
 
+// Blocks fold as soon as they are older than the recent rows.
+CacheSettings folding() {
+  CacheSettings settings;
+  settings.options.fold = THINK_FOLD_BLOCK;
+  settings.options.rollback = -1;
+  return settings;
+}
+
 // What a sequence holds is the same wherever it is.
 void expect_same_usage(const CacheFlow &host, const CacheFlow &device) {
   for (int32_t sequence = 0; sequence < CacheFlow::kSequences; ++sequence) {
@@ -80,9 +88,7 @@ TEST_F(OnDevice, PrunesAndFoldsAsTheCpu) {
   THINK_NEED_DEVICE();
   const cli::Driver driver(0);
   run_or_skip([&] {
-    CacheSettings settings;
-    settings.options.fold = THINK_FOLD_BLOCK;
-    settings.options.rollback = -1;
+    CacheSettings settings = folding();
     Pair pair(driver, settings);
     fill(pair);
     const int64_t compact = pair.device.usage(0).compact_tokens;
@@ -102,10 +108,8 @@ TEST_F(OnDevice, RefitsAndKeepsSinksOfAnyNumber) {
   const cli::Driver driver(0);
   run_or_skip([&] {
     for (const int32_t sinks : {-1, 32, 40}) {
-      CacheSettings settings;
-      settings.options.fold = THINK_FOLD_BLOCK;
+      CacheSettings settings = folding();
       settings.options.refit = 2;
-      settings.options.rollback = -1;
       settings.prune.sinks = sinks;
       Pair pair(driver, settings);
       pair.step({0}, {150});
@@ -127,9 +131,7 @@ TEST_F(OnDevice, StoresCodesAndThePapersMode) {
   const cli::Driver driver(0);
   run_or_skip([&] {
     for (const auto &[key, value] : {std::pair{THINK_F16, THINK_F16}, {THINK_U4, THINK_U8}, {THINK_F8_E4M3, THINK_U2}, {THINK_U2, THINK_F8_E4M3}}) {
-      CacheSettings settings;
-      settings.options.fold = THINK_FOLD_BLOCK;
-      settings.options.rollback = -1;
+      CacheSettings settings = folding();
       settings.format.key_layout = THINK_TILES;
       settings.format.key_dtype = key;
       settings.format.value_dtype = value;
@@ -151,9 +153,7 @@ TEST_F(OnDevice, PrunesOneSideAlone) {
   const cli::Driver driver(0);
   run_or_skip([&] {
     for (const int32_t side : {THINK_KEYS, THINK_VALUES}) {
-      CacheSettings settings;
-      settings.options.fold = THINK_FOLD_BLOCK;
-      settings.options.rollback = -1;
+      CacheSettings settings = folding();
       (side == THINK_KEYS ? settings.prune.value_kept : settings.prune.key_kept) = CacheFlow::kChannels;
       Pair pair(driver, settings);
       pair.step({0, 1}, {150, 140});
@@ -273,9 +273,7 @@ TEST_F(OnDevice, AGraphIsReplayedWhileSequencesGrowAndFold) {
   THINK_NEED_DEVICE();
   const cli::Driver driver(0);
   run_or_skip([&] {
-    CacheSettings settings;
-    settings.options.fold = THINK_FOLD_BLOCK;
-    settings.options.rollback = -1;
+    CacheSettings settings = folding();
     CacheFlow called(&driver, settings), captured(&driver, settings);
     for (CacheFlow *flow : {&called, &captured}) {
       flow->step({0, 1}, {100, 150});
@@ -364,7 +362,7 @@ TEST_F(OnDevice, FillsItsSlab) {
       for (int part = 0; part < 5; ++part) flow.step({sequence}, {32});
     }
     EXPECT_EQ(480, flow.usage(-1).tokens);
-    think_cache_options options = defaults(think_cache_options_init);
+    think_cache_options options = THINK_CACHE_OPTIONS_INIT;
     options.slab = flow.bench().make(4096);
     options.slab_bytes = 4096;
     think_cache *cache = nullptr;
