@@ -80,7 +80,8 @@ think_status read_cache_options(const Argument &argument, const think_cache_opti
   options.slab = copy.slab;
   options.slab_bytes = copy.slab_bytes;
   const bool again = cache::prunes_again(copy.flags, copy.refit);
-  options.bases = copy.bases ? copy.bases : static_cast<int32_t>(std::min<int64_t>(kMostPlaces, int64_t{options.sequences} * (again ? THINK_CACHE_MAX_RUNS : 1)));
+  const int64_t runs = int64_t{options.sequences} * (again ? THINK_CACHE_MAX_RUNS : 1);
+  options.bases = copy.bases ? copy.bases : static_cast<int32_t>(std::min<int64_t>(kMostPlaces, runs));
   const int32_t usually = again ? options.sequences : std::min(options.sequences, shape.max_batch);
   options.scored = copy.flags & THINK_CACHE_NO_SCORES ? 0 : copy.scored ? std::min(copy.scored, options.sequences) : usually;
   return THINK_OK;
@@ -521,8 +522,8 @@ think_status think_cache_replayed(think_cache *cache, int64_t id, think_error *e
   return fence(error, [&]() -> think_status {
     if (const think_status status = check_graph(error, cache)) return status;
     if (cache->step.missing < cache->layers) {
-      return fail(error, THINK_E_STATE, 1, "cache: expected a step in which no layer has been appended, %d of %d have been", cache->layers - cache->step.missing,
-                  cache->layers);
+      return fail(error, THINK_E_STATE, 1, "cache: expected a step in which no layer has been appended, %d of %d have been",
+                  cache->layers - cache->step.missing, cache->layers);
     }
     const int64_t expected = cache::graph_id(cache->step);
     if (id != expected) return wrong({error, 2, "id"}, "", "expected %lld (that of this step), got %lld", static_cast<Long>(expected), static_cast<Long>(id));

@@ -184,7 +184,8 @@ int64_t slab_bytes(const think_cache &cache, const SlabContents &contents) {
   int32_t kind = sides_asked(cache);
   if (!can_hold(cache, kind)) kind = kDense;
   // Where dense and compact pages meet, and at the end, up to a page is lost; and what granules take of both.
-  const int64_t bytes = (page_count(contents.dense_tokens) + 2) * cache.pools[kDense].page_bytes + page_count(contents.compact_tokens) * cache.pools[kind].page_bytes;
+  const int64_t bytes =
+      (page_count(contents.dense_tokens) + 2) * cache.pools[kDense].page_bytes + page_count(contents.compact_tokens) * cache.pools[kind].page_bytes;
   return slab_layout(cache, bases, contents).arena + bytes + bytes / 4096;
 }
 

@@ -127,7 +127,8 @@ class CacheFlow {
     float *sides[2];
     for (float *&side : sides) side = static_cast<float *>(bench_.make(kHeads * kMostTokens * kChannels * 4));
     for (int32_t layer = 0; layer < kLayers; ++layer) {
-      const think_tensor key = tensor_of(sides[0], THINK_F32, 1, kHeads, tokens, kChannels), value = tensor_of(sides[1], THINK_F32, 1, kHeads, tokens, kChannels);
+      const think_tensor key = tensor_of(sides[0], THINK_F32, 1, kHeads, tokens, kChannels);
+      const think_tensor value = tensor_of(sides[1], THINK_F32, 1, kHeads, tokens, kChannels);
       THINK_OK_OR_SKIP(think_cache_export_dense, cache_, sequence, layer, int64_t{0}, tokens, &key, &value, &launch_);
       for (const float *side : sides) {
         const std::vector<float> rows = bench_.fetch(side, static_cast<size_t>(kHeads * tokens * kChannels));
