@@ -44,6 +44,7 @@ think_status think_cache_save(const think_cache *cache, int32_t sequence, think_
       const cache::Holder twin = cache::make_twin(*cache);
       const auto fetch = [&] { return twin && cache::download(*cache, sequence, *twin); };
       if (const think_status status = cache::work(*cache, cache::last_stream(*cache), error, fetch)) return status;
+      if (const think_status status = store::check({error, 1, "cache"}, *twin, twin->sequences[0])) return status;
       store::save(*twin, twin->sequences[0], writer);
     } else {
       store::save(*cache, cache->sequences[sequence], writer);

@@ -163,18 +163,9 @@ bool move_prediction(const Slot &slot, const Part &part, Io &io) {
   return true;
 }
 
-template <class Io>
-bool move_scale(const think_cache &cache, const cache::Run &run, const Part &part, Io &io) {
+float *scales_of(const think_cache &cache, const cache::Run &run, const Part &part) {
   const cache::Slab &slab = cache.pools[run.kind].slabs[part.layer];
-  const int32_t heads = cache.plan->shape.kv_heads;
-  float *scale = (part.side == THINK_KEYS ? slab.key_scale : slab.value_scale) + int64_t{run.slot} * heads;
-  if (!io.move(scale, part.bytes())) return false;
-  if constexpr (Io::loading) {
-    for (int32_t head = 0; head < heads; ++head) {
-      if (!is_scale(scale[head])) return io.reader.damaged("damaged: a scale of %g, expected 2^-100 .. 2^100", static_cast<double>(scale[head]));
-    }
-  }
-  return true;
+  return (part.side == THINK_KEYS ? slab.key_scale : slab.value_scale) + int64_t{run.slot} * cache.plan->shape.kv_heads;
 }
 
 template <class Io>
@@ -236,7 +227,7 @@ bool move_part(const think_cache &cache, const cache::Sequence &sequence, const 
     case What::fitted: return move_fitted(slot_of(cache, run, part), io);
     case What::offset:
     case What::weight: return move_prediction(slot_of(cache, run, part), part, io);
-    case What::scale: return move_scale(cache, run, part, io);
+    case What::scale: return io.move(scales_of(cache, run, part), part.bytes());
     case What::rows: return move_rows(cache, run, part, io);
     case What::dense: return move_dense(cache, sequence, part, io);
     case What::square_sum:
@@ -377,8 +368,10 @@ cache::Sequence sequence_like(const Contents &contents) {
   return like;
 }
 
+// ---- what was read, or came from a device's slab: would the stages stay within it? ----------------------------------------------------------------
+
 // Widths first, as all else is placed by them; then, with the last of the three arrays, the whole choice.
-bool check_basis(const think_cache &cache, const cache::Run &run, const Part &part, Reader &reader) {
+think_status check_basis(const think_cache &cache, const cache::Run &run, const Part &part, think_error *error) {
   const Shape &shape = cache.plan->shape;
   const Slot slot = slot_of(cache, run, part);
   const char *name = part.side == THINK_KEYS ? "key" : "value";
@@ -386,12 +379,13 @@ bool check_basis(const think_cache &cache, const cache::Run &run, const Part &pa
     int64_t total = 0;
     for (int32_t head = 0; head < slot.heads; ++head) {
       const int32_t kept = slot.whole.kept[slot.row(head)], unit = part.side == THINK_VALUES ? 8 : 1;
-      if (kept < 1 || kept > slot.whole.channels || kept % unit) return reader.damaged("damaged: head %d keeps %d %s channels", head, kept, name);
+      if (kept < 1 || kept > slot.whole.channels || kept % unit) return fail(error, THINK_E_FORMAT, 0, "head %d keeps %d %s channels", head, kept, name);
       total += kept;
     }
     const int64_t expected = prune_total(shape, cache.prune, part.side);
     if (total != expected) {
-      return reader.damaged("damaged: expected %lld %s channels in all heads together, got %lld", static_cast<Long>(expected), name, static_cast<Long>(total));
+      return fail(error, THINK_E_FORMAT, 0, "expected %lld %s channels in all heads together, got %lld", static_cast<Long>(expected), name,
+                  static_cast<Long>(total));
     }
     think_segment placed = cache::compact_segment(cache, part.layer, run.kind, cache::compact_rows(run));
     (part.side == THINK_KEYS ? placed.value_head_offset : placed.key_head_offset) = nullptr;  // of the other side nothing has been read yet, or all is placed
@@ -400,21 +394,36 @@ bool check_basis(const think_cache &cache, const cache::Run &run, const Part &pa
     const think_dtype dtype = cache::stored_dtype(cache, part.layer, part.side);
     int64_t bytes = 0;
     for (int32_t head = 0; head < slot.heads; ++head) bytes += head_bytes(cache::kPageTokens, slot.whole.kept[slot.row(head)], dtype, part.side == THINK_KEYS);
-    if (bytes <= cache::compact_side_bytes(cache, part.layer, part.side, true)) return true;
-    return reader.damaged("damaged: the %s channels of a page do not fit into it", name);
+    if (bytes <= cache::compact_side_bytes(cache, part.layer, part.side, true)) return THINK_OK;
+    return fail(error, THINK_E_FORMAT, 0, "the %s channels of a page do not fit into it", name);
   }
-  think_error error = THINK_ERROR_INIT;
-  if (check_basis_contents({&error, 0, name, "."}, slot.whole, shape, part.side, slot.number) == THINK_OK) return true;
-  return reader.damaged("damaged: layers.%d.runs.%d.%s", part.layer, part.run, error.message);
+  return check_basis_contents({error, 0, Text("layers.%d.runs.%d.%s", part.layer, part.run, name).text, "."}, slot.whole, shape, part.side, slot.number);
+}
+
+think_status check_scale(const think_cache &cache, const cache::Run &run, const Part &part, think_error *error) {
+  const float *scale = scales_of(cache, run, part), *end = scale + cache.plan->shape.kv_heads;
+  const float *wrong = std::find_if_not(scale, end, is_scale);
+  if (wrong == end) return THINK_OK;
+  return fail(error, THINK_E_FORMAT, 0, "a scale of %g, expected 2^-100 .. 2^100", static_cast<double>(*wrong));
 }
 
 // Trims leave what a score state has seen, so that may be more than the sequence holds; but it must be possible to count on.
-bool check_seen(const think_cache &cache, const cache::Sequence &sequence, const Part &part, Reader &reader) {
-  if (!sequence.score) return true;
+think_status check_seen(const think_cache &cache, const cache::Sequence &sequence, const Part &part, think_error *error) {
+  if (!sequence.score) return THINK_OK;
   const Shape &shape = cache.plan->shape;
   const int64_t seen = *score::state_view(shape, sequence.score + part.layer * score::state_bytes(shape), 0).tokens;
-  if (seen >= 0 && seen <= INT64_MAX / 2) return true;
-  return reader.damaged("damaged: the scores of layer %d are of %lld tokens", part.layer, static_cast<Long>(seen));
+  if (seen >= 0 && seen <= INT64_MAX / 2) return THINK_OK;
+  return fail(error, THINK_E_FORMAT, 0, "the scores of layer %d are of %lld tokens", part.layer, static_cast<Long>(seen));
+}
+
+think_status check_part(const think_cache &cache, const cache::Sequence &sequence, const Part &part, think_error *error) {
+  switch (part.what) {
+    case What::kept:
+    case What::fitted: return check_basis(cache, sequence.runs[part.run], part, error);
+    case What::scale: return check_scale(cache, sequence.runs[part.run], part, error);
+    case What::tokens: return check_seen(cache, sequence, part, error);
+    default: return THINK_OK;
+  }
 }
 
 bool read_data(const think_cache &cache, const cache::Sequence &sequence, const Contents &contents, Reader &reader) {
@@ -426,10 +435,9 @@ bool read_data(const think_cache &cache, const cache::Sequence &sequence, const 
       if (!reader.get(&found, sizeof found)) return false;
       return found == expected || reader.damaged("damaged: the digest does not fit what was read");
     }
+    think_error found = THINK_ERROR_INIT;
     if (!move_part(cache, sequence, part, io)) return false;
-    if (part.what == What::tokens) return check_seen(cache, sequence, part, reader);
-    if (part.what != What::kept && part.what != What::fitted) return true;
-    return check_basis(cache, sequence.runs[part.run], part, reader);
+    return check_part(cache, sequence, part, &found) == THINK_OK || reader.damaged("damaged: %s", found.message);
   });
 }
 
@@ -440,6 +448,12 @@ int64_t saved_bytes(const think_cache &cache, const cache::Sequence &sequence) {
   int64_t bytes = 8 + header_bytes(cache, contents);
   for_each_part(cache, contents, [&](const Part &part) { return bytes += part.bytes(), true; });
   return bytes;
+}
+
+think_status check(const Argument &argument, const think_cache &cache, const cache::Sequence &sequence) {
+  think_error found = THINK_ERROR_INIT;
+  if (for_each_part(cache, contents_of(sequence), [&](const Part &part) { return check_part(cache, sequence, part, &found) == THINK_OK; })) return THINK_OK;
+  return fail(argument.error, THINK_E_STATE, argument.position, "%s: damaged in the slab, which nobody else may write to: %s", argument.name, found.message);
 }
 
 void save(const think_cache &cache, const cache::Sequence &sequence, Writer &writer) {

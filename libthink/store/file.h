@@ -10,6 +10,8 @@
 namespace think::store {
 
 int64_t saved_bytes(const think_cache &cache, const cache::Sequence &sequence);
+// Of a twin of a device's cache: what came from the caller's slab. Else THINK_E_STATE.
+think_status check(const Argument &argument, const think_cache &cache, const cache::Sequence &sequence);
 void save(const think_cache &cache, const cache::Sequence &sequence, Writer &writer);
 // Into a sequence without tokens. False: the reader has said why, or (its status is THINK_OK) there is no memory. Then no sequence has changed.
 bool load(think_cache &cache, int32_t sequence, Reader &reader);

@@ -39,6 +39,8 @@ class DevicePlan : public testing::Test {
     ASSERT_EQ(THINK_OK, think_plan_create(context, &problem, &plan, &error)) << error.message;
     memory = static_cast<char *>(mmap(nullptr, kDeviceBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
     ASSERT_NE(MAP_FAILED, static_cast<void *>(memory));
+    calls->memory = memory;
+    calls->memory_end = memory + kDeviceBytes;
     launch.workspace = take<char>(1 << 20);
     launch.workspace_bytes = 1 << 20;
     launch.stream = this;

@@ -2,6 +2,8 @@
 #include "stand_in_backend.h"
 
 #include <cstdlib>
+#include <cstring>
+#include <functional>
 
 #include "libthink/backend/cuda_backend.h"
 
@@ -54,7 +56,12 @@ constexpr cuda::Backend table = {
       *capturing = calls.capturing;
       return 0;
     },
-    [](const cuda::Copy &copy, void *stream) { return ran("copy", stream, copy.width * copy.rows); },
+    [](const cuda::Copy &copy, void *stream) {
+      char *to = static_cast<char *>(copy.to);
+      const bool elsewhere = std::less<>()(to, calls.memory) || !std::less<>()(to, calls.memory_end);
+      for (int64_t row = 0; elsewhere && row < copy.rows; ++row) std::memset(to + row * copy.to_pitch, 0, static_cast<size_t>(copy.width));
+      return ran("copy", stream, copy.width * copy.rows);
+    },
     [](void *stream) { return ran("synchronize", stream); },
     [](int64_t bytes, void **memory) {
       if (calls.no_host_memory) return calls.no_host_memory;

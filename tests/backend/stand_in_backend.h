@@ -13,6 +13,7 @@ struct StandInCalls {
   int32_t host_blocks, events;  // that are held
   int32_t no_host_memory;       // but an error: 2 = out of memory
   bool capturing;
+  const char *memory, *memory_end;  // of the device, which cannot be written: what is copied elsewhere are zeros
 };
 
 using GetStandInCalls = StandInCalls *(*)();

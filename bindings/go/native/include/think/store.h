@@ -35,11 +35,13 @@ typedef int64_t (*think_reader)(void *user, void *data, int64_t bytes);
 THINK_API think_status think_cache_save_size(const think_cache *cache, int32_t sequence, int64_t *bytes, think_error *error);
 
 /**
- * Write a sequence: its rows, compact runs and bases, and the score state if it has one. Nothing is allocated. Rows that forks share are written with each.
+ * Write a sequence: its rows, compact runs and bases, and the score state if it has one. Rows that forks share are written with each. Nothing
+ * is allocated, but on CUDA a copy of the sequence in the host's memory is, for the time of the call.
  * @param sequence  0 .. sequences - 1
  * @param write     called with blocks, in the calling thread; it must not use the cache
  * @param user      handed to write
- * @return THINK_E_ARGUMENT; THINK_E_STATE during a step, or when the sequence holds no tokens; THINK_E_IO
+ * @return THINK_E_ARGUMENT; THINK_E_STATE during a step, when the sequence holds no tokens, or when bases in the slab are not what libthink wrote; THINK_E_IO;
+ *         on CUDA also THINK_E_MEMORY and THINK_E_DEVICE
  * @since 0.11
  */
 THINK_API think_status think_cache_save(const think_cache *cache, int32_t sequence, think_writer write, void *user, think_error *error);
