@@ -6,9 +6,8 @@ cd "$(dirname "$0")/../.."
 . tests/packages.sh
 command -v bindgen >/dev/null || need_packages bindgen || true
 # bindgen opens libclang, but its package does not ask for it.
-has_libclang() { [ -n "${LIBCLANG_PATH:-}" ] || ldconfig -p | grep -q 'libclang[-.0-9]*\.so'; }
-has_libclang || need_packages libclang1-14 libclang-common-14-dev || true
-has_libclang || { echo "bindgen needs libclang (Debian 12: libclang1-14 libclang-common-14-dev)"; exit 77; }
+[ -n "${LIBCLANG_PATH:-}" ] || ldconfig -p | grep -q 'libclang[-.0-9]*\.so' || need_packages libclang1-14 libclang-common-14-dev ||
+  { echo "bindgen needs libclang (Debian 12: libclang1-14 libclang-common-14-dev)"; exit 77; }
 [ "$(bindgen --version 2>/dev/null)" = "bindgen 0.60.1" ] || { echo "bindgen 0.60.1 is not here (Debian 12: bindgen)"; exit 77; }
 command -v rustfmt >/dev/null || { echo "rustfmt is not here"; exit 77; }
 sys=bindings/rust/think-sys/src

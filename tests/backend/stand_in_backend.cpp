@@ -3,7 +3,6 @@
 
 #include <cstdlib>
 #include <cstring>
-#include <functional>
 
 #include "libthink/backend/cuda_backend.h"
 
@@ -58,7 +57,7 @@ constexpr cuda::Backend table = {
     },
     [](const cuda::Copy &copy, void *stream) {
       char *to = static_cast<char *>(copy.to);
-      const bool elsewhere = std::less<>()(to, calls.memory) || !std::less<>()(to, calls.memory_end);
+      const bool elsewhere = to < calls.memory || to >= calls.memory_end;
       for (int64_t row = 0; elsewhere && row < copy.rows; ++row) std::memset(to + row * copy.to_pitch, 0, static_cast<size_t>(copy.width));
       return ran("copy", stream, copy.width * copy.rows);
     },
