@@ -12,8 +12,7 @@ struct Ahead {
   const char *const *rows, *const *next;
   int32_t known, next_count;
   int64_t row_bytes, next_bytes;
-  int32_t fetched, next_row = kTileTokens;
-  int64_t next_byte = 0, kept_bytes = 1;
+  int32_t fetched;
 
   Ahead(const Block &block, int64_t bytes, int32_t before)
       : rows(block.rows), next(block.next), known(block.known), next_count(block.next_count), row_bytes(bytes), next_bytes(block.next_bytes), fetched(before) {}
@@ -37,16 +36,25 @@ struct Ahead {
     if (after >= known) return;
     for (int64_t byte = 0; byte < row_bytes; byte += 64) prefetch_near(rows[after] + byte);
   }
-  // Rows that become codes: those of the next tile, into the first cache, spread over the arithmetic on this one, which takes longer than memory. `used`
-  // bytes of kept channels were worked on.
-  inline void fetch_next(int32_t used) {
-    if (next_row >= known) return;
-    for (int64_t bytes = used * row_bytes / kept_bytes; bytes > 0; bytes -= 64) {
-      prefetch_near(rows[next_row] + next_byte);
-      next_byte += 64;
-      if (next_byte < row_bytes) continue;
-      next_byte = 0;
-      if (++next_row >= known) return;
+};
+
+// Fetches rows that become codes, spread over the arithmetic on this tile, which takes longer than memory: those of the next tile into the first cache, and
+// those of the one behind it into the second, from where the first has them in time. Row after row: memory gives half as much when they are read across.
+struct Later {
+  const char *const *rows;  // of the next tile and the one behind it
+  int64_t row_bytes, byte = 0;
+  int32_t row = 0, share;  // lines that are fetched with a part of the work
+
+  Later(const char *const *next, int64_t bytes, int32_t parts)
+      : rows(next), row_bytes(bytes), share(static_cast<int32_t>((kTileTokens * ((bytes + 63) / 64) + parts - 1) / parts)) {}
+  [[gnu::always_inline]] inline void fetch_part() {
+    for (int32_t line = 0; line < share && row < kTileTokens; ++line) {
+      prefetch_near(rows[row] + byte);
+      prefetch_far(rows[row + kTileTokens] + byte);
+      byte += 64;
+      if (byte < row_bytes) continue;
+      byte = 0;
+      ++row;
     }
   }
 };

@@ -163,7 +163,7 @@ void quantize_tile(const Kernels &kernels, const Run &run, const Block &block, b
   const bool crowded = from_rows && (reinterpret_cast<uintptr_t>(block.rows[1]) - reinterpret_cast<uintptr_t>(block.rows[0])) % 1024 == 0;
   const bool whole_lines = channels * bytes % 64 == 0 && (keys || channels % kBlockChannels == 0);
   const bool in_place = from_rows && !run.index && whole_lines && !crowded && !block.together;
-  const bool fetches = from_rows && !block.together && !run.most;
+  const bool fetches = from_rows && block.known > kTileTokens && !run.most;
   const int64_t stride = static_cast<int64_t>(whole + kRowPadding) * bytes;
   if (!in_place) {
     Block part = block;
@@ -177,8 +177,11 @@ void quantize_tile(const Kernels &kernels, const Run &run, const Block &block, b
     if (fetches) part.known = 0;  // encode() does
     from_rows ? kernels.rows_to_rows(part) : kernels.tile_to_rows(part);
   }
-  const char *rows[kTileTokens];
-  for (int32_t t = 0; t < kTileTokens; ++t) rows[t] = keys && t >= block.count ? rows[0] : in_place ? block.rows[t] : staging.rows + t * stride;
+  const char *other[kTileTokens], *const *rows = block.rows;
+  if (!in_place || (keys && block.count < kTileTokens)) {
+    for (int32_t t = 0; t < kTileTokens; ++t) other[t] = keys && t >= block.count ? other[0] : in_place ? block.rows[t] : staging.rows + t * stride;
+    rows = other;
+  }
   if (run.most) return kernels.largest(rows, block.count, channels, block.source_dtype, run.most);
   const SideView &to = run.destination;
   const Encode to_codes{rows, channels, block.count, block.source_dtype, to.dtype, keys, block.destination, block.stream, to.scale};
@@ -250,9 +253,9 @@ void move_tiles(const Kernels &kernels, const Bundle &bundle, int64_t begin, int
   const Run &lead = bundle.run[0];
   const int64_t row_bytes = static_cast<int64_t>(lead.source.channels) * dtype_bytes(lead.source.dtype);
   const bool from_rows = lead.source.layout == THINK_ROWS;
-  const char *rows[2 * kTileTokens], *rows_of_head[kTileTokens];  // of this tile and the next, first head; of this tile, another head
+  const char *rows[3 * kTileTokens], *rows_of_head[kTileTokens];  // of this tile and the next two, first head; of this tile, another head
   const auto find_rows = [&](int64_t tile, const char **addresses) {
-    const int64_t first = tile * kTileTokens, left = lead.count - first, count = left < kTileTokens ? left : kTileTokens;
+    const int64_t first = tile * kTileTokens, left = tile < end ? lead.count - first : 0, count = left < kTileTokens ? left : kTileTokens;
     row_addresses(lead.source, lead.source_first + first, count, addresses);
     for (int64_t t = count; t < kTileTokens; ++t) addresses[t] = zero_row;
   };
@@ -262,12 +265,12 @@ void move_tiles(const Kernels &kernels, const Bundle &bundle, int64_t begin, int
   block.destination_dtype = lead.destination.dtype;
   block.together = bundle.heads > 1;
   block.next_bytes = bundle.heads * row_bytes;
-  if (from_rows) find_rows(begin, rows + kTileTokens);
+  for (int32_t next = 0; from_rows && next < 2; ++next) find_rows(begin + next, rows + (next + 1) * kTileTokens);
   for (int64_t tile = begin; tile < end; ++tile) {
     const bool last = tile + 1 == end;
     if (from_rows) {
-      std::memcpy(rows, rows + kTileTokens, kTileTokens * sizeof *rows);
-      if (!last) find_rows(tile + 1, rows + kTileTokens);
+      std::memmove(rows, rows + kTileTokens, 2 * kTileTokens * sizeof *rows);
+      find_rows(tile + 2, rows + 2 * kTileTokens);
     }
     // Rows behind the end of a run are not of memory that may be fetched as if other heads followed.
     const int64_t whole = (lead.count - tile * kTileTokens) / kTileTokens;

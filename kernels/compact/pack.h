@@ -1,7 +1,8 @@
 // What making codes needs of registers besides lines.h and kernels/common/codes.h.
 //
-//   ordered<B>(x)                 numbers of B bytes (f16, bf16 or f32) as integers in the same order, NaN outermost; again: back to numbers
-//   least_of<B> most_of<B>(a, b)  of such integers
+//   largest<B> widest<B> narrowest<B>(a, b)  of the bits of numbers of B bytes: the larger signed integer, the larger and the smaller unsigned one
+//   by_sign<B>(x, a, b)           a where x is negative, else b
+//   once(x)                       x; GCC would load it again for each use that can take it from memory
 //   transpose_lanes(x)            kLaneCount lines: line i, lane l <-> line l, lane i
 //   Words, round_codes<Small>     kLanes codes: (x, most) -> x rounded to nearest even, between 0 and most; NaN becomes 0. Small: |x| < 2^31, and the bound
 //                                 may be left to the functions below
@@ -25,19 +26,32 @@ namespace {
 #if defined(THINK_ISA_UNIT_AVX512)
 
 template <int kBytes>
-inline Line ordered(Line x) {
-  // x ^ (sign of x & all but the sign)
-  if constexpr (kBytes == 2) return _mm512_ternarylogic_epi32(x, _mm512_srai_epi16(x, 15), _mm512_set1_epi16(0x7fff), 0x78);
-  return _mm512_ternarylogic_epi32(x, _mm512_srai_epi32(x, 31), _mm512_set1_epi32(0x7fffffff), 0x78);
-}
-template <int kBytes>
-inline Line least_of(Line a, Line b) {
-  return kBytes == 2 ? _mm512_min_epi16(a, b) : _mm512_min_epi32(a, b);
-}
-template <int kBytes>
-inline Line most_of(Line a, Line b) {
+inline Line largest(Line a, Line b) {
   return kBytes == 2 ? _mm512_max_epi16(a, b) : _mm512_max_epi32(a, b);
 }
+template <int kBytes>
+inline Line widest(Line a, Line b) {
+  return kBytes == 2 ? _mm512_max_epu16(a, b) : _mm512_max_epu32(a, b);
+}
+template <int kBytes>
+inline Line narrowest(Line a, Line b) {
+  return kBytes == 2 ? _mm512_min_epu16(a, b) : _mm512_min_epu32(a, b);
+}
+template <int kBytes>
+inline Line by_sign(Line x, Line a, Line b) {
+  return kBytes == 2 ? _mm512_mask_mov_epi16(b, _mm512_movepi16_mask(x), a) : _mm512_mask_mov_epi32(b, _mm512_movepi32_mask(x), a);
+}
+inline Line once(Line x) {
+  asm("" : "+v"(x));
+  return x;
+}
+// 32 bytes from each of two places; lanes 0 and 2 (1 and 3) of two lines.
+inline Line gather_halves(const char *a, const char *b) {
+  const auto half = [](const char *p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)); };
+  return _mm512_mask_broadcast_i64x4(_mm512_castsi256_si512(half(a)), 0xf0, half(b));
+}
+inline Line even_lanes(Line a, Line b) { return _mm512_shuffle_i64x2(a, b, 0x88); }
+inline Line odd_lanes(Line a, Line b) { return _mm512_shuffle_i64x2(a, b, 0xdd); }
 inline void transpose_lanes(Line (&x)[kLaneCount]) {
   const Line a = _mm512_shuffle_i32x4(x[0], x[1], 0x44), b = _mm512_shuffle_i32x4(x[0], x[1], 0xee);
   const Line c = _mm512_shuffle_i32x4(x[2], x[3], 0x44), d = _mm512_shuffle_i32x4(x[2], x[3], 0xee);
@@ -74,22 +88,58 @@ inline void interleave_lanes(Line &a, Line &b) {
   b = _mm512_permutex2var_epi64(a, _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15), b);
   a = first;
 }
+// f8_code_of() of the 32 f16 of a line, as words: half the registers that floats take, but for the product and its rounding.
+inline Line f8_of_f16(Line x, Vec inverse) {
+  // Moved into the place of an f32, an f16 is 2^-112 times as large. The inverse makes up for 2^27 of them, which is as much as the largest one bears.
+  constexpr float kUnit = 0x1p-85f;
+  constexpr int kLeast = 127 - 85 - 6, kDigits = 20;
+  // Added to 2^20 times its power of two, a number is rounded to three binary digits behind the first; below 2^-6 to those of that. The sum's upper half
+  // is the power, its lower half the digits; there lies what has to be added to make the power that of a code.
+  constexpr float kSum = 0x1p20f + (0x10000 - ((kLeast + kDigits) << 3)) * 0x1p-3f;
+  const Vec factor = mul(inverse, broadcast(kUnit * 0x1p112f));
+  const auto rounded = [&](Line magnitude) {  // of the numbers of 16 bits in the upper half of words, without their signs
+    const Vec product = mul(_mm512_castsi512_ps(_mm512_srli_epi32(magnitude, 3)), factor);
+    const Line power = _mm512_max_epi32(_mm512_and_si512(_mm512_castps_si512(product), _mm512_set1_epi32(0x7f800000)), _mm512_set1_epi32(kLeast << 23));
+    return _mm512_castps_si512(fma(_mm512_castsi512_ps(power), broadcast(kSum), product));
+  };
+  const Line even = rounded(_mm512_and_si512(_mm512_slli_epi32(x, 16), _mm512_set1_epi32(0x7fff0000)));
+  const Line odd = rounded(_mm512_and_si512(x, _mm512_set1_epi32(0x7fff0000)));
+  const Line power = _mm512_mask_mov_epi16(_mm512_srli_epi32(even, 16), 0xaaaaaaaa, odd);
+  const Line digits = _mm512_mask_mov_epi16(even, 0xaaaaaaaa, _mm512_slli_epi32(odd, 16));
+  Line code = _mm512_min_epu16(_mm512_add_epi16(_mm512_srli_epi16(power, 4), digits), _mm512_set1_epi16(kMostF8));
+  const __mmask32 not_finite = _mm512_cmpgt_epi16_mask(_mm512_and_si512(x, _mm512_set1_epi16(0x7fff)), _mm512_set1_epi16(0x7bff));
+  code = _mm512_mask_mov_epi16(code, not_finite, _mm512_set1_epi16(kNanF8));
+  return _mm512_ternarylogic_epi32(code, _mm512_srli_epi16(x, 8), _mm512_set1_epi16(0x80), 0xf8);  // code | (x >> 8 & 0x80)
+}
+// Words a[0 .. 15] and b[0 .. 15], a[16 .. 31] and b[16 .. 31] as bytes a0 b0 a16 b16 a1 ...; words of a, then those of b as bytes.
+inline Line interleave_words(Line a, Line b) {
+  const Line order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  return _mm512_permutexvar_epi16(order, _mm512_or_si512(a, _mm512_slli_epi16(b, 8)));
+}
+inline Line concat_words(Line a, Line b) { return _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), _mm512_packus_epi16(a, b)); }
 inline Line concat_halves(Line a, Line b) { return _mm512_permutex2var_epi64(a, _mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14), b); }
 
 #elif defined(THINK_ISA_UNIT_AVX2)
 
 template <int kBytes>
-inline Line ordered(Line x) {
-  if constexpr (kBytes == 2) return _mm256_xor_si256(x, _mm256_and_si256(_mm256_srai_epi16(x, 15), _mm256_set1_epi16(0x7fff)));
-  return _mm256_xor_si256(x, _mm256_and_si256(_mm256_srai_epi32(x, 31), _mm256_set1_epi32(0x7fffffff)));
-}
-template <int kBytes>
-inline Line least_of(Line a, Line b) {
-  return kBytes == 2 ? _mm256_min_epi16(a, b) : _mm256_min_epi32(a, b);
-}
-template <int kBytes>
-inline Line most_of(Line a, Line b) {
+inline Line largest(Line a, Line b) {
   return kBytes == 2 ? _mm256_max_epi16(a, b) : _mm256_max_epi32(a, b);
+}
+template <int kBytes>
+inline Line widest(Line a, Line b) {
+  return kBytes == 2 ? _mm256_max_epu16(a, b) : _mm256_max_epu32(a, b);
+}
+template <int kBytes>
+inline Line narrowest(Line a, Line b) {
+  return kBytes == 2 ? _mm256_min_epu16(a, b) : _mm256_min_epu32(a, b);
+}
+template <int kBytes>
+inline Line by_sign(Line x, Line a, Line b) {
+  return _mm256_blendv_epi8(b, a, kBytes == 2 ? _mm256_srai_epi16(x, 15) : _mm256_srai_epi32(x, 31));
+}
+inline Line once(Line x) {
+  asm("" : "+x"(x));
+  return x;
 }
 inline void transpose_lanes(Line (&x)[kLaneCount]) {
   const Line a = x[0];
@@ -133,20 +183,28 @@ typedef uint8_t Line8 __attribute__((vector_size(16)));
 template <int kBytes>
 using SignedLine = std::conditional_t<kBytes == 2, Signed16, Signed32>;
 template <int kBytes>
-inline Line ordered(Line x) {
-  const auto numbers = reinterpret_cast<SignedLine<kBytes>>(x);
-  return reinterpret_cast<Line>(numbers ^ ((numbers >> (8 * kBytes - 1)) & (kBytes == 2 ? 0x7fff : 0x7fffffff)));
-}
+using UnsignedLine = std::conditional_t<kBytes == 2, Line, Line32>;
 template <int kBytes>
-inline Line least_of(Line a, Line b) {
-  const auto x = reinterpret_cast<SignedLine<kBytes>>(a), y = reinterpret_cast<SignedLine<kBytes>>(b);
-  return reinterpret_cast<Line>(x < y ? x : y);
-}
-template <int kBytes>
-inline Line most_of(Line a, Line b) {
+inline Line largest(Line a, Line b) {
   const auto x = reinterpret_cast<SignedLine<kBytes>>(a), y = reinterpret_cast<SignedLine<kBytes>>(b);
   return reinterpret_cast<Line>(x > y ? x : y);
 }
+template <int kBytes>
+inline Line widest(Line a, Line b) {
+  const auto x = reinterpret_cast<UnsignedLine<kBytes>>(a), y = reinterpret_cast<UnsignedLine<kBytes>>(b);
+  return reinterpret_cast<Line>(x > y ? x : y);
+}
+template <int kBytes>
+inline Line narrowest(Line a, Line b) {
+  const auto x = reinterpret_cast<UnsignedLine<kBytes>>(a), y = reinterpret_cast<UnsignedLine<kBytes>>(b);
+  return reinterpret_cast<Line>(x < y ? x : y);
+}
+template <int kBytes>
+inline Line by_sign(Line x, Line a, Line b) {
+  using Signed = SignedLine<kBytes>;
+  return reinterpret_cast<Line>(reinterpret_cast<Signed>(x) < 0 ? reinterpret_cast<Signed>(a) : reinterpret_cast<Signed>(b));
+}
+inline Line once(Line x) { return x; }
 inline void transpose_lanes(Line (&)[kLaneCount]) {}
 
 using Words = Line32;

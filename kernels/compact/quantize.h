@@ -24,6 +24,28 @@ struct Extremes {
   alignas(64) Number least[kMaxChannels + 64 / sizeof(Number)], most[kMaxChannels + 64 / sizeof(Number)];
 };
 
+// What tells the extremes of numbers, each place of a line for itself. One instruction less for each number than bringing them into the order of integers
+// takes. A NaN lies outside of everything.
+template <int kBytes>
+struct Extent {
+  Line top, wide, narrow;  // of their bits the largest signed integer, the largest and the smallest unsigned one
+
+  inline void add(const Extent &x) {
+    top = largest<kBytes>(top, x.top);
+    wide = widest<kBytes>(wide, x.wide);
+    narrow = narrowest<kBytes>(narrow, x.narrow);
+  }
+  inline void add(Line x) {
+    x = once(x);
+    top = largest<kBytes>(top, x);
+    wide = widest<kBytes>(wide, x);
+    narrow = narrowest<kBytes>(narrow, x);
+  }
+  // Of negative numbers the least is the widest, the most the narrowest.
+  inline Line least() const { return by_sign<kBytes>(wide, wide, narrow); }
+  inline Line most() const { return by_sign<kBytes>(top, narrow, top); }
+};
+
 // Of each channel over the tokens; up to a line behind the last channel is read. Row after row, as they come from memory.
 template <class Number>
 void find_extremes_of_channels(const Encode &e, Extremes<Number> &out) {
@@ -32,18 +54,17 @@ void find_extremes_of_channels(const Encode &e, Extremes<Number> &out) {
   for (int64_t strip = 0; strip < row_bytes; strip += kLines * sizeof(Line)) {
     const int64_t left = (row_bytes - strip + sizeof(Line) - 1) / sizeof(Line);
     const auto take = [&](auto lines) {
-      Line least[lines], most[lines];
-      for (int i = 0; i < lines; ++i) least[i] = most[i] = ordered<kBytes>(load_line(e.rows[0] + strip + i * sizeof(Line)));
+      Extent<kBytes> x[lines];
+      for (int i = 0; i < lines; ++i) {
+        const Line first = load_line(e.rows[0] + strip + i * sizeof(Line));
+        x[i] = {first, first, first};
+      }
       for (int32_t t = 1; t < kTileTokens; ++t) {
-        for (int i = 0; i < lines; ++i) {
-          const Line x = ordered<kBytes>(load_line(e.rows[t] + strip + i * sizeof(Line)));
-          least[i] = least_of<kBytes>(least[i], x);
-          most[i] = most_of<kBytes>(most[i], x);
-        }
+        for (int i = 0; i < lines; ++i) x[i].add(load_line(e.rows[t] + strip + i * sizeof(Line)));
       }
       for (int i = 0; i < lines; ++i) {
-        store_line(reinterpret_cast<char *>(out.least) + strip + i * sizeof(Line), ordered<kBytes>(least[i]));
-        store_line(reinterpret_cast<char *>(out.most) + strip + i * sizeof(Line), ordered<kBytes>(most[i]));
+        store_line(reinterpret_cast<char *>(out.least) + strip + i * sizeof(Line), x[i].least());
+        store_line(reinterpret_cast<char *>(out.most) + strip + i * sizeof(Line), x[i].most());
       }
     };
     if (left >= kLines) {
@@ -54,18 +75,29 @@ void find_extremes_of_channels(const Encode &e, Extremes<Number> &out) {
   }
 }
 
-// x[j], number i of a lane -> number j of the same lane: the least (or largest) over all i.
-template <int kBytes, class Choose>
-inline Line choose_across(const Line (&x)[Unit<kBytes>::kCount], const Choose &choose) {
-  if constexpr (kBytes == 2) {
-    Line a[4];
-    for (int i = 0; i < 4; ++i) a[i] = choose(low16(x[2 * i], x[2 * i + 1]), high16(x[2 * i], x[2 * i + 1]));
-    const Line b = choose(low32(a[0], a[1]), high32(a[0], a[1])), c = choose(low32(a[2], a[3]), high32(a[2], a[3]));
-    return choose(low64(b, c), high64(b, c));
-  } else {
-    const Line a = choose(low32(x[0], x[1]), high32(x[0], x[1])), b = choose(low32(x[2], x[3]), high32(x[2], x[3]));
-    return choose(low64(a, b), high64(a, b));
-  }
+// Places 2 i and 2 i + 1 of both as one, those of `a` (low) and of `b` side by side in the order of the functions.
+template <int kBytes, class Low, class High>
+inline Extent<kBytes> fold(const Extent<kBytes> &a, const Extent<kBytes> &b, const Low &low, const High &high) {
+  Extent<kBytes> sum = {low(a.top, b.top), low(a.wide, b.wide), low(a.narrow, b.narrow)};
+  sum.add({high(a.top, b.top), high(a.wide, b.wide), high(a.narrow, b.narrow)});
+  return sum;
+}
+
+// of(j), number i of a lane -> number j of the same lane: over all i. Depth first, as three registers belong to each.
+template <int kBytes, class Of>
+inline Extent<kBytes> fold_lanes(const Of &of) {
+  const auto fold32 = [](const Extent<kBytes> &a, const Extent<kBytes> &b) { return fold(a, b, low32, high32); };
+  const auto pair = [&](int j) {
+    if constexpr (kBytes == 4) return of(j);
+    const Extent<kBytes> a = of(2 * j);
+    return fold(a, of(2 * j + 1), low16, high16);
+  };
+  const auto quad = [&](int j) {
+    const Extent<kBytes> a = pair(2 * j);
+    return fold32(a, pair(2 * j + 1));
+  };
+  const Extent<kBytes> a = quad(0);
+  return fold(a, quad(1), low64, high64);
 }
 
 // Of channels [first, end) of each of 32 rows, to out.least[at + row].
@@ -73,20 +105,33 @@ template <class Number>
 void find_extremes_of_tokens(const char *const *row, int32_t first, int32_t end, Extremes<Number> &out, int32_t at) {
   constexpr int kBytes = sizeof(Number);
   using U = Unit<kBytes>;
+  const int64_t begin = int64_t{first} * kBytes, bytes = int64_t{end - first} * kBytes;
   for (int32_t token = 0; token < kTileTokens; token += U::kTokens) {
-    Line least[U::kCount], most[U::kCount];
-    for (int j = 0; j < U::kCount; ++j) least[j] = most[j] = ordered<kBytes>(gather_lanes(row + token + j, U::kCount, first * kBytes));
-    for (int32_t c = first + U::kCount; c < end; c += U::kCount) {
-      for (int j = 0; j < U::kCount; ++j) {
-        const Line x = ordered<kBytes>(gather_lanes(row + token + j, U::kCount, c * kBytes));
-        least[j] = least_of<kBytes>(least[j], x);
-        most[j] = most_of<kBytes>(most[j], x);
-      }
+    const auto put = [&](const Extent<kBytes> &all) {
+      store_line(reinterpret_cast<char *>(out.least + at + token), all.least());
+      store_line(reinterpret_cast<char *>(out.most + at + token), all.most());
+    };
+#if defined(THINK_ISA_UNIT_AVX512)
+    if (bytes == sizeof(Line)) {  // half a line at a time takes half the loads
+      const auto halves = [&](int j) {
+        const Line low = gather_halves(row[token + j] + begin, row[token + j + U::kCount] + begin);
+        Extent<kBytes> x = {low, low, low};
+        x.add(gather_halves(row[token + j] + begin + 32, row[token + j + U::kCount] + begin + 32));
+        return x;
+      };
+      put(fold_lanes<kBytes>([&](int j) {
+        const Extent<kBytes> a = halves(j);
+        return fold(a, halves(j + 2 * U::kCount), even_lanes, odd_lanes);
+      }));
+      continue;
     }
-    const Line low = choose_across<kBytes>(least, [](Line a, Line b) { return least_of<kBytes>(a, b); });
-    const Line high = choose_across<kBytes>(most, [](Line a, Line b) { return most_of<kBytes>(a, b); });
-    store_line(reinterpret_cast<char *>(out.least + at + token), ordered<kBytes>(low));
-    store_line(reinterpret_cast<char *>(out.most + at + token), ordered<kBytes>(high));
+#endif
+    put(fold_lanes<kBytes>([&](int j) {
+      const Line chunk = gather_lanes(row + token + j, U::kCount, begin);
+      Extent<kBytes> x = {chunk, chunk, chunk};
+      for (int64_t byte = kChunkBytes; byte < bytes; byte += kChunkBytes) x.add(gather_lanes(row + token + j, U::kCount, begin + byte));
+      return x;
+    }));
   }
 }
 
@@ -95,36 +140,44 @@ inline Vec clamp_f16(Vec x) {
   return x < least ? least : x > most ? most : x;
 }
 
-// The vector form of code_range() and inverse_of() for `n` groups.
+// The vector form of code_range() and inverse_of() for `n` groups. One result waits for the next all the way through, so what f16 does without is left out.
 template <class Element>
 void find_ranges(const Extremes<typename Element::Type> &extremes, int32_t n, think_dtype to, Ranges &out) {
+  typedef int32_t Numbers __attribute__((vector_size(sizeof(Vec))));
   const Vec steps = broadcast(static_cast<float>(most_code(to))), tiny = broadcast(0x1p-24f), nan = broadcast(bits_float(0x7fc00000));
   for (int32_t i = 0; i < n; i += kLanes) {
-    const Vec least = Element::load(extremes.least + i), most = Element::load(extremes.most + i);
+    Vec least = Element::load(extremes.least + i), most = Element::load(extremes.most + i);
     const Vec odd = fma(least, zero(), mul(most, zero()));  // NaN where one of them is not finite
-    const Vec low = add(clamp_f16(least), zero());
-    store_f16(out.zero + i, low);
-    if constexpr (Element::dtype != THINK_F16) {
+    Vec start;
+    if constexpr (Element::dtype == THINK_F16) {
+      start = add(least, zero());  // -0 becomes 0
+      most = add(most, zero());
+    } else {
+      least = add(clamp_f16(least), zero());
+      most = add(clamp_f16(most), zero());
       float exact[kLanes], rounded[kLanes];
-      store(exact, low);
+      store(exact, least);
+      store_f16(out.zero + i, least);
       store(rounded, load_f16(out.zero + i));
-      for (int l = 0; l < kLanes; ++l) {
+      for (int l = 0; l < kLanes; ++l) {  // the f16 below
         uint16_t &half = out.zero[i + l];
         half = static_cast<uint16_t>(half + (rounded[l] > exact[l] ? (half & 0x8000 ? 1 : -1) : 0));
       }
+      start = load_f16(out.zero + i);
     }
-    const Vec distance = sub(add(clamp_f16(most), zero()), load_f16(out.zero + i));
-    Vec scale = distance / steps;
-    scale = scale < tiny ? (distance > zero() ? tiny : zero()) : scale;
-    store_f16(out.scale + i, odd == odd ? scale : zero());
-    const Vec start = load_f16(out.zero + i);
-    Vec step = load_f16(out.scale + i);
-    // The f16 below, where code_range() takes one: such a step is no subnormal.
-    step = add(start, mul(step, steps)) > broadcast(kMostF16) ? mul(step, broadcast(1 - 0x1p-11f)) : step;
-    store_f16(out.scale + i, step);
+    const Vec distance = sub(most, start);
+    Vec step = distance / steps;
+    step = step < tiny ? tiny : step;
+    step = distance > zero() ? step : zero();
+    store_f16(out.scale + i, odd == odd ? step : zero());
     step = load_f16(out.scale + i);
-    store_f16(out.zero + i, odd == odd ? start : nan);
-    store(out.start + i, odd == odd ? start : nan);
+    // The f16 below, where code_range() takes one: such a step is no subnormal, so an f32 has that distance in the same digit.
+    const Vec below = reinterpret_cast<Vec>(reinterpret_cast<Numbers>(step) - (1 << 13));
+    step = add(start, mul(step, steps)) > broadcast(kMostF16) ? below : step;
+    start = odd == odd ? start : nan;
+    store_f16(out.scale + i, step);
+    store_f16(out.zero + i, start);
+    store(out.start + i, start);
     store(out.inverse + i, step > zero() ? broadcast(1.0f) / step : zero());
   }
 }
@@ -171,8 +224,10 @@ inline void pack_keys(const FourTokens &four_tokens, char *out, bool stream) {
   constexpr int32_t kRowBytes = kTileTokens * kBits / 8, kPieces = kRowBytes / kChunkBytes;
   if constexpr (kBits == 2) {
     Line part[2];  // bytes 0 .. 7 and 8 .. 15 of a pair of channels
+#pragma GCC unroll 2
     for (int q = 0; q < 2; ++q) {
       Line x[4];
+#pragma GCC unroll 4
       for (int i = 0; i < 4; ++i) x[i] = bound_codes<2>(four_tokens(4 * q + 8 * i));
       part[q] = pair_codes(join_codes<4>(join_codes<2>(x[0], x[1]), join_codes<2>(x[2], x[3])));
     }
@@ -182,6 +237,7 @@ inline void pack_keys(const FourTokens &four_tokens, char *out, bool stream) {
     put_line(out + sizeof(Line), second, stream);
   } else {
     Line half[kPieces][4];  // 16 bytes of a channel's row
+#pragma GCC unroll 4
     for (int q = 0; q < 4; ++q) {
       if constexpr (kBits == 8) {
         half[0][q] = four_tokens(4 * q);
@@ -203,7 +259,7 @@ inline void pack_keys(const FourTokens &four_tokens, char *out, bool stream) {
 }
 
 template <class Element, class Code>
-void encode_key_rows(const Encode &e, Ahead *ahead, const Ranges &ranges, bool stream) {
+void encode_key_rows(const Encode &e, Later *later, const Ranges &ranges, bool stream) {
   constexpr int kBits = dtype_bits(Code::dtype);
   constexpr int32_t kNumber = sizeof(typename Element::Type), kRowBytes = kTileTokens * kBits / 8;
   const Vec most = broadcast(static_cast<float>((1 << kBits) - 1));
@@ -211,10 +267,17 @@ void encode_key_rows(const Encode &e, Ahead *ahead, const Ranges &ranges, bool s
   for (int32_t c = 0; c < e.channels; c += kLanes) {
     const Vec start = load(ranges.start + c), inverse = load(ranges.inverse + c);
     const bool whole = e.channels - c >= kLanes;
+    if (later) later->fetch_part();
     // Words of 4 tokens, a channel each.
     const auto four_tokens = [&](int32_t token) {
+#if defined(THINK_ISA_UNIT_AVX512)
+      if constexpr (Element::dtype == THINK_F16 && Code::dtype == THINK_F8_E4M3) {
+        const auto two_tokens = [&](int32_t t) { return f8_of_f16(gather_halves(e.rows[t] + c * kNumber, e.rows[t + 2] + c * kNumber), inverse); };
+        const Line even = two_tokens(token);
+        return interleave_words(even, two_tokens(token + 1));
+      }
+#endif
       Words w[4];
-      if (ahead) ahead->fetch_next(4 * kLanes * kNumber);
       for (int i = 0; i < 4; ++i) w[i] = find_codes<Element, Code>(e.rows[token + i] + c * kNumber, start, inverse, most);
       return interleave_codes(w);
     };
@@ -240,7 +303,7 @@ inline void clear_key_tokens(const Encode &e) {
 }
 
 template <class Element>
-void encode_keys(const Encode &e, Ahead *ahead) {
+void encode_keys(const Encode &e, Later *later) {
   const TileLayout layout = key_tile(e.channels, e.to);
   if (e.channels < 1) return;
   Ranges ranges;
@@ -251,27 +314,35 @@ void encode_keys(const Encode &e, Ahead *ahead) {
   } else {
     fill_ranges(e.scale, e.channels, ranges);
   }
-  const bool stream = can_stream(e.destination, e.stream && e.count == kTileTokens);
-  with_code(e.to, [&](auto code) { encode_key_rows<Element, decltype(code)>(e, ahead, ranges, stream); });
+  // Keys of 8 bits past the caches, like everything that moves many bytes. Tiles of fewer bits are up to a sixth faster with stores into them.
+  const bool past = e.stream && dtype_bits(e.to) == 8, stream = can_stream(e.destination, past && e.count == kTileTokens);
+  with_code(e.to, [&](auto code) { encode_key_rows<Element, decltype(code)>(e, later, ranges, stream); });
   if (e.count < kTileTokens) clear_key_tokens(e);
   if (!has_groups(e.to)) return;
   const int64_t rows = key_row(key_rows(e.channels, e.to), e.to), array = 2 * int64_t{e.channels};
   __builtin_memset(e.destination + rows, 0, static_cast<size_t>(layout.scale - rows));
-  copy_out(e.destination + layout.scale, reinterpret_cast<const char *>(ranges.scale), array, e.stream);
-  copy_out(e.destination + layout.zero, reinterpret_cast<const char *>(ranges.zero), array, e.stream);
+  copy_out(e.destination + layout.scale, reinterpret_cast<const char *>(ranges.scale), array, past);
+  copy_out(e.destination + layout.zero, reinterpret_cast<const char *>(ranges.zero), array, past);
   __builtin_memset(e.destination + layout.zero + array, 0, static_cast<size_t>(layout.bytes - layout.zero - array));
 }
 
 // Codes of a block of 32 channels from `first` on, in the order in which they are stored.
 template <class Element, class Code>
-inline void encode_value_block(const Encode &e, Ahead *ahead, int32_t first, const float *start, const float *inverse, char *out, bool stream) {
+inline void encode_value_block(const Encode &e, Later *later, int32_t first, const float *start, const float *inverse, char *out, bool stream) {
   constexpr int kBits = dtype_bits(Code::dtype);
   constexpr int32_t kRowBytes = kBlockChannels * kBits / 8, kNumber = sizeof(typename Element::Type), kLine = sizeof(Line);
   const Vec most = broadcast(static_cast<float>((1 << kBits) - 1));
   // Number `place` of those of `width` channels of each token, and what follows, as a line of bytes.
-  const auto codes_from = [&](int32_t channel, int32_t width, int32_t place) {
+  const auto codes_from = [&](int32_t channel, int32_t width, int32_t place) __attribute__((always_inline)) {
+    if (later) later->fetch_part();
+#if defined(THINK_ISA_UNIT_AVX512)
+    if constexpr (Element::dtype == THINK_F16 && Code::dtype == THINK_F8_E4M3) {  // two whole tokens
+      const auto token = [&](int32_t t) { return f8_of_f16(load_line(e.rows[t] + first * kNumber), broadcast(inverse[t])); };
+      const Line even = token(place / width);
+      return concat_words(even, token(place / width + 1));
+    }
+#endif
     Words w[4];
-    if (ahead) ahead->fetch_next(4 * kLanes * kNumber);
     for (int i = 0; i < 4; ++i, place += kLanes) {
       const int32_t t = place / width, c = first + channel + place % width;
       w[i] = find_codes<Element, Code>(e.rows[t] + c * kNumber, broadcast(start[t]), broadcast(inverse[t]), most);
@@ -279,7 +350,7 @@ inline void encode_value_block(const Encode &e, Ahead *ahead, int32_t first, con
     return bound_codes<kBits>(concat_codes(w));
   };
   // 16 bytes a token, channel b low and b + 16 high.
-  const auto nibbles_from = [&](int32_t byte) {
+  const auto nibbles_from = [&](int32_t byte) __attribute__((always_inline)) {
     const Line low = codes_from(0, kBlockChannels / 2, byte);
     return join_codes<4>(low, codes_from(kBlockChannels / 2, kBlockChannels / 2, byte));
   };
@@ -296,18 +367,18 @@ inline void encode_value_block(const Encode &e, Ahead *ahead, int32_t first, con
 }
 
 template <class Element, class Code>
-void encode_value_rows(const Encode &e, Ahead *ahead, const Ranges &ranges, bool stream) {
+void encode_value_rows(const Encode &e, Later *later, const Ranges &ranges, bool stream) {
   constexpr int kBits = dtype_bits(Code::dtype);
   char *out = e.destination;
   for (int32_t first = 0; first < e.channels; first += kBlockChannels) {
     const int32_t width = e.channels - first < kBlockChannels ? e.channels - first : kBlockChannels, bytes = width * kBits / 8;
     const int32_t place = has_groups(Code::dtype) ? value_group(e.channels, first) * kTileTokens : 0;
     if (width == kBlockChannels) {
-      encode_value_block<Element, Code>(e, ahead, first, ranges.start + place, ranges.inverse + place, out, stream);
+      encode_value_block<Element, Code>(e, later, first, ranges.start + place, ranges.inverse + place, out, stream);
     } else {
       // A narrower block: as whole rows of bytes first.
       alignas(64) uint8_t codes[kTileTokens][kBlockChannels];
-      encode_value_block<Element, ByteCode<Code>>(e, ahead, first, ranges.start + place, ranges.inverse + place, reinterpret_cast<char *>(codes), false);
+      encode_value_block<Element, ByteCode<Code>>(e, later, first, ranges.start + place, ranges.inverse + place, reinterpret_cast<char *>(codes), false);
       for (int32_t t = 0; t < kTileTokens; ++t) {
         for (int32_t b = 0; b < bytes; ++b) {
           int joined = 0;
@@ -324,7 +395,7 @@ void encode_value_rows(const Encode &e, Ahead *ahead, const Ranges &ranges, bool
 }
 
 template <class Element>
-void encode_values(const Encode &e, Ahead *ahead) {
+void encode_values(const Encode &e, Later *later) {
   const TileLayout layout = value_tile(e.channels, e.to);
   Ranges ranges;
   if (has_groups(e.to)) {
@@ -339,7 +410,7 @@ void encode_values(const Encode &e, Ahead *ahead) {
     fill_ranges(e.scale, kTileTokens, ranges);
   }
   const bool stream = can_stream(e.destination, e.stream);
-  with_code(e.to, [&](auto code) { encode_value_rows<Element, decltype(code)>(e, ahead, ranges, stream); });
+  with_code(e.to, [&](auto code) { encode_value_rows<Element, decltype(code)>(e, later, ranges, stream); });
   const int64_t array = int64_t{2} * layout.groups * kTileTokens;
   copy_out(e.destination + layout.scale, reinterpret_cast<const char *>(ranges.scale), array, e.stream);
   copy_out(e.destination + layout.zero, reinterpret_cast<const char *>(ranges.zero), array, e.stream);
@@ -349,10 +420,10 @@ void encode(const Encode &e, const Block *ahead) {
   with_element(e.from, [&](auto element) {
     using Element = decltype(element);
     if (!ahead) return e.keys ? encode_keys<Element>(e, nullptr) : encode_values<Element>(e, nullptr);
-    const int64_t number = sizeof(typename Element::Type);
-    Ahead rows(*ahead, ahead->map->channels * number, 0);
-    rows.kept_bytes = e.channels * number;
-    e.keys ? encode_keys<Element>(e, &rows) : encode_values<Element>(e, &rows);
+    const int32_t blocks = (e.channels + kBlockChannels - 1) / kBlockChannels, parts = blocks * kBlockChannels * kTileTokens / (4 * kLanes);
+    const int64_t row_bytes = ahead->map->channels * static_cast<int64_t>(sizeof(typename Element::Type));
+    Later later(ahead->rows + kTileTokens, row_bytes, e.keys ? (e.channels + kLanes - 1) / kLanes : parts);
+    e.keys ? encode_keys<Element>(e, &later) : encode_values<Element>(e, &later);
   });
 }
 

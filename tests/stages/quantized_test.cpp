@@ -3,7 +3,9 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
 #include <limits>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -15,7 +17,7 @@ namespace {
 
 constexpr Parallel kSerial = {1, nullptr, nullptr};
 
-// One head and one tile, through the stage: rows of f32 to a tile of codes, and back to rows of f32.
+// One head and one tile, through the stage: rows of f32 (or of 16 bits) to a tile of codes, and back to rows of f32.
 struct Tile {
   bool keys;
   think_dtype dtype;
@@ -23,6 +25,8 @@ struct Tile {
   std::vector<float> rows;  // [token][channel]
   std::vector<uint8_t> bytes;
   float scale = 1;  // of F8
+  think_dtype short_dtype = THINK_F16;
+  std::vector<uint16_t> short_rows;  // in place of `rows`, if any
 
   Tile(bool keys_, think_dtype dtype_, int32_t channels_, int32_t tokens_) : keys(keys_), dtype(dtype_), channels(channels_), tokens(tokens_) {
     rows.resize(static_cast<size_t>(channels) * tokens);
@@ -30,25 +34,29 @@ struct Tile {
   }
   float &at(int32_t channel, int32_t token) { return rows[static_cast<size_t>(token) * channels + channel]; }
 
-  compact::Arguments arguments(std::vector<float> &numbers, bool to_codes) {
+  compact::Arguments arguments(void *numbers, think_dtype numbers_dtype, bool to_codes) {
     Shape shape{};
     shape.query_heads = shape.kv_heads = shape.group = shape.max_batch = 1;
     shape.key_channels = shape.value_channels = channels;
     think_segment dense = THINK_SEGMENT_INIT, codes = THINK_SEGMENT_INIT;
     dense.lengths = codes.lengths = &tokens;
     dense.lengths_stride[0] = codes.lengths_stride[0] = 1;
-    (keys ? dense.key : dense.value) = numbers.data();
+    (keys ? dense.key : dense.value) = numbers;
     (keys ? codes.key : codes.value) = bytes.data();
-    dense.key_dtype = dense.value_dtype = THINK_F32;
+    dense.key_dtype = dense.value_dtype = numbers_dtype;
     codes.key_dtype = codes.value_dtype = dtype;
     codes.key_layout = codes.value_layout = THINK_TILES;
     codes.key_scale = codes.value_scale = &scale;
     return {shape, to_codes ? dense : codes, to_codes ? codes : dense, {1, nullptr, nullptr, nullptr}};
   }
-  void encode(int32_t isa) { compact::compact(isa, arguments(rows, true), kSerial, {0, 1}); }
+  void encode(int32_t isa) {
+    const bool is_short = !short_rows.empty();
+    void *numbers = is_short ? static_cast<void *>(short_rows.data()) : rows.data();
+    compact::compact(isa, arguments(numbers, is_short ? short_dtype : THINK_F32, true), kSerial, {0, 1});
+  }
   std::vector<float> decoded(int32_t isa) {
     std::vector<float> numbers(rows.size());
-    compact::compact(isa, arguments(numbers, false), kSerial, {0, 1});
+    compact::compact(isa, arguments(numbers.data(), THINK_F32, false), kSerial, {0, 1});
     return numbers;
   }
 };
@@ -263,6 +271,90 @@ TEST_P(Quantized, F8Saturates) {
   // A product beyond f32 is finite all the same.
   for (float &x : numbers) x = 3e38f;
   with_f8_tiles(GetParam(), 0x1p-30f, numbers, [](size_t, uint8_t stored, float) { EXPECT_EQ(stored, 0x7e); });
+}
+
+uint32_t stored_code(const Tile &tile, int32_t c, int32_t t) {
+  return load_code(tile.bytes.data(), tile.dtype, tile.keys ? key_code(tile.dtype, c, t) : value_code(tile.dtype, tile.channels, c, t));
+}
+
+// Every f16 that there is, by scales from one end to the other.
+TEST_P(Quantized, EveryF16BecomesItsF8) {
+  for (const bool keys : {true, false}) {
+    for (const int32_t channels : {32, 40}) {
+      for (const float scale : {1.0f, 0.7f, 3.0f, 0x1p-9f, 1.3e-6f, 1e5f, 0x1p-100f, 0x1p100f}) {
+        for (int32_t first = 0; first < 0x10000; first += channels * kTileTokens) {
+          Tile tile(keys, THINK_F8_E4M3, channels, kTileTokens);
+          tile.scale = scale;
+          for (int32_t i = 0; i < channels * kTileTokens; ++i) tile.short_rows.push_back(static_cast<uint16_t>(first + i));
+          tile.encode(GetParam());
+          for (int32_t i = 0; i < channels * kTileTokens; ++i) {
+            const float x = f16_to_f32(tile.short_rows[static_cast<size_t>(i)]);
+            ASSERT_EQ(stored_code(tile, i % channels, i / channels), f8_code_of(x, 1.0f / scale)) << x << " by " << scale;
+          }
+        }
+      }
+    }
+  }
+}
+
+// Groups of 16 bits, of one sign and of both, with zeros, subnormals and what is not finite among them: scale, zero and codes as the scalar rules say.
+TEST_P(Quantized, ShortNumbersFollowTheRules) {
+  std::mt19937 random(11);
+  for (int32_t round = 0; round < 120; ++round) {
+    const bool keys = round % 2;
+    const int32_t channels = (round % 3 ? 32 : 40) + round % 5 / 4 * 64;
+    for (const think_dtype from : {THINK_F16, THINK_BF16}) {
+      for (const think_dtype dtype : {THINK_U8, THINK_U4, THINK_U2}) {
+        Tile tile(keys, dtype, channels, kTileTokens);
+        tile.short_dtype = from;
+        tile.short_rows.resize(tile.rows.size());
+        const auto group_of = [&](int32_t c, int32_t t) { return keys ? c : value_group(channels, c) * kTileTokens + t; };
+        const auto widen = [&](uint16_t bits) { return from == THINK_F16 ? f16_to_f32(bits) : bf16_to_f32(bits); };
+        const int32_t groups = keys ? channels : value_groups(channels) * kTileTokens;
+        std::vector<uint16_t> clear(static_cast<size_t>(groups)), set(static_cast<size_t>(groups));
+        const uint16_t infinity = from == THINK_F16 ? 0x7c00 : 0x7f80;
+        for (int32_t g = 0; g < groups; ++g) {
+          // Signs: both, none, all. Exponents: few, small ones, all (bf16 goes beyond f16), all with what is not finite.
+          const auto kind = random();
+          set[static_cast<size_t>(g)] = kind % 3 == 1 ? 0x8000 : 0;
+          const int exponents = kind / 3 % 4 == 0 ? infinity / 2 : kind / 3 % 4 == 1 ? infinity & 0x7000 : 0;
+          clear[static_cast<size_t>(g)] = static_cast<uint16_t>((kind % 3 == 2 ? 0x8000 : 0) | exponents);
+        }
+        std::vector<float> least(static_cast<size_t>(groups), INFINITY), most(static_cast<size_t>(groups), -INFINITY);
+        std::vector<char> finite(static_cast<size_t>(groups), 1);
+        for (int32_t t = 0; t < kTileTokens; ++t) {
+          for (int32_t c = 0; c < channels; ++c) {
+            const auto g = static_cast<size_t>(group_of(c, t));
+            uint16_t bits = static_cast<uint16_t>((random() & ~uint32_t{clear[g]} & 0xffff) | set[g]);
+            if ((bits & infinity) == infinity && (g % 4 || random() % 4)) bits = static_cast<uint16_t>(bits & ~(infinity & -infinity));
+            tile.short_rows[static_cast<size_t>(t) * channels + c] = bits;
+            const float x = widen(bits);
+            finite[g] = static_cast<char>(finite[g] && std::isfinite(x));
+            least[g] = std::fmin(least[g], x);
+            most[g] = std::fmax(most[g], x);
+          }
+        }
+        tile.encode(GetParam());
+        const TileLayout layout = keys ? key_tile(channels, dtype) : value_tile(channels, dtype);
+        const auto half_at = [&](int64_t byte, size_t g) {
+          uint16_t half;
+          std::memcpy(&half, tile.bytes.data() + byte + 2 * static_cast<int64_t>(g), sizeof half);
+          return half;
+        };
+        for (int32_t t = 0; t < kTileTokens; ++t) {
+          for (int32_t c = 0; c < channels; ++c) {
+            const auto g = static_cast<size_t>(group_of(c, t));
+            const CodeRange range = code_range(least[g], most[g], finite[g], dtype);
+            ASSERT_EQ(half_at(layout.scale, g), range.scale) << least[g] << " to " << most[g];
+            ASSERT_EQ(half_at(layout.zero, g), range.zero) << least[g] << " to " << most[g];
+            const float x = widen(tile.short_rows[static_cast<size_t>(t) * channels + c]);
+            const uint32_t code = finite[g] ? code_of(x, f16_to_f32(range.zero), inverse_of(f16_to_f32(range.scale)), dtype) : 0;
+            ASSERT_EQ(stored_code(tile, c, t), code) << x << " of " << least[g] << " to " << most[g];
+          }
+        }
+      }
+    }
+  }
 }
 
 TEST(F8, ScalesLeaveRoom) {
