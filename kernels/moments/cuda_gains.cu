@@ -1,6 +1,6 @@
-// Gains on a CUDA device: one elimination per head, in f64, by one block. Up to 128 channels the matrix lies in registers; the kernel below is for more.
-// There a thread has one channel and a share of the rows that are left; rows that were taken leave the list, so the work is D^3 / 2. The matrix lies in
-// global memory and stays in the caches; a step is two walks over it.
+// Gains on a CUDA device: one elimination per head, in f64, by one block. The matrix lies in registers, but for values of more than 128 channels: their
+// kernel stands here. There a thread has one channel and a share of the rows that are left; rows that were taken leave the list, so the work is D^3 / 2.
+// The matrix lies in global memory and stays in the caches; a step is a walk over it.
 #include "cuda_gains_registers.cuh"
 
 namespace think::moments::cuda {
@@ -15,10 +15,9 @@ struct Elimination {
   Shared<double> column;   // of the channel that is taken
   Shared<double> part;     // [threads] sums of the shares
   Shared<double> first;    // variances at the start
-  Shared<double> squares;  // of each column of what is left; without a metric
-  Shared<double> worth;    // what each channel would gain; without a metric
+  Shared<double> squares;  // of each column of what is left
+  Shared<double> worth;    // what each channel would gain
   Shared<int32_t> rows;    // that are left, ascending
-  Shared<int32_t> order;   // with a metric: by score
 };
 
 THINK_HOST_DEVICE Elimination take_elimination(SharedCarver &carver) {
@@ -29,7 +28,6 @@ THINK_HOST_DEVICE Elimination take_elimination(SharedCarver &carver) {
   work.squares = carver.take<double>(kMaxChannels);
   work.worth = carver.take<double>(kMaxChannels);
   work.rows = carver.take<int32_t>(kMaxChannels);
-  work.order = carver.take<int32_t>(kMaxChannels);
   return work;
 }
 
@@ -44,20 +42,17 @@ __global__ void __launch_bounds__(kThreads, kBlocks) moments_gains_wide(const __
   const int32_t channels = call.channels, thread = thread_index();
   SharedCarver carver = shared_memory();
   const Elimination work = take_elimination(carver);
-  const bool ordered = call.metric >= 0;
   double *left = call.left + (static_cast<int64_t>(block_x()) * call.kv_heads + block_y()) * channels * channels;
   // The thread's channel, and its share of the rows.
   const int32_t shares = kThreads / channels, share = thread / channels, own = thread - share * channels;
   const bool works = share < shares;
-  const auto join = [&](Shared<double> to) {  // the shares' sums, in their order; behind a barrier
-    if (thread >= channels) return 0.0;
+  const auto join = [&] {  // the shares' sums, in their order; behind a barrier
+    if (thread >= channels) return;
     double sum = 0;
     for (int32_t i = 0; i < shares; ++i) sum += load_shared(work.part + (i * channels + thread));
-    store_shared(to + thread, sum);
-    return sum;
+    store_shared(work.squares + thread, sum);
   };
 
-  if (ordered) rank(work.order, head.score, channels);
   double squares = 0;
   for (int32_t row = share; works && row < channels; row += shares) {
     const double x = load_constant(head.covariance + row * channels + own);
@@ -68,32 +63,19 @@ __global__ void __launch_bounds__(kThreads, kBlocks) moments_gains_wide(const __
   store_shared(work.part + thread, squares);
   if (thread < channels) store_shared(work.rows + thread, thread);
   sync_block();
-  if (!ordered) join(work.squares);
+  join();
   bool taken = thread >= channels;  // has its place in the order
   sync_block();
 
   int32_t count = channels;  // rows that are left
-  // body(row, rows): the thread's share of them, up to kAhead at a time, so that their numbers are under way together.
-  const auto for_rows = [&](const auto &body) {
-#pragma unroll 1
-    for (int32_t begin = share; works && begin < count; begin += shares * kAhead) {
-      const int32_t left_over = (count - begin + shares - 1) / shares, rows = left_over < kAhead ? left_over : kAhead;
-      int32_t row[kAhead];
-#pragma unroll
-      for (int32_t j = 0; j < kAhead; ++j) row[j] = load_shared(work.rows + (j < rows ? begin + j * shares : begin));
-      body(row, rows);
-    }
-  };
   for (int32_t step = 0; step < channels; ++step) {
-    if (!ordered) {
-      if (thread < channels) {
-        const double variance = load_global(left + thread * (channels + 1)), sum = load_shared(work.squares + thread);
-        const bool worthy = is_alive(variance, load_shared(work.first + thread)) && sum > 0;
-        store_shared(work.worth + thread, taken ? -1 : worthy ? sum / variance : 0);
-      }
-      sync_block();
+    if (thread < channels) {
+      const double variance = load_global(left + thread * (channels + 1)), sum = load_shared(work.squares + thread);
+      const bool worthy = is_alive(variance, load_shared(work.first + thread)) && sum > 0;
+      store_shared(work.worth + thread, taken ? -1 : worthy ? sum / variance : 0);
     }
-    const int32_t channel = ordered ? load_shared(work.order + step) : choose(work.worth, channels).channel;
+    sync_block();
+    const int32_t channel = choose(work.worth, channels).channel;
     if (thread < channels) store_shared(work.column + thread, load_global(left + channel * channels + thread));
     sync_block();
     const double pivot = load_shared(work.column + channel);
@@ -104,36 +86,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks) moments_gains_wide(const __
       continue;
     }
 
-    double gain = 0;
-    if (ordered) {
-      // S times the column, by rows of the symmetric S, and the column times that.
-      double sum = 0;
-      for_rows([&](const int32_t(&row)[kAhead], int32_t rows) {
-        float x[kAhead] = {};
-#pragma unroll
-        for (int32_t j = 0; j < kAhead; ++j) {
-          if (j < rows) x[j] = load_constant(head.metric + (row[j] * channels + own));
-        }
-#pragma unroll
-        for (int32_t j = 0; j < kAhead; ++j) {
-          if (j < rows) sum += static_cast<double>(x[j]) * load_shared(work.column + row[j]);
-        }
-      });
-      store_shared(work.part + thread, sum);
-      sync_block();
-      const double product = join(work.worth);
-      if (thread < channels) store_shared(work.worth + thread, product * load_shared(work.column + thread));
-      sync_block();
-      if (warp_index() == 0) {
-        for (int32_t i = lane_index(); i < channels; i += 32) gain += load_shared(work.worth + i);
-        for (int32_t distance = 16; distance > 0; distance /= 2) {
-          gain += device::shuffle_wide(gain, [&](uint32_t half) { return shuffle_xor(half, distance); });
-        }
-      }
-    } else {
-      gain = load_shared(work.squares + channel);
-    }
-    if (thread == 0) store_step(head, step, channel, gain / pivot);
+    if (thread == 0) store_step(head, step, channel, load_shared(work.squares + channel) / pivot);
 
     // The row leaves the list, what it explains leaves the rest.
     const int32_t place = thread < count ? load_shared(work.rows + thread) : -1, next = thread + 1 < count ? load_shared(work.rows + thread + 1) : -1;
@@ -143,10 +96,14 @@ __global__ void __launch_bounds__(kThreads, kBlocks) moments_gains_wide(const __
     sync_block();
     const double factor = works ? load_shared(work.column + own) / pivot : 0;
     squares = 0;
-    for_rows([&](const int32_t(&row)[kAhead], int32_t rows) {
+#pragma unroll 1
+    for (int32_t begin = share; works && begin < count; begin += shares * kAhead) {
+      const int32_t left_over = (count - begin + shares - 1) / shares, rows = left_over < kAhead ? left_over : kAhead;
+      int32_t row[kAhead];
       double x[kAhead] = {};
 #pragma unroll
       for (int32_t j = 0; j < kAhead; ++j) {
+        row[j] = load_shared(work.rows + (j < rows ? begin + j * shares : begin));
         if (j < rows) x[j] = load_global(left + (row[j] * channels + own));
       }
 #pragma unroll
@@ -157,12 +114,10 @@ __global__ void __launch_bounds__(kThreads, kBlocks) moments_gains_wide(const __
           squares += rest * rest;
         }
       }
-    });
-    if (!ordered) {
-      store_shared(work.part + thread, squares);
-      sync_block();
-      join(work.squares);
     }
+    store_shared(work.part + thread, squares);
+    sync_block();
+    join();
     sync_block();
   }
 }
@@ -170,8 +125,9 @@ __global__ void __launch_bounds__(kThreads, kBlocks) moments_gains_wide(const __
 }  // namespace
 
 int32_t load_gains() {
-  if (const int32_t error = prepare(moments_gains<true>, registers_bytes())) return error;
-  if (const int32_t error = prepare(moments_gains<false>, registers_bytes())) return error;
+  if (const int32_t error = prepare(moments_gains<true, 8, 4>, registers_bytes())) return error;
+  if (const int32_t error = prepare(moments_gains<true, 4, 8>, registers_bytes())) return error;
+  if (const int32_t error = prepare(moments_gains<false, 8, 4>, registers_bytes())) return error;
   return prepare(moments_gains_wide, elimination_bytes());
 }
 
@@ -203,12 +159,13 @@ int32_t gains(const Shape &shape, const void *moments, const Batch &batch, int32
   const int32_t wave = fits ? batch.count : device_wave(shape, batch.count);
   for (call.first_sequence = 0; call.first_sequence < batch.count; call.first_sequence += wave) {
     const int32_t left = batch.count - call.first_sequence;
-    const Launch how{.name = fits ? "moments_gains" : "moments_gains_wide",
+    const Launch how{.name = fits || keys ? "moments_gains" : "moments_gains_wide",
                      .grid = {left < wave ? left : wave, shape.kv_heads},
-                     .threads = fits ? call.channels / kWarpRows * 32 : kThreads,
-                     .shared_bytes = fits ? registers_bytes() : elimination_bytes(),
+                     .threads = fits ? call.channels / 8 * 32 : keys ? kRegisterThreads : kThreads,
+                     .shared_bytes = fits || keys ? registers_bytes() : elimination_bytes(),
                      .stream = stream};
-    if (const int32_t error = launch(how, !fits ? moments_gains_wide : keys ? moments_gains<true> : moments_gains<false>, call)) return error;
+    const auto kernel = keys ? fits ? moments_gains<true, 8, 4> : moments_gains<true, 4, 8> : fits ? moments_gains<false, 8, 4> : moments_gains_wide;
+    if (const int32_t error = launch(how, kernel, call)) return error;
   }
   return 0;
 }

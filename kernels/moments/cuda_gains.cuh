@@ -17,7 +17,7 @@ struct GainsCall {
   const float *score;
   float *gains;
   int32_t *order;  // may be NULL
-  double *left;    // [sequence of the wave][head][channels][channels], where the matrix does not lie in registers
+  double *left;    // [sequence of the wave][head][channels][channels], of more than 128 channels: columns by score, or values that are left
   int32_t kv_heads, channels;
   int32_t first_sequence;  // of this wave
 };

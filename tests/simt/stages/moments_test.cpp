@@ -277,9 +277,10 @@ TEST(GainsOnDevice, MatchTheReference) {
     GainsProblem problem(make_shape(2, 1, channels, channels == 40 ? 72 : channels), 3 * channels, channels);
     check_gains(problem, 1e-5);
   }
-  for (const int32_t channels : {128, 136}) {  // in registers to 128, in memory from there on
+  // In registers to 128; of more keys in portions of 64 (values would take the reference too long), of more values in memory.
+  for (const auto &[channels, value_channels] : {std::pair(128, 96), std::pair(136, 136), std::pair(256, 8)}) {
     SCOPED_TRACE(channels);
-    GainsProblem problem(make_shape(1, 1, channels, channels == 128 ? 96 : channels), 300, 1);
+    GainsProblem problem(make_shape(1, 1, channels, value_channels), 2 * channels + 44, 1);
     check_gains(problem, 1e-5);
   }
 }
@@ -343,8 +344,7 @@ TEST(GainsOnDevice, DamagedAndEmptyCovariancesGiveAPermutationAndNoNaN) {
   }
 }
 
-TEST(GainsOnDevice, EverySeedAndSlotGivesTheSameBits) {
-  GainsProblem problem(make_shape(3, 1, 40, 24), 90, 7);
+void check_same_bits(GainsProblem &problem) {
   for (const int32_t side : {THINK_KEYS, THINK_VALUES}) {
     Gains once;
     for (uint64_t seed = 0; seed < 4; ++seed) {
@@ -376,28 +376,40 @@ TEST(GainsOnDevice, EverySeedAndSlotGivesTheSameBits) {
   }
 }
 
+TEST(GainsOnDevice, EverySeedAndSlotGivesTheSameBits) {
+  GainsProblem small(make_shape(3, 1, 40, 24), 90, 7), large(make_shape(1, 1, 152, 24), 200, 7);
+  check_same_bits(small);
+  check_same_bits(large);
+}
+
 struct GainsBytes {
   int64_t reads, writes;
 };
 
-// In registers: the covariance once; for keys each warp's eight rows meet the lines of the queries' moment whose channels were not taken before them.
+// In registers: the covariance once; for keys each warp's rows meet the lines of the queries' moment whose channels were not taken before them. Of more
+// than 128 channels 64 rows at a time, which the columns of earlier ones meet once, from memory; lanes without a channel ask for lines too.
 GainsBytes bytes_in_registers(int64_t channels, bool keys) {
   GainsBytes bytes = {4 * channels * channels, 8 * channels};
-  if (!keys) bytes.reads += 4 * channels * 4;  // variances, by the lanes that share a row
-  if (keys) bytes.reads += 4 * channels + 4 * channels * (channels + 1);  // variances; each channel ranks itself among all scores
-  for (int64_t left = channels; keys && left > 0; left -= 8) bytes.reads += 4 * left * channels;
+  if (!keys) {
+    bytes.reads += 4 * channels * 4;  // variances, by the lanes that share a row
+    return bytes;
+  }
+  bytes.reads += 4 * channels + 4 * channels * (channels + 1);  // variances; each channel ranks itself among all scores
+  const int64_t rows = channels > 128 ? 4 : 8, width = channels > 128 ? 256 : 128;
+  for (int64_t left = channels; left > 0; left -= rows) bytes.reads += 4 * left * width;
+  for (int64_t begin = 64; channels > 128 && begin < channels; begin += 64) {
+    bytes.reads += 8 * begin * channels;
+    bytes.writes += 8 * 64 * channels;
+  }
   return bytes;
 }
 
-// In memory: the covariance once, then two walks over what is left in each step: for keys one over the queries' moment and one over the matrix, for
-// values one.
-GainsBytes bytes_in_memory(int64_t channels, bool keys) {
+// In memory: the covariance once, then in each step a walk over what is left.
+GainsBytes bytes_in_memory(int64_t channels) {
   GainsBytes bytes = {4 * channels * channels, 8 * channels * channels};
-  if (keys) bytes.reads += 4 * channels * (channels + 1);
   for (int64_t left = channels; left > 0; --left) {
-    bytes.reads += 8 * channels + (keys ? 4 * left * channels : 8 * channels);  // the channel's column; the other factor, or variances
-    bytes.reads += 8 * (left - 1) * (channels - 1);
-    bytes.writes += 8 * (left - 1) * channels + 8;  // and a gain with its channel
+    bytes.reads += 8 * channels + 8 * channels + 8 * (left - 1) * (channels - 1);  // the channel's column, variances, the rest
+    bytes.writes += 8 * (left - 1) * channels + 8;                                 // and a gain with its channel
   }
   return bytes;
 }
@@ -412,7 +424,7 @@ TEST(GainsOnDevice, MoveTheBytesOfTheirModel) {
       begin(11);
       const Gains got = gains_on_device(problem, side);
       ASSERT_GT(*std::min_element(got.gains.begin(), got.gains.end()), 0) << "a channel without variance ends its step early";
-      const GainsBytes bytes = channels == 128 ? bytes_in_registers(channels, keys) : bytes_in_memory(channels, keys);
+      const GainsBytes bytes = channels == 128 || keys ? bytes_in_registers(channels, keys) : bytes_in_memory(channels);
       const simt::Counters counters = simt::machine().total();
       const double heads = problem.shape.kv_heads, read = heads * static_cast<double>(bytes.reads), written = heads * static_cast<double>(bytes.writes);
       report_traffic("gains, " + std::to_string(channels) + " channels, " + (keys ? "keys" : "values"), counters, read, written);
