@@ -6,7 +6,10 @@
 namespace think::moments::cuda {
 namespace {
 
-// ---- second moments: a tile of 64 times 64 channels, 4 times 4 of each thread
+// ---- second moments: a tile of 64 times 64 channels, 8 times 8 of each thread, which has a part of the rows
+
+constexpr int32_t kPartThreads = 64;
+constexpr int32_t kParts = kThreads / kPartThreads, kPartRows = kStepRows / kParts;
 
 struct Pair {
   int32_t i, j;            // first channels of the tile, i <= j
@@ -23,15 +26,16 @@ struct Pair {
 };
 
 struct ProductTiles {
-  Shared<float> left, right;  // [32][kPitch]
+  Shared<float> left, right;  // [32][kPitch], one behind the other
   Shared<float> mean;         // [2][64]
   Shared<float> root;         // [2][32]
 };
 
 THINK_HOST_DEVICE ProductTiles take_product(SharedCarver &carver) {
   ProductTiles tiles;
-  tiles.left = carver.take<float>(kStepRows * kPitch);
-  tiles.right = carver.take<float>(kStepRows * kPitch);
+  tiles.left = carver.take<float>(2 * kStepRows * kPitch);
+  tiles.right = tiles.left + kStepRows * kPitch;
+  static_assert(2 * kStepRows * kPitch >= kTile * kTile);
   tiles.mean = carver.take<float>(2 * kTile);
   tiles.root = carver.take<float>(2 * kStepRows);
   return tiles;
@@ -43,39 +47,76 @@ uint32_t product_bytes() {
   return carver.bytes();
 }
 
-// First channels of the thread's sixteen products inside the tile.
+// Where a thread's products are inside the tile: channels i to i + 7 with j to j + 3 and j + 32 to j + 35, so that a quarter of a warp reads all banks.
 struct Corner {
-  int32_t i, j;
+  int32_t i, j, part;
+  bool halves[2];  // which of the two are there
 
-  THINK_DEVICE Corner() : i((warp_index() / 2 * 4 + lane_index() / 8) * 4), j((warp_index() % 2 * 8 + lane_index() % 8) * 4) {}
+  THINK_DEVICE explicit Corner(const Pair &pair)
+      : i((warp_index() % 2 * 4 + lane_index() / 8) * 8), j(lane_index() % 8 * 4), part(thread_index() / kPartThreads) {
+    for (int32_t half = 0; half < 2; ++half) halves[half] = i < pair.width_i && j + 32 * half < pair.width_j;
+  }
 };
 
-// sum[a][b] += over the rows of x_(i + a) x_(j + b). `prepare` is called one step ahead, `fetch` gives eight numbers of a line.
+struct Products {
+  float sum[8][2][4] = {};  // [channel of the left side][half][channel of the right side]
+
+  // body(channel of the left side, first of four of the right side, their products), inside the tile.
+  template <class Body>
+  THINK_DEVICE void for_fours(const Corner &corner, const Body &body) {
+#pragma unroll
+    for (int32_t p = 0; p < 8; ++p) {
+#pragma unroll
+      for (int32_t half = 0; half < 2; ++half) {
+        if (corner.halves[half]) body(corner.i + p, corner.j + 32 * half, sum[p][half]);
+      }
+    }
+  }
+};
+
+// Sums over the rows of x_i x_j, in the threads of the first part. `prepare` is called one step ahead, `fetch` gives eight numbers of a line.
 template <class Prepare, class Fetch>
-THINK_DEVICE void add_products(float (&sum)[4][4], const Pair &pair, const ProductTiles &tiles, int32_t rows, const Prepare &prepare, const Fetch &fetch) {
-  const Corner corner;
-  const bool works = corner.i < pair.width_i && corner.j < pair.width_j, diagonal = pair.i == pair.j;
+THINK_DEVICE void add_products(Products &products, const Corner &corner, const Pair &pair, const ProductTiles &tiles, int32_t rows, const Prepare &prepare,
+                               const Fetch &fetch) {
+  const bool diagonal = pair.i == pair.j;
   const Shared<float> right = diagonal ? tiles.left : tiles.right;
   prepare(0);
   for (int32_t row = 0; row < rows; row += kStepRows) {
     sync_block();
     stage(tiles.left, kPitch, kStepRows, pair.width_i / 8, [&](float(&x)[8], int32_t line, int32_t chunk) { fetch(x, row, line, pair.i, chunk, 0); });
     if (!diagonal) {
-      stage(tiles.right, kPitch, kStepRows, pair.width_j / 8, [&](float(&x)[8], int32_t line, int32_t chunk) { fetch(x, row, line, pair.j, chunk, 1); });
+      stage(right, kPitch, kStepRows, pair.width_j / 8, [&](float(&x)[8], int32_t line, int32_t chunk) { fetch(x, row, line, pair.j, chunk, 1); });
     }
     sync_block();
     prepare(row + kStepRows);
-    if (!works) continue;
-#pragma unroll 4
-    for (int32_t line = 0; line < kStepRows; ++line) {
-      const Float4 a = load_shared((tiles.left + (line * kPitch + corner.i)).as<Float4>());
-      const Float4 b = load_shared((right + (line * kPitch + corner.j)).as<Float4>());
-      const float x[4] = {a.x, a.y, a.z, a.w}, y[4] = {b.x, b.y, b.z, b.w};
+    if (!corner.halves[0]) continue;
+#pragma unroll 2
+    for (int32_t line = corner.part * kPartRows; line < (corner.part + 1) * kPartRows; ++line) {
+      const Shared<float> at = tiles.left + (line * kPitch + corner.i), beside = right + (line * kPitch + corner.j);
+      const Float4 a = load_shared(at.as<Float4>()), b = load_shared((at + 4).as<Float4>()), c = load_shared(beside.as<Float4>());
+      const Float4 d = corner.halves[1] ? load_shared((beside + 32).as<Float4>()) : Float4{};
+      const float x[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w}, y[2][4] = {{c.x, c.y, c.z, c.w}, {d.x, d.y, d.z, d.w}};
 #pragma unroll
-      for (int32_t p = 0; p < 4; ++p) {
+      for (int32_t p = 0; p < 8; ++p) {
 #pragma unroll
-        for (int32_t q = 0; q < 4; ++q) sum[p][q] = fmaf(x[p], y[q], sum[p][q]);
+        for (int32_t q = 0; q < 8; ++q) products.sum[p][q / 4][q % 4] = fmaf(x[p], y[q / 4][q % 4], products.sum[p][q / 4][q % 4]);
       }
+    }
+  }
+  // The parts together, in their order.
+  const auto place = [&](int32_t i, int32_t j) { return (tiles.left + (i * kTile + j)).as<Float4>(); };
+#pragma unroll 1
+  for (int32_t part = 1; part < kParts; ++part) {
+    sync_block();
+    if (corner.part == part) {
+      products.for_fours(corner, [&](int32_t i, int32_t j, const float(&sum)[4]) { store_shared(place(i, j), Float4{sum[0], sum[1], sum[2], sum[3]}); });
+    }
+    sync_block();
+    if (corner.part == 0) {
+      products.for_fours(corner, [&](int32_t i, int32_t j, float(&sum)[4]) {
+        const Float4 more = load_shared(place(i, j));
+        sum[0] += more.x, sum[1] += more.y, sum[2] += more.z, sum[3] += more.w;
+      });
     }
   }
 }
@@ -87,13 +128,13 @@ __global__ void __launch_bounds__(kThreads, kBlocks) moments_queries(const __gri
   SharedCarver carver = shared_memory();
   const ProductTiles tiles = take_product(carver);
   const Pair pair(block_x(), call.key_channels);
-  const Corner corner;
-  float sum[4][4] = {};
+  const Corner corner(pair);
+  Products products;
   if (head.moved > 0) {
     const int32_t slot = device::slot_of(call.query_slot, head.sequence);
     const float root = sqrtf(1.0f / static_cast<float>(head.columns));
     add_products(
-        sum, pair, tiles, head.columns, [](int32_t) {},
+        products, corner, pair, tiles, head.columns, [](int32_t) {},
         [&](float(&x)[8], int32_t row, int32_t line, int32_t channel, int32_t chunk, int32_t) {
           if (row + line >= head.columns) return;
           device::load_eight(x, query_address(call, head, slot, row + line, channel + chunk * 8), call.query.dtype);
@@ -101,17 +142,15 @@ __global__ void __launch_bounds__(kThreads, kBlocks) moments_queries(const __gri
           for (int32_t i = 0; i < 8; ++i) x[i] *= root;
         });
   }
-  if (corner.i >= pair.width_i || corner.j >= pair.width_j) return;
+  if (corner.part > 0) return;
   float *moment = state_of(call, head) + call.state.query_moment;
-#pragma unroll
-  for (int32_t p = 0; p < 4; ++p) {
+  products.for_fours(corner, [&](int32_t i, int32_t j, const float(&sum)[4]) {
 #pragma unroll
     for (int32_t q = 0; q < 4; ++q) {
-      const int32_t i = pair.i + corner.i + p, j = pair.j + corner.j + q;
-      store_global(moment + i * call.key_channels + j, sum[p][q]);
-      if (pair.i != pair.j) store_global(moment + j * call.key_channels + i, sum[p][q]);
+      store_global(moment + (pair.i + i) * call.key_channels + pair.j + j + q, sum[q]);
+      if (pair.i != pair.j) store_global(moment + (pair.j + j + q) * call.key_channels + pair.i + i, sum[q]);
     }
-  }
+  });
 }
 
 // ---- covariance, grid (splits times tiles of both sides, KV heads, sequences): centred, weighted, summed over the rows of a split
@@ -129,36 +168,39 @@ __global__ void __launch_bounds__(kThreads, kBlocks) moments_covariance(const __
   const device::Side &side = keys ? call.key : call.value;
   const device::View view = device::view_of(side, call.run, call.kv_heads, head.sequence, head.head);
   const float *mean = state_of(call, head) + (keys ? 0 : call.state.value_mean), *mass = call.mass + head.scratch * call.moved_tiles * kTile + begin;
-  const double even = load_constant(call.weights + head.scratch * 2), by_mass = load_constant(call.weights + head.scratch * 2 + 1);
+  const double *weights = call.weights + head.scratch * 2;  // loaded anew for each step: registers are what the products need most
   if (thread_index() < pair.width_i) store_shared(tiles.mean + thread_index(), load_constant(mean + pair.i + thread_index()));
   if (thread_index() < pair.width_j) store_shared(tiles.mean + (kTile + thread_index()), load_constant(mean + pair.j + thread_index()));
-  float sum[4][4] = {};
+  const Corner corner(pair);
+  Products products;
   add_products(
-      sum, pair, tiles, rows,
+      products, corner, pair, tiles, rows,
       [&](int32_t row) {  // the square roots of the weights, in two buffers
         const int32_t own = row + thread_index();
         if (thread_index() >= kStepRows || own >= rows) return;
-        const double weight = even + by_mass * static_cast<double>(load_constant(mass + own));
+        const double weight = load_constant(weights) + load_constant(weights + 1) * static_cast<double>(load_constant(mass + own));
         store_shared(tiles.root + (row / kStepRows % 2 * kStepRows + thread_index()), sqrtf(static_cast<float>(weight)));
       },
       [&](float(&x)[8], int32_t row, int32_t line, int32_t channel, int32_t chunk, int32_t place) {
         if (row + line >= rows) return;
-        device::load_eight(x, device::row_address(view, head.first + head.moved_first + begin + row + line) + (channel + chunk * 8) * side.element_bytes, side.dtype);
+        const char *from = device::row_address(view, head.first + head.moved_first + begin + row + line);
+        device::load_eight(x, from + (channel + chunk * 8) * side.element_bytes, side.dtype);
         const float root = load_shared(tiles.root + (row / kStepRows % 2 * kStepRows + line));
         const Shared<float> centre = tiles.mean + (place * kTile + chunk * 8);
-        const Float4 low = load_shared(centre.as<Float4>()), high = load_shared((centre + 4).as<Float4>());
-        const float mu[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
 #pragma unroll
-        for (int32_t i = 0; i < 8; ++i) x[i] = (x[i] - mu[i]) * root;
+        for (int32_t half = 0; half < 2; ++half) {
+          const Float4 four = load_shared((centre + 4 * half).as<Float4>());
+          const float mu[4] = {four.x, four.y, four.z, four.w};
+#pragma unroll
+          for (int32_t i = 0; i < 4; ++i) x[4 * half + i] = (x[4 * half + i] - mu[i]) * root;
+        }
       });
-  const Corner corner;
-  if (corner.i >= pair.width_i || corner.j >= pair.width_j) return;
+  if (corner.part > 0) return;
   const int64_t key_square = call.key_channels * call.key_channels, both = key_square + call.value_channels * call.value_channels;
   float *to = call.partial + (head.scratch * call.splits + split) * both + (keys ? 0 : key_square);
-#pragma unroll
-  for (int32_t p = 0; p < 4; ++p) {
-    store_global(reinterpret_cast<Float4 *>(to + (pair.i + corner.i + p) * channels + pair.j + corner.j), Float4{sum[p][0], sum[p][1], sum[p][2], sum[p][3]});
-  }
+  products.for_fours(corner, [&](int32_t i, int32_t j, const float(&sum)[4]) {
+    store_global(reinterpret_cast<Float4 *>(to + (pair.i + i) * channels + pair.j + j), Float4{sum[0], sum[1], sum[2], sum[3]});
+  });
 }
 
 // ---- finish, grid (eight rows each of both sides, KV heads, sequences): the splits together, both halves

@@ -1,41 +1,23 @@
-// Gains on a CUDA device: one elimination per head, in f64, by one block. A thread has one channel and a share of the rows that are left; rows that were
-// taken leave the list, so the work is D^3 / 2. The matrix lies in global memory and stays in the caches; a step is two walks over it.
-#include "cuda.h"
-
-#include "../common/device.cuh"
+// Gains on a CUDA device: one elimination per head, in f64, by one block. The matrix lies in registers, but for values of more than 128 channels: their
+// kernel stands here. There a thread has one channel and a share of the rows that are left; rows that were taken leave the list, so the work is D^3 / 2.
+// The matrix lies in global memory and stays in the caches; a step is a walk over it.
+#include "cuda_gains_registers.cuh"
 
 namespace think::moments::cuda {
 namespace {
 
-using namespace ptx;
-
 constexpr int32_t kThreads = 1024;
-constexpr int32_t kAhead = 4;      // rows whose numbers a thread asks for at once
+constexpr int32_t kAhead = 4;   // rows whose numbers a thread asks for at once
 constexpr int32_t kBlocks = 1;  // of a multiprocessor, at least
 static_assert(kThreads >= kMaxChannels);
-
-struct GainsCall {
-  const char *moments;
-  int64_t slot_bytes, head_floats;
-  int32_t covariance, metric;  // floats from the head's first; metric < 0 = identity, the best channel first
-  const int32_t *slot;
-  const float *score;
-  float *gains;
-  int32_t *order;  // may be NULL
-  double *left;    // [sequence of the wave][head][channels][channels]
-  int32_t kv_heads, channels;
-  int32_t first_sequence;  // of this wave
-};
 
 struct Elimination {
   Shared<double> column;   // of the channel that is taken
   Shared<double> part;     // [threads] sums of the shares
   Shared<double> first;    // variances at the start
-  Shared<double> squares;  // of each column of what is left; without a metric
-  Shared<double> worth;    // what each channel would gain; without a metric
+  Shared<double> squares;  // of each column of what is left
+  Shared<double> worth;    // what each channel would gain
   Shared<int32_t> rows;    // that are left, ascending
-  Shared<int32_t> order;   // with a metric: by score
-  Shared<int32_t> chosen;
 };
 
 THINK_HOST_DEVICE Elimination take_elimination(SharedCarver &carver) {
@@ -46,8 +28,6 @@ THINK_HOST_DEVICE Elimination take_elimination(SharedCarver &carver) {
   work.squares = carver.take<double>(kMaxChannels);
   work.worth = carver.take<double>(kMaxChannels);
   work.rows = carver.take<int32_t>(kMaxChannels);
-  work.order = carver.take<int32_t>(kMaxChannels);
-  work.chosen = carver.take<int32_t>(1);
   return work;
 }
 
@@ -57,65 +37,25 @@ uint32_t elimination_bytes() {
   return carver.bytes();
 }
 
-// Channels from the best score to the worst: equal scores in the order of the channels, NaN as +inf.
-THINK_DEVICE void rank(const Elimination &work, const float *score, int32_t channels) {
-  const int32_t own = thread_index();
-  const auto value_of = [&](int32_t channel) { return device::nan_to_infinity(load_constant(score + channel)); };
-  if (own >= channels) return;
-  const float value = value_of(own);
-  int32_t before = 0;
-  for (int32_t other = 0; other < channels; ++other) {
-    const float rival = value_of(other);
-    before += rival > value || (rival == value && other < own);
-  }
-  store_shared(work.order + before, own);
-}
-
-struct Best {
-  double worth;
-  int32_t channel;
-};
-
-// The best of `channels` worths, the lowest channel of equal ones; -1 marks those that are out. By the first warp.
-THINK_DEVICE void choose(const Elimination &work, int32_t channels) {
-  Best best = {-1, channels};
-  for (int32_t channel = lane_index(); channel < channels; channel += 32) {
-    const double worth = load_shared(work.worth + channel);
-    if (worth > best.worth) best = {worth, channel};
-  }
-  for (int32_t distance = 16; distance > 0; distance /= 2) {
-    const Best other = {device::shuffle_wide(best.worth, [&](uint32_t half) { return shuffle_xor(half, distance); }), shuffle_xor(best.channel, distance)};
-    if (other.worth > best.worth || (other.worth == best.worth && other.channel < best.channel)) best = other;
-  }
-  if (lane_index() == 0) store_shared(work.chosen, best.channel);
-}
-
-__global__ void __launch_bounds__(kThreads, kBlocks) moments_gains(const __grid_constant__ GainsCall call) {
+__global__ void __launch_bounds__(kThreads, kBlocks) moments_gains_wide(const __grid_constant__ GainsCall call) {
+  const GainsHead head = gains_head(call);
   const int32_t channels = call.channels, thread = thread_index();
-  const int32_t sequence = call.first_sequence + block_y();
-  const int64_t number = static_cast<int64_t>(sequence) * call.kv_heads + block_x();
   SharedCarver carver = shared_memory();
   const Elimination work = take_elimination(carver);
-  const float *state =
-      reinterpret_cast<const float *>(call.moments + device::slot_of(call.slot, sequence) * call.slot_bytes) + block_x() * call.head_floats;
-  const float *covariance = state + call.covariance, *metric = state + call.metric;
-  const bool ordered = call.metric >= 0;
-  double *left = call.left + (static_cast<int64_t>(block_y()) * call.kv_heads + block_x()) * channels * channels;
+  double *left = call.left + (static_cast<int64_t>(block_x()) * call.kv_heads + block_y()) * channels * channels;
   // The thread's channel, and its share of the rows.
   const int32_t shares = kThreads / channels, share = thread / channels, own = thread - share * channels;
   const bool works = share < shares;
-  const auto join = [&](Shared<double> to) {  // the shares' sums, in their order; behind a barrier
-    if (thread >= channels) return 0.0;
+  const auto join = [&] {  // the shares' sums, in their order; behind a barrier
+    if (thread >= channels) return;
     double sum = 0;
     for (int32_t i = 0; i < shares; ++i) sum += load_shared(work.part + (i * channels + thread));
-    store_shared(to + thread, sum);
-    return sum;
+    store_shared(work.squares + thread, sum);
   };
 
-  if (ordered) rank(work, call.score + number * channels, channels);
   double squares = 0;
   for (int32_t row = share; works && row < channels; row += shares) {
-    const double x = load_constant(covariance + row * channels + own);
+    const double x = load_constant(head.covariance + row * channels + own);
     store_global(left + row * channels + own, x);
     squares += x * x;
     if (row == own) store_shared(work.first + own, x);
@@ -123,79 +63,30 @@ __global__ void __launch_bounds__(kThreads, kBlocks) moments_gains(const __grid_
   store_shared(work.part + thread, squares);
   if (thread < channels) store_shared(work.rows + thread, thread);
   sync_block();
-  if (!ordered) join(work.squares);
+  join();
   bool taken = thread >= channels;  // has its place in the order
   sync_block();
 
   int32_t count = channels;  // rows that are left
-  // body(row, rows): the thread's share of them, up to kAhead at a time, so that their numbers are under way together.
-  const auto for_rows = [&](const auto &body) {
-#pragma unroll 1
-    for (int32_t begin = share; works && begin < count; begin += shares * kAhead) {
-      const int32_t left_over = (count - begin + shares - 1) / shares, rows = left_over < kAhead ? left_over : kAhead;
-      int32_t row[kAhead];
-#pragma unroll
-      for (int32_t j = 0; j < kAhead; ++j) row[j] = load_shared(work.rows + (j < rows ? begin + j * shares : begin));
-      body(row, rows);
-    }
-  };
   for (int32_t step = 0; step < channels; ++step) {
-    if (!ordered) {
-      if (thread < channels) {
-        const double variance = load_global(left + thread * (channels + 1)), sum = load_shared(work.squares + thread);
-        const bool worthy = variance > 1e-6 * load_shared(work.first + thread) && sum > 0;
-        store_shared(work.worth + thread, taken ? -1 : worthy ? sum / variance : 0);
-      }
-      sync_block();
-      if (warp_index() == 0) choose(work, channels);
-      sync_block();
+    if (thread < channels) {
+      const double variance = load_global(left + thread * (channels + 1)), sum = load_shared(work.squares + thread);
+      const bool worthy = is_alive(variance, load_shared(work.first + thread)) && sum > 0;
+      store_shared(work.worth + thread, taken ? -1 : worthy ? sum / variance : 0);
     }
-    const int32_t channel = load_shared(ordered ? work.order + step : work.chosen);
+    sync_block();
+    const int32_t channel = choose(work.worth, channels).channel;
     if (thread < channels) store_shared(work.column + thread, load_global(left + channel * channels + thread));
     sync_block();
     const double pivot = load_shared(work.column + channel);
-    const bool alive = pivot > 1e-6 * load_shared(work.first + channel);  // false for NaN
     if (thread == channel) taken = true;
-    if (thread == 0 && call.order) store_global(call.order + number * channels + step, channel);
-    if (!alive) {
-      if (thread == 0) store_global(call.gains + number * channels + step, 0.0f);
+    if (!is_alive(pivot, load_shared(work.first + channel))) {
+      if (thread == 0) store_step(head, step, channel, 0);
       sync_block();  // the column has been read
       continue;
     }
 
-    double gain = 0;
-    if (ordered) {
-      // S times the column, by rows of the symmetric S, and the column times that.
-      double sum = 0;
-      for_rows([&](const int32_t(&row)[kAhead], int32_t rows) {
-        float x[kAhead] = {};
-#pragma unroll
-        for (int32_t j = 0; j < kAhead; ++j) {
-          if (j < rows) x[j] = load_constant(metric + (row[j] * channels + own));
-        }
-#pragma unroll
-        for (int32_t j = 0; j < kAhead; ++j) {
-          if (j < rows) sum += static_cast<double>(x[j]) * load_shared(work.column + row[j]);
-        }
-      });
-      store_shared(work.part + thread, sum);
-      sync_block();
-      const double product = join(work.worth);
-      if (thread < channels) store_shared(work.worth + thread, product * load_shared(work.column + thread));
-      sync_block();
-      if (warp_index() == 0) {
-        for (int32_t i = lane_index(); i < channels; i += 32) gain += load_shared(work.worth + i);
-        for (int32_t distance = 16; distance > 0; distance /= 2) {
-          gain += device::shuffle_wide(gain, [&](uint32_t half) { return shuffle_xor(half, distance); });
-        }
-      }
-    } else {
-      gain = load_shared(work.squares + channel);
-    }
-    if (thread == 0) {
-      gain /= pivot;
-      store_global(call.gains + number * channels + step, gain > 0 ? static_cast<float>(gain) : 0.0f);
-    }
+    if (thread == 0) store_step(head, step, channel, load_shared(work.squares + channel) / pivot);
 
     // The row leaves the list, what it explains leaves the rest.
     const int32_t place = thread < count ? load_shared(work.rows + thread) : -1, next = thread + 1 < count ? load_shared(work.rows + thread + 1) : -1;
@@ -205,10 +96,14 @@ __global__ void __launch_bounds__(kThreads, kBlocks) moments_gains(const __grid_
     sync_block();
     const double factor = works ? load_shared(work.column + own) / pivot : 0;
     squares = 0;
-    for_rows([&](const int32_t(&row)[kAhead], int32_t rows) {
+#pragma unroll 1
+    for (int32_t begin = share; works && begin < count; begin += shares * kAhead) {
+      const int32_t left_over = (count - begin + shares - 1) / shares, rows = left_over < kAhead ? left_over : kAhead;
+      int32_t row[kAhead];
       double x[kAhead] = {};
 #pragma unroll
       for (int32_t j = 0; j < kAhead; ++j) {
+        row[j] = load_shared(work.rows + (j < rows ? begin + j * shares : begin));
         if (j < rows) x[j] = load_global(left + (row[j] * channels + own));
       }
 #pragma unroll
@@ -219,24 +114,27 @@ __global__ void __launch_bounds__(kThreads, kBlocks) moments_gains(const __grid_
           squares += rest * rest;
         }
       }
-    });
-    if (!ordered) {
-      store_shared(work.part + thread, squares);
-      sync_block();
-      join(work.squares);
     }
+    store_shared(work.part + thread, squares);
+    sync_block();
+    join();
     sync_block();
   }
 }
 
 }  // namespace
 
-int32_t load_gains() { return prepare(moments_gains, elimination_bytes()); }
+int32_t load_gains() {
+  if (const int32_t error = prepare(moments_gains<true, 8, 4>, registers_bytes())) return error;
+  if (const int32_t error = prepare(moments_gains<true, 4, 8>, registers_bytes())) return error;
+  if (const int32_t error = prepare(moments_gains<false, 8, 4>, registers_bytes())) return error;
+  return prepare(moments_gains_wide, elimination_bytes());
+}
 
 int64_t gains_workspace(const Shape &shape, int32_t batch) {
   Carver carver{nullptr, 0};
   const int64_t channels = shape.key_channels > shape.value_channels ? shape.key_channels : shape.value_channels;
-  take<double>(carver, int64_t{device_wave(shape, batch)} * shape.kv_heads * channels * channels);
+  if (channels > kRegisterChannels) take<double>(carver, int64_t{device_wave(shape, batch)} * shape.kv_heads * channels * channels);
   return carver.offset;
 }
 
@@ -257,15 +155,17 @@ int32_t gains(const Shape &shape, const void *moments, const Batch &batch, int32
   call.left = static_cast<double *>(workspace);
   call.kv_heads = shape.kv_heads;
   call.channels = keys ? shape.key_channels : shape.value_channels;
-  const int32_t wave = device_wave(shape, batch.count);
+  const bool fits = call.channels <= kRegisterChannels;
+  const int32_t wave = fits ? batch.count : device_wave(shape, batch.count);
   for (call.first_sequence = 0; call.first_sequence < batch.count; call.first_sequence += wave) {
     const int32_t left = batch.count - call.first_sequence;
-    const Launch how{.name = "moments_gains",
-                     .grid = {shape.kv_heads, left < wave ? left : wave},
-                     .threads = kThreads,
-                     .shared_bytes = elimination_bytes(),
+    const Launch how{.name = fits || keys ? "moments_gains" : "moments_gains_wide",
+                     .grid = {left < wave ? left : wave, shape.kv_heads},
+                     .threads = fits ? call.channels / 8 * 32 : keys ? kRegisterThreads : kThreads,
+                     .shared_bytes = fits || keys ? registers_bytes() : elimination_bytes(),
                      .stream = stream};
-    if (const int32_t error = launch(how, moments_gains, call)) return error;
+    const auto kernel = keys ? fits ? moments_gains<true, 8, 4> : moments_gains<true, 4, 8> : fits ? moments_gains<false, 8, 4> : moments_gains_wide;
+    if (const int32_t error = launch(how, kernel, call)) return error;
   }
   return 0;
 }
