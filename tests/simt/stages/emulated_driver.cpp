@@ -73,11 +73,13 @@ int state() {
 
 #define EXPORT extern "C" __attribute__((visibility("default"))) int
 
-// For tests: the next call of that function of the driver fails; "launch" stands for whatever the runtime does on the device.
+// For tests: the next call of that function of the driver fails; "launch" stands for whatever the runtime does on the device. Returns what was still to fail: 0
+// when it has.
 EXPORT emulated_driver_fail(const char *function, int error) {
+  const int waiting = failing.empty() ? 0 : failing_with;
   failing = function;
   failing_with = error;
-  return 0;
+  return waiting;
 }
 
 EXPORT cuDriverGetVersion(int *version) { return *version = 13000, 0; }
