@@ -48,7 +48,7 @@ else
   THINK_LIBRARY=$library GODEBUG=cgocheck=2 go test -timeout 120s -count=1 .
 fi
 go test -c -o "$work/guest.test" .
-GUESTS_EXCEPT="shared leak unloaded" bad_guests "$build" "$work" "$work/guest.test" -test.run '^TestGuest$' || fail "guest certificate"
+GUESTS_EXCEPT="shared leak unloaded" bad_guests "$build" "$work" "$work/guest.test" -test.v -test.run '^TestGuest$' || fail "guest certificate"
 GUESTS_ONLY=shared bad_guests "$build" "$work" "$work/guest.test" -test.run '^TestManyGoroutines$' || fail "many goroutines"
 THINK_LIBRARY=$library GOGC=1 go test -timeout 120s -count=2 .
 

@@ -56,8 +56,8 @@ grep -qF "$root" "$natives/libthink_jni.so" && fail "libthink_jni.so names the s
 junit=/usr/share/java/junit4.jar:/usr/share/java/hamcrest.jar:/usr/share/java/gson.jar
 mkdir "$work/tests" "$work/tmp" "$work/other"
 "$JAVA_HOME/bin/javac" -Xlint:all -Werror --release 17 -cp "$jar:$junit" -d "$work/tests" $(find "$here/src/test/java" -name '*.java')
-"${CC:-cc}" -D_GNU_SOURCE -O1 -Wall -Wextra -Werror -fPIC -shared -I"$JAVA_HOME/include" -I"$JAVA_HOME/include/linux" "$here/src/test/c/manners.c" \
-  -o "$work/manners.so" -lm
+"${CC:-cc}" -D_GNU_SOURCE -O1 -Wall -Wextra -Werror -fPIC -shared -I"$JAVA_HOME/include" -I"$JAVA_HOME/include/linux" -I"$root/tests/abi" \
+  "$here/src/test/c/manners.c" "$root/tests/abi/device_host.c" -o "$work/manners.so" -lm
 
 # JAVA WORDS...
 prefix=()
@@ -92,7 +92,7 @@ suite() {
 
   run "$java" -Xcheck:jni -XX:+UseSerialGC -XX:-UseDynamicNumberOfCompilerThreads -cp "$jar:$work/tests" org.libthink.tests.Guest \
     "$work/manners.so" >"$work/log" 2>&1 || failed "guest certificate"
-  [ "$(cat "$work/log")" = unchanged ] || failed "guest certificate"
+  [ "$(grep -v '^left out: the current context of a device: ' "$work/log")" = unchanged ] || failed "guest certificate"
   # the JVM opens files whenever it likes
   GUESTS_EXCEPT="file shared leak unloaded" bad_guests "$build" "$work" "$java" -XX:+UseSerialGC -XX:-UseDynamicNumberOfCompilerThreads \
     --enable-native-access=ALL-UNNAMED -Djava.io.tmpdir="$work/tmp" -cp "$jar:$work/tests" org.libthink.tests.Guest "$work/manners.so" ||

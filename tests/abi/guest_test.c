@@ -1,5 +1,6 @@
-/* The library is a guest in the process of somebody else: guest_test LIBRARY. What belongs to the host is looked at before and after. */
+/* The library is a guest in the process of somebody else: guest_test [LIBRARY], or THINK_LIBRARY. What belongs to the host is looked at before and after. */
 #define _GNU_SOURCE
+#include "device_host.h"
 #include "think/api.h"
 
 #include <dirent.h>
@@ -221,8 +222,82 @@ static void attend(const think_api *api, const think_plan *plan) {
   free(launch.workspace);
 }
 
+/* The same through the managed cache: a token. */
+static void attend_in_cache(const think_api *api, const think_plan *plan) {
+  const int32_t sequence = 0, one = 1;
+  think_tensor query, key, value, output;
+  think_cache *cache = NULL;
+  think_launch launch;
+  int64_t bytes = 0;
+  fill_tensor(api, &query, query_data);
+  fill_tensor(api, &key, keys);
+  fill_tensor(api, &value, values);
+  fill_tensor(api, &output, output_data);
+  CHECK(api->cache_create(plan, NULL, &cache, NULL) == THINK_OK);
+  api->launch_init(&launch, (uint32_t)sizeof launch);
+  CHECK(api->cache_workspace_size(cache, &bytes, NULL, NULL) == THINK_OK);
+  launch.workspace_bytes = bytes;
+  launch.workspace = aligned_alloc(64, (size_t)(bytes + 64) / 64 * 64);
+  CHECK(launch.workspace != NULL);
+  memset(launch.workspace, 0, (size_t)bytes);
+  CHECK(api->cache_step(cache, &sequence, &one, 1, &launch, NULL) == THINK_OK);
+  CHECK(api->cache_append(cache, 0, &query, &key, &value, &launch, NULL) == THINK_OK);
+  CHECK(api->cache_attend(cache, 0, &query, NULL, &output, NULL, &launch, NULL) == THINK_OK);
+  api->cache_destroy(cache);
+  free(launch.workspace);
+}
+
+/* Where there is a device: the thread's contexts. Threads and open files are the driver's affair from here on. NULL, or why this was left out. */
+static const char *on_a_device(const think_api *api) {
+  static think_error error;
+  const char *missing = device_host_open();
+  think_context_options options;
+  think_context *context = NULL, *host = NULL;
+  think_plan *plan, *own;
+  think_launch launch;
+  think_status status;
+  int64_t bytes = 0;
+  void *state;
+  if (missing) return missing;
+  api->error_init(&error, (uint32_t)sizeof error);
+  api->context_options_init(&options, (uint32_t)sizeof options);
+  options.device_type = THINK_DEVICE_CUDA;
+  status = api->context_create(&options, &context, &error);
+  CHECK(device_host_unchanged());
+  if (status == THINK_E_UNSUPPORTED) {
+    device_host_close();
+    return error.message;
+  }
+  CHECK(status == THINK_OK);
+  plan = make_plan(api, context);
+  CHECK(device_host_unchanged());
+  CHECK(api->score_state_size(plan, 1, &bytes, NULL) == THINK_OK);
+  state = device_host_memory(bytes);
+  api->launch_init(&launch, (uint32_t)sizeof launch);
+  CHECK(api->workspace_size(plan, THINK_STAGE_SCORE, NULL, &launch.workspace_bytes, NULL, NULL) == THINK_OK);
+  launch.workspace = device_host_memory(launch.workspace_bytes + 1);
+  CHECK(state != NULL && launch.workspace != NULL);
+  CHECK(api->score_reset(plan, state, NULL, &launch, &error) == THINK_OK);
+  CHECK(device_host_unchanged());
+  CHECK(api->score_reset(plan, NULL, NULL, &launch, &error) == THINK_E_ARGUMENT);
+  CHECK(device_host_unchanged());
+  /* what has nothing to do with it */
+  CHECK(api->context_create(NULL, &host, NULL) == THINK_OK);
+  own = make_plan(api, host);
+  attend_in_cache(api, own);
+  CHECK(device_host_unchanged());
+  api->plan_destroy(own);
+  api->context_destroy(host);
+  api->plan_destroy(plan);
+  api->context_destroy(context);
+  CHECK(device_host_unchanged());
+  device_host_close();
+  return NULL;
+}
+
 int main(int argc, char **argv) {
   static manners before;
+  const char *path = argc > 1 ? argv[1] : getenv("THINK_LIBRARY"), *left_out;
   void *library, *symbol;
   think_get_api_function get_api;
   const think_api *api;
@@ -231,7 +306,7 @@ int main(int argc, char **argv) {
   think_plan *plan;
   int channel, printed[2];
   char byte;
-  CHECK(argc == 2);
+  CHECK(path != NULL);
   for (channel = 0; channel < HEADS * ROWS * CHANNELS; ++channel) {
     /* subnormal numbers among the data */
     keys[channel] = channel % 7 == 0 ? FLT_MIN / 16 : (float)(channel % 13) * 0.1f;
@@ -247,7 +322,7 @@ int main(int argc, char **argv) {
   look(&before);
   CHECK(before.threads == 1);
 
-  library = dlopen(argv[1], RTLD_NOW | RTLD_GLOBAL);
+  library = dlopen(path, RTLD_NOW | RTLD_GLOBAL);
   if (!library) dprintf(report, "%s\n", dlerror());
   CHECK(library != NULL);
   UNCHANGED(before);
@@ -262,6 +337,7 @@ int main(int argc, char **argv) {
   plan = make_plan(api, context);
   UNCHANGED(before);
   attend(api, plan);
+  attend_in_cache(api, plan);
   UNCHANGED(before);
   {
     /* a refused call */
@@ -313,10 +389,16 @@ int main(int argc, char **argv) {
   CHECK(!backend_is_loaded());
   CHECK(dlclose(library) == 0);
   UNCHANGED(before);
-  CHECK(dlopen(argv[1], RTLD_NOW | RTLD_NOLOAD) == library); /* -z nodelete */
+  CHECK(dlopen(path, RTLD_NOW | RTLD_NOLOAD) == library); /* -z nodelete */
   CHECK(api->abi_version() == THINK_ABI_MAJOR);
+  left_out = on_a_device(api);
   fflush(NULL);
   CHECK(read(printed[0], &byte, 1) == -1); /* nothing was printed */
+  if (left_out) {
+    dprintf(report, "left out: the current context of a device: %s\n", left_out);
+  } else {
+    dprintf(report, "the current context of the device is as it was\n");
+  }
   dprintf(report, "a good guest\n");
   return 0;
 }

@@ -34,6 +34,18 @@ class Flow {
     tiles_.value_scale = bench_.copy(std::vector<float>(kSlots * kHeads, 1.0f));
   }
 
+  static think_problem problem() {
+    think_problem problem = THINK_PROBLEM_INIT;
+    problem.query_dtype = problem.cache_dtype = THINK_F16;
+    problem.output_dtype = THINK_F32;
+    problem.query_heads = kQueryHeads;
+    problem.kv_heads = kHeads;
+    problem.key_channels = kChannels;
+    problem.max_batch = kBatch;
+    problem.max_tokens = 2 * kTokens;
+    return problem;
+  }
+
   Bench &bench() { return bench_; }
   void put_lengths(const std::vector<int32_t> &lengths) {
     std::vector<int32_t> compact, recent_first, recent;
@@ -123,18 +135,6 @@ class Flow {
   std::vector<float> lse() const { return bench_.fetch(lse_, kBatch * kQueryHeads * kQueries); }
 
  private:
-  static think_problem problem() {
-    think_problem problem = THINK_PROBLEM_INIT;
-    problem.query_dtype = problem.cache_dtype = THINK_F16;
-    problem.output_dtype = THINK_F32;
-    problem.query_heads = kQueryHeads;
-    problem.kv_heads = kHeads;
-    problem.key_channels = kChannels;
-    problem.max_batch = kBatch;
-    problem.max_tokens = 2 * kTokens;
-    return problem;
-  }
-
   void make_segments() {
     compact_lengths_ = bench_.copy(std::vector<int32_t>(kBatch));
     sink_lengths_ = bench_.copy(std::vector<int32_t>(kBatch));

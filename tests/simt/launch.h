@@ -16,12 +16,12 @@ int32_t prepare(void (*kernel)(P...), uint32_t shared_bytes) {
 template <class... P>
 int32_t resident_blocks(int32_t *blocks, void (*)(P...), int32_t threads, uint32_t shared_bytes) {
   *blocks = static_cast<int32_t>(std::min<uint32_t>(2048u / static_cast<uint32_t>(threads), 228u * 1024u / (shared_bytes + 1024u)));
-  return simt::Machine::kSuccess;
+  return simt::machine().admitted();
 }
 
 inline int32_t multiprocessors(int32_t *count) {
   *count = simt::machine().options.multiprocessors;
-  return simt::Machine::kSuccess;
+  return simt::machine().admitted();
 }
 
 template <class... P>
@@ -30,6 +30,7 @@ int32_t launch(const Launch &how, void (*kernel)(P...), Same<P>... arguments) {
   static_assert((!std::is_reference_v<P> && ...), "a kernel cannot refer to the host's memory");
   static_assert((std::is_trivially_copyable_v<P> && ...), "kernel parameters are copied byte by byte");
   if (how.grid.x <= 0 || how.grid.y <= 0 || how.grid.z <= 0) return simt::Machine::kSuccess;
+  if (const int32_t error = simt::machine().admitted()) return error;
   if (simt::machine().capture) {  // arguments are kept as they are now, as in a graph
     simt::machine().capture->emplace_back([how, kernel, arguments...] { return launch(how, kernel, arguments...); });
     return simt::Machine::kSuccess;
@@ -53,6 +54,7 @@ int32_t launch(const Launch &how, void (*kernel)(P...), Same<P>... arguments) {
 }
 
 inline int32_t set_zero(void *memory, size_t bytes, void *stream) {
+  if (const int32_t error = simt::machine().admitted()) return error;
   if (simt::machine().capture) {
     simt::machine().capture->emplace_back([=] { return set_zero(memory, bytes, stream); });
     return simt::Machine::kSuccess;

@@ -59,7 +59,10 @@ struct Machine::Stacks {
 
 Machine the_machine;
 
-// A direct dereference of a device pointer ends here; the lane never continues, so leaving the handler by a switch of stacks is fine.
+static struct sigaction action_of_the_host;
+
+// A direct dereference of a device pointer ends here; the lane never continues, so leaving the handler by a switch of stacks is fine. What is no business of
+// ours, another thread's for example, happens again under the handler of the host.
 static void on_segmentation_fault(int, siginfo_t *info, void *) {
   Machine &machine = the_machine;
   if (machine.memory.in_window(info->si_addr) && machine.running_a_lane()) {
@@ -69,20 +72,34 @@ static void on_segmentation_fault(int, siginfo_t *info, void *) {
   }
   if (machine.running_a_lane() && machine.is_behind_a_stack(info->si_addr))
     machine.fail(FaultKind::out_of_bounds, Site(), "the stack of the lane is full");
-  signal(SIGSEGV, SIG_DFL);
+  sigaction(SIGSEGV, &action_of_the_host, nullptr);
 }
 
-Machine::Machine() : stacks_(new Stacks), prints_launches_(std::getenv("THINK_SIMT_REPORT") != nullptr) {
-  static uint8_t alternative_stack[1 << 16];
-  stack_t stack = {};
-  stack.ss_sp = alternative_stack;
-  stack.ss_size = sizeof alternative_stack;
-  sigaltstack(&stack, nullptr);
-  struct sigaction action = {};
-  action.sa_sigaction = on_segmentation_fault;
-  action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
-  sigaction(SIGSEGV, &action, nullptr);
-}
+// While a grid runs, the signal is ours; virtual machines have handlers of their own, which they need as soon as it has ended.
+class FaultHandler {
+ public:
+  FaultHandler() {
+    static uint8_t alternative_stack[1 << 16];
+    stack_t stack = {};
+    stack.ss_sp = alternative_stack;
+    stack.ss_size = sizeof alternative_stack;
+    sigaltstack(&stack, &stack_of_the_host_);
+    struct sigaction action = {};
+    action.sa_sigaction = on_segmentation_fault;
+    action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
+    sigaction(SIGSEGV, &action, &action_of_the_host);
+  }
+  ~FaultHandler() {
+    sigaction(SIGSEGV, &action_of_the_host, nullptr);
+    sigaltstack(&stack_of_the_host_, nullptr);
+  }
+  FaultHandler(const FaultHandler &) = delete;
+
+ private:
+  stack_t stack_of_the_host_;
+};
+
+Machine::Machine() : stacks_(new Stacks), prints_launches_(std::getenv("THINK_SIMT_REPORT") != nullptr) {}
 
 Machine::~Machine() = default;
 
@@ -361,6 +378,7 @@ int32_t Machine::refuse(const std::string &why) {
 }
 
 int32_t Machine::prepare(const void *kernel, uint32_t shared_bytes) {
+  if (const int32_t error = admitted()) return error;
   if (shared_bytes > kSharedLimit)
     return refuse("prepare: " + std::to_string(shared_bytes) + " bytes of shared memory; a block may have " + std::to_string(kSharedLimit));
   prepared_[kernel] = shared_bytes;
@@ -383,6 +401,7 @@ int32_t Machine::launch(const LaunchSpec &spec, const void *kernel) {
 }
 
 int32_t Machine::run_grid(const LaunchSpec &spec) {
+  const FaultHandler ours;
   const int64_t total = static_cast<int64_t>(spec.grid[0]) * spec.grid[1] * spec.grid[2];
   spec_ = &spec;
   counters_ = {};

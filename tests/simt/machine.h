@@ -159,6 +159,8 @@ class Machine {
 
   // ---- for launch.h
   std::vector<std::function<int32_t()>> *capture = nullptr;  // where launches are kept instead of made, while a graph is captured
+  int32_t (*admit)() = nullptr;  // of the driver, where there is one: whether this thread may use the device now, which its contexts decide
+  int32_t admitted() const { return admit ? admit() : kSuccess; }
   int32_t launch(const LaunchSpec &spec, const void *kernel);
   int32_t prepare(const void *kernel, uint32_t shared_bytes);
   void end_of_overlap() { previous_first_run_ = last_run_ + 1; }  // something else comes in the stream

@@ -139,6 +139,49 @@ def collected(data, expected):
         sys.exit(f"{resident() - at_first} MiB are left behind")
 
 
+def on_a_device(plan, data):
+    """What the thread has current of a device, where there is one: says so, or why this was left out."""
+    path = os.environ.get("THINK_DEVICE_HOST")
+    if not path:
+        return "left out: the current context of a device: THINK_DEVICE_HOST names no host that uses one"
+    host = ctypes.CDLL(path)
+    host.device_host_open.restype, host.device_host_memory.restype, host.device_host_memory.argtypes = ctypes.c_char_p, ctypes.c_void_p, [ctypes.c_longlong]
+    missing = host.device_host_open()
+    if missing:
+        return f"left out: the current context of a device: {missing.decode()}"
+
+    def unchanged(when):
+        if not host.device_host_unchanged():
+            sys.exit(f"{when} changed the current context of the device")
+
+    try:
+        context = libthink.Context(device=libthink.DEVICE_CUDA)
+    except libthink.UnsupportedError as error:
+        unchanged("a context that there is not")
+        host.device_host_close()
+        return f"left out: the current context of a device: {error}"
+    unchanged("a context")
+    there = libthink.Plan(context, query_heads=4, kv_heads=2, key_channels=16, max_tokens=512, max_queries=256)
+    unchanged("a plan")
+    size, _ = there.workspace_size(libthink.constants.STAGE_SCORE)
+    launch = libthink.Launch(workspace=host.device_host_memory(size + 1), workspace_bytes=size)
+    state = host.device_host_memory(there.score_state_size())
+    there.score_reset(state, launch=launch)
+    unchanged("work on the device")
+    try:
+        there.score_reset(0, launch=launch)
+        sys.exit("work without memory was done")
+    except libthink.ThinkError:
+        unchanged("an error on the device")
+    work(plan, data)
+    unchanged("work beside the device")
+    there.close()
+    context.close()
+    unchanged("everything on the device")
+    host.device_host_close()
+    return "the current context of the device is as it was"
+
+
 def main():
     assert BEFORE["subnormals"] and libthink.version() > 0
     plan = new_plan()
@@ -159,6 +202,7 @@ def main():
     own.close()
     gc.collect()
     unchanged("everything")
+    print(on_a_device(plan, data), flush=True)  # whose driver has threads and files of its own
 
     # The library stays, though nobody holds it any more.
     path, only_if_there = libthink.native.library_path.encode(), 4

@@ -1,92 +1,13 @@
 // The inside of libthink_cuda.so.1: the table that the core asks for. Compiled into that library only.
-#include <cuda.h>
 #include <cuda_runtime_api.h>
-#include <dlfcn.h>
 
-#include <cstring>
-
+#include "libthink/backend/cuda/driver.h"
 #include "libthink/backend/cuda/stages.h"
 
 namespace think::cuda {
 namespace {
 
-constexpr int32_t kOldestArchitecture = 80;
-
-// The driver's own functions for what the runtime cannot say: "this context, and afterwards whatever was there". The core has loaded the driver before.
-struct Driver {
-  decltype(&cuDeviceGet) device;
-  decltype(&cuDevicePrimaryCtxRetain) retain;
-  decltype(&cuDevicePrimaryCtxRelease) release;
-  decltype(&cuCtxPushCurrent) push;
-  decltype(&cuCtxPopCurrent) pop;
-  bool complete;
-};
-
-template <class Function>
-bool find(void *library, const char *name, Function &function) {
-  void *symbol = ::dlsym(library, name);
-  std::memcpy(&function, &symbol, sizeof function);
-  return symbol != nullptr;
-}
-
-#define THINK_TEXT_OF(name) #name
-#define THINK_TEXT(name) THINK_TEXT_OF(name)  // cuda.h renames functions that have a second version
-
-const Driver &driver() {
-  static const Driver table = [] {
-    Driver found{};
-    void *library = ::dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
-    found.complete = library && find(library, THINK_TEXT(cuDeviceGet), found.device) && find(library, THINK_TEXT(cuDevicePrimaryCtxRetain), found.retain) &&
-                     find(library, THINK_TEXT(cuDevicePrimaryCtxRelease), found.release) && find(library, THINK_TEXT(cuCtxPushCurrent), found.push) &&
-                     find(library, THINK_TEXT(cuCtxPopCurrent), found.pop);
-    return found;
-  }();
-  return table;
-}
-
 const char *error_text(int32_t error) { return cudaGetErrorString(static_cast<cudaError_t>(error)); }
-
-int32_t enter(const Device &device) { return driver().push(static_cast<CUcontext>(device.context)); }
-
-void leave() {
-  CUcontext left;
-  driver().pop(&left);
-}
-
-int32_t read_attributes(Device &device) {
-  const struct {
-    cudaDeviceAttr attribute;
-    int32_t *value;
-  } wanted[] = {{cudaDevAttrComputeCapabilityMajor, &device.major},
-                {cudaDevAttrComputeCapabilityMinor, &device.minor},
-                {cudaDevAttrMultiProcessorCount, &device.multiprocessors}};
-  for (const auto &[attribute, value] : wanted) {
-    if (const cudaError_t error = cudaDeviceGetAttribute(value, attribute, device.index)) return error;
-  }
-  return device.major * 10 + device.minor < kOldestArchitecture ? cudaErrorNoKernelImageForDevice : cudaSuccess;
-}
-
-// Driver and runtime share the numbers of their errors.
-int32_t open(int32_t index, Device &device) {
-  if (!driver().complete) return cudaErrorInsufficientDriver;
-  CUdevice handle;
-  if (const CUresult error = driver().device(&handle, index)) return error;
-  CUcontext context;
-  if (const CUresult error = driver().retain(&context, handle)) return error;
-  device = {context, index, 0, 0, 0};
-  int32_t error = enter(device);
-  if (!error) {
-    error = read_attributes(device);
-    leave();
-  }
-  if (error) driver().release(handle);
-  return error;
-}
-
-void close(const Device &device) {
-  CUdevice handle;
-  if (!driver().device(&handle, device.index)) driver().release(handle);
-}
 
 cudaStream_t stream_of(void *stream) { return static_cast<cudaStream_t>(stream); }
 
@@ -131,10 +52,10 @@ constexpr Backend table = with_stages({
     .minimum_driver = CUDART_VERSION / 1000 * 1000,  // within one major version older drivers run newer programs
     .architectures = THINK_CUDA_ARCHITECTURES,
     .error_text = error_text,
-    .open = open,
-    .close = close,
-    .enter = enter,
-    .leave = leave,
+    .open = open_device,
+    .close = close_device,
+    .enter = enter_device,
+    .leave = leave_device,
     .capturing = capturing,
     .copy = copy,
     .synchronize = synchronize,

@@ -187,7 +187,7 @@ void run(think_device device, const Inputs &inputs, const std::vector<float> &sc
 }
 
 TEST(EmulatedDevice, PrunesAsTheCpu) {
-  ASSERT_TRUE(dlopen(STAND_INS "/stand_in_driver.so", RTLD_NOW | RTLD_GLOBAL)) << dlerror();
+  ASSERT_TRUE(dlopen(EMULATED_DRIVER, RTLD_NOW | RTLD_GLOBAL)) << dlerror();
   setenv("THINK_BACKEND_PATH", EMULATED_BACKEND, 1);
   simt::machine().reset();
   const Inputs inputs;

@@ -1,9 +1,11 @@
-// libthink_cuda.so.1 with the emulator in place of a device: the same stages, without what only a driver can do.
+// libthink_cuda.so.1 with the emulator in place of a device: the same stages, and the same way to a device's context, behind the driver of
+// emulated_driver.cpp.
 #include <cstdlib>
 #include <cstring>
 #include <string>
 #include <vector>
 
+#include "libthink/backend/cuda/driver.h"
 #include "libthink/backend/cuda/stages.h"
 #include "tests/simt/machine.h"
 
@@ -12,11 +14,16 @@ namespace {
 
 constexpr int32_t kInvalidValue = 1, kOutOfMemory = 2, kLaunchFailed = 719, kCaptureUnsupported = 900;
 
-int32_t state() { return simt::machine().fault() ? kLaunchFailed : 0; }
+int32_t state() {
+  const int32_t error = simt::machine().admitted();
+  return error ? error : simt::machine().fault() ? kLaunchFailed : 0;
+}
+
+int32_t unless_capturing() { return simt::machine().capture ? kCaptureUnsupported : state(); }
 
 // Everything in the one stream has ended when a call returns; and a copy in a capture would be one of what lies there at that time.
 int32_t copy(const Copy &copy, void *) {
-  if (simt::machine().capture) return kCaptureUnsupported;
+  if (const int32_t error = unless_capturing()) return error;
   auto &memory = simt::machine().memory;
   const size_t width = static_cast<size_t>(copy.width);
   std::vector<char> row(width);
@@ -32,17 +39,17 @@ int32_t copy(const Copy &copy, void *) {
 }
 
 int32_t host_memory(int64_t bytes, void **memory) {
+  if (const int32_t error = simt::machine().admitted()) return error;
   *memory = std::malloc(static_cast<size_t>(bytes));
   return *memory ? 0 : kOutOfMemory;
 }
 
 int32_t make_event(void **event) {
   static int mark;
+  if (const int32_t error = simt::machine().admitted()) return error;
   *event = &mark;
   return 0;
 }
-
-int32_t unless_capturing() { return simt::machine().capture ? kCaptureUnsupported : state(); }
 
 constexpr Backend table = with_stages({
     .abi = kBackendAbi,
@@ -54,20 +61,17 @@ constexpr Backend table = with_stages({
         [](int32_t) {
           static std::string text;
           text = simt::machine().fault().text() + simt::machine().refusal();
+          if (text.empty()) text = "the driver refuses";
           return text.c_str();
         },
-    .open =
-        [](int32_t index, Device &device) {
-          device = {&simt::machine(), index, 9, 0, 4};
-          return 0;
-        },
-    .close = [](const Device &) {},
-    .enter = [](const Device &) { return 0; },
-    .leave = [] {},
+    .open = open_device,
+    .close = close_device,
+    .enter = enter_device,
+    .leave = leave_device,
     .capturing =
         [](void *, bool *capturing) {
           *capturing = simt::machine().capture != nullptr;
-          return 0;
+          return simt::machine().admitted();
         },
     .copy = copy,
     .synchronize = [](void *) { return unless_capturing(); },

@@ -196,7 +196,7 @@ void compare_weights(const Basis &want, const Basis &got, int32_t channels) {
 class PruneOnDevice : public testing::Test {
  protected:
   static void SetUpTestSuite() {
-    ASSERT_TRUE(dlopen(STAND_INS "/stand_in_driver.so", RTLD_NOW | RTLD_GLOBAL)) << dlerror();
+    ASSERT_TRUE(dlopen(EMULATED_DRIVER, RTLD_NOW | RTLD_GLOBAL)) << dlerror();
     setenv("THINK_BACKEND_PATH", EMULATED_BACKEND, 1);
   }
 

@@ -2,12 +2,14 @@
 package manners
 
 /*
-#cgo LDFLAGS: -lm
+#cgo LDFLAGS: -lm -ldl
+#include <dlfcn.h>
 #include <fenv.h>
 #include <float.h>
 #include <locale.h>
 #include <signal.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -61,11 +63,36 @@ static uint64_t environment(void) {
   return hash;
 }
 
+// tests/abi/device_host.c.
+static struct {
+  const char *(*open)(void);
+  void *(*memory)(long long bytes);
+  int (*unchanged)(void);
+  void (*close)(void);
+} host;
+
+static const char *open_host(const char *path) {
+  void *library = dlopen(path, RTLD_NOW);
+  if (!library) return dlerror();
+  *(void **)&host.open = dlsym(library, "device_host_open");
+  *(void **)&host.memory = dlsym(library, "device_host_memory");
+  *(void **)&host.unchanged = dlsym(library, "device_host_unchanged");
+  *(void **)&host.close = dlsym(library, "device_host_close");
+  return host.open && host.memory && host.unchanged && host.close ? host.open() : "this is no host";
+}
+static uintptr_t host_memory(long long bytes) { return (uintptr_t)host.memory(bytes); }
+static int host_unchanged(void) { return host.unchanged(); }
+static void close_host(void) { host.close(); }
+
 static void wait_a_moment(void) { usleep(200000); }
 */
 import "C"
 
-import "sync"
+import (
+	"errors"
+	"sync"
+	"unsafe"
+)
 
 // State as C sees it, in the calling thread.
 type State struct {
@@ -88,6 +115,25 @@ func Look() State {
 	}
 	return made
 }
+
+// OpenHost opens a host that has a context of a device current in the calling thread: tests/abi/device_host.c, compiled. The error says why there is none.
+func OpenHost(path string) error {
+	name := C.CString(path)
+	defer C.free(unsafe.Pointer(name))
+	if reason := C.open_host(name); reason != nil {
+		return errors.New(C.GoString(reason))
+	}
+	return nil
+}
+
+// HostMemory is the address of zeroed memory of the device.
+func HostMemory(bytes int64) uintptr { return uintptr(C.host_memory(C.longlong(bytes))) }
+
+// HostUnchanged says whether the thread has current what it had.
+func HostUnchanged() bool { return C.host_unchanged() != 0 }
+
+// CloseHost frees all of it.
+func CloseHost() { C.close_host() }
 
 // Warm has Go make the threads that it may want for calls of C.
 func Warm() {

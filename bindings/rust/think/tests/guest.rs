@@ -1,6 +1,7 @@
 //! The library as a guest in a Rust process: what it leaves alone, 64 threads on one plan, and what is left when all is dropped.
 
-use std::ffi::{c_char, c_int, c_void, CStr, OsString};
+use std::ffi::{c_char, c_int, c_longlong, c_void, CStr, CString, OsString};
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::{Arc, Barrier};
 
@@ -122,16 +123,102 @@ fn resident() -> usize {
     line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() / 1024
 }
 
+extern "C" {
+    fn dlopen(name: *const c_char, flags: c_int) -> *mut c_void;
+    fn dlsym(library: *mut c_void, name: *const c_char) -> *mut c_void;
+}
+const NOW: c_int = 2;
+
+/// A host that has a context of a device current in this thread: tests/abi/device_host.c, compiled.
+struct DeviceHost {
+    memory: extern "C" fn(c_longlong) -> *mut c_void,
+    unchanged: extern "C" fn() -> c_int,
+    close: extern "C" fn(),
+}
+
+impl DeviceHost {
+    fn open() -> std::result::Result<Self, String> {
+        let path = std::env::var("THINK_DEVICE_HOST").map_err(|_| "THINK_DEVICE_HOST names no host that uses one".to_string())?;
+        // SAFETY: the names are those of the functions, and the library stays.
+        unsafe {
+            let library = dlopen(CString::new(path).unwrap().as_ptr(), NOW);
+            assert!(!library.is_null());
+            let open: extern "C" fn() -> *const c_char = std::mem::transmute(dlsym(library, c"device_host_open".as_ptr()));
+            let missing = open();
+            if !missing.is_null() {
+                return Err(CStr::from_ptr(missing).to_string_lossy().into_owned());
+            }
+            Ok(Self {
+                memory: std::mem::transmute::<*mut c_void, extern "C" fn(c_longlong) -> *mut c_void>(dlsym(library, c"device_host_memory".as_ptr())),
+                unchanged: std::mem::transmute::<*mut c_void, extern "C" fn() -> c_int>(dlsym(library, c"device_host_unchanged".as_ptr())),
+                close: std::mem::transmute::<*mut c_void, extern "C" fn()>(dlsym(library, c"device_host_close".as_ptr())),
+            })
+        }
+    }
+
+    fn check(&self, when: &str) {
+        assert_eq!((self.unchanged)(), 1, "{when} changed the current context of the device");
+    }
+}
+
+impl Drop for DeviceHost {
+    fn drop(&mut self) {
+        (self.close)();
+    }
+}
+
+/// What the thread has current of a device, where there is one: says so, or why this was left out. Memory of a device is none of the safe functions'.
+fn on_a_device(plan: &Plan) -> String {
+    let left_out = |reason: &dyn std::fmt::Display| format!("left out: the current context of a device: {reason}");
+    let host = match DeviceHost::open() {
+        Ok(host) => host,
+        Err(reason) => return left_out(&reason),
+    };
+    let made = Context::options().device(sys::THINK_DEVICE_CUDA, 0).build();
+    host.check("a context");
+    match made {
+        Err(error) if error.kind == ErrorKind::Unsupported => return left_out(&error),
+        made => drop(made.unwrap()),
+    }
+    host.check("a context that is gone");
+    let options = sys::think_context_options { device_type: sys::THINK_DEVICE_CUDA, ..Default::default() };
+    let problem = sys::think_problem { query_heads: 4, kv_heads: 2, key_channels: 16, ..Default::default() };
+    let (mut context, mut there, no_record) = (std::ptr::null_mut(), std::ptr::null_mut(), std::ptr::null_mut());
+    // SAFETY: all are valid; the memory is of the size that was asked for.
+    unsafe {
+        assert_eq!(sys::think_context_create(&options, &mut context, no_record), sys::THINK_OK);
+        assert_eq!(sys::think_plan_create(context, &problem, &mut there, no_record), sys::THINK_OK);
+        host.check("a plan");
+        let mut launch = sys::think_launch::default();
+        let mut bytes = 0;
+        let stage = sys::THINK_STAGE_SCORE;
+        assert_eq!(sys::think_workspace_size(there, stage, std::ptr::null(), &mut launch.workspace_bytes, std::ptr::null_mut(), no_record), sys::THINK_OK);
+        assert_eq!(sys::think_score_state_size(there, 1, &mut bytes, no_record), sys::THINK_OK);
+        launch.workspace = (host.memory)(launch.workspace_bytes + 1);
+        let state = (host.memory)(bytes);
+        assert!(!launch.workspace.is_null() && !state.is_null());
+        assert_eq!(sys::think_score_reset(there, state, std::ptr::null(), &launch, no_record), sys::THINK_OK);
+        host.check("work on the device");
+        let nothing = std::ptr::null_mut();
+        assert_eq!(sys::think_score_reset(there, nothing, std::ptr::null(), &launch, no_record), sys::THINK_E_ARGUMENT);
+        host.check("an error on the device");
+        work(plan);
+        host.check("work beside the device");
+        sys::think_plan_destroy(there);
+        sys::think_context_destroy(context);
+    }
+    host.check("everything on the device");
+    "the current context of the device is as it was".into()
+}
+
 /// Is the library in this process, though nobody holds it any more?
 #[cfg(feature = "dlopen")]
 fn is_there_when_given_up() -> bool {
     extern "C" {
-        fn dlopen(name: *const c_char, flags: c_int) -> *mut c_void;
         fn dlclose(library: *mut c_void) -> c_int;
     }
     let name = std::env::var("THINK_LIBRARY").unwrap_or_else(|_| "libthink.so.1".into());
-    let name = std::ffi::CString::new(name).unwrap();
-    const NOW: c_int = 2;
+    let name = CString::new(name).unwrap();
     const ONLY_IF_THERE: c_int = 4;
     // SAFETY: this is the last that this process has of the library, should it go.
     unsafe {
@@ -193,6 +280,8 @@ fn the_process_is_left_alone_and_threads_agree() {
     assert!(more < 32, "{more} MiB are left behind");
     drop(own);
     assert_eq!(changed(&before), UNCHANGED, "everything");
+    // Past the test harness, which keeps what passing tests print. The driver has threads and files of its own.
+    writeln!(std::io::stderr(), "{}", on_a_device(&plan)).unwrap();
 
     #[cfg(feature = "dlopen")]
     {

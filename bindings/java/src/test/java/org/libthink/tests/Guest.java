@@ -1,5 +1,6 @@
 package org.libthink.tests;
 
+import static org.libthink.Constants.*;
 import static org.libthink.tests.Data.*;
 
 import java.io.IOException;
@@ -19,6 +20,15 @@ final class Guest {
 
   /** Rounding, subnormals, locale, folder, umask, environment, handlers of signals. */
   static native String manners();
+
+  /** A host that has a context of a device current in this thread; or why there is none. */
+  private static native String openDevice();
+
+  private static native long deviceMemory(long bytes);
+
+  private static native boolean deviceUnchanged();
+
+  private static native void closeDevice();
 
   /** Signals as the kernel has them. */
   private static List<String> signals() throws IOException {
@@ -52,6 +62,48 @@ final class Guest {
     }
   }
 
+  private static void unchanged(String when) {
+    if (!deviceUnchanged()) throw new AssertionError(when + " changed the current context of the device");
+  }
+
+  private static Memory memory(long bytes) { return Memory.at(deviceMemory(bytes + 1), bytes); }
+
+  /** What the thread has current of a device, where there is one: says so, or why this was left out. */
+  private static String onADevice() {
+    String leftOut = "left out: the current context of a device: ", missing = openDevice();
+    if (missing != null) return leftOut + missing;
+    Context made;
+    try {
+      made = Context.builder().device(DEVICE_CUDA, 0).build();
+    } catch (ThinkException none) {
+      unchanged("a context that there is not");
+      closeDevice();
+      if (none.code() != E_UNSUPPORTED) throw none;
+      return leftOut + none.getMessage();
+    }
+    unchanged("a context");
+    try (Context context = made; Plan plan = new Plan(context, new Problem().queryHeads(HQ).kvHeads(HKV).keyChannels(D).maxTokens(512))) {
+      unchanged("a plan");
+      long bytes = plan.workspaceSize(STAGE_SCORE, null).bytes();
+      Launch launch = new Launch().workspace(memory(bytes)).workspaceBytes(bytes);
+      plan.scoreReset(memory(plan.scoreStateSize(1)), null, launch);
+      unchanged("work on the device");
+      try {
+        plan.scoreReset(null, null, launch);
+        throw new AssertionError("work without memory was done");
+      } catch (ThinkException refused) {
+        unchanged("an error on the device");
+      }
+      try (Context host = new Context(); Plan own = new Plan(host, problem())) {
+        work(own);
+      }
+      unchanged("work beside the device");
+    }
+    unchanged("everything on the device");
+    closeDevice();
+    return "the current context of the device is as it was";
+  }
+
   public static void main(String[] arguments) throws IOException {
     System.load(arguments[0]);
     Memory.class.getName();
@@ -79,6 +131,7 @@ final class Guest {
     expect(usual, threads());
     expect(signals, signals());
     expect(manners, manners());
+    System.out.println(onADevice()); // whose driver has threads of its own
     System.out.println("unchanged");
   }
 }
