@@ -38,6 +38,11 @@ bad_guests() {
     else
       THINK_BAD_MANNER=$manner THINK_LIBRARY=$good "${host[@]}" "$@" >"$work/guests" 2>&1
     fi && { echo "nobody notices the bad manner '$manner'" >&2; return 1; }
+    if [ "$manner" = device ] && ! grep -q 'changed the current context' "$work/guests"; then
+      cat "$work/guests" >&2
+      echo "something else than the current context is noticed" >&2
+      return 1
+    fi
     noticed+=("$manner")
   done
   echo "bad guests that were noticed: ${noticed[*]}"

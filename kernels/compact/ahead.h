@@ -40,12 +40,13 @@ struct Ahead {
 
 // Fetches rows that become codes, spread over the arithmetic on this tile, which takes longer than memory: those of the next tile into the first cache, and
 // those of the one behind it into the second, from where the first has them in time. Row after row: memory gives half as much when they are read across.
-struct Later {
+struct NextTiles {
   const char *const *rows;  // of the next tile and the one behind it
   int64_t row_bytes, byte = 0;
   int32_t row = 0, share;  // lines that are fetched with a part of the work
 
-  Later(const char *const *next, int64_t bytes, int32_t parts)
+  // The work on a tile has so many parts.
+  NextTiles(const char *const *next, int64_t bytes, int32_t parts)
       : rows(next), row_bytes(bytes), share(static_cast<int32_t>((kTileTokens * ((bytes + 63) / 64) + parts - 1) / parts)) {}
   [[gnu::always_inline]] inline void fetch_part() {
     for (int32_t line = 0; line < share && row < kTileTokens; ++line) {

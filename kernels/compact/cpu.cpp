@@ -163,7 +163,7 @@ void quantize_tile(const Kernels &kernels, const Run &run, const Block &block, b
   const bool crowded = from_rows && (reinterpret_cast<uintptr_t>(block.rows[1]) - reinterpret_cast<uintptr_t>(block.rows[0])) % 1024 == 0;
   const bool whole_lines = channels * bytes % 64 == 0 && (keys || channels % kBlockChannels == 0);
   const bool in_place = from_rows && !run.index && whole_lines && !crowded && !block.together;
-  const bool fetches = from_rows && block.known > kTileTokens && !run.most;
+  const bool fetches = from_rows && block.next_tiles && !run.most;
   const int64_t stride = static_cast<int64_t>(whole + kRowPadding) * bytes;
   if (!in_place) {
     Block part = block;
@@ -226,6 +226,7 @@ void store_tile(const Kernels &kernels, const Run &run, int64_t first, int64_t c
       for (int64_t t = 0; t < kTileTokens; ++t) decoded_rows[t] = t < count ? reinterpret_cast<const char *>(decoded + t * stride) : zero_row;
       block.rows = decoded_rows;
       block.known = kTileTokens;
+      block.next_tiles = false;
       block.next_count = 0;
       block.together = false;
       from_rows = true;
@@ -279,6 +280,7 @@ void move_tiles(const Kernels &kernels, const Bundle &bundle, int64_t begin, int
       block.destination_stride = bundle.run[h].destination.row_stride;
       block.rows = rows;
       block.known = last || bundle.heads > 1 ? kTileTokens : 2 * kTileTokens;
+      block.next_tiles = from_rows && bundle.heads == 1;
       if (h > 0) {
         for (int32_t t = 0; t < kTileTokens; ++t) rows_of_head[t] = rows[t] == zero_row ? zero_row : rows[t] + h * row_bytes;
         block.rows = rows_of_head;

@@ -20,10 +20,9 @@ struct Map {
 
 struct Block {
   const Map *map;
-  // Source rows: addresses of 32 (to a tile) or `count` rows, and behind them of those that come next, to be fetched meanwhile. More than 32 known ones mean
-  // that those of the next two tiles are there, if only as addresses that do no harm.
-  const char *const *rows;
+  const char *const *rows;  // source rows: addresses of 32 (to a tile) or `count` rows, and behind them of those that come next, to be fetched meanwhile
   int32_t known;            // addresses in `rows`
+  bool next_tiles;          // there are 96: behind those of this tile those of the next two, or addresses that do no harm
   const char *const *next;  // what to fetch meanwhile for the next block: this many pieces of memory, each of so many bytes
   int32_t next_count;
   int64_t next_bytes;
@@ -67,7 +66,7 @@ struct Kernels {
   void (*rows_to_rows)(const Block &block);
   void (*tile_to_tile)(const Block &block);  // tokens behind `count` become zero
   void (*tile_to_rows)(const Block &block);
-  void (*encode)(const Encode &, const Block *ahead);  // ahead: the rows of the two tiles behind that block are fetched; NULL: none
+  void (*encode)(const Encode &, const Block *ahead);  // ahead: its next_tiles are fetched; NULL: none
   void (*decode)(const Decode &);
   // most[c] = the largest finite magnitude of channel c of `count` rows, or what it was before; numbers behind the last channel may be read.
   void (*largest)(const char *const *rows, int32_t count, int32_t channels, think_dtype dtype, float *most);

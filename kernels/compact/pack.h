@@ -1,6 +1,6 @@
 // What making codes needs of registers besides lines.h and kernels/common/codes.h.
 //
-//   largest<B> widest<B> narrowest<B>(a, b)  of the bits of numbers of B bytes: the larger signed integer, the larger and the smaller unsigned one
+//   max_signed<B> max_unsigned<B> min_unsigned<B>(a, b)  of the bits of numbers of B bytes
 //   by_sign<B>(x, a, b)           a where x is negative, else b
 //   once(x)                       x; GCC would load it again for each use that can take it from memory
 //   transpose_lanes(x)            kLaneCount lines: line i, lane l <-> line l, lane i
@@ -26,15 +26,15 @@ namespace {
 #if defined(THINK_ISA_UNIT_AVX512)
 
 template <int kBytes>
-inline Line largest(Line a, Line b) {
+inline Line max_signed(Line a, Line b) {
   return kBytes == 2 ? _mm512_max_epi16(a, b) : _mm512_max_epi32(a, b);
 }
 template <int kBytes>
-inline Line widest(Line a, Line b) {
+inline Line max_unsigned(Line a, Line b) {
   return kBytes == 2 ? _mm512_max_epu16(a, b) : _mm512_max_epu32(a, b);
 }
 template <int kBytes>
-inline Line narrowest(Line a, Line b) {
+inline Line min_unsigned(Line a, Line b) {
   return kBytes == 2 ? _mm512_min_epu16(a, b) : _mm512_min_epu32(a, b);
 }
 template <int kBytes>
@@ -93,8 +93,9 @@ inline Line f8_of_f16(Line x, Vec inverse) {
   // Moved into the place of an f32, an f16 is 2^-112 times as large. The inverse makes up for 2^27 of them, which is as much as the largest one bears.
   constexpr float kUnit = 0x1p-85f;
   constexpr int kLeast = 127 - 85 - 6, kDigits = 20;
-  // Added to 2^20 times its power of two, a number is rounded to three binary digits behind the first; below 2^-6 to those of that. The sum's upper half
-  // is the power, its lower half the digits; there lies what has to be added to make the power that of a code.
+  // Added to 2^20 times its power of two, a number is rounded to three binary digits behind the first; below 2^-6 to those of that. The upper half of the
+  // sum's bits is the power, whose exponent e counts codes in steps of 8 from 16 bits on: e << 3 == bits >> 20. The lower half is the digits, 0 to 16, and
+  // 0x10000 - (the least e << 3), so that both halves together are the code: 2^-6 has the least e and digits of 8, and 8 is its code.
   constexpr float kSum = 0x1p20f + (0x10000 - ((kLeast + kDigits) << 3)) * 0x1p-3f;
   const Vec factor = mul(inverse, broadcast(kUnit * 0x1p112f));
   const auto rounded = [&](Line magnitude) {  // of the numbers of 16 bits in the upper half of words, without their signs
@@ -122,15 +123,15 @@ inline Line concat_halves(Line a, Line b) { return _mm512_permutex2var_epi64(a, 
 #elif defined(THINK_ISA_UNIT_AVX2)
 
 template <int kBytes>
-inline Line largest(Line a, Line b) {
+inline Line max_signed(Line a, Line b) {
   return kBytes == 2 ? _mm256_max_epi16(a, b) : _mm256_max_epi32(a, b);
 }
 template <int kBytes>
-inline Line widest(Line a, Line b) {
+inline Line max_unsigned(Line a, Line b) {
   return kBytes == 2 ? _mm256_max_epu16(a, b) : _mm256_max_epu32(a, b);
 }
 template <int kBytes>
-inline Line narrowest(Line a, Line b) {
+inline Line min_unsigned(Line a, Line b) {
   return kBytes == 2 ? _mm256_min_epu16(a, b) : _mm256_min_epu32(a, b);
 }
 template <int kBytes>
@@ -185,17 +186,17 @@ using SignedLine = std::conditional_t<kBytes == 2, Signed16, Signed32>;
 template <int kBytes>
 using UnsignedLine = std::conditional_t<kBytes == 2, Line, Line32>;
 template <int kBytes>
-inline Line largest(Line a, Line b) {
+inline Line max_signed(Line a, Line b) {
   const auto x = reinterpret_cast<SignedLine<kBytes>>(a), y = reinterpret_cast<SignedLine<kBytes>>(b);
   return reinterpret_cast<Line>(x > y ? x : y);
 }
 template <int kBytes>
-inline Line widest(Line a, Line b) {
+inline Line max_unsigned(Line a, Line b) {
   const auto x = reinterpret_cast<UnsignedLine<kBytes>>(a), y = reinterpret_cast<UnsignedLine<kBytes>>(b);
   return reinterpret_cast<Line>(x > y ? x : y);
 }
 template <int kBytes>
-inline Line narrowest(Line a, Line b) {
+inline Line min_unsigned(Line a, Line b) {
   const auto x = reinterpret_cast<UnsignedLine<kBytes>>(a), y = reinterpret_cast<UnsignedLine<kBytes>>(b);
   return reinterpret_cast<Line>(x < y ? x : y);
 }

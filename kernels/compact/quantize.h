@@ -31,15 +31,15 @@ struct Extent {
   Line top, wide, narrow;  // of their bits the largest signed integer, the largest and the smallest unsigned one
 
   inline void add(const Extent &x) {
-    top = largest<kBytes>(top, x.top);
-    wide = widest<kBytes>(wide, x.wide);
-    narrow = narrowest<kBytes>(narrow, x.narrow);
+    top = max_signed<kBytes>(top, x.top);
+    wide = max_unsigned<kBytes>(wide, x.wide);
+    narrow = min_unsigned<kBytes>(narrow, x.narrow);
   }
   inline void add(Line x) {
     x = once(x);
-    top = largest<kBytes>(top, x);
-    wide = widest<kBytes>(wide, x);
-    narrow = narrowest<kBytes>(narrow, x);
+    top = max_signed<kBytes>(top, x);
+    wide = max_unsigned<kBytes>(wide, x);
+    narrow = min_unsigned<kBytes>(narrow, x);
   }
   // Of negative numbers the least is the widest, the most the narrowest.
   inline Line least() const { return by_sign<kBytes>(wide, wide, narrow); }
@@ -224,7 +224,7 @@ inline void pack_keys(const FourTokens &four_tokens, char *out, bool stream) {
   constexpr int32_t kRowBytes = kTileTokens * kBits / 8, kPieces = kRowBytes / kChunkBytes;
   if constexpr (kBits == 2) {
     Line part[2];  // bytes 0 .. 7 and 8 .. 15 of a pair of channels
-#pragma GCC unroll 2
+#pragma GCC unroll 2  // else the lines go through memory
     for (int q = 0; q < 2; ++q) {
       Line x[4];
 #pragma GCC unroll 4
@@ -237,7 +237,7 @@ inline void pack_keys(const FourTokens &four_tokens, char *out, bool stream) {
     put_line(out + sizeof(Line), second, stream);
   } else {
     Line half[kPieces][4];  // 16 bytes of a channel's row
-#pragma GCC unroll 4
+#pragma GCC unroll 4  // else the lines go through memory
     for (int q = 0; q < 4; ++q) {
       if constexpr (kBits == 8) {
         half[0][q] = four_tokens(4 * q);
@@ -259,7 +259,7 @@ inline void pack_keys(const FourTokens &four_tokens, char *out, bool stream) {
 }
 
 template <class Element, class Code>
-void encode_key_rows(const Encode &e, Later *later, const Ranges &ranges, bool stream) {
+void encode_key_rows(const Encode &e, NextTiles *next, const Ranges &ranges, bool stream) {
   constexpr int kBits = dtype_bits(Code::dtype);
   constexpr int32_t kNumber = sizeof(typename Element::Type), kRowBytes = kTileTokens * kBits / 8;
   const Vec most = broadcast(static_cast<float>((1 << kBits) - 1));
@@ -267,7 +267,7 @@ void encode_key_rows(const Encode &e, Later *later, const Ranges &ranges, bool s
   for (int32_t c = 0; c < e.channels; c += kLanes) {
     const Vec start = load(ranges.start + c), inverse = load(ranges.inverse + c);
     const bool whole = e.channels - c >= kLanes;
-    if (later) later->fetch_part();
+    if (next) next->fetch_part();
     // Words of 4 tokens, a channel each.
     const auto four_tokens = [&](int32_t token) {
 #if defined(THINK_ISA_UNIT_AVX512)
@@ -303,7 +303,7 @@ inline void clear_key_tokens(const Encode &e) {
 }
 
 template <class Element>
-void encode_keys(const Encode &e, Later *later) {
+void encode_keys(const Encode &e, NextTiles *next) {
   const TileLayout layout = key_tile(e.channels, e.to);
   if (e.channels < 1) return;
   Ranges ranges;
@@ -314,9 +314,9 @@ void encode_keys(const Encode &e, Later *later) {
   } else {
     fill_ranges(e.scale, e.channels, ranges);
   }
-  // Keys of 8 bits past the caches, like everything that moves many bytes. Tiles of fewer bits are up to a sixth faster with stores into them.
+  // Keys of 8 bits past the caches, like everything that moves many bytes; for fewer bits stores into them were measured to be faster.
   const bool past = e.stream && dtype_bits(e.to) == 8, stream = can_stream(e.destination, past && e.count == kTileTokens);
-  with_code(e.to, [&](auto code) { encode_key_rows<Element, decltype(code)>(e, later, ranges, stream); });
+  with_code(e.to, [&](auto code) { encode_key_rows<Element, decltype(code)>(e, next, ranges, stream); });
   if (e.count < kTileTokens) clear_key_tokens(e);
   if (!has_groups(e.to)) return;
   const int64_t rows = key_row(key_rows(e.channels, e.to), e.to), array = 2 * int64_t{e.channels};
@@ -328,15 +328,15 @@ void encode_keys(const Encode &e, Later *later) {
 
 // Codes of a block of 32 channels from `first` on, in the order in which they are stored.
 template <class Element, class Code>
-inline void encode_value_block(const Encode &e, Later *later, int32_t first, const float *start, const float *inverse, char *out, bool stream) {
+inline void encode_value_block(const Encode &e, NextTiles *next, int32_t first, const float *start, const float *inverse, char *out, bool stream) {
   constexpr int kBits = dtype_bits(Code::dtype);
   constexpr int32_t kRowBytes = kBlockChannels * kBits / 8, kNumber = sizeof(typename Element::Type), kLine = sizeof(Line);
   const Vec most = broadcast(static_cast<float>((1 << kBits) - 1));
-  // Number `place` of those of `width` channels of each token, and what follows, as a line of bytes.
+  // Number `place` of those of `width` channels of each token, and what follows, as a line of bytes. GCC leaves it a call for codes of 2 bits: a tenth slower.
   const auto codes_from = [&](int32_t channel, int32_t width, int32_t place) __attribute__((always_inline)) {
-    if (later) later->fetch_part();
+    if (next) next->fetch_part();
 #if defined(THINK_ISA_UNIT_AVX512)
-    if constexpr (Element::dtype == THINK_F16 && Code::dtype == THINK_F8_E4M3) {  // two whole tokens
+    if constexpr (Element::dtype == THINK_F16 && Code::dtype == THINK_F8_E4M3) {  // of codes of 8 bits: two whole tokens
       const auto token = [&](int32_t t) { return f8_of_f16(load_line(e.rows[t] + first * kNumber), broadcast(inverse[t])); };
       const Line even = token(place / width);
       return concat_words(even, token(place / width + 1));
@@ -367,18 +367,18 @@ inline void encode_value_block(const Encode &e, Later *later, int32_t first, con
 }
 
 template <class Element, class Code>
-void encode_value_rows(const Encode &e, Later *later, const Ranges &ranges, bool stream) {
+void encode_value_rows(const Encode &e, NextTiles *next, const Ranges &ranges, bool stream) {
   constexpr int kBits = dtype_bits(Code::dtype);
   char *out = e.destination;
   for (int32_t first = 0; first < e.channels; first += kBlockChannels) {
     const int32_t width = e.channels - first < kBlockChannels ? e.channels - first : kBlockChannels, bytes = width * kBits / 8;
     const int32_t place = has_groups(Code::dtype) ? value_group(e.channels, first) * kTileTokens : 0;
     if (width == kBlockChannels) {
-      encode_value_block<Element, Code>(e, later, first, ranges.start + place, ranges.inverse + place, out, stream);
+      encode_value_block<Element, Code>(e, next, first, ranges.start + place, ranges.inverse + place, out, stream);
     } else {
       // A narrower block: as whole rows of bytes first.
       alignas(64) uint8_t codes[kTileTokens][kBlockChannels];
-      encode_value_block<Element, ByteCode<Code>>(e, later, first, ranges.start + place, ranges.inverse + place, reinterpret_cast<char *>(codes), false);
+      encode_value_block<Element, ByteCode<Code>>(e, next, first, ranges.start + place, ranges.inverse + place, reinterpret_cast<char *>(codes), false);
       for (int32_t t = 0; t < kTileTokens; ++t) {
         for (int32_t b = 0; b < bytes; ++b) {
           int joined = 0;
@@ -395,7 +395,7 @@ void encode_value_rows(const Encode &e, Later *later, const Ranges &ranges, bool
 }
 
 template <class Element>
-void encode_values(const Encode &e, Later *later) {
+void encode_values(const Encode &e, NextTiles *next) {
   const TileLayout layout = value_tile(e.channels, e.to);
   Ranges ranges;
   if (has_groups(e.to)) {
@@ -410,7 +410,7 @@ void encode_values(const Encode &e, Later *later) {
     fill_ranges(e.scale, kTileTokens, ranges);
   }
   const bool stream = can_stream(e.destination, e.stream);
-  with_code(e.to, [&](auto code) { encode_value_rows<Element, decltype(code)>(e, later, ranges, stream); });
+  with_code(e.to, [&](auto code) { encode_value_rows<Element, decltype(code)>(e, next, ranges, stream); });
   const int64_t array = int64_t{2} * layout.groups * kTileTokens;
   copy_out(e.destination + layout.scale, reinterpret_cast<const char *>(ranges.scale), array, e.stream);
   copy_out(e.destination + layout.zero, reinterpret_cast<const char *>(ranges.zero), array, e.stream);
@@ -422,8 +422,8 @@ void encode(const Encode &e, const Block *ahead) {
     if (!ahead) return e.keys ? encode_keys<Element>(e, nullptr) : encode_values<Element>(e, nullptr);
     const int32_t blocks = (e.channels + kBlockChannels - 1) / kBlockChannels, parts = blocks * kBlockChannels * kTileTokens / (4 * kLanes);
     const int64_t row_bytes = ahead->map->channels * static_cast<int64_t>(sizeof(typename Element::Type));
-    Later later(ahead->rows + kTileTokens, row_bytes, e.keys ? (e.channels + kLanes - 1) / kLanes : parts);
-    e.keys ? encode_keys<Element>(e, &later) : encode_values<Element>(e, &later);
+    NextTiles next(ahead->rows + kTileTokens, row_bytes, e.keys ? (e.channels + kLanes - 1) / kLanes : parts);
+    e.keys ? encode_keys<Element>(e, &next) : encode_values<Element>(e, &next);
   });
 }
 

@@ -157,15 +157,25 @@ int32_t gains(const Shape &shape, const void *moments, const Batch &batch, int32
   call.channels = keys ? shape.key_channels : shape.value_channels;
   const bool fits = call.channels <= kRegisterChannels;
   const int32_t wave = fits ? batch.count : device_wave(shape, batch.count);
+  struct {
+    decltype(&moments_gains_wide) kernel;
+    const char *name;
+    int32_t threads;
+    uint32_t shared_bytes;
+  } chosen = {moments_gains_wide, "moments_gains_wide", kThreads, elimination_bytes()};
+  if (fits) {  // eight rows of each warp
+    chosen = {keys ? moments_gains<true, 8, 4> : moments_gains<false, 8, 4>, "moments_gains", call.channels / 8 * 32, registers_bytes()};
+  } else if (keys) {
+    chosen = {moments_gains<true, 4, 8>, "moments_gains", kRegisterThreads, registers_bytes()};
+  }
   for (call.first_sequence = 0; call.first_sequence < batch.count; call.first_sequence += wave) {
     const int32_t left = batch.count - call.first_sequence;
-    const Launch how{.name = fits || keys ? "moments_gains" : "moments_gains_wide",
+    const Launch how{.name = chosen.name,
                      .grid = {left < wave ? left : wave, shape.kv_heads},
-                     .threads = fits ? call.channels / 8 * 32 : keys ? kRegisterThreads : kThreads,
-                     .shared_bytes = fits || keys ? registers_bytes() : elimination_bytes(),
+                     .threads = chosen.threads,
+                     .shared_bytes = chosen.shared_bytes,
                      .stream = stream};
-    const auto kernel = keys ? fits ? moments_gains<true, 8, 4> : moments_gains<true, 4, 8> : fits ? moments_gains<false, 8, 4> : moments_gains_wide;
-    if (const int32_t error = launch(how, kernel, call)) return error;
+    if (const int32_t error = launch(how, chosen.kernel, call)) return error;
   }
   return 0;
 }

@@ -7,7 +7,7 @@
 namespace think::moments::cuda {
 namespace {
 
-constexpr int32_t kRegisterChannels = 128;
+constexpr int32_t kRegisterChannels = 128;  // whose matrix lies in registers as a whole
 constexpr int32_t kRegisterWarps = 16;
 constexpr int32_t kRegisterThreads = kRegisterWarps * 32;
 

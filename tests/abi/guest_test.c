@@ -263,14 +263,14 @@ static const char *on_a_device(const think_api *api) {
   api->context_options_init(&options, (uint32_t)sizeof options);
   options.device_type = THINK_DEVICE_CUDA;
   status = api->context_create(&options, &context, &error);
-  CHECK(device_host_unchanged());
+  check(device_host_unchanged(), "a call changed the current context of the device", __LINE__);
   if (status == THINK_E_UNSUPPORTED) {
     device_host_close();
     return error.message;
   }
   CHECK(status == THINK_OK);
   plan = make_plan(api, context);
-  CHECK(device_host_unchanged());
+  check(device_host_unchanged(), "a call changed the current context of the device", __LINE__);
   CHECK(api->score_state_size(plan, 1, &bytes, NULL) == THINK_OK);
   state = device_host_memory(bytes);
   api->launch_init(&launch, (uint32_t)sizeof launch);
@@ -278,19 +278,19 @@ static const char *on_a_device(const think_api *api) {
   launch.workspace = device_host_memory(launch.workspace_bytes + 1);
   CHECK(state != NULL && launch.workspace != NULL);
   CHECK(api->score_reset(plan, state, NULL, &launch, &error) == THINK_OK);
-  CHECK(device_host_unchanged());
+  check(device_host_unchanged(), "a call changed the current context of the device", __LINE__);
   CHECK(api->score_reset(plan, NULL, NULL, &launch, &error) == THINK_E_ARGUMENT);
-  CHECK(device_host_unchanged());
+  check(device_host_unchanged(), "a call changed the current context of the device", __LINE__);
   /* what has nothing to do with it */
   CHECK(api->context_create(NULL, &host, NULL) == THINK_OK);
   own = make_plan(api, host);
   attend_in_cache(api, own);
-  CHECK(device_host_unchanged());
+  check(device_host_unchanged(), "a call changed the current context of the device", __LINE__);
   api->plan_destroy(own);
   api->context_destroy(host);
   api->plan_destroy(plan);
   api->context_destroy(context);
-  CHECK(device_host_unchanged());
+  check(device_host_unchanged(), "a call changed the current context of the device", __LINE__);
   device_host_close();
   return NULL;
 }

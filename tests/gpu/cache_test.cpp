@@ -43,7 +43,7 @@ void expect_same_usage(const CacheFlow &host, const CacheFlow &device) {
 
 struct Pair {
   CacheFlow host, device;
-  double pruned_share = 0.001;  // of numbers that may be another after a prune
+  double pruned_share = 0.005;  // of numbers that may be another after a prune
   Pair(const cli::Driver &driver, const CacheSettings &settings) : host(nullptr, settings), device(&driver, settings) {}
   template <class Call>
   void both(const Call &call) {
@@ -139,7 +139,7 @@ TEST_F(OnDevice, StoresCodesAndThePapersMode) {
       if (key == THINK_F16) settings.prune.mode = THINK_MODE_CHANNELS;
       SCOPED_TRACE(key);
       Pair pair(driver, settings);
-      if (key == THINK_U2 || value == THINK_U2) pair.pruned_share = 0.01;  // predictions from codes of 2 bits
+      if (key == THINK_U2 || value == THINK_U2) pair.pruned_share = 0.05;  // predictions from codes of 2 bits
       fill(pair);
       pair.step({0, 1, 2}, {40, 1, 2});
       pair.step({0, 1, 2}, {1, 1, 1});

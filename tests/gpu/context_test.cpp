@@ -1,5 +1,5 @@
-// What the host has current in a thread is so afterwards: every public function that has to do with a device, in every surroundings, those that are refused and
-// those in which the driver fails (guest.h compares, around each call).
+// What the host has current in a thread is so afterwards: every public function that has to do with a device, in every surroundings, those that are refused
+// and (where they have a status) those in which the driver fails (guest.h compares, around each call).
 #include <algorithm>
 
 #include "cache_flow.h"
@@ -15,7 +15,7 @@ class Context : public testing::Test {
   void TearDown() override { watch() = {}; }
 };
 
-constexpr cli::SelftestShape kShape{"short", 4, 1, 64, 64, 70, THINK_F16, 0};
+constexpr cli::SelftestShape kShape{"short", 4, 1, 64, 64, 170, THINK_F16, 0};
 constexpr int32_t kTokens = 70;
 
 void run_stages(const cli::Driver &driver) {
@@ -203,6 +203,7 @@ void everything(const cli::Driver &driver) {
 
 TEST_F(Context, IsAsItWasInAllSurroundings) {
   THINK_NEED_DEVICE();
+  ASSERT_TRUE(can_look());
   const cli::Driver driver(0);
   run_or_skip([&] {
     for (const Surroundings surroundings : {Surroundings::nothing, Surroundings::primary_context, Surroundings::foreign_context}) {
@@ -224,6 +225,7 @@ TEST_F(Context, IsAsItWasInAllSurroundings) {
 // Whatever the driver refuses comes out as an error of the call, and nothing is left behind.
 TEST_F(Context, IsAsItWasWhenTheDriverFails) {
   THINK_NEED_DEVICE();
+  ASSERT_TRUE(can_look());
   if (!can_fail()) GTEST_SKIP() << "this driver does not fail when asked to";
   const cli::Driver driver(0);
   run_or_skip([&] {
@@ -262,6 +264,7 @@ TEST_F(Context, IsAsItWasWhenTheDriverFails) {
 // Nobody else uses it here; on a device the CUDA runtime does, as long as the process lives.
 TEST_F(Context, IsReleasedAsOftenAsRetained) {
   THINK_NEED_DEVICE();
+  ASSERT_TRUE(can_look());
   if (!can_fail()) GTEST_SKIP() << "the CUDA runtime keeps the context";
   EXPECT_FALSE(primary_context_is_in_use());
   {

@@ -117,11 +117,17 @@ Guest::~Guest() {
   put_all(hosts_);
 }
 
+bool can_look() { return contexts().there; }
+
 bool can_fail() { return contexts().fail != nullptr; }
 
 void fail_once(const char *driver_function) { contexts().fail(driver_function, kAnyError); }
 
 bool failed() { return contexts().fail("", 0) == 0; }
+
+void expect_refusal(const char *function, think_status status) {
+  EXPECT_EQ(THINK_E_DEVICE, status) << function << "() when the driver's " << watch().failing << " fails";
+}
 
 bool primary_context_is_in_use() {
   unsigned flags = 0;

@@ -17,7 +17,7 @@ enum class Surroundings { as_they_are, nothing, primary_context, foreign_context
 // How the calls of this process are made; for tests of just that.
 struct Watch {
   Surroundings surroundings = Surroundings::as_they_are;
-  const char *failing = nullptr;  // function of the driver that fails once in each call: only the emulator's can
+  const char *failing = nullptr;  // function of the driver that fails once in each call that has a status: only the emulator's can
   bool again = true;              // a call that has failed so is made once more
   std::set<std::string> called;   // public functions, since it was cleared
   int failures = 0;               // calls that have failed because of it
@@ -36,9 +36,11 @@ class Guest {
   std::vector<void *> hosts_, expected_;  // stacks of contexts, the current one last
 };
 
+bool can_look();                  // the driver has the functions for that
 bool can_fail();                  // the driver fails on demand
 void fail_once(const char *driver_function);
 bool failed();                    // what was to fail has
+void expect_refusal(const char *function, think_status status);
 bool primary_context_is_in_use();
 
 template <class R, class... P>
@@ -51,7 +53,8 @@ R as_guest(const char *name, R (*function)(P...), std::type_identity_t<P>... arg
       const think_status status = function(arguments...);
       if (!failed()) return status;
       ++watch().failures;
-      if (status != THINK_E_DEVICE || !watch().again) return status;
+      expect_refusal(name, status);
+      if (!watch().again) return status;
     }
   }
   const Guest guest(name);

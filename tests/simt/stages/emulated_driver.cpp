@@ -1,7 +1,7 @@
 // Stands in for libcuda.so.1 where the device is the emulator: its memory, one stream in which everything has ended when a call returns, graphs, which
 // keep the launches (and their arguments) that were made during a capture and make them again, and contexts: each thread has a stack of those that are current.
-// What needs one that is current fails without. What the runtime does (launches and the like) wants the primary one: on a device a foreign context is refused
-// as well, and where there is none the runtime would leave one behind.
+// What needs one that is current fails without. What the runtime does (launches and the like) is stricter here than on a device: it wants the primary one,
+// so that a call that forgets to enter is found out whatever the host has current.
 #include <cstdint>
 #include <cstring>
 #include <functional>
@@ -226,10 +226,11 @@ EXPORT cuGraphInstantiateWithFlags(void **executable, void *graph, unsigned long
   return 0;
 }
 EXPORT cuGraphLaunch(void *executable, void *) {
+  if (const int error = without_context()) return error;
   for (const auto &launch : *static_cast<Graph *>(executable)) {
     if (launch()) return kLaunchFailed;
   }
-  return without_context();
+  return 0;
 }
 EXPORT cuGraphExecDestroy(void *executable) { return delete static_cast<Graph *>(executable), 0; }
 EXPORT cuGraphDestroy(void *graph) { return delete static_cast<Graph *>(graph), 0; }

@@ -143,15 +143,20 @@ impl DeviceHost {
         unsafe {
             let library = dlopen(CString::new(path).unwrap().as_ptr(), NOW);
             assert!(!library.is_null());
-            let open: extern "C" fn() -> *const c_char = std::mem::transmute(dlsym(library, c"device_host_open".as_ptr()));
+            let find = |name: &CStr| {
+                let function = dlsym(library, name.as_ptr());
+                assert!(!function.is_null(), "{name:?}");
+                function
+            };
+            let open: extern "C" fn() -> *const c_char = std::mem::transmute(find(c"device_host_open"));
             let missing = open();
             if !missing.is_null() {
                 return Err(CStr::from_ptr(missing).to_string_lossy().into_owned());
             }
             Ok(Self {
-                memory: std::mem::transmute::<*mut c_void, extern "C" fn(c_longlong) -> *mut c_void>(dlsym(library, c"device_host_memory".as_ptr())),
-                unchanged: std::mem::transmute::<*mut c_void, extern "C" fn() -> c_int>(dlsym(library, c"device_host_unchanged".as_ptr())),
-                close: std::mem::transmute::<*mut c_void, extern "C" fn()>(dlsym(library, c"device_host_close".as_ptr())),
+                memory: std::mem::transmute::<*mut c_void, extern "C" fn(c_longlong) -> *mut c_void>(find(c"device_host_memory")),
+                unchanged: std::mem::transmute::<*mut c_void, extern "C" fn() -> c_int>(find(c"device_host_unchanged")),
+                close: std::mem::transmute::<*mut c_void, extern "C" fn()>(find(c"device_host_close")),
             })
         }
     }
