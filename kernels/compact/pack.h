@@ -88,7 +88,10 @@ inline void interleave_lanes(Line &a, Line &b) {
   b = _mm512_permutex2var_epi64(a, _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15), b);
   a = first;
 }
-// f8_code_of() of the 32 f16 of a line, as words: half the registers that floats take, but for the product and its rounding.
+// Does the host leave the processor's f32 as it finds it? Else subnormal numbers may be zeros, and sums rounded another way.
+inline bool rounds_as_usual() { return (_mm_getcsr() & (_MM_DENORMALS_ZERO_MASK | _MM_ROUND_MASK)) == 0; }
+// f8_code_of() of the 32 f16 of a line, as words: half the registers that floats take, but for the product and its rounding. If rounds_as_usual(), for a
+// subnormal f16 is a subnormal f32 here. Scales are between 2^-100 and 2^100.
 inline Line f8_of_f16(Line x, Vec inverse) {
   // Moved into the place of an f32, an f16 is 2^-112 times as large. The inverse makes up for 2^27 of them, which is as much as the largest one bears.
   constexpr float kUnit = 0x1p-85f;

@@ -171,10 +171,10 @@ void find_ranges(const Extremes<typename Element::Type> &extremes, int32_t n, th
     step = distance > zero() ? step : zero();
     store_f16(out.scale + i, odd == odd ? step : zero());
     step = load_f16(out.scale + i);
+    start = odd == odd ? start : nan;
     // The f16 below, where code_range() takes one: such a step is no subnormal, so an f32 has that distance in the same digit.
     const Vec below = reinterpret_cast<Vec>(reinterpret_cast<Numbers>(step) - (1 << 13));
     step = add(start, mul(step, steps)) > broadcast(kMostF16) ? below : step;
-    start = odd == odd ? start : nan;
     store_f16(out.scale + i, step);
     store_f16(out.zero + i, start);
     store(out.start + i, start);
@@ -199,6 +199,20 @@ inline void with_code(think_dtype dtype, const Body &body) {
   if (dtype == THINK_F8_E4M3) return body(F8());
   if (dtype == THINK_U8) return body(U8());
   dtype == THINK_U4 ? body(U4()) : body(U2());
+}
+
+// F8 by way of f8_of_f16().
+struct F8OfF16 : F8 {};
+
+// ... of codes that are made of numbers.
+template <class Element, class Body>
+inline void with_code_of(think_dtype dtype, const Body &body) {
+#if defined(THINK_ISA_UNIT_AVX512)
+  if constexpr (Element::dtype == THINK_F16) {
+    if (dtype == THINK_F8_E4M3 && rounds_as_usual()) return body(F8OfF16());
+  }
+#endif
+  with_code(dtype, body);
 }
 
 // ... and of numbers.
@@ -271,7 +285,7 @@ void encode_key_rows(const Encode &e, NextTiles *next, const Ranges &ranges, boo
     // Words of 4 tokens, a channel each.
     const auto four_tokens = [&](int32_t token) {
 #if defined(THINK_ISA_UNIT_AVX512)
-      if constexpr (Element::dtype == THINK_F16 && Code::dtype == THINK_F8_E4M3) {
+      if constexpr (std::is_same_v<Code, F8OfF16>) {
         const auto two_tokens = [&](int32_t t) { return f8_of_f16(gather_halves(e.rows[t] + c * kNumber, e.rows[t + 2] + c * kNumber), inverse); };
         const Line even = two_tokens(token);
         return interleave_words(even, two_tokens(token + 1));
@@ -316,7 +330,7 @@ void encode_keys(const Encode &e, NextTiles *next) {
   }
   // Keys of 8 bits past the caches, like everything that moves many bytes; for fewer bits stores into them were measured to be faster.
   const bool past = e.stream && dtype_bits(e.to) == 8, stream = can_stream(e.destination, past && e.count == kTileTokens);
-  with_code(e.to, [&](auto code) { encode_key_rows<Element, decltype(code)>(e, next, ranges, stream); });
+  with_code_of<Element>(e.to, [&](auto code) { encode_key_rows<Element, decltype(code)>(e, next, ranges, stream); });
   if (e.count < kTileTokens) clear_key_tokens(e);
   if (!has_groups(e.to)) return;
   const int64_t rows = key_row(key_rows(e.channels, e.to), e.to), array = 2 * int64_t{e.channels};
@@ -336,7 +350,7 @@ inline void encode_value_block(const Encode &e, NextTiles *next, int32_t first, 
   const auto codes_from = [&](int32_t channel, int32_t width, int32_t place) __attribute__((always_inline)) {
     if (next) next->fetch_part();
 #if defined(THINK_ISA_UNIT_AVX512)
-    if constexpr (Element::dtype == THINK_F16 && Code::dtype == THINK_F8_E4M3) {  // of codes of 8 bits: two whole tokens
+    if constexpr (std::is_same_v<Code, F8OfF16>) {  // of codes of 8 bits: two whole tokens
       const auto token = [&](int32_t t) { return f8_of_f16(load_line(e.rows[t] + first * kNumber), broadcast(inverse[t])); };
       const Line even = token(place / width);
       return concat_words(even, token(place / width + 1));
@@ -410,7 +424,7 @@ void encode_values(const Encode &e, NextTiles *next) {
     fill_ranges(e.scale, kTileTokens, ranges);
   }
   const bool stream = can_stream(e.destination, e.stream);
-  with_code(e.to, [&](auto code) { encode_value_rows<Element, decltype(code)>(e, next, ranges, stream); });
+  with_code_of<Element>(e.to, [&](auto code) { encode_value_rows<Element, decltype(code)>(e, next, ranges, stream); });
   const int64_t array = int64_t{2} * layout.groups * kTileTokens;
   copy_out(e.destination + layout.scale, reinterpret_cast<const char *>(ranges.scale), array, e.stream);
   copy_out(e.destination + layout.zero, reinterpret_cast<const char *>(ranges.zero), array, e.stream);
@@ -419,7 +433,7 @@ void encode_values(const Encode &e, NextTiles *next) {
 void encode(const Encode &e, const Block *ahead) {
   with_element(e.from, [&](auto element) {
     using Element = decltype(element);
-    if (!ahead) return e.keys ? encode_keys<Element>(e, nullptr) : encode_values<Element>(e, nullptr);
+    if (!ahead || e.channels < 1) return e.keys ? encode_keys<Element>(e, nullptr) : encode_values<Element>(e, nullptr);
     const int32_t blocks = (e.channels + kBlockChannels - 1) / kBlockChannels, parts = blocks * kBlockChannels * kTileTokens / (4 * kLanes);
     const int64_t row_bytes = ahead->map->channels * static_cast<int64_t>(sizeof(typename Element::Type));
     NextTiles next(ahead->rows + kTileTokens, row_bytes, e.keys ? (e.channels + kLanes - 1) / kLanes : parts);

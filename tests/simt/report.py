@@ -30,7 +30,8 @@ Written by `tests/simt/report.py`; nothing here was measured on a GPU.
 
 - **Traffic**: bytes that a call reads and writes, as a part of what its model says it must at least move (1 = not a byte more); in sectors: the same in
   whole sectors of 32 bytes, as the memory of a device moves them. The models stand in the tests (`stages/<stage>_test.cpp`). Numbers that many
-  lanes of a warp ask for together are counted once for attend, and for every lane elsewhere, as the models do.
+  lanes of a warp ask for together are counted once for attend, and for every lane elsewhere, as the models do. Sectors of attend depend on where the
+  tests that ran before leave its rows: aligned to 16 bytes, half of the pieces of 512 bytes touch a sector more.
 - **Conflicts**: wavefronts of shared memory beyond the least that an access takes, of all wavefronts.
 - **Faults**: accesses out of bounds, misaligned or uninitialised, copies touched in flight, races, divergence: over all launches of all tests of a stage.
 - **Blocks per multiprocessor**: arithmetic for sm_90, from registers, threads and shared memory (static and dynamic).
