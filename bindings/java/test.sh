@@ -106,8 +106,8 @@ suite() {
   modules "$java" "$jar" org.libthink Example >"$work/log" 2>&1 || failed "the module path"
   [ "$(wc -l <"$work/log")" = 1 ] || failed "the module path: warnings"
   # the CUDA backend, found or not, next to the library
-  run "$java" -cp "$jar:$work/tests" org.libthink.tests.Reason >"$work/log" && grep -q '/libthink_cuda.so.1 does not exist' "$work/log" || fail "no CUDA jar"
-  run "$java" -cp "$jar:$cuda:$work/tests" org.libthink.tests.Reason >"$work/log" && ! grep -q 'does not exist' "$work/log" || fail "the CUDA jar"
+  (unset THINK_BACKEND_PATH; run "$java" -cp "$jar:$work/tests" org.libthink.tests.Reason) >"$work/log" && grep -q '/libthink_cuda.so.1 does not exist' "$work/log" || fail "no CUDA jar"
+  (unset THINK_BACKEND_PATH; run "$java" -cp "$jar:$cuda:$work/tests" org.libthink.tests.Reason) >"$work/log" && ! grep -q 'does not exist' "$work/log" || fail "the CUDA jar"
   modules "$java" "$jar:$cuda" org.libthink,org.libthink.cuda org.libthink.tests.Reason | cmp - "$work/log" || fail "the CUDA jar on the module path"
   [ -z "$(ls "$work/tmp")" ] || fail "files are left in the temporary folder: $(ls "$work/tmp")"
   loading "$java"
