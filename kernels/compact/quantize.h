@@ -348,7 +348,7 @@ inline void encode_value_block(const Encode &e, NextTiles *next, int32_t first, 
   const Vec most = broadcast(static_cast<float>((1 << kBits) - 1));
   // Number `place` of those of `width` channels of each token, and what follows, as a line of bytes. GCC leaves it a call for codes of 2 bits: a tenth slower.
   const auto codes_from = [&](int32_t channel, int32_t width, int32_t place) __attribute__((always_inline)) {
-    if (next) next->fetch_part();
+    if (kBits == 8 && next) next->fetch_part();
 #if defined(THINK_ISA_UNIT_AVX512)
     if constexpr (std::is_same_v<Code, F8OfF16>) {  // of codes of 8 bits: two whole tokens
       const auto token = [&](int32_t t) { return f8_of_f16(load_line(e.rows[t] + first * kNumber), broadcast(inverse[t])); };
@@ -365,6 +365,7 @@ inline void encode_value_block(const Encode &e, NextTiles *next, int32_t first, 
   };
   // 16 bytes a token, channel b low and b + 16 high.
   const auto nibbles_from = [&](int32_t byte) __attribute__((always_inline)) {
+    if (next) next->fetch_part();
     const Line low = codes_from(0, kBlockChannels / 2, byte);
     return join_codes<4>(low, codes_from(kBlockChannels / 2, kBlockChannels / 2, byte));
   };
@@ -434,7 +435,7 @@ void encode(const Encode &e, const Block *ahead) {
   with_element(e.from, [&](auto element) {
     using Element = decltype(element);
     if (!ahead || e.channels < 1) return e.keys ? encode_keys<Element>(e, nullptr) : encode_values<Element>(e, nullptr);
-    const int32_t blocks = (e.channels + kBlockChannels - 1) / kBlockChannels, parts = blocks * kBlockChannels * kTileTokens / (4 * kLanes);
+    const int32_t blocks = (e.channels + kBlockChannels - 1) / kBlockChannels, parts = blocks * kBlockChannels * kTileTokens / ((dtype_bits(e.to) == 8 ? 4 : 8) * kLanes);
     const int64_t row_bytes = ahead->map->channels * static_cast<int64_t>(sizeof(typename Element::Type));
     NextTiles next(ahead->rows + kTileTokens, row_bytes, e.keys ? (e.channels + kLanes - 1) / kLanes : parts);
     e.keys ? encode_keys<Element>(e, &next) : encode_values<Element>(e, &next);
