@@ -266,12 +266,15 @@ void move_tiles(const Kernels &kernels, const Bundle &bundle, int64_t begin, int
   block.destination_dtype = lead.destination.dtype;
   block.together = bundle.heads > 1;
   block.next_bytes = bundle.heads * row_bytes;
-  for (int32_t next = 0; from_rows && next < 2; ++next) find_rows(begin + next, rows + (next + 1) * kTileTokens);
+  // Tiles whose rows are known beforehand: making codes fetches two of them.
+  block.next_tiles = from_rows && bundle.heads == 1 && is_quantized(lead.destination.dtype);
+  const int32_t beforehand = block.next_tiles ? 2 : 1;
+  for (int32_t next = 0; from_rows && next < beforehand; ++next) find_rows(begin + next, rows + (next + 1) * kTileTokens);
   for (int64_t tile = begin; tile < end; ++tile) {
     const bool last = tile + 1 == end;
     if (from_rows) {
-      std::memmove(rows, rows + kTileTokens, 2 * kTileTokens * sizeof *rows);
-      find_rows(tile + 2, rows + 2 * kTileTokens);
+      std::memmove(rows, rows + kTileTokens, beforehand * kTileTokens * sizeof *rows);
+      find_rows(tile + beforehand, rows + beforehand * kTileTokens);
     }
     // Rows behind the end of a run are not of memory that may be fetched as if other heads followed.
     const int64_t whole = (lead.count - tile * kTileTokens) / kTileTokens;
@@ -280,7 +283,6 @@ void move_tiles(const Kernels &kernels, const Bundle &bundle, int64_t begin, int
       block.destination_stride = bundle.run[h].destination.row_stride;
       block.rows = rows;
       block.known = last || bundle.heads > 1 ? kTileTokens : 2 * kTileTokens;
-      block.next_tiles = from_rows && bundle.heads == 1;
       if (h > 0) {
         for (int32_t t = 0; t < kTileTokens; ++t) rows_of_head[t] = rows[t] == zero_row ? zero_row : rows[t] + h * row_bytes;
         block.rows = rows_of_head;

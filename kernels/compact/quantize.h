@@ -30,17 +30,16 @@ template <int kBytes>
 struct Extent {
   Line top, wide, narrow;  // of their bits the largest signed integer, the largest and the smallest unsigned one
 
+  static inline Extent of(Line x) {
+    x = once(x);
+    return {x, x, x};
+  }
   inline void add(const Extent &x) {
     top = max_signed<kBytes>(top, x.top);
     wide = max_unsigned<kBytes>(wide, x.wide);
     narrow = min_unsigned<kBytes>(narrow, x.narrow);
   }
-  inline void add(Line x) {
-    x = once(x);
-    top = max_signed<kBytes>(top, x);
-    wide = max_unsigned<kBytes>(wide, x);
-    narrow = min_unsigned<kBytes>(narrow, x);
-  }
+  inline void add(Line x) { add(of(x)); }
   // Of negative numbers the least is the widest, the most the narrowest.
   inline Line least() const { return by_sign<kBytes>(wide, wide, narrow); }
   inline Line most() const { return by_sign<kBytes>(top, narrow, top); }
@@ -55,10 +54,7 @@ void find_extremes_of_channels(const Encode &e, Extremes<Number> &out) {
     const int64_t left = (row_bytes - strip + sizeof(Line) - 1) / sizeof(Line);
     const auto take = [&](auto lines) {
       Extent<kBytes> x[lines];
-      for (int i = 0; i < lines; ++i) {
-        const Line first = load_line(e.rows[0] + strip + i * sizeof(Line));
-        x[i] = {first, first, first};
-      }
+      for (int i = 0; i < lines; ++i) x[i] = Extent<kBytes>::of(load_line(e.rows[0] + strip + i * sizeof(Line)));
       for (int32_t t = 1; t < kTileTokens; ++t) {
         for (int i = 0; i < lines; ++i) x[i].add(load_line(e.rows[t] + strip + i * sizeof(Line)));
       }
@@ -114,9 +110,9 @@ void find_extremes_of_tokens(const char *const *row, int32_t first, int32_t end,
 #if defined(THINK_ISA_UNIT_AVX512)
     if (bytes == sizeof(Line)) {  // half a line at a time takes half the loads
       const auto halves = [&](int j) {
-        const Line low = gather_halves(row[token + j] + begin, row[token + j + U::kCount] + begin);
-        Extent<kBytes> x = {low, low, low};
-        x.add(gather_halves(row[token + j] + begin + 32, row[token + j + U::kCount] + begin + 32));
+        const char *one = row[token + j] + begin, *other = row[token + j + U::kCount] + begin;
+        auto x = Extent<kBytes>::of(gather_halves(one, other));
+        x.add(gather_halves(one + 32, other + 32));
         return x;
       };
       put(fold_lanes<kBytes>([&](int j) {
@@ -127,8 +123,7 @@ void find_extremes_of_tokens(const char *const *row, int32_t first, int32_t end,
     }
 #endif
     put(fold_lanes<kBytes>([&](int j) {
-      const Line chunk = gather_lanes(row + token + j, U::kCount, begin);
-      Extent<kBytes> x = {chunk, chunk, chunk};
+      auto x = Extent<kBytes>::of(gather_lanes(row + token + j, U::kCount, begin));
       for (int64_t byte = kChunkBytes; byte < bytes; byte += kChunkBytes) x.add(gather_lanes(row + token + j, U::kCount, begin + byte));
       return x;
     }));

@@ -12,6 +12,7 @@
 #include <mutex>
 
 #include "libthink/backend/fork.h"
+#include "libthink/backend/symbol.h"
 #include "think/version.h"
 
 namespace think::cuda {
@@ -78,13 +79,6 @@ const char *tail(const char *path) {
   return length > kMost ? path + length - kMost : path;
 }
 
-template <class Function>
-bool find(void *library, const char *name, Function &function) {
-  void *symbol = ::dlsym(library, name);
-  std::memcpy(&function, &symbol, sizeof function);
-  return symbol != nullptr;
-}
-
 // Is the table what this build of the core was compiled for? Only its first fields may be looked at before that is known.
 Search check_backend(const Backend *backend, const char *path) {
   if (!backend || backend->abi != kBackendAbi) {
@@ -103,7 +97,7 @@ Search ask_driver(const Backend &backend) {
   if (!driver) driver = ::dlopen(kDriver, RTLD_NOW | RTLD_LOCAL);
   if (!driver) return missing(0, "no NVIDIA driver: %s could not be loaded", kDriver);
   int (*initialise)(unsigned), (*version)(int *), (*count)(int *);
-  if (!find(driver, "cuInit", initialise) || !find(driver, "cuDriverGetVersion", version) || !find(driver, "cuDeviceGetCount", count)) {
+  if (!find_symbol(driver, "cuInit", initialise) || !find_symbol(driver, "cuDriverGetVersion", version) || !find_symbol(driver, "cuDeviceGetCount", count)) {
     return missing(0, "%s is not a CUDA driver: cuInit is missing", kDriver);
   }
   int installed = 0, devices = 0;
@@ -143,7 +137,7 @@ Search find_backend() {
   if (!library) return missing(0, "%s could not be loaded: %s", kLibrary, ::dlerror());
   GetBackend get_backend;
   Search search{};
-  if (!find(library, kEntry, get_backend)) {
+  if (!find_symbol(library, kEntry, get_backend)) {
     search = missing(0, "%s is not a backend of libthink: it has no %s", tail(path), kEntry);
   } else {
     search = check_backend(get_backend(), path);

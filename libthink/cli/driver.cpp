@@ -2,7 +2,7 @@
 
 #include <dlfcn.h>
 
-#include <cstring>
+#include "libthink/backend/symbol.h"
 
 namespace think::cli {
 
@@ -133,14 +133,9 @@ DONE:
 
 // Returns the name of the first function that is missing, NULL when there are all.
 const char *find_all(void *library, DriverFunctions &call) {
-  const auto find = [&](const char *name, auto &function) -> const char * {
-    void *symbol = ::dlsym(library, name);
-    std::memcpy(&function, &symbol, sizeof function);
-    return symbol ? nullptr : name;
-  };
   const char *missing = nullptr;
   const auto need = [&](const char *name, auto &function) {
-    if (!missing) missing = find(name, function);
+    if (!missing && !find_symbol(library, name, function)) missing = name;
   };
   need("cuInit", call.init);
   need("cuDeviceGetCount", call.device_count);
@@ -173,8 +168,8 @@ const char *find_all(void *library, DriverFunctions &call) {
   need("cuGraphLaunch", call.graph_launch);
   need("cuGraphExecDestroy", call.executable_destroy);
   need("cuGraphDestroy", call.graph_destroy);
-  if (find("cuModuleLoadData", call.module_load) || find("cuModuleGetFunction", call.module_function) || find("cuModuleUnload", call.module_unload) ||
-      find("cuLaunchKernel", call.launch_kernel)) {
+  if (!find_symbol(library, "cuModuleLoadData", call.module_load) || !find_symbol(library, "cuModuleGetFunction", call.module_function) ||
+      !find_symbol(library, "cuModuleUnload", call.module_unload) || !find_symbol(library, "cuLaunchKernel", call.launch_kernel)) {
     call.module_load = nullptr;
   }
   return missing;

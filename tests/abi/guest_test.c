@@ -247,6 +247,8 @@ static void attend_in_cache(const think_api *api, const think_plan *plan) {
   free(launch.workspace);
 }
 
+#define DEVICE_UNCHANGED() check(device_host_unchanged(), "a call changed the current context of the device", __LINE__)
+
 /* Where there is a device: the thread's contexts. Threads and open files are the driver's affair from here on. NULL, or why this was left out. */
 static const char *on_a_device(const think_api *api) {
   static think_error error;
@@ -263,14 +265,14 @@ static const char *on_a_device(const think_api *api) {
   api->context_options_init(&options, (uint32_t)sizeof options);
   options.device_type = THINK_DEVICE_CUDA;
   status = api->context_create(&options, &context, &error);
-  check(device_host_unchanged(), "a call changed the current context of the device", __LINE__);
+  DEVICE_UNCHANGED();
   if (status == THINK_E_UNSUPPORTED) {
     device_host_close();
     return error.message;
   }
   CHECK(status == THINK_OK);
   plan = make_plan(api, context);
-  check(device_host_unchanged(), "a call changed the current context of the device", __LINE__);
+  DEVICE_UNCHANGED();
   CHECK(api->score_state_size(plan, 1, &bytes, NULL) == THINK_OK);
   state = device_host_memory(bytes);
   api->launch_init(&launch, (uint32_t)sizeof launch);
@@ -278,19 +280,19 @@ static const char *on_a_device(const think_api *api) {
   launch.workspace = device_host_memory(launch.workspace_bytes + 1);
   CHECK(state != NULL && launch.workspace != NULL);
   CHECK(api->score_reset(plan, state, NULL, &launch, &error) == THINK_OK);
-  check(device_host_unchanged(), "a call changed the current context of the device", __LINE__);
+  DEVICE_UNCHANGED();
   CHECK(api->score_reset(plan, NULL, NULL, &launch, &error) == THINK_E_ARGUMENT);
-  check(device_host_unchanged(), "a call changed the current context of the device", __LINE__);
+  DEVICE_UNCHANGED();
   /* what has nothing to do with it */
   CHECK(api->context_create(NULL, &host, NULL) == THINK_OK);
   own = make_plan(api, host);
   attend_in_cache(api, own);
-  check(device_host_unchanged(), "a call changed the current context of the device", __LINE__);
+  DEVICE_UNCHANGED();
   api->plan_destroy(own);
   api->context_destroy(host);
   api->plan_destroy(plan);
   api->context_destroy(context);
-  check(device_host_unchanged(), "a call changed the current context of the device", __LINE__);
+  DEVICE_UNCHANGED();
   device_host_close();
   return NULL;
 }

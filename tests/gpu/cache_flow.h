@@ -167,15 +167,8 @@ class CacheFlow {
 
  private:
   static think_problem problem() {
-    think_problem problem = THINK_PROBLEM_INIT;
-    problem.query_dtype = problem.cache_dtype = THINK_F16;
-    problem.output_dtype = THINK_F32;
-    problem.query_heads = kQueryHeads;
-    problem.kv_heads = kHeads;
-    problem.key_channels = kChannels;
-    problem.max_batch = kBatch;
+    think_problem problem = problem_of(kQueryHeads, kHeads, kChannels, kBatch, kMostTokens);
     problem.max_queries = kMostNew;
-    problem.max_tokens = kMostTokens;
     return problem;
   }
 

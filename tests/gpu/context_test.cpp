@@ -34,12 +34,7 @@ void run_stages(const cli::Driver &driver) {
 }
 
 void evict_rows(const cli::Driver &driver) {
-  think_problem problem = THINK_PROBLEM_INIT;
-  problem.query_heads = problem.kv_heads = problem.max_batch = 1;
-  problem.query_dtype = THINK_F16;
-  problem.key_channels = 64;
-  problem.max_tokens = kTokens;
-  Bench bench(&driver, problem);
+  Bench bench(&driver, problem_of(1, 1, 64, 1, kTokens));
   think_launch launch = bench.launch(THINK_STAGE_EVICT);
   const think_tensor window = tensor_of(bench.copy(random_rows(32, 64, 1)), THINK_F16, 1, 1, 32, 64);
   think_segment rows = THINK_SEGMENT_INIT;

@@ -54,6 +54,19 @@ void run_or_skip(const Body &body) {
     if (call_status != THINK_OK) throw std::runtime_error(std::string(#function ": ") + call_error.message);   \
   } while (0)
 
+// f16 in, f32 out.
+inline think_problem problem_of(int32_t query_heads, int32_t kv_heads, int32_t channels, int32_t batch, int64_t tokens) {
+  think_problem problem = THINK_PROBLEM_INIT;
+  problem.query_dtype = problem.cache_dtype = THINK_F16;
+  problem.output_dtype = THINK_F32;
+  problem.query_heads = query_heads;
+  problem.kv_heads = kv_heads;
+  problem.key_channels = channels;
+  problem.max_batch = batch;
+  problem.max_tokens = tokens;
+  return problem;
+}
+
 // A plan, and memory of its device. `driver` NULL: the CPU, whose results the device's are compared with.
 class Bench {
  public:

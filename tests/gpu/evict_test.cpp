@@ -15,15 +15,9 @@ struct Outcome {
 };
 
 Outcome evict(const cli::Driver *driver, int32_t method) {
-  think_problem problem = THINK_PROBLEM_INIT;
-  problem.query_dtype = problem.cache_dtype = THINK_F16;
-  problem.query_heads = kQueryHeads;
-  problem.kv_heads = kHeads;
-  problem.key_channels = kKeyChannels;
+  think_problem problem = problem_of(kQueryHeads, kHeads, kKeyChannels, kBatch, kTokens);
   problem.value_channels = kValueChannels;
   problem.window = kWindow;
-  problem.max_batch = kBatch;
-  problem.max_tokens = kTokens;
   Bench bench(driver, problem);
   think_launch launch = bench.launch(THINK_STAGE_EVICT);
   think_batch batch = THINK_BATCH_INIT;

@@ -34,17 +34,7 @@ class Flow {
     tiles_.value_scale = bench_.copy(std::vector<float>(kSlots * kHeads, 1.0f));
   }
 
-  static think_problem problem() {
-    think_problem problem = THINK_PROBLEM_INIT;
-    problem.query_dtype = problem.cache_dtype = THINK_F16;
-    problem.output_dtype = THINK_F32;
-    problem.query_heads = kQueryHeads;
-    problem.kv_heads = kHeads;
-    problem.key_channels = kChannels;
-    problem.max_batch = kBatch;
-    problem.max_tokens = 2 * kTokens;
-    return problem;
-  }
+  static think_problem problem() { return problem_of(kQueryHeads, kHeads, kChannels, kBatch, 2 * kTokens); }
 
   Bench &bench() { return bench_; }
   void put_lengths(const std::vector<int32_t> &lengths) {

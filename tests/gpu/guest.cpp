@@ -3,7 +3,7 @@
 #include <dlfcn.h>
 #include <gtest/gtest.h>
 
-#include <cstring>
+#include "libthink/backend/symbol.h"
 
 namespace think::gpu_test {
 namespace {
@@ -28,11 +28,7 @@ Contexts find_contexts() {
   Contexts found;
   void *driver = ::dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
   if (!driver) return found;
-  const auto find = [&](const char *name, auto &function) {
-    void *symbol = ::dlsym(driver, name);
-    std::memcpy(&function, &symbol, sizeof function);
-    return symbol != nullptr;
-  };
+  const auto find = [&](const char *name, auto &function) { return find_symbol(driver, name, function); };
   int (*start)(unsigned) = nullptr, (*device)(int *, int) = nullptr, number = 0;
   found.there = find("cuInit", start) && find("cuDeviceGet", device) && find("cuCtxGetCurrent", found.current) && find("cuCtxPushCurrent_v2", found.push) &&
                 find("cuCtxPopCurrent_v2", found.pop) && find("cuCtxCreate_v2", found.create) && find("cuDevicePrimaryCtxRetain", found.retain) &&

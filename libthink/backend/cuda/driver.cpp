@@ -2,7 +2,7 @@
 
 #include <dlfcn.h>
 
-#include <cstring>
+#include "libthink/backend/symbol.h"
 
 namespace think::cuda {
 namespace {
@@ -23,21 +23,14 @@ struct Driver {
   bool complete;
 };
 
-template <class Function>
-bool find(void *library, const char *name, Function &function) {
-  void *symbol = ::dlsym(library, name);
-  std::memcpy(&function, &symbol, sizeof function);
-  return symbol != nullptr;
-}
-
 // The core has loaded the driver before.
 const Driver &driver() {
   static const Driver table = [] {
     Driver found{};
     void *library = ::dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
-    found.complete = library && find(library, "cuDeviceGet", found.device) && find(library, "cuDeviceGetAttribute", found.attribute) &&
-                     find(library, "cuDevicePrimaryCtxRetain", found.retain) && find(library, "cuDevicePrimaryCtxRelease_v2", found.release) &&
-                     find(library, "cuCtxPushCurrent_v2", found.push) && find(library, "cuCtxPopCurrent_v2", found.pop);
+    found.complete = library && find_symbol(library, "cuDeviceGet", found.device) && find_symbol(library, "cuDeviceGetAttribute", found.attribute) &&
+                     find_symbol(library, "cuDevicePrimaryCtxRetain", found.retain) && find_symbol(library, "cuDevicePrimaryCtxRelease_v2", found.release) &&
+                     find_symbol(library, "cuCtxPushCurrent_v2", found.push) && find_symbol(library, "cuCtxPopCurrent_v2", found.pop);
     return found;
   }();
   return table;
