@@ -430,9 +430,10 @@ void encode(const Encode &e, const Block *ahead) {
   with_element(e.from, [&](auto element) {
     using Element = decltype(element);
     if (!ahead || e.channels < 1) return e.keys ? encode_keys<Element>(e, nullptr) : encode_values<Element>(e, nullptr);
-    const int32_t blocks = (e.channels + kBlockChannels - 1) / kBlockChannels, parts = blocks * kBlockChannels * kTileTokens / ((dtype_bits(e.to) == 8 ? 4 : 8) * kLanes);
+    const int32_t blocks = (e.channels + kBlockChannels - 1) / kBlockChannels, numbers = (dtype_bits(e.to) == 8 ? 4 : 8) * kLanes;  // of values in a part
+    const int32_t parts = e.keys ? (e.channels + kLanes - 1) / kLanes : blocks * kBlockChannels * kTileTokens / numbers;
     const int64_t row_bytes = ahead->map->channels * static_cast<int64_t>(sizeof(typename Element::Type));
-    NextTiles next(ahead->rows + kTileTokens, row_bytes, e.keys ? (e.channels + kLanes - 1) / kLanes : parts);
+    NextTiles next(ahead->rows + kTileTokens, row_bytes, parts);
     e.keys ? encode_keys<Element>(e, &next) : encode_values<Element>(e, &next);
   });
 }
