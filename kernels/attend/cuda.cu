@@ -211,7 +211,8 @@ int32_t attend(const Arguments &a, const Extent &extent, const int32_t *query_sl
   const bool codes = d.code_words > 0;
   // How q_eff is rounded must not depend on the rest of the batch either.
   const int64_t most_queries = shape.batch_invariant ? shape.max_queries : extent.queries;
-  g.residue = dtype == THINK_BF16 && most_queries * shape.group * 2 <= kColumns;
+  g.sparse = most_queries * shape.group * 2 <= kColumns;
+  g.residue = g.sparse && dtype == THINK_BF16;
 
   int32_t order[THINK_MAX_SEGMENTS];
   int8_t run[THINK_MAX_SEGMENTS];

@@ -379,9 +379,10 @@ THINK_DEVICE void sum_value_codes(CodeSums<kMatrices> &sums, const uint32_t (&p)
 
 // store_sums(): scaled back and with their zeros. `scale` of F8.
 template <int32_t kMatrices>
-THINK_DEVICE void store_value_codes(Shared<float> to, const CodeSums<kMatrices> &sums, int32_t kept, think_dtype dtype, float scale) {
+THINK_DEVICE void store_value_codes(Shared<float> to, bool sparse, const CodeSums<kMatrices> &sums, int32_t kept, think_dtype dtype, float scale) {
   const int32_t bits = device::bits_of(dtype), lane = lane_index(), column = lane % 4, groups = device::groups_of(kept), blocks = code_blocks(kept);
-  const int32_t turn = lane / 8 % 2;  // of each four rows two begin with their second channel: eight would lie in four banks
+  // Of each four rows two begin with their second channel, as eight would lie in four banks; of each eight rows of single numbers four.
+  const int32_t turn = !sparse ? lane / 8 % 2 : bits == 2 ? 0 : lane / 16;
   const int32_t row = bits == 2 ? byte_of_lane(lane) : lane / 4 * 2;
   const float unit = device::has_groups(dtype) ? reduced(1.0f, bits) : scale * kF8Unit;
 #pragma unroll
@@ -397,8 +398,8 @@ THINK_DEVICE void store_value_codes(Shared<float> to, const CodeSums<kMatrices> 
     for (int32_t i = 0; i < 2; ++i) {
       const int32_t half = i ^ turn, channel = first + row + half * apart;
       const float(&sum)[4] = sums.out[j];
-      const Float2 two = {fmaf(half ? sum[2] : sum[0], unit, zero[0]), fmaf(half ? sum[3] : sum[1], unit, zero[1])};
-      if (channel < end && (bits != 2 || row < apart)) store_shared((to + (block * kBlockChannels + channel) * 4).template as<Float2>(), two);
+      const float x = fmaf(half ? sum[2] : sum[0], unit, zero[0]), y = fmaf(half ? sum[3] : sum[1], unit, zero[1]);
+      if (channel < end && (bits != 2 || row < apart)) store_columns(to + (block * kBlockChannels + channel) * 4, sparse, x, y);
     }
   }
 }
@@ -475,7 +476,7 @@ THINK_DEVICE void sum_code_tile(CodeSums<kSteps> &sums, const Keys<kSteps> &keys
     sum_key_numbers<T>(score, keys, staged_keys);
   }
   make_probabilities(
-      score, sums, keys, g, scale, softcap,
+      score, sums, keys, g, scale, softcap, 0.0f,
       [&](int32_t m, int32_t half) { return first + m * 16 + (in_pairs ? 2 * group + half : half * 8 + group); },
       [&](int32_t x, float rest) { sums.zero[x] *= rest; });
   uint32_t p[2][2];
@@ -510,8 +511,8 @@ THINK_DEVICE void sum_code_tile(CodeSums<kSteps> &sums, const Keys<kSteps> &keys
 
 // sum_piece() of a run of which keys, values or both are codes, the same in all its segments.
 template <class T, int32_t kSteps, class Place>
-THINK_DEVICE void sum_code_piece(const Decode &d, float scale, float softcap, const Block &block, const Unit &unit, int32_t queries, Cursor cursor,
-                                 int32_t first, int32_t end, const Place &place) {
+THINK_DEVICE void sum_code_piece(const Decode &d, float scale, float softcap, const Block &block, Cursor cursor, int32_t first, int32_t end,
+                                 const Place &place) {
   const Geometry &g = d.geometry;
   const DecodeSegment &one = d.segment[cursor.segment];
   const think_dtype key_type = one.key.dtype, value_type = one.value.dtype;
@@ -520,12 +521,12 @@ THINK_DEVICE void sum_code_piece(const Decode &d, float scale, float softcap, co
   Ahead ahead = ahead_of(cursor, block);
   const auto fetch = [&](int32_t tile, int32_t round) {
     if (tile < end) {
-      meet_tile(ahead, d, block, unit, tile);
-      const Rows of_segment = bit_copy<Rows>(load_shared(ahead.rows));
+      meet_tile(ahead, d, block, tile);
+      const Rows of_segment = get<Rows>(ahead.rows);
       const int32_t behind = (tile - ahead.cursor.begin) * kTileTokens, left = of_segment.length - behind, row = of_segment.first + behind;
       const int32_t rows = left < kTileTokens ? left : kTileTokens;
       const Shared<Words4> stage = ring + round % kCodeStages * d.code_words;
-      const device::View key_view = get_view(ahead.key_view);
+      const device::View key_view = get<device::View>(ahead.key_view);
       if (device::is_codes(key_type)) {
         fetch_key_codes(stage, key_view, key_type, row);
       } else if (key_view.layout == THINK_TILES) {
@@ -534,15 +535,18 @@ THINK_DEVICE void sum_code_piece(const Decode &d, float scale, float softcap, co
         fetch_rows<kTileTokens, kSteps>(stage, key_view, row, rows);
       }
       if (device::is_codes(value_type)) {
-        fetch_value_codes(stage + keys_at, get_view(ahead.value_view), value_type, row, rows);
+        fetch_value_codes(stage + keys_at, get<device::View>(ahead.value_view), value_type, row, rows);
       } else {
-        fetch_rows<kTileTokens, kSteps>(stage + keys_at, get_view(ahead.value_view), row, rows);
+        fetch_rows<kTileTokens, kSteps>(stage + keys_at, get<device::View>(ahead.value_view), row, rows);
       }
     }
     cp_async_commit();
   };
 
-  const auto head_of_slot = [&](const DecodeSegment &segment) { return int64_t{device::slot_of(segment.run.slot, unit.sequence)} * g.kv_heads + unit.head; };
+  const auto head_of_slot = [&](const DecodeSegment &segment) {
+    const Unit unit = get<Visit>(block.visit).unit;
+    return int64_t{device::slot_of(segment.run.slot, unit.sequence)} * g.kv_heads + unit.head;
+  };
   const int32_t value_kept = device::width_of(one.value, head_of_slot(one));
   CodeSums<kSteps> sums = {};
   sums.maximum[0] = sums.maximum[1] = kLowest;
@@ -559,9 +563,10 @@ THINK_DEVICE void sum_code_piece(const Decode &d, float scale, float softcap, co
     if (round < 0) continue;
     if (advance(cursor, block, tile) || !met) {
       const DecodeSegment &segment = d.segment[cursor.segment];
-      meet_segment(keys, d, unit, cursor.segment, queries);
+      meet_segment(keys, d, block, cursor.segment);
       key_kept = device::width_of(segment.key, head_of_slot(segment));
       key_scale = device::scale_of(segment.key, head_of_slot(segment));
+      const Unit unit = get<Visit>(block.visit).unit;
       length = device::length_of(segment.run, unit.sequence, unit.head);
       met = true;
     }
@@ -573,11 +578,11 @@ THINK_DEVICE void sum_code_piece(const Decode &d, float scale, float softcap, co
     sync_warp();  // the stage may be filled again
   }
   cp_async_wait<0>();
-  merge_warps(sums, block, steps_of(value_kept), value_kept, g.value_channels, halves_of(g, unit, queries), place(), [&](Shared<float> own) {
+  merge_warps(sums, block, steps_of(value_kept), value_kept, g.value_channels, get<Visit>(block.visit).halves, g.sparse, place(), [&](Shared<float> own) {
     if (device::is_codes(value_type)) {
-      store_value_codes(own, sums, value_kept, value_type, device::scale_of(one.value, head_of_slot(one)));
+      store_value_codes(own, g.sparse, sums, value_kept, value_type, device::scale_of(one.value, head_of_slot(one)));
     } else {
-      store_sums(own, sums, steps_of(value_kept));
+      store_sums(own, g.sparse, sums, steps_of(value_kept));
     }
   });
 }

@@ -9,9 +9,10 @@ namespace think::attend::cuda {
 constexpr int32_t kGroupParts = 32;   // parts of a unit that are reduced to one before the unit is, where it has more
 constexpr int32_t kMostParts = 64;    // that a reduction takes; a grid has at most kGroupParts times as many blocks
 constexpr float kLeastWeight = 1.17549435e-38f;  // of a part that saw something: 0 would take a NaN for nothing
-constexpr int32_t kPartsAhead = 16;   // partial results that a thread asks for at once
+constexpr int32_t kLeastStaged = 1;   // parts that a reduction has room for, at least
 constexpr int32_t kCodeStages = 2;    // of a warp's ring for tiles of codes
 constexpr int32_t kStepsAhead = 4;    // steps whose matrices are loaded before the first is multiplied
+constexpr float kSlack = 8.0f;        // probabilities of numbers are up to 2^8, which f16 has room for; those of codes meet scales, which may leave none
 
 struct DecodeSegment {
   device::Side key, value;
@@ -50,27 +51,68 @@ struct Output {
   float scale, softcap;
 };
 
-constexpr int32_t kViewWords = static_cast<int32_t>(sizeof(device::View) / sizeof(Words2)), kAheadWords = 2 * kViewWords + 1;
-
-// Rows of keys and values at even distances: what a warp adds to its addresses from one share to its next, in bytes; between rows; and what a share is.
-struct Pace {
-  int64_t key_step, value_step, key_stride, value_stride;
-  int32_t key_channels, value_channels, key_layout, unused;
+// What is needed for a moment at a time lies in shared memory, where it holds no registers while a tile is summed.
+template <class T>
+struct InWords {
+  static constexpr int32_t kCount = static_cast<int32_t>(sizeof(T) / sizeof(Words2));
+  Words2 words[kCount];
 };
-struct Int64Pair {
-  int64_t x, y;
+
+template <class T>
+THINK_DEVICE void put(Shared<Words2> to, const T &value) {
+  const auto copy = bit_copy<InWords<T>>(value);
+#pragma unroll
+  for (int32_t i = 0; i < InWords<T>::kCount; ++i) store_shared(to + i, copy.words[i]);
+}
+
+template <class T>
+THINK_DEVICE T get(Shared<Words2> from) {
+  InWords<T> copy;
+#pragma unroll
+  for (int32_t i = 0; i < InWords<T>::kCount; ++i) copy.words[i] = load_shared(from + i);
+  return bit_copy<T>(copy);
+}
+
+constexpr int32_t kViewWords = InWords<device::View>::kCount, kAheadWords = 2 * kViewWords + 1;
+
+// Rows of one side at even distances: what a warp adds to its addresses from one share to its next, in bytes; between rows; and what a share is.
+struct Pace {
+  int64_t step, stride;
+  int32_t channels, layout;
+  int64_t unused;
 };
 constexpr int32_t kPaceWords = static_cast<int32_t>(sizeof(Pace) / sizeof(Words4));
+
+// How the unit is cut: parts [i * chunk ...) when it is invariant, else what the blocks that it meets have of it.
+struct Cuts {
+  int64_t total, each;   // of the line, and total / blocks
+  int64_t from, to;      // the block's stretch of it
+  int64_t start, weight; // of the unit
+  int32_t rest, blocks;  // total % blocks; blocks that share the line
+  int32_t tiles, chunk;  // of the unit; chunk: 0 = not invariant
+  int32_t begins, ends;  // the unit, on this block's stretch: 0 or 1
+};
+
+// What a block knows of the unit that it sums.
+struct Visit {
+  Cuts cuts;
+  Unit unit;
+  int32_t queries, halves;  // halves: of four columns, that stand for queries
+  int32_t first, end;       // its tiles that begin on the block's stretch
+};
+constexpr int32_t kVisitWords = InWords<Visit>::kCount;
 
 // Shared memory of a block.
 struct Block {
   Shared<uint32_t> tiles, weight;  // [segment] of the current unit: tiles, and weight of a tile
+  Shared<Words2> visit;            // a Visit
   Shared<int64_t> start;           // [units + 1], where the block has made the plan
   Shared<Words4> ring;             // of all warps; between pieces the place where they merge
   Shared<Words2> folded;           // queries of each warp, where they have no place in registers
   Shared<Words2> views;            // of each warp: keys and values of the segment that it fetches, and its rows
-  Shared<Words4> paces;            // of each warp
+  Shared<Words4> paces;            // of each warp, for keys and for values
   SharedCarver behind;             // what begins where the ring begins: for the reduction
+  int32_t words;                   // of the ring
 };
 
 // There is a kernel for heads of up to 64, 128 and 256 channels, whichever side has more. A stage of a warp's ring holds a tile, or half of it where a whole
@@ -84,7 +126,7 @@ THINK_HOST_DEVICE constexpr int32_t class_of(int32_t key_channels, int32_t value
 // Of a kernel's class.
 THINK_HOST_DEVICE constexpr int32_t stage_rows(int32_t kernel) { return kernel > 64 ? kTileTokens / 2 : kTileTokens; }
 THINK_HOST_DEVICE constexpr int32_t warps_of(int32_t kernel) { return kernel > 128 ? 2 : 4; }
-THINK_HOST_DEVICE constexpr int32_t blocks_of(int32_t kernel) { return kernel > 128 ? 3 : 2; }  // whose registers a multiprocessor has room for
+THINK_HOST_DEVICE constexpr int32_t blocks_of(int32_t kernel) { return 3; }  // whose registers a multiprocessor has room for
 THINK_HOST_DEVICE int32_t key_words(int32_t channels, int32_t rows) { return steps_of(channels) * 2 * rows; }  // of 16 bytes, tiles and rows alike
 THINK_HOST_DEVICE int32_t stage_words(int32_t key_channels, int32_t value_channels) {
   const int32_t rows = stage_rows(class_of(key_channels, value_channels));
@@ -99,24 +141,33 @@ THINK_HOST_DEVICE int32_t place_of_column(int32_t column, int32_t value_channels
 struct Reduction {
   Shared<float> sums;     // [mass, channel], in halves as a partial result
   Shared<float> outputs;  // [channel], the same
-  Shared<float> weights;  // [part][column]; first their maxima
-  Shared<float> masses;   // [part][column]
-  Shared<float> maxima;    // [warp][column]
+  Shared<float> weights;  // of each part_place(); first their maxima
+  Shared<float> masses;   // the same
+  Shared<float> of_warp;   // [warp][column]
   Shared<float> largest, mass, factors;  // [column]
   Shared<int64_t> rows;                  // [column]: where the output begins, in bytes
   Shared<int32_t> index;                 // [channel], of the basis
   Shared<float> offsets;                 // [channel], the same
   Shared<Float4> expanded;               // [other thread's share][dropped channel]: four columns
-  Shared<Words4> weight;                 // W
+  Shared<Words4> weight;                 // W; then parts, as many as there is room for
+  int32_t room;                          // for both, in 16 bytes
 };
 
-THINK_HOST_DEVICE Reduction take_reduction(SharedCarver &carver, int32_t value_channels, int32_t warps) {
+// [half][part][column of four]; what is half a round of the banks lies between the halves.
+constexpr int32_t kHalfOfParts = kMostParts * 4 + 16;
+THINK_HOST_DEVICE constexpr int32_t part_place(int32_t part, int32_t column) { return column / 4 * kHalfOfParts + part * 4 + column % 4; }
+
+// dropped x (kept + 7) / 8 + 1 chunks at most, of kept + dropped channels: the largest product of two numbers of one sum.
+THINK_HOST_DEVICE int32_t most_weight_words(int32_t value_channels) { return (value_channels + 15) * (value_channels + 15) / 32 + 1; }
+
+// end: where the block's shared memory does, in bytes; 0 = as soon as it can.
+THINK_HOST_DEVICE Reduction take_reduction(SharedCarver &carver, int32_t value_channels, int32_t warps, int32_t end) {
   Reduction r;
   r.sums = carver.take<float>(static_cast<uint32_t>(partial_floats(value_channels)));
   r.outputs = carver.take<float>(static_cast<uint32_t>(partial_floats(value_channels)));
-  r.weights = carver.take<float>(kMostParts * kColumns);
-  r.masses = carver.take<float>(kMostParts * kColumns);
-  r.maxima = carver.take<float>(static_cast<uint32_t>(warps * kColumns));
+  r.weights = carver.take<float>(2 * kHalfOfParts);
+  r.masses = carver.take<float>(2 * kHalfOfParts);
+  r.of_warp = carver.take<float>(static_cast<uint32_t>(warps * kColumns));
   r.largest = carver.take<float>(kColumns);
   r.mass = carver.take<float>(kColumns);
   r.factors = carver.take<float>(kColumns);
@@ -124,8 +175,8 @@ THINK_HOST_DEVICE Reduction take_reduction(SharedCarver &carver, int32_t value_c
   r.index = carver.take<int32_t>(static_cast<uint32_t>(value_channels));
   r.offsets = carver.take<float>(static_cast<uint32_t>(value_channels));
   r.expanded = carver.take<Float4>(static_cast<uint32_t>(warps * 32));
-  // dropped x (kept + 7) / 8 + 1 chunks at most, of kept + dropped channels: the largest product of two numbers of one sum.
-  r.weight = carver.take<Words4>(static_cast<uint32_t>((value_channels + 15) * (value_channels + 15) / 32 + 1));
+  r.room = end ? (end - static_cast<int32_t>(carver.next + 15) / 16 * 16) / 16 : most_weight_words(value_channels) + kLeastStaged * value_channels * 2;
+  r.weight = carver.take<Words4>(static_cast<uint32_t>(r.room));
   return r;
 }
 
@@ -134,21 +185,29 @@ THINK_HOST_DEVICE Block take_block(SharedCarver &carver, int32_t key_channels, i
   Block block;
   block.tiles = carver.take<uint32_t>(THINK_MAX_SEGMENTS);
   block.weight = carver.take<uint32_t>(THINK_MAX_SEGMENTS);
+  block.visit = carver.take<Words2>(kVisitWords);
   block.start = carver.take<int64_t>(kOwnPlanUnits + 1);
   block.folded = carver.take<Words2>(kernel > 128 ? static_cast<uint32_t>(warps * steps_of(key_channels) * 32) : 0);
   block.views = carver.take<Words2>(static_cast<uint32_t>(warps * kAheadWords));
-  block.paces = carver.take<Words4>(static_cast<uint32_t>(warps * kPaceWords));
+  block.paces = carver.take<Words4>(static_cast<uint32_t>(warps * 2 * kPaceWords));
   carver.next = (carver.next + 127) / 128 * 128;
   block.behind = carver;
   SharedCarver reduction = carver;
-  take_reduction(reduction, value_channels, warps);
+  take_reduction(reduction, value_channels, warps, 0);
   int32_t words = warps * kStages * stage_words(key_channels, value_channels);
-  const int32_t merge = warps * partial_floats(steps_of(value_channels) * kStep) / 4, reduce = static_cast<int32_t>(reduction.next - carver.next + 15) / 16;
+  const int32_t merge = warps * partial_floats(steps_of(value_channels) * kStep) / 4;
+  const int32_t reduce = static_cast<int32_t>(reduction.next - carver.next + 15) / 16;
   if (words < code_ring) words = code_ring;
   if (words < merge) words = merge;
   if (words < reduce) words = reduce;
+  block.words = words;
   block.ring = carver.take<Words4>(static_cast<uint32_t>(words), 128);
   return block;
+}
+
+THINK_DEVICE Reduction reduction_of(const Block &block, int32_t value_channels) {
+  SharedCarver carver = block.behind;
+  return take_reduction(carver, value_channels, block_threads() / 32, static_cast<int32_t>(carver.next) + block.words * 16);
 }
 
 // ---- staged tiles
@@ -188,17 +247,20 @@ THINK_DEVICE void fetch_chunk(Shared<Words4> to, const char *from, int32_t numbe
 
 // Of whole chunks of rows: lanes hold 8 rows x 4 chunks, so that from one copy to the next only constants are added. Eight lanes that store together have two
 // rows, so far apart that their chunks lie in different banks: 4, 1 or 2.
-THINK_DEVICE int32_t lane_row(const RowPlace &place) {
-  const int32_t bit = (place.shift + 2) % 3, rest = lane_index() / 8;
-  return (rest >> bit << (bit + 1)) + (lane_index() / 4 % 2 << bit) + (rest & ((1 << bit) - 1));
+THINK_DEVICE int32_t lane_row(const RowPlace &place, int32_t lane) {
+  const int32_t bit = (place.shift + 2) % 3, rest = lane / 8;
+  return (rest >> bit << (bit + 1)) + (lane / 4 % 2 << bit) + (rest & ((1 << bit) - 1));
 }
+
+// For what is seldom: addresses that follow from it are not computed in front of the loop.
+THINK_DEVICE int32_t late_lane() { return opaque(lane_index()); }
 
 // As many rows as a stage has. from: this lane's first chunk.
 template <int32_t kRows, int32_t kSteps>
 THINK_DEVICE void fetch_whole_rows(Shared<Words4> to, const char *from, int64_t stride, int32_t channels) {
   const int32_t lane = lane_index(), chunk = lane % 4, stored = channels / 8, chunks = steps_of(channels) * 2;
   const RowPlace place = row_place(steps_of(channels));
-  const int32_t row = lane_row(place);
+  const int32_t row = lane_row(place, lane);
   // Of the exclusive-or the two lower bits lie within the lanes' four chunks; the third changes places of four.
   const int32_t twist = row >> place.shift & place.mask, odd = twist & 4;
   const Shared<Words4> at = to + (row * chunks + (chunk ^ (twist & 3)));
@@ -218,7 +280,8 @@ THINK_DEVICE void fetch_whole_rows(Shared<Words4> to, const char *from, int64_t 
 }
 
 THINK_DEVICE const char *first_chunk(const char *row, int64_t stride, int32_t channels) {
-  return row + lane_row(row_place(steps_of(channels))) * stride + lane_index() % 4 * 16;
+  const int32_t lane = late_lane();
+  return row + lane_row(row_place(steps_of(channels)), lane) * stride + lane % 4 * 16;
 }
 
 // `rows` rows from `first` on; what is missing of rows and channels becomes zero. Rows off the 16 bytes go through registers.
@@ -230,7 +293,7 @@ THINK_DEVICE void fetch_rows(Shared<Words4> to, const device::View &view, int32_
   if (rows == kRows && in_one_page && even && view.channels % 8 == 0) {
     return fetch_whole_rows<kRows, kSteps>(to, first_chunk(begin, view.row_stride, view.channels), view.row_stride, view.channels);
   }
-  const int32_t lane = lane_index(), steps = steps_of(view.channels), chunks = steps * 2;
+  const int32_t lane = late_lane(), steps = steps_of(view.channels), chunks = steps * 2;
   const RowPlace place = row_place(steps);
   const char *own = lane < rows ? device::row_address(view, first + lane) : nullptr;
 #pragma unroll 1
@@ -270,33 +333,14 @@ THINK_DEVICE void fetch_whole_tile(Shared<Words4> to, const char *from, int32_t 
 template <int32_t kRows>
 THINK_DEVICE const char *first_chunk_of_tile(const char *tile, int32_t token) {
   constexpr int32_t kChunks = kRows / 8;
-  return tile + token % kTileTokens * 2 + lane_index() / kChunks * 64 + lane_index() % kChunks * 16;
+  const int32_t lane = late_lane();
+  return tile + token % kTileTokens * 2 + lane / kChunks * 64 + lane % kChunks * 16;
 }
 
 // Tokens [first, first + kRows) of a tile.
 template <int32_t kRows, int32_t kSteps>
 THINK_DEVICE void fetch_tile(Shared<Words4> to, const device::View &view, int32_t first) {
   fetch_whole_tile<kRows, kSteps>(to, first_chunk_of_tile<kRows>(device::row_address(view, first), first), view.channels);
-}
-
-// A view is needed for a moment per tile: in shared memory it holds no registers while a tile is summed.
-struct ViewWords {
-  Words2 words[kViewWords];
-};
-
-THINK_DEVICE void put_view(Shared<Words2> to, const device::View &view) {
-  const ViewWords copy = bit_copy<ViewWords>(view);
-  if (lane_index() == 0) {
-#pragma unroll
-    for (int32_t i = 0; i < kViewWords; ++i) store_shared(to + i, copy.words[i]);
-  }
-}
-
-THINK_DEVICE device::View get_view(Shared<Words2> from) {
-  ViewWords copy;
-#pragma unroll
-  for (int32_t i = 0; i < kViewWords; ++i) copy.words[i] = load_shared(from + i);
-  return bit_copy<device::View>(copy);
 }
 
 // ---- walking along the tiles of a run
@@ -317,6 +361,11 @@ THINK_DEVICE bool advance(Cursor &cursor, const Block &block, int32_t tile) {
   }
 }
 
+// What is too large for a division of 32 bits is rare.
+THINK_DEVICE int64_t quotient(int64_t number, int32_t divisor) {
+  return number >> 31 ? number / divisor : static_cast<int64_t>(static_cast<uint32_t>(number) / static_cast<uint32_t>(divisor));
+}
+
 // Tiles of the unit that begin before `distance` on the line, from the unit's start.
 THINK_DEVICE int32_t cut(const Geometry &g, const Block &block, int64_t distance) {
   int64_t at = 0;
@@ -328,22 +377,12 @@ THINK_DEVICE int32_t cut(const Geometry &g, const Block &block, int64_t distance
     if (distance >= at + whole) {
       before += tiles;
     } else if (distance > at) {
-      const int64_t reached = distance - at + weight - 1;
-      before += static_cast<int32_t>(reached >> 31 ? reached / weight : static_cast<uint32_t>(reached) / static_cast<uint32_t>(weight));
+      before += static_cast<int32_t>(quotient(distance - at + weight - 1, weight));
     }
     at += whole;
   }
   return before;
 }
-
-// How the unit is cut: parts [i * chunk ...) when it is invariant, else what the blocks that it meets have of it.
-struct Cuts {
-  int64_t start, total;  // of the unit, and of the line
-  int64_t each;          // total / blocks
-  int32_t rest, blocks;  // total % blocks; blocks that share the line
-  int32_t tiles, chunk;  // of the unit; chunk: 0 = not invariant
-  bool begins, ends;     // the unit, on this block's stretch
-};
 
 // block * total / blocks, in divisions of 32 bits.
 THINK_DEVICE int64_t stretch_of(const Cuts &cuts, int32_t block) { return block * cuts.each + block * cuts.rest / cuts.blocks; }
@@ -366,7 +405,7 @@ THINK_DEVICE int32_t first_tile(const Geometry &g, const Block &block, const Cut
 
 // Where the partial result of a block, or of an item, and a run lies. A block has a place for each run of a unit that began before it, of one that goes on
 // behind it, and of one that it has alone; of the last there may be many, one after the other.
-THINK_DEVICE float *partial_at(const Decode &d, const Cuts &cuts, int32_t unit, int32_t part, int32_t run, bool begins, bool ends) {
+THINK_DEVICE float *partial_at(const Decode &d, const Cuts &cuts, int32_t unit, int32_t part, int32_t run, int32_t begins, int32_t ends) {
   const Geometry &g = d.geometry;
   const int64_t place = cuts.chunk ? (kMaxItems + g.runs) * int64_t{unit} + part + run : (int64_t{part} * 3 + (begins ? 1 + ends : 0)) * g.runs + run;
   return d.partial + place * partial_floats(g.value_channels);
@@ -386,10 +425,14 @@ struct Keys {
 };
 
 template <int32_t kSteps>
-THINK_DEVICE void meet_segment(Keys<kSteps> &keys, const Decode &d, const Unit &unit, int32_t s, int32_t queries) {
+THINK_DEVICE void meet_segment(Keys<kSteps> &keys, const Decode &d, const Block &block, int32_t s) {
   wait_for_previous_launch();  // which wrote the queries; what is fetched of the cache needs no plan of it
+  const Visit visit = get<Visit>(block.visit);
+  const Unit &unit = visit.unit;
+  const int32_t queries = visit.queries;
   const Geometry &g = d.geometry;
-  const int32_t columns = g.residue ? kColumns : columns_of(g, unit, queries);
+  const int32_t own = lane_index() / 4;  // column of the MMA whose queries this lane holds
+  const bool wanted = g.residue || (g.sparse ? own % 2 == 0 && own / 2 < columns_of(g, unit, queries) : own < columns_of(g, unit, queries));
   const DecodeSegment &segment = d.segment[s];
   const int32_t slot = device::slot_of(segment.run.slot, unit.sequence), lane = lane_index();
   keys.steps = steps_of(device::width_of(segment.key, int64_t{slot} * g.kv_heads + unit.head));
@@ -398,19 +441,24 @@ THINK_DEVICE void meet_segment(Keys<kSteps> &keys, const Decode &d, const Unit &
   const Words2 *folded = reinterpret_cast<const Words2 *>(d.folded + place * steps_of(g.key_channels) * 64) + lane;
 #pragma unroll
   for (int32_t k = 0; k < kSteps; ++k) {
-    const Words2 pair = k < keys.steps && lane / 4 < columns ? load_global(folded + k * 32) : Words2{0, 0};
+    const Words2 pair = k < keys.steps && wanted ? load_global(folded + k * 32) : Words2{0, 0};
     if constexpr (Keys<kSteps>::kInRegisters) {
       keys.query[k][0] = pair.x, keys.query[k][1] = pair.y;
     } else if (k < steps_of(g.key_channels)) {
       store_shared(keys.folded + k * 32 + lane, pair);  // each lane reads what it wrote
     }
   }
-  const Float2 begin = load_global(reinterpret_cast<const Float2 *>(d.constant + place * kColumns) + lane % 4);
-  keys.begin[0] = begin.x, keys.begin[1] = begin.y;
+  const float *begin = d.constant + place * kColumns;
+  if (g.sparse) {
+    keys.begin[0] = load_global(begin + lane % 4), keys.begin[1] = 0.0f;
+  } else {
+    const Float2 two = load_global(reinterpret_cast<const Float2 *>(begin) + lane % 4);
+    keys.begin[0] = two.x, keys.begin[1] = two.y;
+  }
   const int32_t length = device::length_of(segment.run, unit.sequence, unit.head);
 #pragma unroll
   for (int32_t x = 0; x < 2; ++x) {
-    const int32_t column = (g.residue ? lane % 2 : lane % 4) * 2 + x;
+    const int32_t column = g.sparse ? lane % 4 : lane % 4 * 2 + x;
     const int64_t token = (int64_t{unit.column_group} * kColumns + column) / g.group;
     keys.limit[x] = segment.causal && token < queries ? static_cast<int32_t>(length - (queries - token - 1)) : length;
   }
@@ -431,22 +479,22 @@ struct Sums {
   float out[kMatrices][4], maximum[2], mass[2];
 };
 
-// Sums of products become logits and those probabilities, beside the maximum that they leave behind. token(m, half): which one of the segment's a number
-// stands for. shrink(x, factor): what else is summed of column x.
+// Sums of products become logits and those probabilities, beside the maximum that they leave behind. It follows the logits only where one is more than
+// `slack` above it, in powers of two: then alone lanes exchange theirs and sums are scaled, and a probability is 2^slack at most. token(m, half): which one of
+// the segment's a number stands for. shrink(x, factor): what else is summed of column x. Where columns are sparse a lane has one of them.
 template <int32_t kBlocks, int32_t kMatrices, int32_t kSteps, class Token, class Shrink>
 THINK_DEVICE void make_probabilities(float (&score)[kBlocks][4], Sums<kMatrices> &sums, const Keys<kSteps> &keys, const Geometry &g, float scale,
-                                     float softcap, const Token &token, const Shrink &shrink) {
+                                     float softcap, float slack, const Token &token, const Shrink &shrink) {
   if (g.residue) {
 #pragma unroll
-    for (int32_t m = 0; m < kBlocks; ++m) {
-#pragma unroll
-      for (int32_t i = 0; i < 4; ++i) score[m][i] += shuffle_xor(score[m][i], 2);
-    }
+    for (int32_t m = 0; m < kBlocks; ++m) score[m][0] += score[m][1], score[m][2] += score[m][3];
   }
   const float factor = softcap > 0.0f ? scale / softcap * 2.0f * kLog2E : scale * kLog2E;
+  float largest[2] = {kLowest, kLowest};
+  bool higher = false;
 #pragma unroll
   for (int32_t x = 0; x < 2; ++x) {
-    float largest = sums.maximum[x];
+    if (x == 1 && g.sparse) continue;
 #pragma unroll
     for (int32_t m = 0; m < kBlocks; ++m) {
 #pragma unroll
@@ -455,24 +503,39 @@ THINK_DEVICE void make_probabilities(float (&score)[kBlocks][4], Sums<kMatrices>
         z *= factor;
         if (softcap > 0.0f) z = softcap * kLog2E * (1.0f - 2.0f * reciprocal_fast(1.0f + exp2_fast(z)));  // tanh
         if (token(m, half) >= keys.limit[x]) z = -INFINITY;
-        largest = fmaxf(largest, z);
+        largest[x] = fmaxf(largest[x], z);
       }
     }
+    higher = higher || largest[x] > sums.maximum[x] + slack;
+  }
+  if (ballot(higher)) {
 #pragma unroll
-    for (int32_t distance = 4; distance < 32; distance *= 2) largest = fmaxf(largest, shuffle_xor(largest, distance));
-    const float rest = exp2_fast(sums.maximum[x] - largest);
-    sums.maximum[x] = largest;
-    sums.mass[x] *= rest;
+    for (int32_t x = 0; x < 2; ++x) {
+      if (x == 1 && g.sparse) continue;
+      largest[x] = fmaxf(largest[x], sums.maximum[x]);
 #pragma unroll
-    for (int32_t j = 0; j < kMatrices; ++j) sums.out[j][x] *= rest, sums.out[j][2 + x] *= rest;
-    shrink(x, rest);
+      for (int32_t distance = 4; distance < 32; distance *= 2) largest[x] = fmaxf(largest[x], shuffle_xor(largest[x], distance));
+      const float rest = exp2_fast(sums.maximum[x] - largest[x]);
+      sums.maximum[x] = largest[x];
+      sums.mass[x] *= rest;
+#pragma unroll
+      for (int32_t j = 0; j < kMatrices; ++j) sums.out[j][x] *= rest, sums.out[j][2 + x] *= rest;
+      shrink(x, rest);
+    }
+  }
+#pragma unroll
+  for (int32_t x = 0; x < 2; ++x) {
 #pragma unroll
     for (int32_t m = 0; m < kBlocks; ++m) {
 #pragma unroll
       for (int32_t half = 0; half < 2; ++half) {
         float &p = score[m][half * 2 + x];
-        p = exp2_fast(p - largest);
-        sums.mass[x] += p;
+        if (x == 1 && g.sparse) {
+          p = 0.0f;
+        } else {
+          p = exp2_fast(p - sums.maximum[x]);
+          sums.mass[x] += p;
+        }
       }
     }
   }
@@ -527,7 +590,7 @@ THINK_DEVICE void sum_tile(Sums<kMatrices> &sums, const Keys<kSteps> &keys, cons
     for (int32_t i = 0; i < 4; ++i) score[m][i] += other[m][i];
   }
   make_probabilities(
-      score, sums, keys, g, scale, softcap, [&](int32_t m, int32_t half) { return first + m * 16 + half * 8 + group; }, [](int32_t, float) {});
+      score, sums, keys, g, scale, softcap, kSlack, [&](int32_t m, int32_t half) { return first + m * 16 + half * 8 + group; }, [](int32_t, float) {});
   const LanePlace place = lane_place(value_steps, matrix / 2 * 8 + row, matrix % 2);
   uint32_t p[kBlocks][2];
 #pragma unroll
@@ -552,23 +615,34 @@ THINK_DEVICE void sum_tile(Sums<kMatrices> &sums, const Keys<kSteps> &keys, cons
   }
 }
 
-// Halves of four columns that stand for queries: with residues the other half has done its part in the scores.
+// For what is done once: what follows from a thread is computed there, not in front of all units.
+THINK_DEVICE int32_t this_thread() { return opaque(thread_index()); }
+
+// Halves of four columns that stand for queries.
 THINK_DEVICE int32_t halves_of(const Geometry &g, const Unit &unit, int32_t queries) { return columns_of(g, unit, queries) > kColumns / 2 ? 2 : 1; }
 
 THINK_DEVICE Float4 multiply_add(const Float4 &factor, const Float4 &x, const Float4 &sum) {
   return {fmaf(factor.x, x.x, sum.x), fmaf(factor.y, x.y, sum.y), fmaf(factor.z, x.z, sum.z), fmaf(factor.w, x.w, sum.w)};
 }
 
+// What a lane has of its columns: two, or one where they are sparse.
+THINK_DEVICE void store_columns(Shared<float> to, bool sparse, float x, float y) {
+  if (sparse) {
+    store_shared(to, x);
+  } else {
+    store_shared(to.as<Float2>(), Float2{x, y});
+  }
+}
+
 // The sums of a warp's channels, to what is of this lane's columns of them.
 template <int32_t kMatrices>
-THINK_DEVICE void store_sums(Shared<float> to, const Sums<kMatrices> &sums, int32_t value_steps) {
+THINK_DEVICE void store_sums(Shared<float> to, bool sparse, const Sums<kMatrices> &sums, int32_t value_steps) {
 #pragma unroll
   for (int32_t j = 0; j < kMatrices; ++j) {
     if (j < value_steps) {
 #pragma unroll
       for (int32_t half = 0; half < 2; ++half) {
-        const Float2 two = {sums.out[j][half * 2], sums.out[j][half * 2 + 1]};
-        store_shared((to + (j * kStep + half * 8 + lane_index() / 4) * 4).template as<Float2>(), two);
+        store_columns(to + (j * kStep + half * 8 + lane_index() / 4) * 4, sparse, sums.out[j][half * 2], sums.out[j][half * 2 + 1]);
       }
     }
   }
@@ -577,21 +651,24 @@ THINK_DEVICE void store_sums(Shared<float> to, const Sums<kMatrices> &sums, int3
 // The sums of the block's warps, in the order of the warps, as one partial result for `global_channels`. store(to): store_sums() of the form that they have.
 template <int32_t kMatrices, class Store>
 THINK_DEVICE void merge_warps(Sums<kMatrices> &sums, const Block &block, int32_t value_steps, int32_t value_kept, int32_t global_channels, int32_t halves,
-                              float *to, const Store &store) {
+                              bool sparse, float *to, const Store &store) {
   constexpr int32_t kWarps = warps_of(kMatrices * kStep);
-  const int32_t lane = lane_index(), group = lane / 4, column = lane % 4 * 2, channels = value_steps * kStep, floats = partial_floats(channels);
+  const int32_t lane = late_lane(), group = lane / 4, column = sparse ? lane % 4 : lane % 4 * 2, channels = value_steps * kStep, floats = partial_floats(channels);
   sync_block();  // every ring is free
   const Shared<float> all = block.ring.as<float>(), own = all + (warp_index() * floats + place_of_column(column, channels));
 #pragma unroll
   for (int32_t x = 0; x < 2; ++x) {
 #pragma unroll
     for (int32_t distance = 4; distance < 32; distance *= 2) sums.mass[x] += shuffle_xor(sums.mass[x], distance);
-    if (group == 0) store_shared(own + x, sums.maximum[x]), store_shared(own + 4 + x, sums.mass[x]);
+  }
+  if (group == 0) {
+    store_shared(own, sums.maximum[0]), store_shared(own + 4, sums.mass[0]);
+    if (!sparse) store_shared(own + 1, sums.maximum[1]), store_shared(own + 5, sums.mass[1]);
   }
   store(own + 8);
   sync_block();
   // A thread has one half of everything.
-  const int32_t half = halves == 2 ? thread_index() % 2 : 0, step = block_threads() / halves;
+  const int32_t half = halves == 2 ? this_thread() % 2 : 0, step = block_threads() / halves;
   const Shared<float> theirs = all + half * half_floats(channels);
   Float4 maximum[kWarps], weight[kWarps], largest = {kLowest, kLowest, kLowest, kLowest};
 #pragma unroll
@@ -606,9 +683,9 @@ THINK_DEVICE void merge_warps(Sums<kMatrices> &sums, const Block &block, int32_t
                  exp2_fast(maximum[w].w - largest.w)};
   }
   Float4 *out = reinterpret_cast<Float4 *>(to) + half * half_floats(global_channels) / 4;
-  if (thread_index() < halves) store_global(out, largest);
+  if (this_thread() < halves) store_global(out, largest);
 #pragma unroll 1
-  for (int32_t i = thread_index() / halves; i <= value_kept; i += step) {  // mass, then channels
+  for (int32_t i = this_thread() / halves; i <= value_kept; i += step) {  // mass, then channels
     Float4 sum = {0.0f, 0.0f, 0.0f, 0.0f};
 #pragma unroll
     for (int32_t w = 0; w < kWarps; ++w) {
@@ -617,6 +694,10 @@ THINK_DEVICE void merge_warps(Sums<kMatrices> &sums, const Block &block, int32_t
     store_global(out + 1 + i, sum);
   }
   sync_block();  // before the rings fill again
+}
+
+THINK_DEVICE int32_t value_width(const Decode &d, const Unit &unit, int32_t segment) {
+  return device::width_of(d.segment[segment].value, int64_t{device::slot_of(d.segment[segment].run.slot, unit.sequence)} * d.geometry.kv_heads + unit.head);
 }
 
 // The segment whose tiles a warp fetches, ahead of those that it sums.
@@ -635,14 +716,19 @@ THINK_DEVICE Ahead ahead_of(const Cursor &cursor, const Block &block) {
   return {cursor, views, views + kViewWords, views + 2 * kViewWords, false};
 }
 
-THINK_DEVICE void meet_tile(Ahead &ahead, const Decode &d, const Block &block, const Unit &unit, int32_t tile) {
+THINK_DEVICE void meet_tile(Ahead &ahead, const Decode &d, const Block &block, int32_t tile) {
   if (!advance(ahead.cursor, block, tile) && ahead.met) return;
   const DecodeSegment &segment = d.segment[ahead.cursor.segment];
+  const Unit unit = get<Visit>(block.visit).unit;
   sync_warp();
-  put_view(ahead.key_view, device::view_of(segment.key, segment.run, d.geometry.kv_heads, unit.sequence, unit.head));
-  put_view(ahead.value_view, device::view_of(segment.value, segment.run, d.geometry.kv_heads, unit.sequence, unit.head));
-  const Rows rows = {device::first_of(segment.run, unit.sequence, unit.head), device::length_of(segment.run, unit.sequence, unit.head)};
-  if (lane_index() == 0) store_shared(ahead.rows, bit_copy<Words2>(rows));
+  // A lane for each: what they wait for, they wait for together.
+  if (lane_index() < 2) {
+    const device::View view = device::view_of(lane_index() ? segment.value : segment.key, segment.run, d.geometry.kv_heads, unit.sequence, unit.head);
+    put(lane_index() ? ahead.value_view : ahead.key_view, view);
+  } else if (lane_index() == 2) {
+    const Rows rows = {device::first_of(segment.run, unit.sequence, unit.head), device::length_of(segment.run, unit.sequence, unit.head)};
+    put(ahead.rows, rows);
+  }
   sync_warp();
   ahead.met = true;
 }
@@ -665,29 +751,29 @@ THINK_DEVICE int32_t shares_ahead(const device::View &view, int32_t row, int32_t
 
 // Begins a stride where at least one whole share is left; rows off the 16 bytes have none.
 template <int32_t kRows, int32_t kWarps>
-THINK_DEVICE Stride stride_from(const device::View &keys, const device::View &values, int32_t row, int32_t left, Shared<Words4> pace_of_warp) {
+THINK_DEVICE Stride stride_from(const Ahead &ahead, int32_t row, int32_t left, Shared<Words4> paces_of_warp) {
   constexpr int32_t kApart = kWarps * kRows;
   static_assert(kApart % kTileTokens == 0, "a warp's next share begins where this one does in its tile");
-  Stride stride = {};
-  const int32_t shares = shares_ahead<kRows>(keys, row, left, kApart), of_values = shares_ahead<kRows>(values, row, left, kApart);
-  const bool tiles = keys.layout == THINK_TILES;
-  if (of_values == 0 || (!tiles && (shares == 0 || keys.channels % 8 != 0)) || values.channels % 8 != 0) return stride;
-  const char *key = device::row_address(keys, row), *value = device::row_address(values, row);
-  const int64_t key_stride = tiles ? 0 : keys.row_stride;
-  if (((reinterpret_cast<uint64_t>(key) | reinterpret_cast<uint64_t>(value) | static_cast<uint64_t>(key_stride | values.row_stride)) & 15) != 0) return stride;
-  stride.shares = shares < of_values ? shares : of_values;
-  stride.key = tiles ? first_chunk_of_tile<kRows>(key, row) : first_chunk(key, key_stride, keys.channels);
-  stride.value = first_chunk(value, values.row_stride, values.channels);
-  const Pace pace = {tiles ? kApart / kTileTokens * keys.tile_bytes : kApart * key_stride, kApart * values.row_stride, key_stride, values.row_stride,
-                     keys.channels, values.channels, keys.layout, 0};
-  struct PaceWords {
-    Words4 words[kPaceWords];
-  };
-  const PaceWords copy = bit_copy<PaceWords>(pace);
+  Stride stride = {nullptr, nullptr, INT32_MAX};
   sync_warp();
-  if (lane_index() == 0) {
-#pragma unroll
-    for (int32_t i = 0; i < kPaceWords; ++i) store_shared(pace_of_warp + i, copy.words[i]);
+#pragma unroll 1
+  for (int32_t values = 0; values < 2; ++values) {
+    const device::View view = get<device::View>(values ? ahead.value_view : ahead.key_view);
+    const bool tiles = view.layout == THINK_TILES;
+    const int32_t shares = shares_ahead<kRows>(view, row, left, kApart);
+    if (shares == 0 || (!tiles && view.channels % 8 != 0)) return {};
+    const char *address = device::row_address(view, row);
+    const int64_t apart = tiles ? 0 : view.row_stride;
+    if (((reinterpret_cast<uint64_t>(address) | static_cast<uint64_t>(apart)) & 15) != 0) return {};
+    if (shares < stride.shares) stride.shares = shares;
+    const char *chunk = tiles ? first_chunk_of_tile<kRows>(address, row) : first_chunk(address, apart, view.channels);
+    if (values) {
+      stride.value = chunk;
+    } else {
+      stride.key = chunk;
+    }
+    const Pace pace = {tiles ? kApart / kTileTokens * view.tile_bytes : kApart * apart, apart, view.channels, view.layout, 0};
+    if (lane_index() == 0) put((paces_of_warp + values * kPaceWords).as<Words2>(), pace);
   }
   sync_warp();
   return stride;
@@ -695,28 +781,32 @@ THINK_DEVICE Stride stride_from(const device::View &keys, const device::View &va
 
 // Fetches a share and goes on to the next.
 template <int32_t kRows, int32_t kSteps>
-THINK_DEVICE void fetch_share(Shared<Words4> keys, Shared<Words4> values, Stride &stride, Shared<Words4> pace_of_warp) {
-  const auto steps = bit_copy<Int64Pair>(load_shared(pace_of_warp)), strides = bit_copy<Int64Pair>(load_shared(pace_of_warp + 1));
-  const Words4 shape = load_shared(pace_of_warp + 2);
-  if (shape.z == THINK_TILES) {
-    fetch_whole_tile<kRows, kSteps>(keys, stride.key, static_cast<int32_t>(shape.x));
+THINK_DEVICE void fetch_share(Shared<Words4> keys, Shared<Words4> values, Stride &stride, Shared<Words4> paces_of_warp) {
+  struct Halves {
+    Words4 x, y;
+  };
+  const auto pace_of = [&](int32_t side) {
+    return bit_copy<Pace>(Halves{load_shared(paces_of_warp + side * kPaceWords), load_shared(paces_of_warp + side * kPaceWords + 1)});
+  };
+  const Pace of_keys = pace_of(0), of_values = pace_of(1);
+  if (of_keys.layout == THINK_TILES) {
+    fetch_whole_tile<kRows, kSteps>(keys, stride.key, of_keys.channels);
   } else {
-    fetch_whole_rows<kRows, kSteps>(keys, stride.key, strides.x, static_cast<int32_t>(shape.x));
+    fetch_whole_rows<kRows, kSteps>(keys, stride.key, of_keys.stride, of_keys.channels);
   }
-  fetch_whole_rows<kRows, kSteps>(values, stride.value, strides.y, static_cast<int32_t>(shape.y));
-  stride.key += steps.x, stride.value += steps.y;
+  fetch_whole_rows<kRows, kSteps>(values, stride.value, of_values.stride, of_values.channels);
+  stride.key += of_keys.step, stride.value += of_values.step;
   --stride.shares;
 }
 
 // Tiles [first, end) of the unit, all of one run, which begins with segment `cursor.segment`. place(): where the partial result goes.
 template <class T, int32_t kRows, int32_t kSteps, int32_t kMatrices, class Place>
-THINK_DEVICE void sum_piece(const Decode &d, float scale, float softcap, const Block &block, const Unit &unit, int32_t queries, Cursor cursor, int32_t first,
-                            int32_t end, const Place &place) {
+THINK_DEVICE void sum_piece(const Decode &d, float scale, float softcap, const Block &block, Cursor cursor, int32_t first, int32_t end, const Place &place) {
   const Geometry &g = d.geometry;
   constexpr int32_t kShares = kTileTokens / kRows, kWarps = warps_of(kSteps * kStep);
   const int32_t warp = warp_index(), keys_at = key_words(g.key_channels, kRows), words = stage_words(g.key_channels, g.value_channels);
   const Shared<Words4> ring = block.ring + warp * kStages * words;
-  const Shared<Words4> pace = block.paces + warp * kPaceWords;
+  const Shared<Words4> paces = block.paces + warp * 2 * kPaceWords;
   Ahead ahead = ahead_of(cursor, block);
   Stride stride = {};
   const auto fetch = [&](int32_t share, int32_t round) {
@@ -725,30 +815,31 @@ THINK_DEVICE void sum_piece(const Decode &d, float scale, float softcap, const B
       const Shared<Words4> stage = ring + round % kStages * words;
       int32_t row = 0, left = 0;  // of the pages or slot; in the segment, from there on
       if (stride.shares == 0) {
-        meet_tile(ahead, d, block, unit, tile);
-        const Rows rows = bit_copy<Rows>(load_shared(ahead.rows));
+        meet_tile(ahead, d, block, tile);
+        const Rows rows = get<Rows>(ahead.rows);
         const int32_t behind = share * kRows - ahead.cursor.begin * kTileTokens;
         row = rows.first + behind, left = rows.length - behind;
-        stride = stride_from<kRows, kWarps>(get_view(ahead.key_view), get_view(ahead.value_view), row, left, pace);
+        stride = stride_from<kRows, kWarps>(ahead, row, left, paces);
       }
       if (stride.shares > 0) {
-        fetch_share<kRows, kSteps>(stage, stage + keys_at, stride, pace);
+        fetch_share<kRows, kSteps>(stage, stage + keys_at, stride, paces);
       } else {
         if (left > kRows) left = kRows;
-        const device::View key_view = get_view(ahead.key_view);
-        if (key_view.layout == THINK_TILES) {
-          fetch_tile<kRows, kSteps>(stage, key_view, row);
-        } else {
-          fetch_rows<kRows, kSteps>(stage, key_view, row, left);
+#pragma unroll 1
+        for (int32_t values = 0; values < 2; ++values) {
+          const device::View view = get<device::View>(values ? ahead.value_view : ahead.key_view);
+          if (view.layout == THINK_TILES) {
+            fetch_tile<kRows, kSteps>(stage, view, row);
+          } else {
+            fetch_rows<kRows, kSteps>(values ? stage + keys_at : stage, view, row, left);
+          }
         }
-        fetch_rows<kRows, kSteps>(stage + keys_at, get_view(ahead.value_view), row, left);
       }
     }
     cp_async_commit();
   };
 
-  const int64_t head_of_slot = int64_t{device::slot_of(d.segment[cursor.segment].run.slot, unit.sequence)} * g.kv_heads + unit.head;
-  const int32_t value_kept = device::width_of(d.segment[cursor.segment].value, head_of_slot), value_steps = steps_of(value_kept);
+  const int32_t value_kept = value_width(d, get<Visit>(block.visit).unit, cursor.segment), value_steps = steps_of(value_kept);
   Sums<kMatrices> sums = {};
   sums.maximum[0] = sums.maximum[1] = kLowest;
   Keys<kSteps> keys;
@@ -759,7 +850,7 @@ THINK_DEVICE void sum_piece(const Decode &d, float scale, float softcap, const B
   for (int32_t round = 1 - kStages, share = first * kShares + warp + round * kWarps; share < end * kShares; share += kWarps, ++round) {
     fetch(share + (kStages - 1) * kWarps, round + kStages - 1);
     if (round < 0) continue;
-    if (advance(cursor, block, share / kShares) || !met) meet_segment(keys, d, unit, cursor.segment, queries), met = true;
+    if (advance(cursor, block, share / kShares) || !met) meet_segment(keys, d, block, cursor.segment), met = true;
     cp_async_wait<kStages - 1>();
     sync_warp();
     const Shared<Words4> stage = ring + round % kStages * words;
@@ -767,8 +858,8 @@ THINK_DEVICE void sum_piece(const Decode &d, float scale, float softcap, const B
     sync_warp();  // the stage may be filled again
   }
   cp_async_wait<0>();
-  merge_warps(sums, block, value_steps, value_kept, g.value_channels, halves_of(g, unit, queries), place(),
-              [&](Shared<float> own) { store_sums(own, sums, value_steps); });
+  merge_warps(sums, block, value_steps, value_kept, g.value_channels, get<Visit>(block.visit).halves, g.sparse, place(),
+              [&](Shared<float> own) { store_sums(own, g.sparse, sums, value_steps); });
 }
 
 }  // namespace think::attend::cuda

@@ -44,7 +44,8 @@ struct Geometry {
   int32_t column_groups, segments, runs, bases;  // column_groups: of the longest sequence; bases: different key bases, "none" among them
   int32_t units, places, most_queries;
   int32_t packed_rows;  // where row_start says which places a sequence has: rows of the tensors; else 0
-  bool residue;         // columns 4 .. 7 hold what rounding took from columns 0 .. 3
+  bool sparse;          // of four columns at most: column c is column 2c of the MMA, so a lane has one logit of a token instead of two
+  bool residue;         // where they are sparse: column 2c + 1 holds what rounding took from it
   bool invariant;       // a unit is cut in the same way whatever else is in the call
   bool own_plan;        // the blocks of the decode kernel weigh the units, each for itself
 };
@@ -58,8 +59,12 @@ THINK_DEVICE int32_t first_place(const Geometry &g, const Batch &batch, int32_t 
 }
 
 THINK_DEVICE Unit unit_at(const Geometry &g, const Batch &batch, int32_t index) {
-  const int32_t head = index / g.places, place = index - head * g.places;
-  if (!g.packed_rows) return {index, place / g.column_groups, head, place % g.column_groups};
+  // Opaque, or what divides by them would be computed in front of all units, and kept.
+  const int32_t places = opaque(g.places), head = index / places, place = index - head * places;
+  if (!g.packed_rows) {
+    const int32_t column_groups = opaque(g.column_groups), sequence = place / column_groups;
+    return {index, sequence, head, place - sequence * column_groups};
+  }
   int32_t low = 0, high = batch.count;
 #pragma unroll 1
   while (high - low > 1) {
@@ -361,7 +366,8 @@ __global__ void __launch_bounds__(kPrepareThreads, kPrepareBlocks) attend_prepar
   uint32_t *folded = p.folded + place * steps_of(channels) * 64;
 #pragma unroll 1
   for (int32_t i = thread_index(); i < steps * kStep / 2 * kColumns; i += kPrepareThreads) {
-    const int32_t pair = i / kColumns, column = i % kColumns, from = g.residue ? column % (kColumns / 2) : column;
+    const int32_t pair = i / kColumns, column = i % kColumns, from = g.sparse ? column / 2 : column;
+    const bool second = g.sparse && column % 2;
     float sum[2] = {};
 #pragma unroll 1
     for (int32_t of = 0; of < shares; ++of) {
@@ -372,7 +378,8 @@ __global__ void __launch_bounds__(kPrepareThreads, kPrepareBlocks) attend_prepar
     }
     // b[half] of lane 4 c + t: rows 2t, 2t + 1 (+ 8) of the step, column c.
     const int32_t in_step = pair % 8;
-    const uint32_t two = basis.codes ? narrow<F16>(sum, from != column) : narrow<T>(sum, from != column);
+    if (second && !g.residue) continue;
+    const uint32_t two = basis.codes ? narrow<F16>(sum, second) : narrow<T>(sum, second);
     store_global(folded + pair / 8 * 64 + column * 8 + in_step % 4 * 2 + in_step / 4, two);
   }
 

@@ -53,126 +53,101 @@ THINK_DEVICE Places places_of(const Decode &d, const Cuts &cuts, int32_t unit, i
   return {partial_at(d, cuts, unit, parts.first, run, false, false), parts.step * apart, parts.begins ? of_block + of_block * parts.ends : 0};
 }
 
-// Maxima and masses of the parts. Returns the largest of this thread's column: those of every kColumns-th thread together are all.
-THINK_DEVICE float read_maxima(const Reduction &r, const Decode &d, const Places &places, int32_t count, int32_t halves) {
+// The largest maximum of this thread's column among what parts have of all runs; those of every kColumns-th thread together are all.
+THINK_DEVICE float find_largest(const Decode &d, const Block &block, const Visit &visit, const Parts &parts) {
   float largest = kLowest;
-  const int32_t column = thread_index() % kColumns;
+  const int32_t column = this_thread() % kColumns;
 #pragma unroll 1
-  for (int32_t part = thread_index() / kColumns; part < count && column < halves * 4; part += block_threads() / kColumns) {
-    const float *of_column = places(part) + place_of_column(column, d.geometry.value_channels);
-    const float maximum = load_l2(of_column), mass = load_l2(of_column + 4);
-    store_shared(r.weights + part * kColumns + column, maximum);
-    store_shared(r.masses + part * kColumns + column, mass);
-    largest = fmaxf(largest, maximum);
+  for (int32_t run = 0; run < d.geometry.runs; ++run) {
+    const Parts own = parts_of_run(d, block, visit.cuts, run, parts);
+    const Places places = places_of(d, visit.cuts, visit.unit.index, run, own);
+#pragma unroll 1
+    for (int32_t part = this_thread() / kColumns; part < own.count && column < visit.halves * 4; part += block_threads() / kColumns) {
+      largest = fmaxf(largest, load_l2(places(part) + place_of_column(column, d.geometry.value_channels)));
+    }
   }
   return largest;
 }
 
-// Every thread's to the block's.
-THINK_DEVICE void share_largest(const Reduction &r, float largest) {
+// What every warp has of a column to where each thread finds all of it: combine(sum, next), in the order of the warps.
+template <class Combine>
+THINK_DEVICE float across_warps(const Reduction &r, float x, const Combine &combine) {
 #pragma unroll
-  for (int32_t distance = kColumns; distance < 32; distance *= 2) largest = fmaxf(largest, shuffle_xor(largest, distance));
-  if (lane_index() < kColumns) store_shared(r.maxima + warp_index() * kColumns + lane_index(), largest);
+  for (int32_t distance = kColumns; distance < 32; distance *= 2) x = combine(x, shuffle_xor(x, distance));
+  if (lane_index() < kColumns) store_shared(r.of_warp + warp_index() * kColumns + lane_index(), x);
   sync_block();
-  if (thread_index() < kColumns) {
+  const Shared<float> of_column = r.of_warp + this_thread() % kColumns;
+  x = load_shared(of_column);
 #pragma unroll 1
-    for (int32_t warp = 0; warp < block_threads() / 32; ++warp) largest = fmaxf(largest, load_shared(r.maxima + warp * kColumns + thread_index()));
-    store_shared(r.largest + thread_index(), largest);
-  }
-  sync_block();
+  for (int32_t warp = 1; warp < block_threads() / 32; ++warp) x = combine(x, load_shared(of_column + warp * kColumns));
+  return x;
 }
 
-// What read_maxima() has left becomes the weights of the parts, and the sums of the masses are put with those of the channels.
-THINK_DEVICE void weigh_parts(const Reduction &r, const Decode &d, int32_t count, int32_t halves) {
-  const int32_t column = thread_index() % kColumns;
+// Maxima and masses of all parts.
+THINK_DEVICE void fetch_maxima(const Reduction &r, const Places &places, int32_t count, int32_t halves, int32_t value_channels) {
 #pragma unroll 1
-  for (int32_t part = thread_index() / kColumns; part < count && column < halves * 4; part += block_threads() / kColumns) {
-    const Shared<float> at = r.weights + part * kColumns + column;
-    const float maximum = load_shared(at);
-    store_shared(at, maximum > kLowest ? fmaxf(exp2_fast(maximum - load_shared(r.largest + column)), kLeastWeight) : 0.0f);
+  for (int32_t masses = 0; masses < 2; ++masses) {
+#pragma unroll 1
+    for (int32_t i = this_thread(); i < count * halves; i += block_threads()) {
+      const int32_t part = i / halves, half = i & (halves - 1);
+      cp_async<16>((masses ? r.masses : r.weights) + part_place(part, half * 4), places(part) + half * half_floats(value_channels) + masses * 4);
+    }
   }
-  sync_block();
-  if (thread_index() < halves * 4) {
-    float mass = 0.0f;
+}
+
+// What fetch_maxima() has brought becomes the weights of the parts. Returns this thread's share of the mass of its column. A part that saw nothing has none.
+THINK_DEVICE float weigh_parts(const Reduction &r, int32_t count, int32_t halves, float largest) {
+  const int32_t column = this_thread() % kColumns;
+  float mass = 0.0f;
+#pragma unroll 1
+  for (int32_t part = this_thread() / kColumns; part < count && column < halves * 4; part += block_threads() / kColumns) {
+    const Shared<float> at = r.weights + part_place(part, column);
+    const float maximum = load_shared(at), weight = maximum > kLowest ? fmaxf(exp2_fast(maximum - largest), kLeastWeight) : 0.0f;
+    store_shared(at, weight);
+    mass = fmaf(weight, load_shared(r.masses + part_place(part, column)), mass);
+  }
+  return mass;
+}
+
+// Parts [first, first + count) of each channel, to the thread that sums it.
+THINK_DEVICE void fetch_parts(Shared<Words4> to, const Places &places, int32_t first, int32_t count, int32_t kept, int32_t halves, int32_t value_channels) {
+  const int32_t chunks = kept * halves;
+#pragma unroll 1
+  for (int32_t i = this_thread(); i < chunks; i += block_threads()) {
+    const float *from = places(first) + (i & (halves - 1)) * half_floats(value_channels) + (2 + i / halves) * 4;
+    Shared<Words4> at = to + i;
+#pragma unroll 1
+    for (int32_t part = first; part < first + count; ++part, at = at + chunks) {
+      cp_async<16>(at, from);
+      from += part == 0 ? places.step - places.first : places.step;
+    }
+  }
+}
+
+// Their sums to those of the parts in front. A part that saw nothing in four columns does not count, as there may be a NaN behind the end of a segment; any
+// other does, as it may hold a NaN whatever its weight.
+THINK_DEVICE void sum_parts(const Reduction &r, Shared<Words4> from, int32_t first, int32_t count, int32_t kept, int32_t halves, int32_t value_channels) {
+  const int32_t chunks = kept * halves;
+#pragma unroll 1
+  for (int32_t i = this_thread(); i < chunks; i += block_threads()) {
+    const int32_t half = i & (halves - 1);
+    const Shared<float> to = r.sums + half * half_floats(value_channels) + (1 + i / halves) * 4;
+    Float4 sum = {0.0f, 0.0f, 0.0f, 0.0f};
+    if (first > 0) sum = load_shared(to.as<Float4>());
 #pragma unroll 4
     for (int32_t part = 0; part < count; ++part) {
-      mass = fmaf(load_shared(r.weights + part * kColumns + column), load_shared(r.masses + part * kColumns + column), mass);
+      const Float4 w = load_shared((r.weights + part_place(first + part, half * 4)).as<Float4>());
+      const Float4 x = load_shared((from + (part * chunks + i)).as<Float4>());
+      if (w.x + w.y + w.z + w.w > 0.0f) sum = multiply_add(w, x, sum);
     }
-    store_shared(r.sums + place_of_column(column, d.geometry.value_channels), mass);
+    store_shared(to.as<Float4>(), sum);
   }
-}
-
-// body(half, i, sum): sums over the parts of channel i and the four columns whose half begins there. A thread has one half of all columns, and the same
-// channels everywhere. weigh() does weigh_parts(), and what that needs, once: while the first sums are on their way. A part that saw nothing in four columns
-// does not count, as there may be a NaN behind the end of a segment; any other does, as it may hold a NaN whatever its weight.
-template <class Weigh, class Body>
-THINK_DEVICE void sum_parts(const Reduction &r, const Decode &d, const Places &places, int32_t count, int32_t kept, int32_t halves, const Weigh &weigh,
-                            const Body &body) {
-  const int32_t half = halves == 2 ? thread_index() % 2 : 0, of_half = half * half_floats(d.geometry.value_channels), step = block_threads() / halves;
-  bool weighed = false;
-#pragma unroll 1
-  for (int32_t base = 0; base < kept || !weighed; base += step) {
-    const int32_t i = base + thread_index() / halves;
-    Float4 sum = {0.0f, 0.0f, 0.0f, 0.0f};
-#pragma unroll 1
-    for (int32_t begin = 0; begin < count; begin += kPartsAhead) {
-      Float4 x[kPartsAhead] = {};
-      const float *at = places(begin) + of_half + (2 + i) * 4;
-#pragma unroll
-      for (int32_t j = 0; j < kPartsAhead; ++j) {
-        if (begin + j < count && i < kept) x[j] = load_l2(reinterpret_cast<const Float4 *>(at));
-        at += j == 0 && begin == 0 ? places.step - places.first : places.step;
-      }
-      if (!weighed) {
-        weigh();
-        weighed = true;
-      }
-#pragma unroll
-      for (int32_t j = 0; j < kPartsAhead; ++j) {
-        const int32_t part = begin + j < count ? begin + j : begin;
-        const Float4 w = load_shared((r.weights + part * kColumns + half * 4).as<Float4>());
-        const bool seen = begin + j < count && w.x + w.y + w.z + w.w > 0.0f;
-        if (seen) sum = multiply_add(w, x[j], sum);
-      }
-    }
-    if (i < kept) body(of_half, i, sum);
-  }
-}
-
-THINK_DEVICE int32_t value_width(const Decode &d, const Unit &unit, int32_t segment) {
-  return device::width_of(d.segment[segment].value, int64_t{device::slot_of(d.segment[segment].run.slot, unit.sequence)} * d.geometry.kv_heads + unit.head);
 }
 
 THINK_DEVICE int32_t first_segment(const Decode &d, int32_t run) {
   int32_t segment = 0;
   while (d.segment[segment].value_run != run) ++segment;
   return segment;
-}
-
-// Parts of a unit to one, in the place of the first.
-THINK_DEVICE void reduce_group(const Decode &d, const Block &block, const Cuts &cuts, const Unit &unit, const Parts &parts, int32_t halves) {
-  const Geometry &g = d.geometry;
-  SharedCarver carver = block.behind;
-  const Reduction r = take_reduction(carver, g.value_channels, block_threads() / 32);
-#pragma unroll 1
-  for (int32_t run = 0; run < g.runs; ++run) {
-    if (parts_of_run(d, block, cuts, run, parts).count == 0) continue;
-    sync_block();
-    const Places places = places_of(d, cuts, unit.index, run, parts);
-    float *to = d.partial + (places(0) - d.partial);
-    const auto weigh = [&] {
-      share_largest(r, read_maxima(r, d, places, parts.count, halves));
-      weigh_parts(r, d, parts.count, halves);
-    };
-    sum_parts(r, d, places, parts.count, value_width(d, unit, first_segment(d, run)), halves, weigh,
-              [&](int32_t half, int32_t i, const Float4 &sum) { store_global(reinterpret_cast<Float4 *>(to + half) + 2 + i, sum); });
-    sync_block();
-    if (thread_index() < halves * 4) {
-      const int32_t place = place_of_column(thread_index(), g.value_channels);
-      store_global(to + place, load_shared(r.largest + thread_index()));
-      store_global(to + place + 4, load_shared(r.sums + place));
-    }
-  }
 }
 
 // How the sums of a run become outputs: those of kept channels as they are, those of dropped ones from W and offset.
@@ -209,13 +184,13 @@ THINK_HOST_DEVICE int32_t weight_pitch(int32_t chunks) { return chunks | 1; }
 THINK_DEVICE void fetch_expansion(const Reduction &r, const Expansion &e, int32_t channels) {
   const int32_t threads = block_threads();
 #pragma unroll 1
-  for (int32_t i = thread_index(); i < channels; i += threads) {
+  for (int32_t i = this_thread(); i < channels; i += threads) {
     cp_async<4>(r.index + i, e.index + i);
     if (e.dropped && i >= e.kept) cp_async<4>(r.offsets + i, e.offset + i);
   }
-  int32_t row = 0, chunk = thread_index();
+  int32_t row = 0, chunk = this_thread();
 #pragma unroll 1
-  for (int32_t i = thread_index(); i < e.dropped * e.chunks; i += threads, chunk += threads) {
+  for (int32_t i = this_thread(); i < e.dropped * e.chunks; i += threads, chunk += threads) {
     while (chunk >= e.chunks) chunk -= e.chunks, ++row;
     cp_async<16>(r.weight + (row * weight_pitch(e.chunks) + chunk), e.weight + int64_t{i} * 16);
   }
@@ -224,7 +199,7 @@ THINK_DEVICE void fetch_expansion(const Reduction &r, const Expansion &e, int32_
 
 // Adds the sums of a run to the outputs. Several threads share a dropped channel where there are enough.
 THINK_DEVICE void expand(const Reduction &r, const Expansion &e, int32_t channels, int32_t halves) {
-  const int32_t thread = thread_index(), threads = block_threads(), of_half = half_floats(channels);
+  const int32_t thread = this_thread(), threads = block_threads(), of_half = half_floats(channels);
   const auto add = [](Shared<float> to, const Float4 &x) {
     const Float4 old = load_shared(to.as<Float4>());
     store_shared(to.as<Float4>(), Float4{old.x + x.x, old.y + x.y, old.z + x.z, old.w + x.w});
@@ -275,57 +250,11 @@ THINK_DEVICE void expand(const Reduction &r, const Expansion &e, int32_t channel
   }
 }
 
-THINK_DEVICE void reduce_unit(const Decode &d, const Output &o, const Block &block, const Cuts &cuts, const Unit &unit, const Parts &parts, int32_t halves) {
+// The outputs of a unit. sums: of each channel.
+THINK_DEVICE void write_outputs(const Decode &d, const Output &o, const Visit &visit, const Reduction &r, Shared<float> sums) {
   const Geometry &g = d.geometry;
-  const int32_t thread = thread_index(), threads = block_threads(), channels = g.value_channels;
-  SharedCarver carver = block.behind;
-  const Reduction r = take_reduction(carver, channels, threads / 32);
-  // Of one run without a basis the sums are the outputs.
-  const bool plain = g.runs == 1 && !d.segment[0].value.index;
-  sync_block();
-
-  if (!plain) {
-#pragma unroll 1
-    for (int32_t i = thread; i < partial_floats(channels); i += threads) store_shared(r.outputs + i, 0.0f);
-  }
-  if (thread < kColumns) store_shared(r.mass + thread, 0.0f), store_shared(r.largest + thread, kLowest);
-  sync_block();
-  if (g.runs > 1) {
-    float largest = kLowest;
-#pragma unroll 1
-    for (int32_t run = 0; run < g.runs; ++run) {
-      const Parts own = parts_of_run(d, block, cuts, run, parts);
-      if (run > 0) sync_block();
-      largest = fmaxf(largest, read_maxima(r, d, places_of(d, cuts, unit.index, run, own), own.count, halves));
-    }
-    share_largest(r, largest);
-  }
-
-#pragma unroll 1
-  for (int32_t run = 0; run < g.runs; ++run) {
-    const Parts own = parts_of_run(d, block, cuts, run, parts);
-    if (own.count == 0) continue;
-    const Expansion expansion = expansion_of(d, o, unit, run, first_segment(d, run));
-    const Places places = places_of(d, cuts, unit.index, run, own);
-    const auto weigh = [&] {
-      const float largest = read_maxima(r, d, places, own.count, halves);
-      if (expansion.index) fetch_expansion(r, expansion, channels);
-      if (g.runs > 1) {
-        sync_block();
-      } else {
-        share_largest(r, largest);
-      }
-      weigh_parts(r, d, own.count, halves);
-    };
-    sum_parts(r, d, places, own.count, expansion.kept, halves, weigh,
-              [&](int32_t half, int32_t i, const Float4 &sum) { store_shared((r.sums + half + (1 + i) * 4).as<Float4>(), sum); });
-    if (expansion.index) cp_async_wait<0>();
-    sync_block();
-    if (!plain) expand(r, expansion, channels, halves);
-    if (thread < halves * 4) store_shared(r.mass + thread, load_shared(r.mass + thread) + load_shared(r.sums + place_of_column(thread, channels)));
-    sync_block();
-  }
-
+  const Unit &unit = visit.unit;
+  const int32_t thread = this_thread(), channels = g.value_channels;
   // What holds for a whole column is found by one thread; and then a thread has the same channels of all columns.
   const RowRange rows = device::rows_of(o.tensor, o.batch, unit.sequence, g.most_queries);
   const int32_t columns = columns_of(g, unit, rows.count);
@@ -341,102 +270,200 @@ THINK_DEVICE void reduce_unit(const Decode &d, const Output &o, const Block &blo
     }
   }
   sync_block();
-  const Shared<float> results = plain ? r.sums + 4 : r.outputs;
   char *outputs = static_cast<char *>(o.tensor.data);
 #pragma unroll 1
-  for (int32_t channel = thread; channel < channels; channel += threads) {
+  for (int32_t channel = thread; channel < channels; channel += block_threads()) {
 #pragma unroll 1
     for (int32_t column = 0; column < columns; ++column) {
       const float factor = load_shared(r.factors + column);
-      const float value = factor < 0.0f ? 0.0f : load_shared(results + place_of_column(column, channels) + channel * 4) * factor;
+      const float value = factor < 0.0f ? 0.0f : load_shared(sums + place_of_column(column, channels) + channel * 4) * factor;
       device::store_number(outputs + load_shared(r.rows + column), o.tensor.dtype, channel, value);
     }
   }
 }
 
-THINK_DEVICE int64_t weight_of_unit(const Geometry &g, const Block &block) {
-  int64_t weight = 0;
-#pragma unroll 1
-  for (int32_t s = 0; s < g.segments; ++s) weight += static_cast<int64_t>(load_shared(block.weight + s)) * load_shared(block.tiles + s);
-  return weight > 0 ? weight : 1;
-}
-
-// Every tile of a unit that begins on the block's stretch of the line, and the reduction where this block is the last.
-template <class T, int32_t kSteps, bool kCodes>
-THINK_DEVICE void visit(const Decode &d, const Output &o, const Block &block, Cuts &cuts, int32_t index) {
+// Parts of a unit to its outputs; or, of a group, to one part in the place of the first.
+THINK_DEVICE void reduce_parts(const Decode &d, const Output &o, const Block &block, const Visit &visit, const Parts &parts, bool whole) {
   const Geometry &g = d.geometry;
-  const Unit unit = unit_at(g, o.batch, index);
-  sync_block();  // the unit before has been read
-  if (thread_index() < g.segments) {
-    const SegmentTiles tiles = tiles_of_segment(g, weighed(d.segment[thread_index()]), unit);
-    store_shared(block.tiles + thread_index(), static_cast<uint32_t>(tiles.count));
-    store_shared(block.weight + thread_index(), static_cast<uint32_t>(tiles.weight));
+  const int32_t thread = this_thread(), channels = g.value_channels, halves = visit.halves;
+  const Reduction r = reduction_of(block, channels);
+  // Of one run without a basis the sums are the outputs.
+  const bool plain = !whole || (g.runs == 1 && !d.segment[0].value.index);
+  sync_block();  // the ring is free
+  if (!plain) {
+#pragma unroll 1
+    for (int32_t i = thread; i < partial_floats(channels); i += block_threads()) store_shared(r.outputs + i, 0.0f);
   }
-  sync_block();
-  cuts.tiles = run_range(d, block, g.runs).first;
-  const int64_t weight = weight_of_unit(g, block);
-  const int64_t from = stretch_of(cuts, block_x()), to = stretch_of(cuts, block_x() + 1);
-  if (cuts.start + weight <= from) return;
-  cuts.begins = cuts.start >= from, cuts.ends = cuts.start + weight <= to;
-  if (g.invariant) {
-    cuts.chunk = (cuts.tiles + kMaxItems - 1) / kMaxItems;
-    if (cuts.chunk < kLeastTiles) cuts.chunk = kLeastTiles;
-  }
-  const int32_t queries = static_cast<int32_t>(device::rows_of(o.tensor, o.batch, unit.sequence, g.most_queries).count), halves = halves_of(g, unit, queries);
-  const int32_t first = cuts.begins ? 0 : first_tile(g, block, cuts, from), end = cuts.ends ? cuts.tiles : first_tile(g, block, cuts, to);
-  Cursor cursor = {0, 0};
+  if (thread < kColumns) store_shared(r.mass + thread, 0.0f), store_shared(r.largest + thread, kLowest);
+  float largest = 0.0f;
+  bool begun = false;
 #pragma unroll 1
   for (int32_t run = 0; run < g.runs; ++run) {
-    while (d.segment[cursor.segment].value_run != run) {
-      cursor.begin += static_cast<int32_t>(load_shared(block.tiles + cursor.segment));
-      ++cursor.segment;
+    const Parts own = parts_of_run(d, block, visit.cuts, run, parts);
+    if (own.count == 0) continue;
+    const int32_t segment = first_segment(d, run);
+    Expansion expansion = {};
+    expansion.kept = value_width(d, visit.unit, segment);
+    if (!plain) expansion = expansion_of(d, o, visit.unit, run, segment);
+    const int32_t kept = expansion.kept, weight_words = expansion.dropped * weight_pitch(expansion.chunks);
+    const Shared<Words4> staged = r.weight + weight_words;
+    const Places places = places_of(d, visit.cuts, visit.unit.index, run, own);
+    // As many parts at once as there is room for.
+    int32_t most = own.count;
+    while (most > 1 && most * kept * halves > r.room - weight_words) most = (most + 1) / 2;
+    if (begun) sync_block();
+    fetch_maxima(r, places, own.count, halves, channels);
+    fetch_parts(staged, places, 0, most, kept, halves, channels);
+    if (expansion.index) fetch_expansion(r, expansion, channels);
+    cp_async_commit();
+    if (!begun) {
+      begun = true;
+      largest = across_warps(r, find_largest(d, block, visit, parts), [](float x, float y) { return fmaxf(x, y); });
+      if (thread < kColumns) store_shared(r.largest + thread, largest);
     }
-    const Range tiles = run_range(d, block, run);
-    const int32_t last = tiles.end < end ? tiles.end : end;
-    const int32_t begin = tiles.first > first ? tiles.first : first;
-    if (begin >= last && tiles.first < tiles.end && cuts.chunk == 0) {  // a part that saw nothing of the run
-      float *nothing = partial_at(d, cuts, index, block_x(), run, cuts.begins, cuts.ends);
+    cp_async_wait<0>();
+    sync_block();
+    const float mass = across_warps(r, weigh_parts(r, own.count, halves, largest), [](float x, float y) { return x + y; });
+    if (thread < halves * 4) {
+      store_shared(r.sums + place_of_column(thread, channels), mass);
+      store_shared(r.mass + thread, load_shared(r.mass + thread) + mass);
+    }
 #pragma unroll 1
-      for (int32_t i = thread_index(); i < halves * half_floats(g.value_channels); i += block_threads()) {
-        store_global(nothing + i, i % half_floats(g.value_channels) < 4 ? kLowest : 0.0f);
+    for (int32_t first = 0; first < own.count; first += most) {
+      const int32_t left = own.count - first, count = left < most ? left : most;
+      if (first > 0) {  // a thread sums what it has fetched
+        fetch_parts(staged, places, first, count, kept, halves, channels);
+        cp_async_commit();
+        cp_async_wait<0>();
       }
+      sum_parts(r, staged, first, count, kept, halves, channels);
     }
+    sync_block();
+    if (whole) {
+      if (!plain) expand(r, expansion, channels, halves);
+      continue;
+    }
+    float *to = d.partial + (places(0) - d.partial);
 #pragma unroll 1
-    for (int32_t at = begin, next; at < last; at = next) {
-      next = last;
-      if (cuts.chunk && (at / cuts.chunk + 1) * cuts.chunk < last) next = (at / cuts.chunk + 1) * cuts.chunk;
-      const auto place = [&] { return partial_at(d, cuts, index, cuts.chunk ? at / cuts.chunk : block_x(), run, cuts.begins, cuts.ends); };
+    for (int32_t i = thread; i < (kept + 2) * halves; i += block_threads()) {
+      const int32_t half = i & (halves - 1), at = i / halves;
+      const Shared<float> from = at == 0 ? r.largest + half * 4 : r.sums + half * half_floats(channels) + (at - 1) * 4;
+      store_global(reinterpret_cast<Float4 *>(to + half * half_floats(channels)) + at, load_shared(from.as<Float4>()));
+    }
+  }
+  if (!whole) return;
+  sync_block();
+  write_outputs(d, o, visit, r, plain ? r.sums + 4 : r.outputs);
+}
+
+// The tiles of a run that begin on the block's stretch.
+THINK_DEVICE Range run_on_stretch(const Decode &d, const Block &block, int32_t run) {
+  const Visit visit = get<Visit>(block.visit);
+  const Range tiles = run_range(d, block, run);
+  return {tiles.first > visit.first ? tiles.first : visit.first, tiles.end < visit.end ? tiles.end : visit.end};
+}
+
+// Of that which begins with tile `at`: what is left of the run, or of an item.
+THINK_DEVICE int32_t end_of_piece(const Decode &d, const Block &block, int32_t run, int32_t at) {
+  const int32_t last = run_on_stretch(d, block, run).end, chunk = get<Visit>(block.visit).cuts.chunk;
+  return chunk && (at / chunk + 1) * chunk < last ? (at / chunk + 1) * chunk : last;
+}
+
+// A part says so where it saw nothing of a run that others have tiles of.
+THINK_DEVICE void leave_nothing(const Decode &d, const Block &block, int32_t run) {
+  const Visit visit = get<Visit>(block.visit);
+  const Range tiles = run_range(d, block, run), own = run_on_stretch(d, block, run);
+  if (own.first < own.end || tiles.first == tiles.end || visit.cuts.chunk) return;
+  float *nothing = partial_at(d, visit.cuts, visit.unit.index, block_x(), run, visit.cuts.begins, visit.cuts.ends);
+  const int32_t of_half = half_floats(d.geometry.value_channels);
+#pragma unroll 1
+  for (int32_t i = this_thread(); i < visit.halves * of_half; i += block_threads()) store_global(nothing + i, i % of_half < 4 ? kLowest : 0.0f);
+}
+
+// Every tile of a unit that begins on the block's stretch of the line, and the reduction where this block is the last. Returns the index, for which there is
+// no register meanwhile.
+template <class T, int32_t kSteps, bool kCodes>
+THINK_DEVICE int32_t visit_unit(const Decode &d, const Output &o, const Block &block, int32_t index, int64_t start) {
+  const Geometry &g = d.geometry;
+  {
+    Visit visit;
+    visit.cuts = get<Cuts>(block.visit);
+    visit.unit = unit_at(g, o.batch, index);
+    sync_block();  // the unit before has been read
+    if (this_thread() < g.segments) {
+      const SegmentTiles tiles = tiles_of_segment(g, weighed(d.segment[this_thread()]), visit.unit);
+      store_shared(block.tiles + this_thread(), static_cast<uint32_t>(tiles.count));
+      store_shared(block.weight + this_thread(), static_cast<uint32_t>(tiles.weight));
+    }
+    visit.queries = static_cast<int32_t>(device::rows_of(o.tensor, o.batch, visit.unit.sequence, g.most_queries).count);
+    visit.halves = halves_of(g, visit.unit, visit.queries);
+    sync_block();
+    Cuts &cuts = visit.cuts;
+    cuts.start = start;
+    cuts.tiles = 0, cuts.weight = 0, cuts.chunk = 0;
+#pragma unroll 1
+    for (int32_t s = 0; s < g.segments; ++s) {
+      const int32_t tiles = static_cast<int32_t>(load_shared(block.tiles + s));
+      cuts.tiles += tiles;
+      cuts.weight += static_cast<int64_t>(load_shared(block.weight + s)) * tiles;
+    }
+    if (cuts.weight == 0) cuts.weight = 1;
+    if (start + cuts.weight <= cuts.from) return index;
+    cuts.begins = start >= cuts.from, cuts.ends = start + cuts.weight <= cuts.to;
+    if (g.invariant) {
+      cuts.chunk = (cuts.tiles + kMaxItems - 1) / kMaxItems;
+      if (cuts.chunk < kLeastTiles) cuts.chunk = kLeastTiles;
+    }
+    visit.first = cuts.begins ? 0 : first_tile(g, block, cuts, cuts.from), visit.end = cuts.ends ? cuts.tiles : first_tile(g, block, cuts, cuts.to);
+    if (this_thread() == 0) put(block.visit, visit);
+    sync_block();
+  }
+#pragma unroll 1
+  for (int32_t run = 0; run < g.runs; ++run) {
+    // What a piece begins with is looked up for each, as registers are for its sums.
+#pragma unroll 1
+    for (int32_t at = run_on_stretch(d, block, run).first; at < run_on_stretch(d, block, run).end; at = end_of_piece(d, block, run, at)) {
+      const auto place = [&] {
+        const Visit now = get<Visit>(block.visit);
+        return partial_at(d, now.cuts, now.unit.index, now.cuts.chunk ? at / now.cuts.chunk : block_x(), run, now.cuts.begins, now.cuts.ends);
+      };
+      const Cursor cursor = {first_segment(d, run), run_range(d, block, run).first};
       if (kCodes && has_codes(d.segment[cursor.segment])) {
-        if constexpr (kCodes) sum_code_piece<T, kSteps>(d, o.scale, o.softcap, block, unit, queries, cursor, at, next, place);
+        if constexpr (kCodes) sum_code_piece<T, kSteps>(d, o.scale, o.softcap, block, cursor, at, end_of_piece(d, block, run, at), place);
       } else {
-        sum_piece<T, stage_rows(kSteps * kStep), kSteps, kSteps>(d, o.scale, o.softcap, block, unit, queries, cursor, at, next, place);
+        sum_piece<T, stage_rows(kSteps * kStep), kSteps, kSteps>(d, o.scale, o.softcap, block, cursor, at, end_of_piece(d, block, run, at), place);
       }
     }
+    leave_nothing(d, block, run);
   }
   wait_for_previous_launch();  // which cleared the counters
-  const int32_t first_block = cuts.begins ? block_x() : block_at(cuts, cuts.start);
-  const int32_t last = cuts.ends ? block_x() : block_at(cuts, cuts.start + weight_of_unit(g, block) - 1);  // weighed again: little is kept meanwhile
+  const Visit visit = get<Visit>(block.visit);
+  const Cuts &cuts = visit.cuts;
+  const int32_t first_block = cuts.begins ? block_x() : block_at(cuts, cuts.start), last = cuts.ends ? block_x() : block_at(cuts, cuts.start + cuts.weight - 1);
   const int32_t arrivals = last - first_block + 1;
-  Parts parts = {first_block, arrivals, 1, true, arrivals == 1};
-  if (g.invariant) {
-    parts = {0, (cuts.tiles + cuts.chunk - 1) / cuts.chunk, 1, false, false};
-    if (arrivals > 1 && !last_block(d.counters + index, static_cast<uint32_t>(arrivals))) return;
-  } else {
-    if (arrivals > kGroupParts) {
-      // The block that is last in its group reduces the group, the one whose group is last the unit.
+  // The block that is last in its group reduces the group, the one whose group is last the unit.
+#pragma unroll 1
+  for (bool whole = g.invariant || arrivals <= kGroupParts;; whole = true) {
+    Parts parts = {first_block, arrivals, 1, true, arrivals == 1};
+    uint32_t *counter = d.counters + first_block;
+    int32_t awaited = arrivals;
+    if (g.invariant) {
+      parts = {0, (cuts.tiles + cuts.chunk - 1) / cuts.chunk, 1, false, false};
+      counter = d.counters + visit.unit.index;
+    } else if (!whole) {
       const int32_t leader = first_block + (block_x() - first_block) / kGroupParts * kGroupParts, left = last + 1 - leader;
-      const Parts group = {leader, left < kGroupParts ? left : kGroupParts, 1, leader == first_block, false};
+      awaited = left < kGroupParts ? left : kGroupParts;
+      parts = {leader, awaited, 1, leader == first_block, false};
       // A block leads two groups at most: of the unit that begins in it, and of one that began before.
-      uint32_t *counter = d.counters + grid_x() + leader * 2 + (leader > first_block);
-      if (group.count > 1) {
-        if (!last_block(counter, static_cast<uint32_t>(group.count))) return;
-        reduce_group(d, block, cuts, unit, group, halves);
-      }
-      parts = {first_block, (arrivals + kGroupParts - 1) / kGroupParts, kGroupParts, true, false};
+      counter = d.counters + grid_x() + leader * 2 + (leader > first_block);
+    } else if (arrivals > kGroupParts) {
+      awaited = (arrivals + kGroupParts - 1) / kGroupParts;
+      parts = {first_block, awaited, kGroupParts, true, false};
     }
-    if (parts.count > 1 && !last_block(d.counters + first_block, static_cast<uint32_t>(parts.count))) return;
+    if (awaited > 1 && !last_block(counter, static_cast<uint32_t>(awaited))) return visit.unit.index;
+    if (whole || awaited > 1) reduce_parts(d, o, block, visit, parts, whole);
+    if (whole) return visit.unit.index;
   }
-  reduce_unit(d, o, block, cuts, unit, parts, halves);
 }
 
 // kCodes: segments may be tiles of codes.
@@ -461,28 +488,30 @@ __global__ void __launch_bounds__(warps_of(kChannels) * 32, blocks_of(kChannels)
   Cuts cuts = {};
   cuts.total = start_of(g.units);
   if (cuts.total == 0) return wait_for_previous_launch();  // else some block does: one has to, or what comes behind this launch would overtake prepare
-  const int64_t wanted = cuts.total / d.least;
+  const int64_t wanted = quotient(cuts.total, d.least);
   cuts.blocks = wanted < 1 ? 1 : wanted < grid_x() ? static_cast<int32_t>(wanted) : grid_x();
   if (block_x() >= cuts.blocks) return;
-  cuts.each = cuts.total / cuts.blocks;
+  cuts.each = quotient(cuts.total, cuts.blocks);
   cuts.rest = static_cast<int32_t>(cuts.total - cuts.each * cuts.blocks);
-  const int64_t from = stretch_of(cuts, block_x());
+  cuts.from = stretch_of(cuts, block_x()), cuts.to = stretch_of(cuts, block_x() + 1);
+  if (thread_index() == 0) put(block.visit, cuts);
   // The last unit that begins at `from` or in front of it; a lane for each of 32 candidates.
   int32_t low = 0, high = g.units;
 #pragma unroll 1
   while (high - low > 1) {
     const int32_t apart = (high - low + 31) / 32, candidate = low + lane_index() * apart;
     const int64_t start = start_of(candidate < high ? candidate : low);
-    const int32_t reached = count_bits(ballot(candidate < high && start <= from));
+    const int32_t reached = count_bits(ballot(candidate < high && start <= cuts.from));
     low += (reached - 1) * apart;
     if (low + apart < high) high = low + apart;
   }
+  sync_block();
   // Little is kept while a unit is summed, which needs the registers.
 #pragma unroll 1
   for (int32_t index = low; index < g.units; ++index) {
-    cuts.start = start_of(index);
-    if (cuts.start >= stretch_of(cuts, block_x() + 1)) return;
-    if (start_of(index + 1) > cuts.start) visit<T, kSteps, kCodes>(d, o, block, cuts, index);
+    const int64_t start = start_of(index);
+    if (start >= get<Cuts>(block.visit).to) return;
+    if (start_of(index + 1) > start) index = visit_unit<T, kSteps, kCodes>(d, o, block, index, start);
   }
 }
 

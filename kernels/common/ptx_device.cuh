@@ -6,14 +6,15 @@ namespace think::ptx {
 // ---- indices -------------------------------------------------------------------------------------------------------------------------------
 
 THINK_DEVICE int32_t thread_index() { return static_cast<int32_t>(threadIdx.x); }
+// x, of which the compiler knows nothing here: what follows from it is computed behind this place, not far ahead, where it would fill the registers.
+THINK_DEVICE int32_t opaque(int32_t x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
 // A unit that defines THINK_OPAQUE_LANES has kernels of so many paths that the addresses of all of them, computed far ahead, would fill the registers: there the
 // compiler knows nothing of a lane, and what follows from it is computed where it is needed.
 #if defined(THINK_OPAQUE_LANES)
-THINK_DEVICE int32_t lane_index() {
-  int32_t lane = static_cast<int32_t>(threadIdx.x & 31);
-  asm volatile("" : "+r"(lane));
-  return lane;
-}
+THINK_DEVICE int32_t lane_index() { return opaque(static_cast<int32_t>(threadIdx.x & 31)); }
 #else
 THINK_DEVICE int32_t lane_index() { return static_cast<int32_t>(threadIdx.x & 31); }
 #endif

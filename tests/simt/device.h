@@ -15,6 +15,7 @@ using simt::Site;
 // ---- indices -------------------------------------------------------------------------------------------------------------------------------
 
 THINK_DEVICE int32_t thread_index() { return simt::machine().lane().thread; }
+THINK_DEVICE int32_t opaque(int32_t x) { return x; }
 THINK_DEVICE int32_t lane_index() { return thread_index() & 31; }
 THINK_DEVICE int32_t warp_index() { return thread_index() >> 5; }
 THINK_DEVICE int32_t block_threads() { return simt::machine().spec().threads; }

@@ -197,7 +197,7 @@ simt::Counters moved_counters() {
 }
 
 // Of a warp and part: lengths, widths, slots, places.
-constexpr int64_t kLookups = 13;
+constexpr int64_t kLookups = 11;
 
 struct Model {
   double cache = 0, reads = 0, writes = 0;
