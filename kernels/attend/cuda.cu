@@ -160,15 +160,16 @@ int32_t load() {
   return prepare(attend_merge, 0);
 }
 
-int32_t resident(const Shape &shape, int32_t *blocks) {
+int32_t resident(Shape &shape) {
   int32_t processors = 0, each = 0;
   if (const int32_t error = multiprocessors(&processors)) return error;
+  if (const int32_t error = multiprocessor_shared_bytes(&shape.attend_shared)) return error;
   const int32_t kernel = kernel_of(shape);
   const uint32_t shared_bytes = decode_shared_bytes(shape.key_channels, shape.value_channels, 0);
   const int32_t error = with_kernel(shape.cache_dtype == THINK_F16 ? THINK_F16 : THINK_BF16, kernel, false,
                                     [&](auto decode, auto) { return resident_blocks(&each, decode, warps_of(kernel) * 32, shared_bytes); });
-  const int32_t all = processors * (each < 1 ? 1 : each), most = kGroupParts * kMostParts;
-  *blocks = all < most ? all : most;
+  shape.attend_each = std::max(each, 1);
+  shape.attend_blocks = std::min(processors * shape.attend_each, kGroupParts * kMostParts);
   return error;
 }
 
@@ -242,10 +243,20 @@ int32_t attend(const Arguments &a, const Extent &extent, const int32_t *query_sl
   p.folded = space.folded, p.constant = space.constant, p.start = space.start, p.counters = space.counters;
   p.counter_count = g.invariant ? g.units : shape.attend_blocks * 3;
   d.folded = space.folded, d.constant = space.constant, d.start = space.start, d.counters = space.counters, d.partial = space.partial;
-  // As many warps take tiles of codes as a block has room for.
+  // As many warps take tiles of codes as a multiprocessor has room for, in as many blocks as that is best with.
   const auto shared_bytes = [&] { return decode_shared_bytes(shape.key_channels, shape.value_channels, code_ring(d)); };
-  d.code_warps = codes ? warps_of(kernel_of(shape)) : 0;
-  while (d.code_warps > 1 && shared_bytes() > kMostShared) --d.code_warps;
+  int32_t blocks = shape.attend_each;
+  for (int32_t each = shape.attend_each, best = 0; codes && each > 0; --each) {
+    const uint32_t room = std::min(kMostShared, static_cast<uint32_t>(shape.attend_shared / each - kReservedShared));
+    const int32_t before = d.code_warps;
+    d.code_warps = warps_of(kernel_of(shape));
+    while (d.code_warps > 1 && shared_bytes() > room) --d.code_warps;
+    if ((shared_bytes() > room && each > 1) || d.code_warps * each <= best) {
+      d.code_warps = before;
+    } else {
+      best = d.code_warps * each, blocks = each;
+    }
+  }
   o.tensor = a.output;
   o.sink_logit = a.sink_logit;
   o.lse = a.lse;
@@ -258,7 +269,7 @@ int32_t attend(const Arguments &a, const Extent &extent, const int32_t *query_sl
                           .stream = stream};
     if (const int32_t error = launch(first, fold, p)) return error;
     const Launch second = {.name = "attend_decode",
-                           .grid = {shape.attend_blocks},
+                           .grid = {shape.attend_blocks / shape.attend_each * blocks},
                            .threads = warps_of(kernel_of(shape)) * 32,
                            .shared_bytes = shared_bytes(),
                            .stream = stream,

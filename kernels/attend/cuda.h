@@ -6,8 +6,8 @@
 namespace think::attend::cuda {
 
 int32_t load();  // every kernel, when a plan is made
-// Blocks of the decode kernel that the current device holds at a time: Shape::attend_blocks, when a plan is made.
-int32_t resident(const Shape &shape, int32_t *blocks);
+// What the current device holds of the decode kernel: Shape::attend_blocks and what follows it there, when a plan is made.
+int32_t resident(Shape &shape);
 
 int64_t workspace(const Shape &shape, const Extent &extent);
 // `extent`: what the host knows of the call; no sequence has more queries, no run more tokens. Segments have one element type of 16 bits.

@@ -12,7 +12,8 @@
 
 namespace think::attend::cuda {
 
-constexpr uint32_t kMostShared = 99 << 10;  // of a block, on the smallest devices
+constexpr uint32_t kMostShared = 99 << 10;     // of a block, on the smallest devices
+constexpr int32_t kReservedShared = 1 << 10;  // what each block takes besides
 
 THINK_HOST_DEVICE bool has_codes(think_dtype key, think_dtype value) { return device::is_codes(key) || device::is_codes(value); }
 THINK_HOST_DEVICE int32_t code_ring(const Decode &d) { return d.code_warps * kCodeStages * d.code_words; }

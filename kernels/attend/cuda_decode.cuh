@@ -126,7 +126,7 @@ THINK_HOST_DEVICE constexpr int32_t class_of(int32_t key_channels, int32_t value
 // Of a kernel's class.
 THINK_HOST_DEVICE constexpr int32_t stage_rows(int32_t kernel) { return kernel > 64 ? kTileTokens / 2 : kTileTokens; }
 THINK_HOST_DEVICE constexpr int32_t warps_of(int32_t kernel) { return kernel > 128 ? 2 : 4; }
-THINK_HOST_DEVICE constexpr int32_t blocks_of(int32_t kernel) { return 3; }  // whose registers a multiprocessor has room for
+constexpr int32_t kBlocks = 3;  // whose registers a multiprocessor has room for
 THINK_HOST_DEVICE int32_t key_words(int32_t channels, int32_t rows) { return steps_of(channels) * 2 * rows; }  // of 16 bytes, tiles and rows alike
 THINK_HOST_DEVICE int32_t stage_words(int32_t key_channels, int32_t value_channels) {
   const int32_t rows = stage_rows(class_of(key_channels, value_channels));
@@ -240,6 +240,9 @@ THINK_DEVICE LanePlace lane_place(int32_t steps, int32_t row, int32_t half) {
   return {row * place.chunks, 16 * place.chunks, half, row >> place.shift & place.mask};
 }
 
+// For what is seldom: addresses that follow from it are not computed in front of the loop.
+THINK_DEVICE int32_t late_lane() { return opaque(lane_index()); }
+
 // A chunk of 16 bytes, of which the first `numbers` numbers exist.
 THINK_DEVICE void fetch_chunk(Shared<Words4> to, const char *from, int32_t numbers) {
   cp_async_zfill<16>(to, numbers > 0 ? from : nullptr, numbers <= 0 ? 0 : numbers < 8 ? numbers * 2 : 16);
@@ -252,31 +255,34 @@ THINK_DEVICE int32_t lane_row(const RowPlace &place, int32_t lane) {
   return (rest >> bit << (bit + 1)) + (lane / 4 % 2 << bit) + (rest & ((1 << bit) - 1));
 }
 
-// For what is seldom: addresses that follow from it are not computed in front of the loop.
-THINK_DEVICE int32_t late_lane() { return opaque(lane_index()); }
 
-// As many rows as a stage has. from: this lane's first chunk.
-template <int32_t kRows, int32_t kSteps>
-THINK_DEVICE void fetch_whole_rows(Shared<Words4> to, const char *from, int64_t stride, int32_t channels) {
-  const int32_t lane = lane_index(), chunk = lane % 4, stored = channels / 8, chunks = steps_of(channels) * 2;
+// Where a lane stores its first chunk of whole rows, by 8; and, added, what the exclusive-or does further on: its two lower bits lie within the lanes' four
+// chunks, the third, 4 or 0, changes places of four.
+THINK_DEVICE int32_t lane_of_rows(int32_t channels, int32_t lane) {
   const RowPlace place = row_place(steps_of(channels));
-  const int32_t row = lane_row(place, lane);
-  // Of the exclusive-or the two lower bits lie within the lanes' four chunks; the third changes places of four.
-  const int32_t twist = row >> place.shift & place.mask, odd = twist & 4;
-  const Shared<Words4> at = to + (row * chunks + (chunk ^ (twist & 3)));
+  const int32_t row = lane_row(place, lane), twist = row >> place.shift & place.mask;
+  return (row * place.chunks + (lane % 4 ^ (twist & 3))) * 8 + (twist & 4);
+}
+
+// As many rows as a stage has. from: this lane's first chunk. place: lane_of_rows(). No branches but for what most widths have not.
+template <int32_t kRows, int32_t kSteps>
+THINK_DEVICE void fetch_whole_rows(Shared<Words4> to, const char *from, int64_t stride, int32_t channels, int32_t place) {
+  const int32_t stored = channels / 8, chunks = steps_of(channels) * 2, odd = place & 4;
+  const Shared<Words4> at = to + place / 8;
 #pragma unroll
   for (int32_t r = 0; r < kRows / 8; ++r) {
 #pragma unroll
-    for (int32_t c = 0; c < kSteps / 2; ++c) {
-      if (c < stored / 4) cp_async<16>(at + (r * 8 * chunks + ((c * 4) ^ odd)), from + r * 8 * stride + c * 64);
-    }
+    for (int32_t c = 0; c < kSteps / 2; ++c) cp_async_if(c < stored / 4, at + (r * 8 * chunks + ((c * 4) ^ odd)), from + r * 8 * stride + c * 64);
   }
-  if (chunk < stored % 4) {
+  if (stored % 4) {
     const int32_t last = stored / 4;
 #pragma unroll
-    for (int32_t r = 0; r < kRows / 8; ++r) cp_async<16>(at + (r * 8 * chunks + ((last * 4) ^ odd)), from + r * 8 * stride + last * 64);
+    for (int32_t r = 0; r < kRows / 8; ++r) {
+      cp_async_if(late_lane() % 4 < stored % 4, at + (r * 8 * chunks + ((last * 4) ^ odd)), from + r * 8 * stride + last * 64);
+    }
+    const int32_t lane = late_lane();
+    if (stored < chunks && lane < kRows) store_shared(to + row_place(chunks / 2)(lane, stored), Words4{0, 0, 0, 0});
   }
-  if (stored < chunks && lane < kRows) store_shared(to + place(lane, stored), Words4{0, 0, 0, 0});
 }
 
 THINK_DEVICE const char *first_chunk(const char *row, int64_t stride, int32_t channels) {
@@ -291,7 +297,8 @@ THINK_DEVICE void fetch_rows(Shared<Words4> to, const device::View &view, int32_
   const bool in_one_page = !view.pages || first % view.page_tokens + rows <= view.page_tokens;
   const bool even = ((reinterpret_cast<uint64_t>(begin) | static_cast<uint64_t>(view.row_stride)) & 15) == 0;
   if (rows == kRows && in_one_page && even && view.channels % 8 == 0) {
-    return fetch_whole_rows<kRows, kSteps>(to, first_chunk(begin, view.row_stride, view.channels), view.row_stride, view.channels);
+    const char *from = first_chunk(begin, view.row_stride, view.channels);
+    return fetch_whole_rows<kRows, kSteps>(to, from, view.row_stride, view.channels, lane_of_rows(view.channels, late_lane()));
   }
   const int32_t lane = late_lane(), steps = steps_of(view.channels), chunks = steps * 2;
   const RowPlace place = row_place(steps);
@@ -314,20 +321,23 @@ THINK_DEVICE void fetch_rows(Shared<Words4> to, const device::View &view, int32_
   }
 }
 
-// kRows tokens of a tile. from: this lane's first chunk. The exclusive-or of tile_place() is the same for all channels of a lane.
+template <int32_t kRows>
+THINK_DEVICE int32_t lane_of_tile(int32_t lane) {
+  return tile_place<kRows>(lane / (kRows / 8), lane % (kRows / 8));
+}
+
+// kRows tokens of a tile. from: this lane's first chunk. place: lane_of_tile(); the exclusive-or of tile_place() is the same for all channels of a lane.
 template <int32_t kRows, int32_t kSteps>
-THINK_DEVICE void fetch_whole_tile(Shared<Words4> to, const char *from, int32_t channels) {
+THINK_DEVICE void fetch_whole_tile(Shared<Words4> to, const char *from, int32_t channels, int32_t place) {
   constexpr int32_t kChunks = kRows / 8, kOn = 32 / kChunks;  // channels that the lanes hold
-  const int32_t channel = lane_index() / kChunks, padded = steps_of(channels) * kStep;
-  const Shared<Words4> at = to + tile_place<kRows>(channel, lane_index() % kChunks);
+  const Shared<Words4> at = to + place;
+  const int32_t whole = channels / kOn;
 #pragma unroll
-  for (int32_t c = 0; c < kSteps * kStep; c += kOn) {
-    if (c + kOn <= channels) {
-      cp_async<16>(at + c * kChunks, from + c * 64);
-    } else if (c < padded) {
-      fetch_chunk(at + c * kChunks, from + c * 64, c + channel < channels ? 8 : 0);
-    }
-  }
+  for (int32_t c = 0; c < kSteps * kStep / kOn; ++c) cp_async_if(c < whole, at + c * 32, from + c * kOn * 64);
+  // What is missing of the last step becomes zero.
+  const int32_t padded = steps_of(channels) * kStep;
+#pragma unroll 1
+  for (int32_t c = whole; c * kOn < padded; ++c) fetch_chunk(at + c * 32, from + c * kOn * 64, c * kOn + late_lane() / kChunks < channels ? 8 : 0);
 }
 
 template <int32_t kRows>
@@ -340,7 +350,8 @@ THINK_DEVICE const char *first_chunk_of_tile(const char *tile, int32_t token) {
 // Tokens [first, first + kRows) of a tile.
 template <int32_t kRows, int32_t kSteps>
 THINK_DEVICE void fetch_tile(Shared<Words4> to, const device::View &view, int32_t first) {
-  fetch_whole_tile<kRows, kSteps>(to, first_chunk_of_tile<kRows>(device::row_address(view, first), first), view.channels);
+  const char *from = first_chunk_of_tile<kRows>(device::row_address(view, first), first);
+  fetch_whole_tile<kRows, kSteps>(to, from, view.channels, lane_of_tile<kRows>(late_lane()));
 }
 
 // ---- walking along the tiles of a run
@@ -492,52 +503,52 @@ THINK_DEVICE void make_probabilities(float (&score)[kBlocks][4], Sums<kMatrices>
   const float factor = softcap > 0.0f ? scale / softcap * 2.0f * kLog2E : scale * kLog2E;
   float largest[2] = {kLowest, kLowest};
   bool higher = false;
-#pragma unroll
-  for (int32_t x = 0; x < 2; ++x) {
-    if (x == 1 && g.sparse) continue;
+  const auto of_column = [&](int32_t x, const auto &body) {
 #pragma unroll
     for (int32_t m = 0; m < kBlocks; ++m) {
 #pragma unroll
-      for (int32_t half = 0; half < 2; ++half) {
-        float &z = score[m][half * 2 + x];
-        z *= factor;
-        if (softcap > 0.0f) z = softcap * kLog2E * (1.0f - 2.0f * reciprocal_fast(1.0f + exp2_fast(z)));  // tanh
-        if (token(m, half) >= keys.limit[x]) z = -INFINITY;
-        largest[x] = fmaxf(largest[x], z);
-      }
+      for (int32_t half = 0; half < 2; ++half) body(score[m][half * 2 + x], m, half);
     }
+  };
+  const auto make_logits = [&](int32_t x) {
+    of_column(x, [&](float &z, int32_t, int32_t) { z *= factor; });
+    if (softcap > 0.0f) {  // tanh
+      of_column(x, [&](float &z, int32_t, int32_t) { z = softcap * kLog2E * (1.0f - 2.0f * reciprocal_fast(1.0f + exp2_fast(z))); });
+    }
+    of_column(x, [&](float &z, int32_t m, int32_t half) {
+      if (token(m, half) >= keys.limit[x]) z = -INFINITY;
+      largest[x] = fmaxf(largest[x], z);
+    });
     higher = higher || largest[x] > sums.maximum[x] + slack;
-  }
+  };
+  const auto follow = [&](int32_t x) {
+    largest[x] = fmaxf(largest[x], sums.maximum[x]);
+#pragma unroll
+    for (int32_t distance = 4; distance < 32; distance *= 2) largest[x] = fmaxf(largest[x], shuffle_xor(largest[x], distance));
+    const float rest = exp2_fast(sums.maximum[x] - largest[x]);
+    sums.maximum[x] = largest[x];
+    sums.mass[x] *= rest;
+#pragma unroll
+    for (int32_t j = 0; j < kMatrices; ++j) sums.out[j][x] *= rest, sums.out[j][2 + x] *= rest;
+    shrink(x, rest);
+  };
+  const auto make_powers = [&](int32_t x) {
+    of_column(x, [&](float &p, int32_t, int32_t) {
+      p = exp2_fast(p - sums.maximum[x]);
+      sums.mass[x] += p;
+    });
+  };
+  make_logits(0);
+  if (!g.sparse) make_logits(1);
   if (ballot(higher)) {
-#pragma unroll
-    for (int32_t x = 0; x < 2; ++x) {
-      if (x == 1 && g.sparse) continue;
-      largest[x] = fmaxf(largest[x], sums.maximum[x]);
-#pragma unroll
-      for (int32_t distance = 4; distance < 32; distance *= 2) largest[x] = fmaxf(largest[x], shuffle_xor(largest[x], distance));
-      const float rest = exp2_fast(sums.maximum[x] - largest[x]);
-      sums.maximum[x] = largest[x];
-      sums.mass[x] *= rest;
-#pragma unroll
-      for (int32_t j = 0; j < kMatrices; ++j) sums.out[j][x] *= rest, sums.out[j][2 + x] *= rest;
-      shrink(x, rest);
-    }
+    follow(0);
+    if (!g.sparse) follow(1);
   }
-#pragma unroll
-  for (int32_t x = 0; x < 2; ++x) {
-#pragma unroll
-    for (int32_t m = 0; m < kBlocks; ++m) {
-#pragma unroll
-      for (int32_t half = 0; half < 2; ++half) {
-        float &p = score[m][half * 2 + x];
-        if (x == 1 && g.sparse) {
-          p = 0.0f;
-        } else {
-          p = exp2_fast(p - sums.maximum[x]);
-          sums.mass[x] += p;
-        }
-      }
-    }
+  make_powers(0);
+  if (g.sparse) {
+    of_column(1, [](float &p, int32_t, int32_t) { p = 0.0f; });
+  } else {
+    make_powers(1);
   }
 }
 
@@ -712,7 +723,7 @@ struct Rows {
 };
 
 THINK_DEVICE Ahead ahead_of(const Cursor &cursor, const Block &block) {
-  const Shared<Words2> views = block.views + warp_index() * kAheadWords;
+  const Shared<Words2> views = block.views + opaque(warp_index()) * kAheadWords;
   return {cursor, views, views + kViewWords, views + 2 * kViewWords, false};
 }
 
@@ -736,6 +747,7 @@ THINK_DEVICE void meet_tile(Ahead &ahead, const Decode &d, const Block &block, i
 // Where a warp goes on fetching without looking anything up.
 struct Stride {
   const char *key, *value;  // this lane's first chunks of the next share
+  int32_t key_place, value_place;  // and where they are staged
   int32_t shares;           // of this warp that are left of it
 };
 
@@ -754,7 +766,7 @@ template <int32_t kRows, int32_t kWarps>
 THINK_DEVICE Stride stride_from(const Ahead &ahead, int32_t row, int32_t left, Shared<Words4> paces_of_warp) {
   constexpr int32_t kApart = kWarps * kRows;
   static_assert(kApart % kTileTokens == 0, "a warp's next share begins where this one does in its tile");
-  Stride stride = {nullptr, nullptr, INT32_MAX};
+  Stride stride = {nullptr, nullptr, 0, 0, INT32_MAX};
   sync_warp();
 #pragma unroll 1
   for (int32_t values = 0; values < 2; ++values) {
@@ -767,10 +779,11 @@ THINK_DEVICE Stride stride_from(const Ahead &ahead, int32_t row, int32_t left, S
     if (((reinterpret_cast<uint64_t>(address) | static_cast<uint64_t>(apart)) & 15) != 0) return {};
     if (shares < stride.shares) stride.shares = shares;
     const char *chunk = tiles ? first_chunk_of_tile<kRows>(address, row) : first_chunk(address, apart, view.channels);
+    const int32_t place = tiles ? lane_of_tile<kRows>(late_lane()) : lane_of_rows(view.channels, late_lane());
     if (values) {
-      stride.value = chunk;
+      stride.value = chunk, stride.value_place = place;
     } else {
-      stride.key = chunk;
+      stride.key = chunk, stride.key_place = place;
     }
     const Pace pace = {tiles ? kApart / kTileTokens * view.tile_bytes : kApart * apart, apart, view.channels, view.layout, 0};
     if (lane_index() == 0) put((paces_of_warp + values * kPaceWords).as<Words2>(), pace);
@@ -790,11 +803,11 @@ THINK_DEVICE void fetch_share(Shared<Words4> keys, Shared<Words4> values, Stride
   };
   const Pace of_keys = pace_of(0), of_values = pace_of(1);
   if (of_keys.layout == THINK_TILES) {
-    fetch_whole_tile<kRows, kSteps>(keys, stride.key, of_keys.channels);
+    fetch_whole_tile<kRows, kSteps>(keys, stride.key, of_keys.channels, stride.key_place);
   } else {
-    fetch_whole_rows<kRows, kSteps>(keys, stride.key, of_keys.stride, of_keys.channels);
+    fetch_whole_rows<kRows, kSteps>(keys, stride.key, of_keys.stride, of_keys.channels, stride.key_place);
   }
-  fetch_whole_rows<kRows, kSteps>(values, stride.value, of_values.stride, of_values.channels);
+  fetch_whole_rows<kRows, kSteps>(values, stride.value, of_values.stride, of_values.channels, stride.value_place);
   stride.key += of_keys.step, stride.value += of_values.step;
   --stride.shares;
 }

@@ -53,7 +53,7 @@ THINK_DEVICE Places places_of(const Decode &d, const Cuts &cuts, int32_t unit, i
   return {partial_at(d, cuts, unit, parts.first, run, false, false), parts.step * apart, parts.begins ? of_block + of_block * parts.ends : 0};
 }
 
-// The largest maximum of this thread's column among what parts have of all runs; those of every kColumns-th thread together are all.
+// The largest maximum of this thread's column: those of every kColumns-th thread together are all. Among what parts have of several runs.
 THINK_DEVICE float find_largest(const Decode &d, const Block &block, const Visit &visit, const Parts &parts) {
   float largest = kLowest;
   const int32_t column = this_thread() % kColumns;
@@ -70,17 +70,18 @@ THINK_DEVICE float find_largest(const Decode &d, const Block &block, const Visit
 }
 
 // What every warp has of a column to where each thread finds all of it: combine(sum, next), in the order of the warps.
-template <class Combine>
+template <int32_t kWarps, class Combine>
 THINK_DEVICE float across_warps(const Reduction &r, float x, const Combine &combine) {
 #pragma unroll
   for (int32_t distance = kColumns; distance < 32; distance *= 2) x = combine(x, shuffle_xor(x, distance));
   if (lane_index() < kColumns) store_shared(r.of_warp + warp_index() * kColumns + lane_index(), x);
   sync_block();
-  const Shared<float> of_column = r.of_warp + this_thread() % kColumns;
-  x = load_shared(of_column);
-#pragma unroll 1
-  for (int32_t warp = 1; warp < block_threads() / 32; ++warp) x = combine(x, load_shared(of_column + warp * kColumns));
-  return x;
+  float of_warp[kWarps];
+#pragma unroll
+  for (int32_t warp = 0; warp < kWarps; ++warp) of_warp[warp] = load_shared(r.of_warp + warp * kColumns + this_thread() % kColumns);
+#pragma unroll
+  for (int32_t warp = 1; warp < kWarps; ++warp) of_warp[0] = combine(of_warp[0], of_warp[warp]);
+  return of_warp[0];
 }
 
 // Maxima and masses of all parts.
@@ -93,6 +94,17 @@ THINK_DEVICE void fetch_maxima(const Reduction &r, const Places &places, int32_t
       cp_async<16>((masses ? r.masses : r.weights) + part_place(part, half * 4), places(part) + half * half_floats(value_channels) + masses * 4);
     }
   }
+}
+
+// Among what fetch_maxima() has brought, of one run.
+THINK_DEVICE float find_largest(const Reduction &r, int32_t count, int32_t halves) {
+  float largest = kLowest;
+  const int32_t column = this_thread() % kColumns;
+#pragma unroll 1
+  for (int32_t part = this_thread() / kColumns; part < count && column < halves * 4; part += block_threads() / kColumns) {
+    largest = fmaxf(largest, load_shared(r.weights + part_place(part, column)));
+  }
+  return largest;
 }
 
 // What fetch_maxima() has brought becomes the weights of the parts. Returns this thread's share of the mass of its column. A part that saw nothing has none.
@@ -115,12 +127,10 @@ THINK_DEVICE void fetch_parts(Shared<Words4> to, const Places &places, int32_t f
 #pragma unroll 1
   for (int32_t i = this_thread(); i < chunks; i += block_threads()) {
     const float *from = places(first) + (i & (halves - 1)) * half_floats(value_channels) + (2 + i / halves) * 4;
-    Shared<Words4> at = to + i;
-#pragma unroll 1
-    for (int32_t part = first; part < first + count; ++part, at = at + chunks) {
-      cp_async<16>(at, from);
-      from += part == 0 ? places.step - places.first : places.step;
-    }
+    cp_async<16>(to + i, from);
+    from = places(first + 1) + (from - places(first));
+#pragma unroll 4
+    for (int32_t part = 1; part < count; ++part, from += places.step) cp_async<16>(to + (part * chunks + i), from);
   }
 }
 
@@ -194,7 +204,6 @@ THINK_DEVICE void fetch_expansion(const Reduction &r, const Expansion &e, int32_
     while (chunk >= e.chunks) chunk -= e.chunks, ++row;
     cp_async<16>(r.weight + (row * weight_pitch(e.chunks) + chunk), e.weight + int64_t{i} * 16);
   }
-  cp_async_commit();
 }
 
 // Adds the sums of a run to the outputs. Several threads share a dropped channel where there are enough.
@@ -283,6 +292,7 @@ THINK_DEVICE void write_outputs(const Decode &d, const Output &o, const Visit &v
 }
 
 // Parts of a unit to its outputs; or, of a group, to one part in the place of the first.
+template <int32_t kWarps>
 THINK_DEVICE void reduce_parts(const Decode &d, const Output &o, const Block &block, const Visit &visit, const Parts &parts, bool whole) {
   const Geometry &g = d.geometry;
   const int32_t thread = this_thread(), channels = g.value_channels, halves = visit.halves;
@@ -313,17 +323,22 @@ THINK_DEVICE void reduce_parts(const Decode &d, const Output &o, const Block &bl
     while (most > 1 && most * kept * halves > r.room - weight_words) most = (most + 1) / 2;
     if (begun) sync_block();
     fetch_maxima(r, places, own.count, halves, channels);
+    cp_async_commit();
     fetch_parts(staged, places, 0, most, kept, halves, channels);
     if (expansion.index) fetch_expansion(r, expansion, channels);
     cp_async_commit();
+    cp_async_wait<1>();
+    sync_block();
     if (!begun) {
       begun = true;
-      largest = across_warps(r, find_largest(d, block, visit, parts), [](float x, float y) { return fmaxf(x, y); });
+      const float own_largest = g.runs > 1 ? find_largest(d, block, visit, parts) : find_largest(r, own.count, halves);
+      largest = across_warps<kWarps>(r, own_largest, [](float x, float y) { return fmaxf(x, y); });
       if (thread < kColumns) store_shared(r.largest + thread, largest);
     }
+    const float of_thread = weigh_parts(r, own.count, halves, largest);
     cp_async_wait<0>();
     sync_block();
-    const float mass = across_warps(r, weigh_parts(r, own.count, halves, largest), [](float x, float y) { return x + y; });
+    const float mass = across_warps<kWarps>(r, of_thread, [](float x, float y) { return x + y; });
     if (thread < halves * 4) {
       store_shared(r.sums + place_of_column(thread, channels), mass);
       store_shared(r.mass + thread, load_shared(r.mass + thread) + mass);
@@ -461,15 +476,14 @@ THINK_DEVICE int32_t visit_unit(const Decode &d, const Output &o, const Block &b
       parts = {first_block, awaited, kGroupParts, true, false};
     }
     if (awaited > 1 && !last_block(counter, static_cast<uint32_t>(awaited))) return visit.unit.index;
-    if (whole || awaited > 1) reduce_parts(d, o, block, visit, parts, whole);
+    if (whole || awaited > 1) reduce_parts<warps_of(kSteps * kStep)>(d, o, block, visit, parts, whole);
     if (whole) return visit.unit.index;
   }
 }
 
 // kCodes: segments may be tiles of codes.
 template <class T, int32_t kChannels, bool kCodes>
-__global__ void __launch_bounds__(warps_of(kChannels) * 32, blocks_of(kChannels)) attend_decode(const __grid_constant__ Decode d,
-                                                                                                  const __grid_constant__ Output o) {
+__global__ void __launch_bounds__(warps_of(kChannels) * 32, kBlocks) attend_decode(const __grid_constant__ Decode d, const __grid_constant__ Output o) {
   constexpr int32_t kSteps = kChannels / kStep;
   const Geometry &g = d.geometry;
   SharedCarver carver = shared_memory();

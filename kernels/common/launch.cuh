@@ -51,6 +51,13 @@ inline int32_t multiprocessors(int32_t *count) {
   return cudaDeviceGetAttribute(count, cudaDevAttrMultiProcessorCount, device);
 }
 
+// Shared memory of one of them, which its blocks divide; each takes 1 KiB besides its own.
+inline int32_t multiprocessor_shared_bytes(int32_t *bytes) {
+  int device;
+  if (const cudaError_t error = cudaGetDevice(&device)) return error;
+  return cudaDeviceGetAttribute(bytes, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
+}
+
 // A grid without blocks is no launch.
 template <class... P>
 int32_t launch(const Launch &how, void (*kernel)(P...), Same<P>... arguments) {

@@ -225,6 +225,13 @@ THINK_DEVICE void cp_async(Shared<T> to, const void *from) {
   }
 }
 // Closes a group of this thread's copies; an empty group counts too.
+// Only where `condition` holds, without a branch. Of 16 bytes.
+template <class T>
+THINK_DEVICE void cp_async_if(bool condition, Shared<T> to, const void *from) {
+  asm volatile("{ .reg .pred p; setp.ne.b32 p, %2, 0; @p cp.async.cg.shared.global.L2::128B [%0], [%1], 16; }" ::"r"(to.address), "l"(global_address(from)),
+               "r"(static_cast<int32_t>(condition))
+               : "memory");
+}
 THINK_DEVICE void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // Waits until at most `Pending` of this thread's newest groups are under way.
 template <int32_t Pending>

@@ -20,7 +20,9 @@ struct Shape {
   think_dtype query_dtype, cache_dtype, output_dtype;
   float scale;
   float softcap;  // 0 = none
-  int32_t attend_blocks;  // on a device: blocks of the attend kernel that it holds at a time
+  int32_t attend_blocks;  // on a device: blocks of the attend kernel that it holds at a time,
+  int32_t attend_each;    // and one of its multiprocessors, which
+  int32_t attend_shared;  // has so many bytes of shared memory for all of them
   bool batch_invariant;   // THINK_PROBLEM_BATCH_INVARIANT
   bool on_device; // lengths, slots, widths and all other arrays are memory that the host cannot read
 };

@@ -98,7 +98,7 @@ struct Backend {
 
   int32_t (*rebuild)(const rebuild::Arguments &arguments, void *stream);
 
-  int32_t (*attend_resident)(const Shape &shape, int32_t *blocks);  // Shape::attend_blocks of a new plan
+  int32_t (*attend_resident)(Shape &shape);  // Shape::attend_blocks and its like, of a new plan
   int64_t (*attend_workspace)(const Shape &shape, const attend::Extent &extent);
   int32_t (*attend)(const attend::Arguments &arguments, const attend::Extent &extent, const int32_t *query_slot, void *workspace, void *stream);
   int32_t (*merge)(const attend::Merge &arguments, void *stream);

@@ -115,7 +115,7 @@ think_status make_plan(think_context &context, const Shape &shape, think_plan *&
   if (context.cuda) {
     const think_status status = run_on_device(*made, error, [&](const cuda::Backend &backend) {
       const int32_t code = backend.load();
-      return code ? code : backend.attend_resident(made->shape, &made->shape.attend_blocks);
+      return code ? code : backend.attend_resident(made->shape);
     });
     if (status) {
       destroy_plan(made);

@@ -164,6 +164,10 @@ THINK_DEVICE void cp_async(Shared<T> to, const void *from, Site site = Site::cur
   static_assert(Bytes == 4 || Bytes == 8 || Bytes == 16);
   simt::machine().start_copy(to.bounds, to.address, from, Bytes, Bytes, site);
 }
+template <class T>
+THINK_DEVICE void cp_async_if(bool condition, Shared<T> to, const void *from, Site site = Site::current()) {
+  if (condition) cp_async<16>(to, from, site);
+}
 THINK_DEVICE void cp_async_commit() { simt::machine().commit_copies(); }
 template <int32_t Pending>
 THINK_DEVICE void cp_async_wait() {

@@ -12,15 +12,22 @@ int32_t prepare(void (*kernel)(P...), uint32_t shared_bytes) {
   return simt::machine().prepare(reinterpret_cast<const void *>(kernel), shared_bytes);
 }
 
+constexpr uint32_t kProcessorShared = 228u * 1024u;
+
 // As if registers were no limit.
 template <class... P>
 int32_t resident_blocks(int32_t *blocks, void (*)(P...), int32_t threads, uint32_t shared_bytes) {
-  *blocks = static_cast<int32_t>(std::min<uint32_t>(2048u / static_cast<uint32_t>(threads), 228u * 1024u / (shared_bytes + 1024u)));
+  *blocks = static_cast<int32_t>(std::min<uint32_t>(2048u / static_cast<uint32_t>(threads), kProcessorShared / (shared_bytes + 1024u)));
   return simt::machine().admitted();
 }
 
 inline int32_t multiprocessors(int32_t *count) {
   *count = simt::machine().options.multiprocessors;
+  return simt::machine().admitted();
+}
+
+inline int32_t multiprocessor_shared_bytes(int32_t *bytes) {
+  *bytes = kProcessorShared;
   return simt::machine().admitted();
 }
 

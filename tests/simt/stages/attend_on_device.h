@@ -74,7 +74,7 @@ class OnDevice {
     shape.cache_dtype = numbers_of(problem);
     shape.batch_invariant = invariant;
     if (plan_queries) shape.max_queries = plan_queries;
-    EXPECT_EQ(0, cuda::resident(shape, &shape.attend_blocks));
+    EXPECT_EQ(0, cuda::resident(shape));
     query_ = std::make_unique<simt::Buffer<char>>("query", problem.query);
     query_->freeze();
     arguments_.query.data = query_->device();
@@ -197,7 +197,7 @@ simt::Counters moved_counters() {
 }
 
 // Of a warp and part: lengths, widths, slots, places.
-constexpr int64_t kLookups = 11;
+constexpr int64_t kLookups = 10;
 
 struct Model {
   double cache = 0, reads = 0, writes = 0;
