@@ -181,11 +181,6 @@ THINK_DEVICE LanePlace lane_place(int32_t steps, int32_t row, int32_t half) {
   return {row * place.chunks, 16 * place.chunks, half, row >> place.shift & place.mask};
 }
 
-// A chunk of 16 bytes, of which the first `numbers` numbers exist.
-THINK_DEVICE void fetch_chunk(Shared<Words4> to, const char *from, int32_t numbers) {
-  cp_async_zfill<16>(to, numbers > 0 ? from : nullptr, numbers <= 0 ? 0 : numbers < 8 ? numbers * 2 : 16);
-}
-
 // Of whole chunks of rows: lanes hold 8 rows x 4 chunks, so that from one copy to the next only constants are added. Eight lanes that store together have two
 // rows, so far apart that their chunks lie in different banks: 4, 1 or 2.
 THINK_DEVICE int32_t lane_row(const RowPlace &place) {
@@ -237,17 +232,7 @@ THINK_DEVICE void fetch_rows(Shared<Words4> to, const device::View &view, int32_
   for (int32_t i = lane; i < kRows * chunks; i += 32) {
     const int32_t row = i / chunks, chunk = i - row * chunks, numbers = row < rows ? view.channels - chunk * 8 : 0;
     const char *from = device::shuffle_pointer(own, row) + chunk * 16;
-    const Shared<Words4> at = to + place(row, chunk);
-    if (numbers <= 0 || (reinterpret_cast<uint64_t>(from) & 15) == 0) {
-      fetch_chunk(at, from, numbers);
-    } else {
-      uint32_t words[4] = {};
-#pragma unroll
-      for (int32_t x = 0; x < 8; ++x) {
-        if (x < numbers) words[x / 2] |= static_cast<uint32_t>(load_constant(reinterpret_cast<const uint16_t *>(from) + x)) << x % 2 * 16;
-      }
-      store_shared(at, Words4{words[0], words[1], words[2], words[3]});
-    }
+    device::copy_eight(to + place(row, chunk), from, numbers);
   }
 }
 
@@ -262,7 +247,7 @@ THINK_DEVICE void fetch_whole_tile(Shared<Words4> to, const char *from, int32_t 
     if (c + kOn <= channels) {
       cp_async<16>(at + c * kChunks, from + c * 64);
     } else if (c < padded) {
-      fetch_chunk(at + c * kChunks, from + c * 64, c + channel < channels ? 8 : 0);
+      device::copy_aligned_eight(at + c * kChunks, from + c * 64, c + channel < channels ? 8 : 0);
     }
   }
 }
