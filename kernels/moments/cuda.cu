@@ -2,6 +2,7 @@
 // tensor cores where both are of one 16-bit type, which makes products exact; channels times channels for the second moments, by FMA. Rows of keys are read
 // three times (largest logits, masses, covariance), rows of values twice; each time once for all columns. What passes between launches is added in the order
 // of tiles and splits, so the bits depend neither on the order in which blocks run nor on the rest of the batch.
+#define THINK_OPAQUE_LANES
 #include "cuda.h"
 
 #include <algorithm>
@@ -116,8 +117,8 @@ int32_t load() {
   for (const Kernel kernel : {moments_scan_mma<F16>, moments_scan_mma<BF16>, moments_mass_mma<F16>, moments_mass_mma<BF16>}) {
     if (const int32_t error = prepare(kernel, matrices)) return error;
   }
-  if (const int32_t error = prepare(moments_join, kThreads * sizeof(Float2))) return error;
-  if (const int32_t error = prepare(moments_mean, 2 * kThreads * sizeof(double))) return error;
+  if (const int32_t error = prepare(moments_join, kJoinBytes)) return error;
+  if (const int32_t error = prepare(moments_mean, kMeanBytes)) return error;
   if (const int32_t error = prepare(moments_queries, product_bytes())) return error;
   if (const int32_t error = prepare(moments_covariance, product_bytes())) return error;
   if (const int32_t error = prepare(moments_finish, kMaxChannels * sizeof(int32_t))) return error;
@@ -151,9 +152,9 @@ int32_t measure(const Arguments &arguments, const int32_t *query_slot, int64_t l
   const bool attends = call.share > 0;
   const Step steps[] = {{"moments_queries", moments_queries, pairs_of(shape.key_channels), product_bytes()},
                         scan_step(call, attends ? call.tiles : 0),
-                        {"moments_join", moments_join, attends ? (call.columns + 31) / 32 : 0, kThreads * sizeof(Float2)},
+                        {"moments_join", moments_join, attends ? (call.columns + 31) / 32 : 0, kJoinBytes, kJoinThreads},
                         mass_step(call, call.moved_tiles),
-                        {"moments_mean", moments_mean, 2, 2 * kThreads * sizeof(double)},
+                        {"moments_mean", moments_mean, 2, kMeanBytes, kMeanThreads},
                         {"moments_covariance", moments_covariance, pairs * call.splits, product_bytes()},
                         {"moments_finish", moments_finish, rows, kMaxChannels * sizeof(int32_t)}};
   for (call.first_sequence = 0; call.first_sequence < arguments.batch.count; call.first_sequence += wave) {
@@ -182,7 +183,7 @@ int32_t attention_mass(const MassArguments &arguments, int32_t first, int32_t co
   Carver carver{static_cast<char *>(workspace), 0};
   carve_columns(carver, arguments.shape, int64_t{count} * arguments.shape.kv_heads, longest, call);
   const Step steps[] = {scan_step(call, call.tiles),
-                        {"moments_join", moments_join, (call.columns + 31) / 32, kThreads * sizeof(Float2)},
+                        {"moments_join", moments_join, (call.columns + 31) / 32, kJoinBytes, kJoinThreads},
                         mass_step(call, call.moved_tiles)};
   return launch_all(steps, call, count, stream);
 }

@@ -88,19 +88,22 @@ __global__ void __launch_bounds__(kThreads, kBlocks) moments_scan_mma(const __gr
   });
 }
 
-// ---- join, grid (32 columns each, KV heads, sequences): the tiles together. A warp has every eighth tile.
+// ---- join, grid (32 columns each, KV heads, sequences): the tiles together. A warp has every sixteenth tile.
 
-__global__ void __launch_bounds__(kThreads, kBlocks) moments_join(const __grid_constant__ MomentsCall call) {
+constexpr int32_t kJoinThreads = 512;
+constexpr uint32_t kJoinBytes = kJoinThreads * sizeof(Float2);
+
+__global__ void __launch_bounds__(kJoinThreads) moments_join(const __grid_constant__ MomentsCall call) {
   const Head head = head_of(call);
   if (head.moved == 0) return;
   SharedCarver carver = shared_memory();
-  const Shared<Float2> parts = carver.take<Float2>(kThreads);
+  const Shared<Float2> parts = carver.take<Float2>(kJoinThreads);
   const int32_t column = block_x() * 32 + lane_index();
   Softmax sum = {kLowest, 0};
   if (column < head.columns) {
     const Float2 *from = call.partial_columns + head.scratch * call.tiles * call.columns + column;
-#pragma unroll 4
-    for (int32_t tile = warp_index(); tile < tiles_of(head.tokens); tile += kThreads / 32) {
+#pragma unroll 8
+    for (int32_t tile = warp_index(); tile < tiles_of(head.tokens); tile += kJoinThreads / 32) {
       const Float2 part = load_stream(from + static_cast<int64_t>(tile) * call.columns);
       sum = join(sum, {part.x, part.y});
     }
@@ -108,7 +111,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks) moments_join(const __grid_c
   store_shared(parts + thread_index(), Float2{sum.largest, sum.sum});
   sync_block();
   if (warp_index() > 0 || column >= head.columns) return;
-  for (int32_t warp = 1; warp < kThreads / 32; ++warp) {
+  for (int32_t warp = 1; warp < kJoinThreads / 32; ++warp) {
     const Float2 part = load_shared(parts + (warp * 32 + lane_index()));
     sum = join(sum, {part.x, part.y});
   }
@@ -130,6 +133,13 @@ THINK_DEVICE void add_lanes(float (&x)[16]) {
   if constexpr (kHalf > 2) add_lanes<kLane / 2, kHalf / 2>(x);
 }
 
+// Over the lanes of a warp, in all of them.
+THINK_DEVICE double add_warp(double x) {
+#pragma unroll
+  for (int32_t distance = 16; distance > 0; distance /= 2) x += device::shuffle_wide(x, [&](uint32_t bits) { return shuffle_xor(bits, distance); });
+  return x;
+}
+
 // By one warp: the tile's masses from what its parts have of them. tile: of the moved rows.
 THINK_DEVICE void store_masses(const MomentsCall &call, const Head &head, Shared<float> parts, Shared<float> mass, int32_t tile, int32_t count) {
   Float2 sum = {0, 0};
@@ -143,10 +153,7 @@ THINK_DEVICE void store_masses(const MomentsCall &call, const Head &head, Shared
   if (row < count) store_global(to, sum.x);
   if (row + 1 < count) store_global(to + 1, sum.y);
   if (call.mass_only) return;
-  double total = static_cast<double>(sum.x) + static_cast<double>(sum.y);
-  for (int32_t distance = 16; distance > 0; distance /= 2) {
-    total += device::shuffle_wide(total, [&](uint32_t bits) { return shuffle_xor(bits, distance); });
-  }
+  const double total = add_warp(static_cast<double>(sum.x) + static_cast<double>(sum.y));
   if (lane_index() == 0) store_global(call.tile_mass + head.scratch * call.moved_tiles + tile, total);
 }
 
@@ -158,8 +165,9 @@ THINK_DEVICE void add_up_rows(int32_t warp, int32_t warps, int32_t chunks, Share
     const int32_t chunk = four + lane_index() / 8;
     float sum[16] = {};  // of each channel both
     if (chunk < chunks) {
-#pragma unroll 4
-      for (int32_t row = lane_index() % 8; row < kTile; row += 8) {
+#pragma unroll 2
+      for (int32_t eight = 0; eight < kTile; eight += 8) {
+        const int32_t row = eight + lane_index() % 8;
         float x[8];
         fetch(x, row, chunk);
         const float weight = load_shared(mass + row);
@@ -296,15 +304,18 @@ __global__ void __launch_bounds__(kThreads, kBlocks) moments_mass_mma(const __gr
   add_up(matrices.ring, call.value_channels, sums + call.key_channels);
 }
 
-// ---- mean, grid (sides, KV heads, sequences)
+// ---- mean, grid (sides, KV heads, sequences): few blocks, so threads are what hides how long the sums take to come
+
+constexpr int32_t kMeanThreads = 1024;
+constexpr uint32_t kMeanBytes = 2 * kMeanThreads * sizeof(double);
 
 struct MeanParts {
   Shared<double> plain, weighted;  // [threads]
 };
 
-THINK_HOST_DEVICE MeanParts take_parts(SharedCarver &carver) { return {carver.take<double>(kThreads), carver.take<double>(kThreads)}; }
+THINK_HOST_DEVICE MeanParts take_parts(SharedCarver &carver) { return {carver.take<double>(kMeanThreads), carver.take<double>(kMeanThreads)}; }
 
-__global__ void __launch_bounds__(kThreads, kBlocks) moments_mean(const __grid_constant__ MomentsCall call) {
+__global__ void __launch_bounds__(kMeanThreads) moments_mean(const __grid_constant__ MomentsCall call) {
   const Head head = head_of(call);
   const bool keys = block_x() == THINK_KEYS;
   const int32_t channels = keys ? call.key_channels : call.value_channels, thread = thread_index();
@@ -319,11 +330,12 @@ __global__ void __launch_bounds__(kThreads, kBlocks) moments_mean(const __grid_c
   const int32_t tiles = tiles_of(head.moved);
   const double *tile_mass = call.tile_mass + head.scratch * call.moved_tiles;
   double total = 0;
-  for (int32_t tile = thread; tile < tiles; tile += kThreads) total += load_stream(tile_mass + tile);
-  store_shared(parts.plain + thread, total);
+  for (int32_t tile = thread; tile < tiles; tile += kMeanThreads) total += load_stream(tile_mass + tile);
+  total = add_warp(total);
+  static_assert(kMeanThreads == 32 * 32, "a warp's lanes have the warps' sums");
+  if (lane_index() == 0) store_shared(parts.plain + warp_index(), total);
   sync_block();
-  total = 0;
-  for (int32_t i = 0; i < kThreads && i < tiles; ++i) total += load_shared(parts.plain + i);
+  total = add_warp(load_shared(parts.plain + lane_index()));
   sync_block();
   // No attention at all on these rows: they weigh the same.
   const double rows = head.moved, share = static_cast<double>(call.share);
@@ -333,7 +345,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks) moments_mean(const __grid_c
     store_global(call.weights + head.scratch * 2, even);
     store_global(call.weights + head.scratch * 2 + 1, by_mass);
   }
-  const int32_t count = kThreads / channels, part = thread / channels, channel = thread - part * channels;
+  const int32_t count = kMeanThreads / channels, part = thread / channels, channel = thread - part * channels;
   const int32_t both = call.key_channels + call.value_channels;
   const float *sums = call.sums + head.scratch * call.moved_tiles * 2 * both + (keys ? 0 : call.key_channels) + channel;
   double plain = 0, weighted = 0;

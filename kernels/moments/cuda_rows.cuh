@@ -97,17 +97,28 @@ THINK_DEVICE float *state_of(const MomentsCall &call, const Head &head) {
 
 // ---- rows in shared memory
 
-// `rows` lines (a multiple of 8) of `chunks` times eight numbers. A quarter of a warp stores the same chunk of eight lines, and the whole warp reads
-// four chunks of each: whole sectors, and no bank twice.
+// Eight numbers of lines of `chunks` times eight. A quarter of a warp has the same chunk of eight lines, and the whole warp four chunks of each: whole
+// sectors, and no bank twice.
+struct Unit {
+  int32_t row, chunk;
+
+  THINK_DEVICE Unit(int32_t number, int32_t chunks) : row(number / 8 / chunks * 8 + number % 8), chunk(number / 8 % chunks) {}
+};
+
+THINK_DEVICE void store_unit(Shared<float> lines, int32_t pitch, const Unit &unit, const float (&x)[8]) {
+  const Shared<float> to = lines + (unit.row * pitch + unit.chunk * 8);
+  store_shared(to.as<Float4>(), Float4{x[0], x[1], x[2], x[3]});
+  store_shared((to + 4).as<Float4>(), Float4{x[4], x[5], x[6], x[7]});
+}
+
+// `rows` lines, a multiple of 8.
 template <class Fetch>
 THINK_DEVICE void stage(Shared<float> lines, int32_t pitch, int32_t rows, int32_t chunks, const Fetch &fetch) {
-  for (int32_t unit = thread_index(); unit < rows * chunks; unit += kThreads) {
-    const int32_t group = unit / 8, row = group / chunks * 8 + unit % 8, chunk = group % chunks;
+  for (int32_t number = thread_index(); number < rows * chunks; number += kThreads) {
+    const Unit unit(number, chunks);
     float x[8] = {};
-    fetch(x, row, chunk);
-    const Shared<float> to = lines + (row * pitch + chunk * 8);
-    store_shared(to.as<Float4>(), Float4{x[0], x[1], x[2], x[3]});
-    store_shared((to + 4).as<Float4>(), Float4{x[4], x[5], x[6], x[7]});
+    fetch(x, unit.row, unit.chunk);
+    store_unit(lines, pitch, unit, x);
   }
 }
 
@@ -120,7 +131,7 @@ THINK_DEVICE void stage_rows(Shared<float> lines, int32_t pitch, const device::S
 }
 
 // Begins to copy `lines` lines (a multiple of 8) of 16-bit numbers, with zeros behind them up to a multiple of 16 channels. address(line): NULL where there
-// is none, which makes zeros too. Lanes as in stage().
+// is none, which makes zeros too. Lanes as in a Unit.
 template <class Address>
 THINK_DEVICE void copy_lines(Shared<Words4> to, int32_t pitch, int32_t lines, int32_t channels, const Address &address) {
   for (int32_t line = warp_index() * 8 + lane_index() % 8; line < lines; line += block_threads() / 4) {
