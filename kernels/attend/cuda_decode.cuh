@@ -243,18 +243,12 @@ THINK_DEVICE LanePlace lane_place(int32_t steps, int32_t row, int32_t half) {
 // For what is seldom: addresses that follow from it are not computed in front of the loop.
 THINK_DEVICE int32_t late_lane() { return opaque(lane_index()); }
 
-// A chunk of 16 bytes, of which the first `numbers` numbers exist.
-THINK_DEVICE void fetch_chunk(Shared<Words4> to, const char *from, int32_t numbers) {
-  cp_async_zfill<16>(to, numbers > 0 ? from : nullptr, numbers <= 0 ? 0 : numbers < 8 ? numbers * 2 : 16);
-}
-
 // Of whole chunks of rows: lanes hold 8 rows x 4 chunks, so that from one copy to the next only constants are added. Eight lanes that store together have two
 // rows, so far apart that their chunks lie in different banks: 4, 1 or 2.
 THINK_DEVICE int32_t lane_row(const RowPlace &place, int32_t lane) {
   const int32_t bit = (place.shift + 2) % 3, rest = lane / 8;
   return (rest >> bit << (bit + 1)) + (lane / 4 % 2 << bit) + (rest & ((1 << bit) - 1));
 }
-
 
 // Where a lane stores its first chunk of whole rows, by 8; and, added, what the exclusive-or does further on: its two lower bits lie within the lanes' four
 // chunks, the third, 4 or 0, changes places of four.
@@ -307,17 +301,7 @@ THINK_DEVICE void fetch_rows(Shared<Words4> to, const device::View &view, int32_
   for (int32_t i = lane; i < kRows * chunks; i += 32) {
     const int32_t row = i / chunks, chunk = i - row * chunks, numbers = row < rows ? view.channels - chunk * 8 : 0;
     const char *from = device::shuffle_pointer(own, row) + chunk * 16;
-    const Shared<Words4> at = to + place(row, chunk);
-    if (numbers <= 0 || (reinterpret_cast<uint64_t>(from) & 15) == 0) {
-      fetch_chunk(at, from, numbers);
-    } else {
-      uint32_t words[4] = {};
-#pragma unroll
-      for (int32_t x = 0; x < 8; ++x) {
-        if (x < numbers) words[x / 2] |= static_cast<uint32_t>(load_constant(reinterpret_cast<const uint16_t *>(from) + x)) << x % 2 * 16;
-      }
-      store_shared(at, Words4{words[0], words[1], words[2], words[3]});
-    }
+    device::copy_eight(to + place(row, chunk), from, numbers);
   }
 }
 
@@ -337,7 +321,7 @@ THINK_DEVICE void fetch_whole_tile(Shared<Words4> to, const char *from, int32_t 
   // What is missing of the last step becomes zero.
   const int32_t padded = steps_of(channels) * kStep;
 #pragma unroll 1
-  for (int32_t c = whole; c * kOn < padded; ++c) fetch_chunk(at + c * 32, from + c * kOn * 64, c * kOn + late_lane() / kChunks < channels ? 8 : 0);
+  for (int32_t c = whole; c * kOn < padded; ++c) device::copy_aligned_eight(at + c * 32, from + c * kOn * 64, c * kOn + late_lane() / kChunks < channels ? 8 : 0);
 }
 
 template <int32_t kRows>

@@ -162,6 +162,24 @@ THINK_DEVICE char *row_address(const View &view, int32_t row) {
   return view.layout == THINK_TILES ? start + row / kTileTokens * view.tile_bytes : start + row * view.row_stride;
 }
 
+// ---- chunks of eight 16-bit numbers in shared memory, of which the first `numbers` exist; the others become zero
+
+// By an asynchronous copy, which is not waited for. The address is a multiple of 16.
+THINK_DEVICE void copy_aligned_eight(Shared<Words4> to, const char *from, int32_t numbers) {
+  cp_async_zfill<16>(to, numbers > 0 ? from : nullptr, numbers <= 0 ? 0 : numbers < 8 ? numbers * 2 : 16);
+}
+
+// Off the 16 bytes they go through registers.
+THINK_DEVICE void copy_eight(Shared<Words4> to, const char *from, int32_t numbers) {
+  if (numbers <= 0 || (reinterpret_cast<uint64_t>(from) & 15) == 0) return copy_aligned_eight(to, from, numbers);
+  uint32_t words[4] = {};
+#pragma unroll
+  for (int32_t i = 0; i < 8; ++i) {
+    if (i < numbers) words[i / 2] |= static_cast<uint32_t>(load_constant(reinterpret_cast<const uint16_t *>(from) + i)) << i % 2 * 16;
+  }
+  store_shared(to, Words4{words[0], words[1], words[2], words[3]});
+}
+
 // ---- numbers of any type. It is the same for a whole launch, so nothing diverges, where a kernel for each pair of types would be nine of each.
 
 template <class T>

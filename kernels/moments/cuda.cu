@@ -1,8 +1,11 @@
-// The moments stage on a CUDA device. Everything is a product of two tiles of 64 lines in shared memory, summed in f32 by FMA (no TF32): rows times
-// queries for the logits, channels times channels for the second moments. Rows of keys are read three times (largest logits, masses, covariance), rows
-// of values twice; each time once for all columns. What passes between launches is added in the order of tiles and splits, so the bits depend
-// neither on the order in which blocks run nor on the rest of the batch.
+// The moments stage on a CUDA device. Everything is a product of two tiles in shared memory, summed in f32 (no TF32): rows times queries for the logits, on
+// tensor cores where both are of one 16-bit type, which makes products exact; channels times channels for the second moments, by FMA. Rows of keys are read
+// three times (largest logits, masses, covariance), rows of values twice; each time once for all columns. What passes between launches is added in the order
+// of tiles and splits, so the bits depend neither on the order in which blocks run nor on the rest of the batch.
+#define THINK_OPAQUE_LANES
 #include "cuda.h"
+
+#include <algorithm>
 
 #include "cuda_covariance.cuh"
 #include "cuda_mass.cuh"
@@ -58,11 +61,14 @@ MomentsCall call_of(const Shape &shape, const think_tensor &query, const think_s
   return call;
 }
 
+using Kernel = void (*)(MomentsCall);
+
 struct Step {
   const char *name;
-  void (*kernel)(MomentsCall);
-  int32_t blocks;
-  uint32_t shared_bytes;
+  Kernel kernel;
+  int32_t blocks = 0;
+  uint32_t shared_bytes = 0;
+  int32_t threads = kThreads;
 };
 
 template <size_t Steps>
@@ -70,7 +76,7 @@ int32_t launch_all(const Step (&steps)[Steps], const MomentsCall &call, int32_t 
   for (const Step &step : steps) {
     const Launch how{.name = step.name,
                      .grid = {step.blocks, call.kv_heads, sequences},
-                     .threads = kThreads,
+                     .threads = step.threads,
                      .shared_bytes = step.shared_bytes,
                      .stream = stream};
     if (const int32_t error = launch(how, step.kernel, call)) return error;
@@ -78,14 +84,41 @@ int32_t launch_all(const Step (&steps)[Steps], const MomentsCall &call, int32_t 
   return 0;
 }
 
+// A step of logits with so many tiles of rows. Products on tensor cores take both sides as one type; values lie in shared memory as the keys do.
+Step logit_step(const MomentsCall &call, int32_t tiles, const Step &by_fma, const Step &f16, const Step &bf16) {
+  const think_dtype dtype = call.key.dtype;
+  const int32_t widest = widest_of(call);
+  const bool matrices = dtype != THINK_F32 && call.query.dtype == dtype && (!call.values || call.value.dtype == dtype);
+  Step step = !matrices ? by_fma : dtype == THINK_F16 ? f16 : bf16;
+  const int32_t each = matrices ? block_tiles(widest) : 1;
+  step.blocks = (tiles + each - 1) / each;
+  step.shared_bytes = matrices ? matrices_bytes(call.key_channels, widest) : tiles_bytes(widest);
+  if (matrices) step.threads = each * kTileThreads;
+  return step;
+}
+
+Step scan_step(const MomentsCall &call, int32_t tiles) {
+  return logit_step(call, tiles, {"moments_scan", moments_scan}, {"moments_scan_mma", moments_scan_mma<F16>},
+                    {"moments_scan_mma", moments_scan_mma<BF16>});
+}
+
+Step mass_step(const MomentsCall &call, int32_t tiles) {
+  return logit_step(call, tiles, {"moments_mass", moments_mass}, {"moments_mass_mma", moments_mass_mma<F16>},
+                    {"moments_mass_mma", moments_mass_mma<BF16>});
+}
+
 }  // namespace
 
 int32_t load() {
-  const uint32_t tiles = tiles_bytes(kMaxChannels);
-  if (const int32_t error = prepare(moments_scan, tiles)) return error;
-  if (const int32_t error = prepare(moments_mass, tiles)) return error;
-  if (const int32_t error = prepare(moments_join, kThreads * sizeof(Float2))) return error;
-  if (const int32_t error = prepare(moments_mean, 2 * kThreads * sizeof(double))) return error;
+  for (const Kernel kernel : {moments_scan, moments_mass}) {
+    if (const int32_t error = prepare(kernel, tiles_bytes(kMaxChannels))) return error;
+  }
+  const uint32_t matrices = std::max(matrices_bytes(kMaxChannels, kMaxChannels), matrices_bytes(kMaxChannels / 2, kMaxChannels / 2));
+  for (const Kernel kernel : {moments_scan_mma<F16>, moments_scan_mma<BF16>, moments_mass_mma<F16>, moments_mass_mma<BF16>}) {
+    if (const int32_t error = prepare(kernel, matrices)) return error;
+  }
+  if (const int32_t error = prepare(moments_join, kJoinBytes)) return error;
+  if (const int32_t error = prepare(moments_mean, kMeanBytes)) return error;
   if (const int32_t error = prepare(moments_queries, product_bytes())) return error;
   if (const int32_t error = prepare(moments_covariance, product_bytes())) return error;
   if (const int32_t error = prepare(moments_finish, kMaxChannels * sizeof(int32_t))) return error;
@@ -114,15 +147,14 @@ int32_t measure(const Arguments &arguments, const int32_t *query_slot, int64_t l
   carve(carver, shape, arguments.batch.count, longest, call);
 
   const int32_t wave = device_wave(shape, arguments.batch.count);
-  const uint32_t tiles = tiles_bytes(shape.key_channels > shape.value_channels ? shape.key_channels : shape.value_channels);
   const int32_t pairs = pairs_of(shape.key_channels) + (call.values ? pairs_of(shape.value_channels) : 0);
   const int32_t rows = (shape.key_channels + shape.value_channels) / kFinishRows;
   const bool attends = call.share > 0;
   const Step steps[] = {{"moments_queries", moments_queries, pairs_of(shape.key_channels), product_bytes()},
-                        {"moments_scan", moments_scan, attends ? call.tiles : 0, tiles},
-                        {"moments_join", moments_join, attends ? (call.columns + 31) / 32 : 0, kThreads * sizeof(Float2)},
-                        {"moments_mass", moments_mass, call.moved_tiles, tiles},
-                        {"moments_mean", moments_mean, 2, 2 * kThreads * sizeof(double)},
+                        scan_step(call, attends ? call.tiles : 0),
+                        {"moments_join", moments_join, attends ? (call.columns + 31) / 32 : 0, kJoinBytes, kJoinThreads},
+                        mass_step(call, call.moved_tiles),
+                        {"moments_mean", moments_mean, 2, kMeanBytes, kMeanThreads},
                         {"moments_covariance", moments_covariance, pairs * call.splits, product_bytes()},
                         {"moments_finish", moments_finish, rows, kMaxChannels * sizeof(int32_t)}};
   for (call.first_sequence = 0; call.first_sequence < arguments.batch.count; call.first_sequence += wave) {
@@ -150,10 +182,9 @@ int32_t attention_mass(const MassArguments &arguments, int32_t first, int32_t co
   call.first_sequence = first;
   Carver carver{static_cast<char *>(workspace), 0};
   carve_columns(carver, arguments.shape, int64_t{count} * arguments.shape.kv_heads, longest, call);
-  const uint32_t tiles = tiles_bytes(call.key_channels);
-  const Step steps[] = {{"moments_scan", moments_scan, call.tiles, tiles},
-                        {"moments_join", moments_join, (call.columns + 31) / 32, kThreads * sizeof(Float2)},
-                        {"moments_mass", moments_mass, call.moved_tiles, tiles}};
+  const Step steps[] = {scan_step(call, call.tiles),
+                        {"moments_join", moments_join, (call.columns + 31) / 32, kJoinBytes, kJoinThreads},
+                        mass_step(call, call.moved_tiles)};
   return launch_all(steps, call, count, stream);
 }
 

@@ -29,6 +29,7 @@ struct ProductTiles {
   Shared<float> left, right;  // [32][kPitch], one behind the other
   Shared<float> mean;         // [2][64]
   Shared<float> root;         // [2][32]
+  Shared<Words4> next;        // [2][2][threads]: what a thread brings of the next rows to each side, as it is stored
 };
 
 THINK_HOST_DEVICE ProductTiles take_product(SharedCarver &carver) {
@@ -38,6 +39,7 @@ THINK_HOST_DEVICE ProductTiles take_product(SharedCarver &carver) {
   static_assert(2 * kStepRows * kPitch >= kTile * kTile);
   tiles.mean = carver.take<float>(2 * kTile);
   tiles.root = carver.take<float>(2 * kStepRows);
+  tiles.next = carver.take<Words4>(4 * kThreads);
   return tiles;
 }
 
@@ -74,23 +76,75 @@ struct Products {
   }
 };
 
-// Sums over the rows of x_i x_j, in the threads of the first part. `prepare` is called one step ahead, `fetch` gives eight numbers of a line.
-template <class Prepare, class Fetch>
-THINK_DEVICE void add_products(Products &products, const Corner &corner, const Pair &pair, const ProductTiles &tiles, int32_t rows, const Prepare &prepare,
-                               const Fetch &fetch) {
+// Eight numbers on their way to a thread's own place, which it alone may read after its cp_async_wait: `to`, and of f32 kThreads further on. Off the 16 bytes
+// they go through registers.
+THINK_DEVICE void copy_unit(Shared<Words4> to, const char *from, think_dtype dtype) {
+  if (dtype != THINK_F32) return device::copy_eight(to, from, 8);
+  if ((reinterpret_cast<uint64_t>(from) & 15) == 0) {
+    cp_async<16>(to, from);
+    cp_async<16>(to + kThreads, from + 16);
+    return;
+  }
+  float x[8];
+  device::load_eight<float>(x, from);
+  store_shared(to.as<Float4>(), Float4{x[0], x[1], x[2], x[3]});
+  store_shared((to + kThreads).as<Float4>(), Float4{x[4], x[5], x[6], x[7]});
+}
+
+THINK_DEVICE void load_unit(float (&x)[8], Shared<Words4> from, think_dtype dtype) {
+  if (dtype == THINK_F32) {
+    const Float4 a = load_shared(from.as<Float4>()), b = load_shared((from + kThreads).as<Float4>());
+    x[0] = a.x, x[1] = a.y, x[2] = a.z, x[3] = a.w, x[4] = b.x, x[5] = b.y, x[6] = b.z, x[7] = b.w;
+    return;
+  }
+  const Words4 eight = load_shared(from);
+  const uint32_t words[4] = {eight.x, eight.y, eight.z, eight.w};
+#pragma unroll
+  for (int32_t i = 0; i < 4; ++i) {
+    const Float2 two = dtype == THINK_F16 ? unpack<F16>(words[i]) : unpack<BF16>(words[i]);
+    x[2 * i] = two.x, x[2 * i + 1] = two.y;
+  }
+}
+
+// Sums over the rows of x_i x_j, in the threads of the first part. `prepare` is called one step ahead, when rows are asked for; address(row, channel) is
+// where eight numbers lie, change(x, first row of the step, line, chunk, side) what becomes of them.
+template <class Prepare, class Address, class Change>
+THINK_DEVICE void add_products(Products &products, const Corner &corner, const Pair &pair, const ProductTiles &tiles, int32_t rows, think_dtype dtype,
+                               const Prepare &prepare, const Address &address, const Change &change) {
+  static_assert(kStepRows * kTile / 8 == kThreads, "each thread brings eight numbers to a side");
   const bool diagonal = pair.i == pair.j;
   const Shared<float> right = diagonal ? tiles.left : tiles.right;
-  prepare(0);
-  for (int32_t row = 0; row < rows; row += kStepRows) {
-    sync_block();
-    stage(tiles.left, kPitch, kStepRows, pair.width_i / 8, [&](float(&x)[8], int32_t line, int32_t chunk) { fetch(x, row, line, pair.i, chunk, 0); });
-    if (!diagonal) {
-      stage(right, kPitch, kStepRows, pair.width_j / 8, [&](float(&x)[8], int32_t line, int32_t chunk) { fetch(x, row, line, pair.j, chunk, 1); });
+  const auto ask = [&](int32_t row, int32_t side) {
+    const Unit unit(thread_index(), (side ? pair.width_j : pair.width_i) / 8);
+    if (unit.row >= kStepRows || row + unit.row >= rows) return;
+    copy_unit(tiles.next + (side * 2 * kThreads + thread_index()), address(row + unit.row, (side ? pair.j : pair.i) + unit.chunk * 8), dtype);
+  };
+  const auto take = [&](Shared<float> lines, int32_t row, int32_t side) {
+    const Unit unit(thread_index(), (side ? pair.width_j : pair.width_i) / 8);
+    if (unit.row >= kStepRows) return;
+    float x[8] = {};
+    if (row + unit.row < rows) {
+      load_unit(x, tiles.next + (side * 2 * kThreads + thread_index()), dtype);
+      change(x, row, unit.row, unit.chunk, side);
     }
+    store_unit(lines, kPitch, unit, x);
+  };
+  const auto ahead = [&](int32_t row) {
+    ask(row, 0);
+    if (!diagonal) ask(row, 1);
+    cp_async_commit();
+    prepare(row);
+  };
+  ahead(0);
+  for (int32_t row = 0; row < rows; row += kStepRows) {
+    cp_async_wait<0>();
     sync_block();
-    prepare(row + kStepRows);
+    take(tiles.left, row, 0);
+    if (!diagonal) take(right, row, 1);
+    sync_block();
+    ahead(row + kStepRows);
     if (!corner.halves[0]) continue;
-#pragma unroll 2
+#pragma unroll 1  // what two lines need at once would spill
     for (int32_t line = corner.part * kPartRows; line < (corner.part + 1) * kPartRows; ++line) {
       const Shared<float> at = tiles.left + (line * kPitch + corner.i), beside = right + (line * kPitch + corner.j);
       const Float4 a = load_shared(at.as<Float4>()), b = load_shared((at + 4).as<Float4>()), c = load_shared(beside.as<Float4>());
@@ -134,10 +188,9 @@ __global__ void __launch_bounds__(kThreads, kBlocks) moments_queries(const __gri
     const int32_t slot = device::slot_of(call.query_slot, head.sequence);
     const float root = sqrtf(1.0f / static_cast<float>(head.columns));
     add_products(
-        products, corner, pair, tiles, head.columns, [](int32_t) {},
-        [&](float(&x)[8], int32_t row, int32_t line, int32_t channel, int32_t chunk, int32_t) {
-          if (row + line >= head.columns) return;
-          device::load_eight(x, query_address(call, head, slot, row + line, channel + chunk * 8), call.query.dtype);
+        products, corner, pair, tiles, head.columns, call.query.dtype, [](int32_t) {},
+        [&](int32_t column, int32_t channel) { return query_address(call, head, slot, column, channel); },
+        [&](float(&x)[8], int32_t, int32_t, int32_t, int32_t) {
 #pragma unroll
           for (int32_t i = 0; i < 8; ++i) x[i] *= root;
         });
@@ -174,17 +227,17 @@ __global__ void __launch_bounds__(kThreads, kBlocks) moments_covariance(const __
   const Corner corner(pair);
   Products products;
   add_products(
-      products, corner, pair, tiles, rows,
+      products, corner, pair, tiles, rows, side.dtype,
       [&](int32_t row) {  // the square roots of the weights, in two buffers
         const int32_t own = row + thread_index();
         if (thread_index() >= kStepRows || own >= rows) return;
         const double weight = load_constant(weights) + load_constant(weights + 1) * static_cast<double>(load_constant(mass + own));
         store_shared(tiles.root + (row / kStepRows % 2 * kStepRows + thread_index()), sqrtf(static_cast<float>(weight)));
       },
-      [&](float(&x)[8], int32_t row, int32_t line, int32_t channel, int32_t chunk, int32_t place) {
-        if (row + line >= rows) return;
-        const char *from = device::row_address(view, head.first + head.moved_first + begin + row + line);
-        device::load_eight(x, from + (channel + chunk * 8) * side.element_bytes, side.dtype);
+      [&](int32_t row, int32_t channel) {
+        return device::row_address(view, head.first + head.moved_first + begin + row) + channel * side.element_bytes;
+      },
+      [&](float(&x)[8], int32_t row, int32_t line, int32_t chunk, int32_t place) {
         const float root = load_shared(tiles.root + (row / kStepRows % 2 * kStepRows + line));
         const Shared<float> centre = tiles.mean + (place * kTile + chunk * 8);
 #pragma unroll
@@ -219,6 +272,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks) moments_finish(const __grid
   const int32_t length = split_rows(head.moved), splits = (head.moved + length - 1) / length;
   const auto add_up = [&](int32_t i, int32_t j) {
     double sum = 0;
+#pragma unroll 8
     for (int32_t split = 0; split < splits; ++split) sum += load_stream(partial + split * both + i * channels + j);
     return static_cast<float>(sum);
   };

@@ -14,6 +14,7 @@ constexpr int32_t kBlocks = 2;        // of a multiprocessor, at least
 constexpr int32_t kTile = 64;         // rows and queries of a tile of logits; channels of a tile of a covariance
 constexpr int32_t kDepth = 64;        // channels of the queries that are in shared memory at a time
 constexpr int32_t kPitch = 64 + 4;    // floats of a line: 4 mod 32 lets eight lanes store to eight lines without meeting in a bank
+constexpr int32_t kMassParts = 4;     // warps that share a row's mass, side by side
 constexpr int32_t kStepRows = 32;     // rows that a covariance takes at a time
 constexpr int32_t kSplits = 16;       // parts of a covariance, at most
 constexpr int32_t kSplitRows = 512;   // rows of such a part, at least
@@ -29,6 +30,8 @@ THINK_HOST_DEVICE constexpr int32_t split_rows(int32_t rows) {
 }
 THINK_HOST_DEVICE constexpr int32_t pairs_of(int32_t channels) { return tiles_of(channels) * (tiles_of(channels) + 1) / 2; }
 THINK_HOST_DEVICE constexpr int32_t key_pitch(int32_t channels) { return up(channels, 32) + 4; }
+// Of 16-bit numbers, in chunks of eight. Odd, so that eight lines lie in different banks.
+THINK_HOST_DEVICE constexpr int32_t row_pitch(int32_t channels) { return up(channels, 16) / 8 | 1; }
 
 // The state of a head, as view() lays it out.
 struct StateLayout {
@@ -94,17 +97,28 @@ THINK_DEVICE float *state_of(const MomentsCall &call, const Head &head) {
 
 // ---- rows in shared memory
 
-// `rows` lines (a multiple of 8) of `chunks` times eight numbers. A quarter of a warp stores the same chunk of eight lines, and the whole warp reads
-// four chunks of each: whole sectors, and no bank twice.
+// Eight numbers of lines of `chunks` times eight. A quarter of a warp has the same chunk of eight lines, and the whole warp four chunks of each: whole
+// sectors, and no bank twice.
+struct Unit {
+  int32_t row, chunk;
+
+  THINK_DEVICE Unit(int32_t number, int32_t chunks) : row(number / 8 / chunks * 8 + number % 8), chunk(number / 8 % chunks) {}
+};
+
+THINK_DEVICE void store_unit(Shared<float> lines, int32_t pitch, const Unit &unit, const float (&x)[8]) {
+  const Shared<float> to = lines + (unit.row * pitch + unit.chunk * 8);
+  store_shared(to.as<Float4>(), Float4{x[0], x[1], x[2], x[3]});
+  store_shared((to + 4).as<Float4>(), Float4{x[4], x[5], x[6], x[7]});
+}
+
+// `rows` lines, a multiple of 8.
 template <class Fetch>
 THINK_DEVICE void stage(Shared<float> lines, int32_t pitch, int32_t rows, int32_t chunks, const Fetch &fetch) {
-  for (int32_t unit = thread_index(); unit < rows * chunks; unit += kThreads) {
-    const int32_t group = unit / 8, row = group / chunks * 8 + unit % 8, chunk = group % chunks;
+  for (int32_t number = thread_index(); number < rows * chunks; number += kThreads) {
+    const Unit unit(number, chunks);
     float x[8] = {};
-    fetch(x, row, chunk);
-    const Shared<float> to = lines + (row * pitch + chunk * 8);
-    store_shared(to.as<Float4>(), Float4{x[0], x[1], x[2], x[3]});
-    store_shared((to + 4).as<Float4>(), Float4{x[4], x[5], x[6], x[7]});
+    fetch(x, unit.row, unit.chunk);
+    store_unit(lines, pitch, unit, x);
   }
 }
 
@@ -116,7 +130,24 @@ THINK_DEVICE void stage_rows(Shared<float> lines, int32_t pitch, const device::S
   });
 }
 
-// Where the eight channels from 8 * chunk on of a column's query lie. Columns are in the order of the query rows: member = column mod group.
+// Begins to copy `lines` lines (a multiple of 8) of 16-bit numbers, with zeros behind them up to a multiple of 16 channels. address(line): NULL where there
+// is none, which makes zeros too. Lanes as in a Unit.
+template <class Address>
+THINK_DEVICE void copy_lines(Shared<Words4> to, int32_t pitch, int32_t lines, int32_t channels, const Address &address) {
+  for (int32_t line = warp_index() * 8 + lane_index() % 8; line < lines; line += block_threads() / 4) {
+    const char *from = address(line);
+    for (int32_t chunk = lane_index() / 8; chunk < up(channels, 16) / 8; chunk += 4) {
+      device::copy_eight(to + (line * pitch + chunk), from + chunk * 16, from && chunk < channels / 8 ? 8 : 0);
+    }
+  }
+}
+
+// Rows [row, row + count) of the head, zeros behind them.
+THINK_DEVICE void copy_rows(Shared<Words4> to, const device::View &view, int32_t channels, int32_t lines, int32_t row, int32_t count) {
+  copy_lines(to, row_pitch(channels), lines, channels, [&](int32_t line) { return line < count ? device::row_address(view, row + line) : nullptr; });
+}
+
+// Where a column's query lies, from `channel` on. Columns are in the order of the query rows: member = column mod group.
 THINK_DEVICE const char *query_address(const MomentsCall &call, const Head &head, int32_t slot, int32_t column, int32_t channel) {
   const int32_t bytes = call.query_bytes, row = column / call.group, member = column - row * call.group;
   const int64_t token = call.query.extent[2] - head.query_rows + row;

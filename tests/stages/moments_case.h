@@ -27,6 +27,7 @@ struct Options {
   bool ragged_heads = false;  // head h has h tokens less
   bool token_major = false;   // [token][head][channel]
   int32_t first = 0;
+  int32_t shift = 0;  // numbers in front of the first
   float bias = 0;
   std::vector<int32_t> constant;  // channels that have the value of the bias
 };
@@ -75,8 +76,8 @@ struct Problem {
       stride[1] = options.token_major ? row : row * block_rows;
       stride[2] = options.token_major ? row * heads : options.pages ? 0 : row;  // 0 stands for packed rows
       stride[0] = row * block_rows * heads;
-      memory.assign(stride[0] * blocks, static_cast<char>(0xff));
-      return memory.data();
+      memory.assign(stride[0] * blocks + options.shift * dtype_bytes(dtype), static_cast<char>(0xff));
+      return memory.data() + options.shift * dtype_bytes(dtype);
     };
     source.key = lay_out(key, options.key_dtype, shape.key_channels, source.key_stride);
     if (options.values) source.value = lay_out(value, options.value_dtype, shape.value_channels, source.value_stride);
@@ -92,8 +93,8 @@ struct Problem {
     window.stride[2] = shape.key_channels + gap;
     window.stride[1] = window.stride[2] * options.rows;
     window.stride[0] = window.stride[1] * shape.query_heads;
-    query.assign(window.stride[0] * slots * dtype_bytes(window.dtype), static_cast<char>(0xff));
-    window.data = query.data();
+    query.assign((window.stride[0] * slots + options.shift) * dtype_bytes(window.dtype), static_cast<char>(0xff));
+    window.data = query.data() + options.shift * dtype_bytes(window.dtype);
     arguments.window_query = window;
     arguments.shape = shape;
     arguments.sinks = options.sinks;

@@ -183,18 +183,20 @@ TEST(EvictOnDevice, ShapesAndTypes) {
   const int32_t groups[] = {1, 3, 5, 8, 16, 2, 7};
   int i = 0;
   for (const int32_t channels : {8, 40, 64, 96, 128, 256}) {
-    SCOPED_TRACE(std::to_string(channels) + " channels, group " + std::to_string(groups[i]));
-    Options options;
-    options.lengths = {100 + 37 * (i % 4)};
-    options.query_dtype = kDtypes[i % 3];
-    options.key_dtype = kDtypes[(i + 1 + i / 3) % 3];
-    options.rows = i % 4 == 3 ? 9 : 32;
-    const Problem problem(make_shape(1 + i % 2, groups[i], channels, 16), options, static_cast<uint32_t>(50 + i));
-    EvictCall call = problem.call(0);
-    call.accumulate = i % 2;
-    call.pooling = i % 3 == 0 ? THINK_POOL_MEAN : THINK_POOL_MAX;
-    run_and_check(problem, call, static_cast<uint64_t>(i));
-    if (HasFatalFailure()) return;
+    for (const bool same : {false, true}) {  // of one 16-bit type: the logits are products of matrices
+      SCOPED_TRACE(std::to_string(channels) + " channels, group " + std::to_string(groups[i]) + (same ? ", one type" : ", types"));
+      Options options;
+      options.lengths = {100 + 37 * (i % 4)};
+      options.query_dtype = kDtypes[same ? 1 + i % 2 : i % 3];
+      options.key_dtype = same ? options.query_dtype : kDtypes[(i + 1 + i / 3) % 3];
+      options.rows = i % 4 == 3 ? 9 : 32;
+      const Problem problem(make_shape(1 + i % 2, groups[i], channels, 16), options, static_cast<uint32_t>(50 + i));
+      EvictCall call = problem.call(0);
+      call.accumulate = i % 2;
+      call.pooling = i % 3 == 0 ? THINK_POOL_MEAN : THINK_POOL_MAX;
+      run_and_check(problem, call, static_cast<uint64_t>(i));
+      if (HasFatalFailure()) return;
+    }
     ++i;
   }
 }
@@ -237,14 +239,17 @@ TEST(EvictOnDevice, EverySeedAndWorkspaceGivesTheSameBits) {
 }
 
 TEST(EvictOnDevice, DamagedKeysGiveAList) {
-  Options options;
-  options.lengths = {150};
-  const Problem problem(make_shape(1, 2, 16, 16), options, 3);
-  store_element(row_address(side_view(problem.source, Side::keys, problem.shape, problem.sequences, 0, 0), 60), problem.source.key_dtype, 2, INFINITY);
-  begin(3);
-  const Result result = run(problem, problem.call(0), 0, 150);
-  ASSERT_EQ(result.lengths[0], 40);
-  for (int32_t i = 0; i < 40; ++i) EXPECT_TRUE(result.kept[i] > (i ? result.kept[i - 1] : -1) && result.kept[i] < 150);
+  for (const think_dtype query_dtype : {THINK_F32, THINK_F16}) {
+    Options options;
+    options.lengths = {150};
+    options.query_dtype = query_dtype;
+    const Problem problem(make_shape(1, 2, 16, 16), options, 3);
+    store_element(row_address(side_view(problem.source, Side::keys, problem.shape, problem.sequences, 0, 0), 60), problem.source.key_dtype, 2, INFINITY);
+    begin(3);
+    const Result result = run(problem, problem.call(0), 0, 150);
+    ASSERT_EQ(result.lengths[0], 40);
+    for (int32_t i = 0; i < 40; ++i) EXPECT_TRUE(result.kept[i] > (i ? result.kept[i - 1] : -1) && result.kept[i] < 150);
+  }
 }
 
 // What the arrays of the device say cannot be checked, so it must not lead out of memory.

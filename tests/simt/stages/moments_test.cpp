@@ -25,10 +25,11 @@ class OnDevice {
     upload(query_, problem.query, problem.options.query_dtype);
     upload(key_, problem.key, problem.options.key_dtype);
     if (problem.options.values) upload(value_, problem.value, problem.options.value_dtype);
-    arguments.window_query.data = query_.device();
+    const auto begin_of = [&](simt::Buffer<char> &buffer, think_dtype dtype) { return buffer.device() + problem.options.shift * dtype_bytes(dtype); };
+    arguments.window_query.data = begin_of(query_, problem.options.query_dtype);
     think_segment &source = arguments.source;
-    source.key = key_.device();
-    source.value = problem.options.values ? value_.device() : nullptr;
+    source.key = begin_of(key_, problem.options.key_dtype);
+    source.value = problem.options.values ? begin_of(value_, problem.options.value_dtype) : nullptr;
     source.lengths = lengths_.device();
     if (source.first) source.first = first_.device();
     if (source.pages) source.pages = pages_.device();
@@ -74,13 +75,23 @@ void check(const Shape &shape, const Options &options, uint32_t seed, double tol
   EXPECT_EQ(0u, simt::machine().total().atomics);
 }
 
+// Queries, keys and values of one 16-bit type, whose logits are products of matrices; or of types that are not all the same.
+void set_types(Options &options, bool same, int i) {
+  options.query_dtype = kDtypes[same ? 1 + i % 2 : i % 3];
+  options.key_dtype = same ? options.query_dtype : kDtypes[(i + 1 + i / 3) % 3];
+  options.value_dtype = same ? options.query_dtype : kDtypes[(i / 3) % 3];
+}
+
 TEST(MomentsOnDevice, LengthsOfASequence) {
   for (const int32_t tokens : {1, 31, 33, 67, 68, 69, 100, 133, 257}) {
-    SCOPED_TRACE(tokens);
-    Options options;
-    options.lengths = {tokens};
-    check(make_shape(2, 3, 64, 64), options, tokens);
-    if (HasFatalFailure()) return;
+    for (const bool same : {false, true}) {
+      SCOPED_TRACE(std::to_string(tokens) + (same ? ", one type" : ", types"));
+      Options options;
+      options.lengths = {tokens};
+      set_types(options, same, same ? tokens : 6);
+      check(make_shape(2, 3, 64, 64), options, tokens);
+      if (HasFatalFailure()) return;
+    }
   }
 }
 
@@ -88,27 +99,61 @@ TEST(MomentsOnDevice, ShapesAndTypes) {
   const int32_t groups[] = {1, 2, 3, 4, 5, 7, 8, 16};
   int i = 0;
   for (const int32_t channels : {8, 16, 24, 40, 64, 72, 80, 96, 128, 256}) {
-    SCOPED_TRACE(std::to_string(channels) + " channels, group " + std::to_string(groups[i % 8]));
+    for (const bool same : {false, true}) {
+      SCOPED_TRACE(std::to_string(channels) + " channels, group " + std::to_string(groups[i % 8]) + (same ? ", one type" : ", types"));
+      Options options;
+      options.lengths = {100 + 37 * (i % 4)};
+      set_types(options, same, i);
+      options.rows = i % 4 ? 32 : 17;
+      check(make_shape(1 + i % 2, groups[i % 8], channels, i % 3 ? channels : 72), options, 100 + i);
+      if (HasFatalFailure()) return;
+    }
+    ++i;
+  }
+}
+
+// As many columns as a block takes at a time and one more, or fewer; as many channels of keys as it takes at a time and some more; values that are wider
+// than keys by so much that a block has one tile of rows.
+TEST(MomentsOnDevice, SizesOfMatrices) {
+  struct Size {
+    int32_t group, rows, key_channels, value_channels;
+  };
+  const Size sizes[] = {{1, 1, 64, 64}, {4, 32, 64, 8}, {3, 43, 64, 128}, {1, 31, 136, 16}, {3, 64, 128, 256}, {1, 33, 8, 256}, {9, 32, 248, 248}};
+  int i = 0;
+  for (const Size &size : sizes) {
+    SCOPED_TRACE(i);
     Options options;
-    options.lengths = {100 + 37 * (i % 4)};
-    options.query_dtype = kDtypes[i % 3];
-    options.key_dtype = kDtypes[(i + 1 + i / 3) % 3];
-    options.value_dtype = kDtypes[(i / 3) % 3];
-    options.rows = i % 4 ? 32 : 17;
-    check(make_shape(1 + i % 2, groups[i % 8], channels, i % 3 ? channels : 72), options, 100 + i);
+    options.lengths = {200 + 11 * i};
+    options.rows = size.rows;
+    set_types(options, true, i);
+    check(make_shape(1, size.group, size.key_channels, size.value_channels, size.rows), options, 200 + i);
     if (HasFatalFailure()) return;
     ++i;
   }
 }
 
+TEST(MomentsOnDevice, RowsOffTheSixteenBytes) {
+  for (int i = 0; i < 4; ++i) {
+    SCOPED_TRACE(i);
+    Options options;
+    options.lengths = {104};  // whole eights of rows: others store in two instructions, whose quarters of a warp are none
+    options.shift = i % 2 ? 1 : 4;
+    options.pages = i >= 2;
+    set_types(options, i != 3, i);
+    check(make_shape(2, 2, 40, 24), options, 300 + i);
+    if (HasFatalFailure()) return;
+  }
+}
+
 TEST(MomentsOnDevice, PagesSlotsRaggedHeadsAndStrides) {
   for (int mask = 0; mask < 16; ++mask) {
-    SCOPED_TRACE(mask);
-    Options options = test::layout_options<Options>(mask);
-    options.key_dtype = kDtypes[mask % 3];
-    options.value_dtype = kDtypes[(mask + 1) % 3];
-    check(make_shape(3, 2, 16, 24), options, 20 + mask);
-    if (HasFatalFailure()) return;
+    for (const bool same : {false, true}) {
+      SCOPED_TRACE(std::to_string(mask) + (same ? ", one type" : ", types"));
+      Options options = test::layout_options<Options>(mask);
+      set_types(options, same, mask);
+      check(make_shape(3, 2, 16, 24), options, 20 + mask);
+      if (HasFatalFailure()) return;
+    }
   }
 }
 
@@ -116,15 +161,16 @@ TEST(MomentsOnDevice, SharesCapsSinksAndQueriesThatSeeEverything) {
   Shape capped = make_shape(1, 2, 32, 32);
   capped.softcap = 2.5f;
   capped.scale = 0.7f;
-  for (int i = 0; i < 6; ++i) {
+  for (int i = 0; i < 12; ++i) {
     SCOPED_TRACE(i);
     Options options;
     options.lengths = {150, 90};
+    if (i >= 6) set_types(options, true, i);
     options.causal = i % 2;
-    options.share = i < 2 ? 0.9f : i < 4 ? 0.0f : 1.0f;
-    options.sinks = i * 5;
-    options.recent = i == 5 ? 0 : 32;
-    options.values = i != 3;
+    options.share = i % 6 < 2 ? 0.9f : i % 6 < 4 ? 0.0f : 1.0f;
+    options.sinks = i % 6 * 5;
+    options.recent = i % 6 == 5 ? 0 : 32;
+    options.values = i % 6 != 3;
     check(i % 3 ? capped : make_shape(2, 1, 32, 40), options, 60 + i);
     if (HasFatalFailure()) return;
   }
@@ -168,27 +214,30 @@ TEST(MomentsOnDevice, SlotsThatAreNotInTheBatchStayAsTheyAre) {
 
 // More heads than are worked on together, several splits, and the same sequence alone: the same bits.
 TEST(MomentsOnDevice, EverySeedAndBatchGivesTheSameBits) {
-  Options options;
-  options.lengths = {700, 100, 33};
-  options.key_dtype = options.value_dtype = THINK_F16;
-  const Shape shape = make_shape(2, 2, 24, 16);
-  Problem problem(shape, options, 6);
-  std::vector<char> first;
-  const int64_t bytes = moments::state_bytes(shape);
-  for (uint64_t seed = 0; seed < 4; ++seed) {
-    begin(seed);
-    OnDevice device(problem);
-    device.measure(seed == 3 ? 5000 : 700);
-    if (HasFatalFailure()) return;
-    const std::vector<char> now = device.moments.download();
-    if (first.empty()) first = now;
-    ASSERT_TRUE(first == now) << "seed " << seed;
+  for (const think_dtype query_dtype : {THINK_F32, THINK_F16}) {
+    Options options;
+    options.lengths = {700, 100, 33};
+    options.query_dtype = query_dtype;
+    options.key_dtype = options.value_dtype = THINK_F16;
+    const Shape shape = make_shape(2, 2, 24, 16);
+    Problem problem(shape, options, 6);
+    std::vector<char> first;
+    const int64_t bytes = moments::state_bytes(shape);
+    for (uint64_t seed = 0; seed < 4; ++seed) {
+      begin(seed);
+      OnDevice device(problem);
+      device.measure(seed == 3 ? 5000 : 700);
+      if (HasFatalFailure()) return;
+      const std::vector<char> now = device.moments.download();
+      if (first.empty()) first = now;
+      ASSERT_TRUE(first == now) << "seed " << seed;
+    }
+    begin(9);
+    OnDevice alone(problem);
+    alone.arguments.batch.count = 1;
+    alone.measure(700);
+    EXPECT_EQ(0, std::memcmp(alone.moments.download().data(), first.data(), static_cast<size_t>(bytes)));
   }
-  begin(9);
-  OnDevice alone(problem);
-  alone.arguments.batch.count = 1;
-  alone.measure(700);
-  EXPECT_EQ(0, std::memcmp(alone.moments.download().data(), first.data(), static_cast<size_t>(bytes)));
 }
 
 TEST(MomentsOnDevice, MoreHeadsThanAWave) {
@@ -199,43 +248,55 @@ TEST(MomentsOnDevice, MoreHeadsThanAWave) {
 
 // What the arrays of the device say cannot be checked, so it must not lead out of memory.
 TEST(MomentsOnDevice, WrongLengthsStayInside) {
-  Options options;
-  options.lengths = {100, 100};
-  Problem problem(make_shape(1, 1, 16, 16), options, 8);
-  problem.lengths = {1 << 30, -3};
-  begin(8);
-  OnDevice device(problem);
-  device.measure(100);
-  problem.lengths = {100, 0};
-  problem.moments = device.moments.download();
-  compare_all(problem, expected_of_all(problem), 3e-5);
+  for (const bool same : {false, true}) {
+    SCOPED_TRACE(same ? "one type" : "types");
+    Options options;
+    options.lengths = {100, 100};
+    set_types(options, same, 6);
+    Problem problem(make_shape(1, 1, 16, 16), options, 8);
+    problem.lengths = {1 << 30, -3};
+    begin(8);
+    OnDevice device(problem);
+    device.measure(100);
+    problem.lengths = {100, 0};
+    problem.moments = device.moments.download();
+    compare_all(problem, expected_of_all(problem), 3e-5);
+  }
 }
 
-// Rows of keys three times, of values twice, queries once for each tile of rows, and what passes between the launches.
-TEST(MomentsOnDevice, MovesTheBytesOfItsModel) {
+// Rows of keys three times, of values twice, queries once for each block of one or two tiles of rows, and what passes between the launches.
+void check_bytes(think_dtype query_dtype) {
   constexpr int64_t kTokens = 1060, kMoved = 1024, kChannels = 128, kHeads = 1, kColumns = 2 * 32, kBytes = 2;
   Options options;
   options.lengths = {kTokens};
-  options.query_dtype = options.key_dtype = options.value_dtype = THINK_F16;
+  options.query_dtype = query_dtype;
+  options.key_dtype = options.value_dtype = THINK_F16;
   Problem problem(make_shape(kHeads, 2, kChannels, kChannels), options, 10);
   begin(10);
   OnDevice device(problem);
   device.measure(kTokens);
-  const uint64_t row = kChannels * kBytes, tiles = (kTokens + 63) / 64, moved_tiles = kMoved / 64, splits = kMoved / 512, square = kChannels * kChannels * 4;
+  const uint64_t row = kChannels * kBytes, query_row = kChannels * dtype_bytes(query_dtype), block_rows = query_dtype == THINK_F16 ? 128 : 64;
+  const uint64_t tiles = (kTokens + 63) / 64, moved_tiles = kMoved / 64, splits = kMoved / 512, square = kChannels * kChannels * 4;
+  const uint64_t blocks = (kTokens + block_rows - 1) / block_rows, moved_blocks = kMoved / block_rows;
   // A covariance has three tiles of 64 times 64 channels: two on the diagonal, which read one half of each row, and one that reads both.
   EXPECT_EQ(device.key_bytes(), row * (kTokens + kMoved + 2 * kMoved));
   EXPECT_EQ(device.value_bytes(), row * (kMoved + 2 * kMoved));
-  EXPECT_EQ(device.query_bytes(), row * kColumns * (tiles + moved_tiles + 2));
+  EXPECT_EQ(device.query_bytes(), query_row * kColumns * (blocks + moved_blocks + 2));
   const uint64_t inputs = device.key_bytes() + device.value_bytes() + device.query_bytes();
   const uint64_t columns = kColumns * 8 * (tiles + 1), sums = moved_tiles * 2 * 2 * kChannels * 4, partial = 2 * splits * square * 3 / 4;
   const uint64_t writes = columns + sums + kMoved * 4 + moved_tiles * 8 + partial + 3 * square + 2 * kChannels * 4;
-  const uint64_t reads = inputs + columns - kColumns * 8 + moved_tiles * kColumns * 8 + sums + 6 * kMoved * 4 + moved_tiles * 8 * 2 + partial +
+  const uint64_t reads = inputs + columns - kColumns * 8 + moved_blocks * kColumns * 8 + sums + 6 * kMoved * 4 + moved_tiles * 8 * 2 + partial +
                          2 * (kChannels / 8) * splits * kChannels * 32;
   const simt::Counters counters = simt::machine().total();
-  report_traffic("moments, 1060 tokens of 128 channels, groups of 2, f16", counters, static_cast<double>(reads), static_cast<double>(writes));
+  report_traffic("moments, 1060 tokens of 128 channels, groups of 2, f16" + std::string(query_dtype == THINK_F16 ? "" : ", queries f32"), counters,
+                 static_cast<double>(reads), static_cast<double>(writes));
   EXPECT_LE(counters.global_read_bytes, static_cast<uint64_t>(1.05 * static_cast<double>(reads)));
   EXPECT_LE(counters.global_write_bytes, static_cast<uint64_t>(1.05 * static_cast<double>(writes)));
   EXPECT_EQ(0u, counters.bank_conflicts);
+}
+
+TEST(MomentsOnDevice, MovesTheBytesOfItsModel) {
+  for (const think_dtype query_dtype : {THINK_F16, THINK_F32}) check_bytes(query_dtype);
 }
 
 // ---- gains

@@ -329,10 +329,11 @@ TEST_F(PruneOnDevice, RunsEveryStageOnTheDevice) {
   check(prune, 6);
   std::vector<std::string> kernels;
   for (const simt::LaunchRecord &launch : simt::machine().launches()) kernels.push_back(launch.kernel);
-  const std::vector<std::string> stages = {"prune_plan",      "moments_queries", "moments_scan",  "moments_join", "moments_mass",         "moments_mean",
-                                           "moments_covariance", "moments_finish",  "score_finish",  "moments_gains", "select_worth",        "select_grant",
-                                           "select_channels", "fit_head",        "prune_keep_all", "moments_gains", "prune_rank",         "select_worth",
-                                           "select_grant",    "select_channels", "fit_head",      "prune_keep_all", "compact_place",      "compact_place"};
+  const std::vector<std::string> stages = {
+      "prune_plan",       "moments_queries", "moments_scan_mma", "moments_join",   "moments_mass_mma", "moments_mean",
+      "moments_covariance", "moments_finish",  "score_finish",     "moments_gains",  "select_worth",     "select_grant",
+      "select_channels",  "fit_head",        "prune_keep_all",   "moments_gains",  "prune_rank",       "select_worth",
+      "select_grant",     "select_channels", "fit_head",         "prune_keep_all", "compact_place",    "compact_place"};
   const auto at = std::search(kernels.begin(), kernels.end(), stages.begin(), stages.end());
   EXPECT_NE(at, kernels.end()) << testing::PrintToString(kernels);
 }
