@@ -10,6 +10,12 @@ struct Shape {
   int32_t query_heads, kv_heads, channels, batch;
 };
 
+// Channels kept of the keys, and how keys and values are stored.
+struct Width {
+  int32_t kept;
+  think_dtype dtype = THINK_BF16;
+};
+
 constexpr Shape kShapes[] = {{"D=128, group 4", 32, 8, 128, 8}, {"D=64, group 7", 14, 2, 64, 8}};
 
 nlohmann::ordered_json json_of(const Measured &measured) {
@@ -44,14 +50,15 @@ void bench_device(const DeviceChoice &device, int32_t tokens, bool quick, Report
   print(report, "read probe", probe, 0);
   for (const Shape &shape : kShapes) {
     report.line("%s", "");
-    report.line("%s, %d query and %d KV heads, %d tokens, bf16", shape.name, shape.query_heads, shape.kv_heads, tokens);
+    report.line("%s, %d query and %d KV heads, %d tokens", shape.name, shape.query_heads, shape.kv_heads, tokens);
     double dense = 0;
-    for (const int32_t kept : {shape.channels, think_kept_channels(shape.channels, 0.4), shape.channels / 2}) {
+    for (const auto &[kept, dtype] : {Width{shape.channels}, {think_kept_channels(shape.channels, 0.4)}, {shape.channels / 2}, {shape.channels, THINK_U8},
+                                      {shape.channels, THINK_U4}}) {
       const Measured measured =
-          bench.attend({shape.query_heads, shape.kv_heads, shape.channels, shape.batch, tokens, kept, shape.channels, 0});
-      if (kept == shape.channels) dense = measured.seconds;
-      print(report, "attend x" + std::to_string(shape.batch) + ", " + std::to_string(kept) + " keys", measured, rate);
-      nlohmann::ordered_json row = {{"shape", shape.name}, {"tokens", tokens}, {"batch", shape.batch}, {"kept", kept}};
+          bench.attend({shape.query_heads, shape.kv_heads, shape.channels, shape.batch, tokens, kept, shape.channels, 0, {}, dtype, dtype});
+      if (kept == shape.channels && dtype == THINK_BF16) dense = measured.seconds;
+      print(report, "attend x" + std::to_string(shape.batch) + ", " + std::to_string(kept) + " keys, " + think_dtype_name(dtype), measured, rate);
+      nlohmann::ordered_json row = {{"shape", shape.name}, {"tokens", tokens}, {"batch", shape.batch}, {"kept", kept}, {"dtype", think_dtype_name(dtype)}};
       row.update(json_of(measured));
       if (measured.skipped.empty() && dense > 0) row["speedup_over_dense"] = dense / measured.seconds;
       report.json["attend"].push_back(row);

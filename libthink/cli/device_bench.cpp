@@ -11,6 +11,7 @@ constexpr int64_t kColdBytes = 180 << 20, kPattern = 16 << 20;
 constexpr int kCalls = 12;
 constexpr int32_t kPageTokens = 256;
 
+bool is_code(think_dtype dtype) { return think_dtype_bytes(dtype) == 0; }
 int64_t aligned(int64_t bytes) { return (bytes + 255) / 256 * 256; }
 
 // bf16 of either sign and a magnitude from 1/8 to 1/2.
@@ -118,58 +119,136 @@ Measured DeviceBench::probe() {
   });
 }
 
+// Whose rows there are, and where: pages of all sequences in turn, as an engine hands them out while they grow together; the room behind the last row of each
+// is not read.
+struct DeviceBench::Rows {
+  explicit Rows(const AttendCase &wanted) : lengths(wanted.lengths), paged(!wanted.lengths.empty()), page_tokens(paged ? kPageTokens : wanted.tokens) {
+    if (!paged) lengths.assign(static_cast<size_t>(wanted.batch), wanted.tokens);
+    pages_stride = (wanted.tokens + page_tokens - 1) / page_tokens;
+    pages.assign(lengths.size() * static_cast<size_t>(pages_stride), -1);
+    for (int32_t page = 0; page < pages_stride; ++page) {
+      for (size_t sequence = 0; sequence < lengths.size(); ++sequence) {
+        if (page * page_tokens < lengths[sequence]) pages[sequence * static_cast<size_t>(pages_stride) + static_cast<size_t>(page)] = page_count++;
+      }
+    }
+  }
+
+  std::vector<int32_t> lengths, pages;
+  bool paged;
+  int32_t page_tokens, pages_stride = 0, page_count = 0;
+};
+
+// Keys, and values behind them; the segment has its pointers to neither yet, nor bases.
+struct DeviceBench::Cache {
+  think_segment segment = THINK_SEGMENT_INIT;
+  int64_t key_room = 0, room = 0;  // bytes of the keys, and of all, with the room that no row uses
+  int64_t bytes = 0;               // that an attention must read
+
+  void put_at(std::byte *memory) {
+    segment.key = memory;
+    segment.value = memory + key_room;
+  }
+};
+
+DeviceBench::Cache DeviceBench::lay_out(const Plan &plan, Room &room, const AttendCase &wanted, const Rows &rows) const {
+  Cache cache;
+  think_segment &segment = cache.segment;
+  segment.key_layout = wanted.key_kept < wanted.channels || is_code(wanted.key_dtype) ? THINK_TILES : THINK_ROWS;
+  segment.value_layout = is_code(wanted.value_dtype) ? THINK_TILES : THINK_ROWS;
+  segment.key_dtype = wanted.key_dtype;
+  segment.value_dtype = wanted.value_dtype;
+  segment.page_tokens = rows.page_tokens;
+  if (rows.paged) segment.pages = room.copy(rows.pages), segment.pages_stride = rows.pages_stride;
+  segment.lengths = room.copy(rows.lengths);
+  // A page whose heads have the same width each: think_layout() would count the widest that heads of other widths could be.
+  think_format format = THINK_FORMAT_INIT;
+  format.key_layout = segment.key_layout;
+  format.value_layout = segment.value_layout;
+  format.key_dtype = segment.key_dtype;
+  format.value_dtype = segment.value_dtype;
+  think_prune_options options = THINK_PRUNE_OPTIONS_INIT;
+  options.budget = THINK_BUDGET_UNIFORM;
+  options.key_kept = wanted.key_kept;
+  options.value_kept = wanted.value_kept;
+  options.sinks = options.recent = -1;
+  options.dense_limit = -1;
+  think_prune_result page = THINK_PRUNE_RESULT_INIT;
+  ErrorRecord error;
+  error.check(think_prune_preview(plan.get(), &format, rows.page_tokens, &options, &page, error));
+  const int64_t places = static_cast<int64_t>(wanted.batch) * wanted.kv_heads;
+  const auto side = [&](int64_t page_bytes, think_dtype dtype, int64_t *stride, float *&scale) {
+    stride[0] = page_bytes;
+    stride[1] = page_bytes / wanted.kv_heads;
+    const int32_t unit = is_code(dtype) ? 32 : 1;  // rows that are read together
+    for (const int32_t length : rows.lengths) cache.bytes += (length + unit - 1) / unit * (page_bytes / (rows.page_tokens / unit));
+    if (dtype == THINK_F8_E4M3) {
+      const int64_t scale_bytes = places * static_cast<int64_t>(sizeof(float));
+      scale = static_cast<float *>(room.reserve(scale_bytes));
+      cache.bytes += scale_bytes;
+    }
+    return aligned(rows.page_count * page_bytes);
+  };
+  cache.key_room = side(page.key_bytes, wanted.key_dtype, segment.key_stride, segment.key_scale);
+  cache.room = cache.key_room + side(page.value_bytes, wanted.value_dtype, segment.value_stride, segment.value_scale);
+  return cache;
+}
+
+// By the library itself: any bytes would take the same time as codes, but as scales they could be NaN, infinite or zero.
+void DeviceBench::store_codes(const Plan &plan, Room &room, int32_t sequences, const Cache &dense, Cache &codes) const {
+  think_batch batch = THINK_BATCH_INIT;
+  batch.count = sequences;
+  const think_launch launch = workspace(plan, THINK_STAGE_COMPACT, nullptr, room);
+  ErrorRecord error;
+  codes.segment.flags = THINK_SEGMENT_MEASURE;
+  error.check(think_compact(plan.get(), &dense.segment, &codes.segment, &batch, &launch, error));
+  codes.segment.flags = 0;
+}
+
 Measured DeviceBench::attend(const AttendCase &wanted) {
   return measure([&](Measured &measured) {
-    const auto &[query_heads, kv_heads, channels, batch, tokens, key_kept, value_kept, softcap, lengths] = wanted;
+    const int32_t batch = wanted.batch, query_heads = wanted.query_heads, kv_heads = wanted.kv_heads, channels = wanted.channels;
     think_problem problem = THINK_PROBLEM_INIT;
     problem.query_dtype = problem.cache_dtype = problem.output_dtype = THINK_BF16;
     problem.query_heads = query_heads;
     problem.kv_heads = kv_heads;
     problem.key_channels = channels;
     problem.max_batch = batch;
-    problem.max_tokens = tokens;
-    problem.softcap = softcap;
+    problem.max_tokens = wanted.tokens;
+    problem.softcap = wanted.softcap;
     const Plan plan = make_plan(context_, problem);
     Room room(&driver_);
-    const bool key_pruned = key_kept < channels, value_pruned = value_kept < channels;
-    // Pages of all sequences in turn, as an engine hands them out while they grow together; the room behind the last row of each is not read.
-    const std::vector<int32_t> rows_of = lengths.empty() ? std::vector<int32_t>(static_cast<size_t>(batch), tokens) : lengths;
-    const int32_t page_tokens = lengths.empty() ? tokens : kPageTokens, pages_stride = (tokens + page_tokens - 1) / page_tokens;
-    std::vector<int32_t> pages(static_cast<size_t>(batch) * static_cast<size_t>(pages_stride), -1);
-    int32_t page_count = 0;
-    int64_t rows = 0;
-    for (int32_t page = 0; page < pages_stride; ++page) {
-      for (size_t sequence = 0; sequence < rows_of.size(); ++sequence) {
-        if (page * page_tokens < rows_of[sequence]) pages[sequence * static_cast<size_t>(pages_stride) + static_cast<size_t>(page)] = page_count++;
-      }
+    const Rows rows(wanted);
+    Cache cache = lay_out(plan, room, wanted, rows), in_arena = cache;
+    const bool codes = is_code(wanted.key_dtype) || is_code(wanted.value_dtype);
+    if (codes) {
+      AttendCase dense = wanted;
+      dense.key_kept = dense.value_kept = channels;
+      dense.key_dtype = dense.value_dtype = THINK_BF16;
+      in_arena = lay_out(plan, room, dense, rows);
     }
-    for (const int32_t length : rows_of) rows += static_cast<int64_t>(length) * kv_heads;
-    const int64_t room_rows = static_cast<int64_t>(page_count) * page_tokens * kv_heads, key_bytes = rows * key_kept * 2, value_bytes = rows * value_kept * 2;
-    const int64_t key_room = aligned(room_rows * key_kept * 2), cache = key_room + aligned(room_rows * value_kept * 2);
-    if (cache > arena_.size()) {
-      measured.skipped = "the cache of " + std::to_string(cache >> 20) + " MiB is larger than the arena of " + std::to_string(arena_.size() >> 20);
+    if (in_arena.room > arena_.size()) {
+      measured.skipped = "the cache of " + std::to_string(in_arena.room >> 20) + " MiB is larger than the arena of " + std::to_string(arena_.size() >> 20);
       return;
     }
-    const int64_t copies = std::clamp<int64_t>((kColdBytes + cache - 1) / cache, 1, std::min<int64_t>(256, arena_.size() / cache));
+    const int64_t copies = std::clamp<int64_t>((kColdBytes + cache.room - 1) / cache.room, 1, std::min<int64_t>(256, arena_.size() / cache.room));
     think_basis key_basis = THINK_BASIS_INIT, value_basis = THINK_BASIS_INIT;
-    measured.bytes = key_bytes + value_bytes;
-    const auto count_basis = [&](int32_t kept) {
+    measured.bytes = cache.bytes;
+    const auto add_basis = [&](int32_t side, int32_t kept, think_basis &basis, const think_basis *&in_segment) {
+      if (kept == channels) return;
+      basis = make_basis(plan, room, side, batch, kv_heads, channels, kept);
+      in_segment = &basis;
       measured.bytes += static_cast<int64_t>(batch) * kv_heads * (channels - kept) * ((kept + 7) / 8 * 8 * 2 + 4);
     };
-    if (key_pruned) key_basis = make_basis(plan, room, THINK_KEYS, batch, kv_heads, channels, key_kept), count_basis(key_kept);
-    if (value_pruned) value_basis = make_basis(plan, room, THINK_VALUES, batch, kv_heads, channels, value_kept), count_basis(value_kept);
-    think_segment segment = THINK_SEGMENT_INIT;
-    segment.key_layout = key_pruned ? THINK_TILES : THINK_ROWS;
-    segment.key_dtype = segment.value_dtype = THINK_BF16;
-    segment.page_tokens = page_tokens;
-    if (!lengths.empty()) segment.pages = room.copy(pages), segment.pages_stride = pages_stride;
-    segment.key_stride[1] = static_cast<int64_t>(page_tokens) * key_kept * 2;
-    segment.key_stride[0] = kv_heads * segment.key_stride[1];
-    segment.value_stride[1] = static_cast<int64_t>(page_tokens) * value_kept * 2;
-    segment.value_stride[0] = kv_heads * segment.value_stride[1];
-    segment.lengths = room.copy(rows_of);
-    segment.key_basis = key_pruned ? &key_basis : nullptr;
-    segment.value_basis = value_pruned ? &value_basis : nullptr;
+    add_basis(THINK_KEYS, wanted.key_kept, key_basis, cache.segment.key_basis);
+    add_basis(THINK_VALUES, wanted.value_kept, value_basis, cache.segment.value_basis);
+    std::byte *memory = arena();
+    if (codes) {
+      memory = static_cast<std::byte *>(room.reserve(copies * cache.room));
+      in_arena.put_at(arena());
+      cache.put_at(memory);
+      store_codes(plan, room, batch, in_arena, cache);
+      driver_.repeat(memory, cache.room, copies * cache.room);
+    }
     const int64_t query_bytes = static_cast<int64_t>(batch) * query_heads * channels * 2;
     const think_tensor query = {sizeof(think_tensor), 0, room.reserve(query_bytes), THINK_BF16, 0, {batch, query_heads, 1, channels},
                                 {static_cast<int64_t>(query_heads) * channels, channels, channels, 1}};
@@ -180,13 +259,13 @@ Measured DeviceBench::attend(const AttendCase &wanted) {
     const think_launch launch = workspace(plan, THINK_STAGE_ATTEND, nullptr, room);
     const int calls = static_cast<int>((kCalls + copies - 1) / copies * copies);
     measured.seconds = median_seconds(calls, [&] {
-      for (int call = 0; call < calls; ++call) {
-        segment.key = arena() + call % copies * cache;
-        segment.value = arena() + call % copies * cache + key_room;
+      for (int call = calls; call-- > 0;) {  // the last one reads the rows that codes are made of, and leaves its output
+        cache.put_at(memory + call % copies * cache.room);
         ErrorRecord error;
-        error.check(think_attend(plan.get(), &query, nullptr, &segment, 1, nullptr, &output, nullptr, &launch, error));
+        error.check(think_attend(plan.get(), &query, nullptr, &cache.segment, 1, nullptr, &output, nullptr, &launch, error));
       }
     });
+    measured.output = room.fetch(static_cast<const uint16_t *>(output.data), static_cast<size_t>(query_bytes / 2));
   });
 }
 

@@ -59,6 +59,31 @@ def measured(row):
     return bool(row) and "seconds" in row
 
 
+def load_of(row):
+    return row["model"], row["batch"], row["tokens"]
+
+
+def types_of(row):
+    """Of keys and values; a file from before there were others does not name them."""
+    return row.get("key_dtype", "bf16"), row.get("value_dtype", "bf16")
+
+
+def rows_of_numbers(bench):
+    return [row for row in bench["attend"] if types_of(row) == ("bf16", "bf16")]
+
+
+def rows_of_codes(bench):
+    return [row for row in bench["attend"] if types_of(row) != ("bf16", "bf16")]
+
+
+def width_of(row):
+    return load_of(row), row["key_kept"], row["value_kept"]
+
+
+def by_width(rows):
+    return {width_of(row): row for row in rows if measured(row)}
+
+
 def rate_of(bench):
     return bench["probe"]["bytes"] / bench["probe"]["seconds"] if measured(bench["probe"]) else None
 
@@ -68,14 +93,14 @@ def rivals_of(peers):
     rivals = {}
     for row in (peers or {}).get("attend", []):
         if measured(row):
-            rivals.setdefault((row["model"], row["batch"], row["tokens"]), {})[row["peer"]] = row["seconds"]
+            rivals.setdefault(load_of(row), {})[row["peer"]] = row["seconds"]
     return rivals
 
 
 def goal_lines(bench, peers):
     """What the project wants of decode attention, and in how many rows it is so."""
-    probe, rivals, rows = rate_of(bench), rivals_of(peers), [row for row in bench["attend"] if measured(row)]
-    dense = {(row["model"], row["batch"], row["tokens"]): row["bytes"] for row in rows if row["key_kept"] == row["value_kept"] == row["channels"]}
+    probe, rivals, rows = rate_of(bench), rivals_of(peers), [row for row in rows_of_numbers(bench) if measured(row)]
+    dense = {load_of(row): row["bytes"] for row in rows if row["key_kept"] == row["value_kept"] == row["channels"]}
     goals = []
     if probe:
         share = [(row["bytes"], row["bytes"] / row["seconds"] / probe) for row in rows]
@@ -85,13 +110,25 @@ def goal_lines(bench, peers):
                   [10e-6 / row["seconds"] for row in rows if row["batch"] == 1 and row["tokens"] == 4096]))
     over = []
     for row in rows:
-        load = (row["model"], row["batch"], row["tokens"])
+        load = load_of(row)
         if load in rivals and load in dense and row["bytes"] < dense[load]:
             over.append(min(rivals[load].values()) / row["seconds"] / (dense[load] / row["bytes"]))
     goals.append(("0.95 of the byte ratio over the best dense peer", 0.95, over))
-    lines = [f"- {text}: {sum(value >= limit for value in values)} of {len(values)} rows; least {min(values):.2f}, median {statistics.median(values):.2f}, "
-             f"most {max(values):.2f}" for text, limit, values in goals if values]
+    numbers = by_width(rows)
+    pairs = [(numbers.get(width_of(row)), row) for row in rows_of_codes(bench) if measured(row)]
+    goals.append(("codes never slower than 16 bits with the same channels (here: time of 16 bits / measured)", 1.0,
+                  [number["seconds"] / row["seconds"] for number, row in pairs if number]))
+    lines = []
+    for text, limit, values in goals:
+        found = (f"{sum(value >= limit for value in values)} of {len(values)} rows; least {min(values):.2f}, median {statistics.median(values):.2f}, "
+                 f"most {max(values):.2f}" if values else "not yet measured")
+        lines.append(f"- {text}: {found}")
     return ["## Goals", ""] + lines + [""]
+
+
+def time_of(row, probe):
+    share = f" ({row['bytes'] / row['seconds'] / probe:.2f})" if probe else ""
+    return f"{row['seconds'] * 1e6:.1f}{share}"
 
 
 def attend_tables(bench, peers):
@@ -99,7 +136,7 @@ def attend_tables(bench, peers):
     text = ["## Decode attention", "", "One step, bf16, microseconds; in brackets the share of the probe's rate on the bytes that must be read. Speed-up and efficiency",
             "(speed-up / byte ratio) are over our own dense cache. Peers read dense caches.", ""]
     groups = {}
-    for row in bench["attend"]:
+    for row in rows_of_numbers(bench):
         groups.setdefault(row["model"], {}).setdefault((row["batch"], row["tokens"]), []).append(row)
     for model, loads in groups.items():
         widths = [(row["key_kept"], row["value_kept"]) for row in next(iter(loads.values()))]
@@ -112,14 +149,41 @@ def attend_tables(bench, peers):
                 if not measured(row):
                     cells.append("-")
                     continue
-                share = f" ({row['bytes'] / row['seconds'] / probe:.2f})" if probe else ""
-                cells.append(f"{row['seconds'] * 1e6:.1f}{share}")
+                cells.append(time_of(row, probe))
                 if dense and row is not dense and (best is None or dense["seconds"] / row["seconds"] > best):
                     best = dense["seconds"] / row["seconds"]
                     efficiency = best / (dense["bytes"] / row["bytes"])
             rival = min(rivals.get((model, batch, tokens), {}).items(), key=lambda item: item[1], default=None)
             text.append(f"| {batch} x {tokens} | " + " | ".join(cells) + f" | {f'{best:.2f}' if best else '-'} | {f'{efficiency:.2f}' if efficiency else '-'} | "
                         + (f"{rival[0]} {rival[1] * 1e6:.1f}" if rival else "-") + " |")
+        text.append("")
+    return text
+
+
+def codes_tables(bench):
+    probe, numbers = rate_of(bench), by_width(rows_of_numbers(bench))
+    text = ["## Decode attention on codes", ""]
+    groups = {}
+    for row in rows_of_codes(bench):
+        groups.setdefault(row["model"], []).append(row)
+    if not groups:
+        return text + ["Not yet measured.", ""]
+    text += ["One step, microseconds; in brackets the share of the probe's rate on the bytes that must be read, scales and zeros among them;",
+             "then the speed-up over our own dense bf16 cache of the same shape. Columns: kept channels of keys/values.", ""]
+    for model, rows in groups.items():
+        channels = rows[0]["channels"]
+        widths = list(dict.fromkeys(width_of(row)[1:] for row in rows))
+        text += [f"### {model}", "", "| batch x tokens | keys/values | " + " | ".join(f"{k}/{v}" for k, v in widths) + " |", "|---|---|" + "---|" * len(widths)]
+        for load in dict.fromkeys(map(load_of, rows)):
+            dense, of_load = numbers.get((load, channels, channels)), [row for row in rows if load_of(row) == load]
+            for types in [("bf16", "bf16")] + list(dict.fromkeys(map(types_of, of_load))):
+                found = numbers if types == ("bf16", "bf16") else by_width(row for row in of_load if types_of(row) == types)
+                cells = []
+                for width in widths:
+                    row = found.get((load, *width))
+                    speed_up = f", {dense['seconds'] / row['seconds']:.2f}x" if row and dense and row is not dense else ""
+                    cells.append(time_of(row, probe) + speed_up if row else "-")
+                text.append(f"| {load[1]} x {load[2]} | {'/'.join(types)} | " + " | ".join(cells) + " |")
         text.append("")
     return text
 
@@ -166,7 +230,7 @@ def main():
                  else [f"No read probe: {bench['probe']['skipped']}."])
         if peers and "torch" in peers:
             text.append(f"Peers: torch {peers['torch']} on {peers['device']}.")
-        text += [""] + goal_lines(bench, peers) + attend_tables(bench, peers) + prune_table(bench) + reasons(bench, peers)
+        text += [""] + goal_lines(bench, peers) + attend_tables(bench, peers) + codes_tables(bench) + prune_table(bench) + reasons(bench, peers)
     if options.kernels:
         text += compiler_table(options.kernels) + [""]
     with open(options.markdown, "w", encoding="utf-8") as file:
