@@ -319,8 +319,7 @@ THINK_DEVICE void reduce_parts(const Decode &d, const Output &o, const Block &bl
     const Shared<Words4> staged = r.weight + weight_words;
     const Places places = places_of(d, visit.cuts, visit.unit.index, run, own);
     // As many parts at once as there is room for.
-    int32_t most = own.count;
-    while (most > 1 && most * kept * halves > r.room - weight_words) most = (most + 1) / 2;
+    const int32_t room = kept > 0 ? (r.room - weight_words) / (kept * halves) : own.count, most = room < own.count ? room : own.count;
     if (begun) sync_block();
     fetch_maxima(r, places, own.count, halves, channels);
     cp_async_commit();

@@ -106,8 +106,8 @@ constexpr cuda::Backend table = {
     [](const Shape &, const think_segment &, const Batch &, void *stream) { return ran("place", stream); },
     [](const compact::Arguments &, int64_t longest, void *stream) { return ran("compact", stream, longest); },
     [](const rebuild::Arguments &, void *stream) { return ran("rebuild", stream); },
-    [](const Shape &, int32_t *blocks) {
-      *blocks = 264;
+    [](Shape &shape) {
+      shape.attend_blocks = 264, shape.attend_each = 2, shape.attend_shared = 228 << 10;
       return 0;
     },
     [](const Shape &, const attend::Extent &extent) { return int64_t{64} * extent.batch + extent.tokens + 4096 * extent.rows; },
