@@ -6,9 +6,8 @@
 
 namespace think::attend::cuda {
 
-constexpr int32_t kGroupParts = 32;   // parts of a unit that are reduced to one before the unit is, where it has more
+constexpr int32_t kGroupParts = 16;   // parts of a unit that are reduced to one before the unit is, where it has more
 constexpr int32_t kMostParts = 64;    // that a reduction takes; a grid has at most kGroupParts times as many blocks
-constexpr float kLeastWeight = 1.17549435e-38f;  // of a part that saw something: 0 would take a NaN for nothing
 constexpr int32_t kLeastStaged = 1;   // parts that a reduction has room for, at least
 constexpr int32_t kCodeStages = 2;    // of a warp's ring for tiles of codes
 constexpr int32_t kStepsAhead = 4;    // steps whose matrices are loaded before the first is multiplied
@@ -677,6 +676,8 @@ THINK_DEVICE void merge_warps(Sums<kMatrices> &sums, const Block &block, int32_t
     weight[w] = {exp2_fast(maximum[w].x - largest.x), exp2_fast(maximum[w].y - largest.y), exp2_fast(maximum[w].z - largest.z),
                  exp2_fast(maximum[w].w - largest.w)};
   }
+  // Where no column has seen anything there may still be a NaN, from behind the end of a segment.
+  const bool seen = fmaxf(fmaxf(largest.x, largest.y), fmaxf(largest.z, largest.w)) > kLowest;
   Float4 *out = reinterpret_cast<Float4 *>(to) + half * half_floats(global_channels) / 4;
   if (this_thread() < halves) store_global(out, largest);
 #pragma unroll 1
@@ -686,7 +687,7 @@ THINK_DEVICE void merge_warps(Sums<kMatrices> &sums, const Block &block, int32_t
     for (int32_t w = 0; w < kWarps; ++w) {
       sum = multiply_add(weight[w], load_shared((theirs + w * floats + (1 + i) * 4).template as<Float4>()), sum);
     }
-    store_global(out + 1 + i, sum);
+    store_global(out + 1 + i, seen || i == 0 ? sum : Float4{0.0f, 0.0f, 0.0f, 0.0f});
   }
   sync_block();  // before the rings fill again
 }

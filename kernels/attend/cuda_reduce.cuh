@@ -107,14 +107,14 @@ THINK_DEVICE float find_largest(const Reduction &r, int32_t count, int32_t halve
   return largest;
 }
 
-// What fetch_maxima() has brought becomes the weights of the parts. Returns this thread's share of the mass of its column. A part that saw nothing has none.
+// What fetch_maxima() has brought becomes the weights of the parts. Returns this thread's share of the mass of its column.
 THINK_DEVICE float weigh_parts(const Reduction &r, int32_t count, int32_t halves, float largest) {
   const int32_t column = this_thread() % kColumns;
   float mass = 0.0f;
 #pragma unroll 1
   for (int32_t part = this_thread() / kColumns; part < count && column < halves * 4; part += block_threads() / kColumns) {
     const Shared<float> at = r.weights + part_place(part, column);
-    const float maximum = load_shared(at), weight = maximum > kLowest ? fmaxf(exp2_fast(maximum - largest), kLeastWeight) : 0.0f;
+    const float weight = exp2_fast(load_shared(at) - largest);  // of one that saw nothing it does not matter: its mass and sums are 0
     store_shared(at, weight);
     mass = fmaf(weight, load_shared(r.masses + part_place(part, column)), mass);
   }
@@ -134,8 +134,7 @@ THINK_DEVICE void fetch_parts(Shared<Words4> to, const Places &places, int32_t f
   }
 }
 
-// Their sums to those of the parts in front. A part that saw nothing in four columns does not count, as there may be a NaN behind the end of a segment; any
-// other does, as it may hold a NaN whatever its weight.
+// Their sums to those of the parts in front.
 THINK_DEVICE void sum_parts(const Reduction &r, Shared<Words4> from, int32_t first, int32_t count, int32_t kept, int32_t halves, int32_t value_channels) {
   const int32_t chunks = kept * halves;
 #pragma unroll 1
@@ -144,11 +143,10 @@ THINK_DEVICE void sum_parts(const Reduction &r, Shared<Words4> from, int32_t fir
     const Shared<float> to = r.sums + half * half_floats(value_channels) + (1 + i / halves) * 4;
     Float4 sum = {0.0f, 0.0f, 0.0f, 0.0f};
     if (first > 0) sum = load_shared(to.as<Float4>());
-#pragma unroll 4
+#pragma unroll 8
     for (int32_t part = 0; part < count; ++part) {
-      const Float4 w = load_shared((r.weights + part_place(first + part, half * 4)).as<Float4>());
-      const Float4 x = load_shared((from + (part * chunks + i)).as<Float4>());
-      if (w.x + w.y + w.z + w.w > 0.0f) sum = multiply_add(w, x, sum);
+      const Float4 weight = load_shared((r.weights + part_place(first + part, half * 4)).as<Float4>());
+      sum = multiply_add(weight, load_shared((from + (part * chunks + i)).as<Float4>()), sum);
     }
     store_shared(to.as<Float4>(), sum);
   }
@@ -503,6 +501,8 @@ __global__ void __launch_bounds__(warps_of(kChannels) * 32, kBlocks) attend_deco
   if (cuts.total == 0) return wait_for_previous_launch();  // else some block does: one has to, or what comes behind this launch would overtake prepare
   const int64_t wanted = quotient(cuts.total, d.least);
   cuts.blocks = wanted < 1 ? 1 : wanted < grid_x() ? static_cast<int32_t>(wanted) : grid_x();
+  // A block that has something of two units takes twice what a piece costs besides its tiles. Units of one weight have blocks of their own.
+  if (const int32_t shared = cuts.blocks % g.units; shared * 16 <= cuts.blocks) cuts.blocks -= shared;
   if (block_x() >= cuts.blocks) return;
   cuts.each = quotient(cuts.total, cuts.blocks);
   cuts.rest = static_cast<int32_t>(cuts.total - cuts.each * cuts.blocks);

@@ -244,8 +244,9 @@ Model model_of(const Problem &problem, const OnDevice &device) {
     model.writes += static_cast<double>(columns * (value * dtype_bytes(shape.output_dtype) + 4));
   }
   // The parts: what each block has of each unit, at most one part more than there are blocks and units.
-  const int64_t least = 4 * (steps(key) * weight_of(host.key_dtype) + steps(value) * weight_of(host.value_dtype));
-  const int64_t blocks = std::max<int64_t>(1, std::min<int64_t>(device.arguments().shape.attend_blocks, line / least));
+  const int64_t least = 8 * (steps(key) * weight_of(host.key_dtype) + steps(value) * weight_of(host.value_dtype));
+  int64_t blocks = std::max<int64_t>(1, std::min<int64_t>(device.arguments().shape.attend_blocks, line / least));
+  if (const int64_t shared = blocks % units; shared * 16 <= blocks) blocks -= shared;
   int64_t start = 0;
   for (const Head &head : heads) {
     const int64_t first = ((start + 1) * blocks - 1) / line, last = ((start + head.weight) * blocks - 1) / line, parts = last - first + 1;
