@@ -320,7 +320,9 @@ THINK_DEVICE void fetch_whole_tile(Shared<Words4> to, const char *from, int32_t 
   // What is missing of the last step becomes zero.
   const int32_t padded = steps_of(channels) * kStep;
 #pragma unroll 1
-  for (int32_t c = whole; c * kOn < padded; ++c) device::copy_aligned_eight(at + c * 32, from + c * kOn * 64, c * kOn + late_lane() / kChunks < channels ? 8 : 0);
+  for (int32_t c = whole; c * kOn < padded; ++c) {
+    device::copy_aligned_eight(at + c * 32, from + c * kOn * 64, c * kOn + late_lane() / kChunks < channels ? 8 : 0);
+  }
 }
 
 template <int32_t kRows>
@@ -647,7 +649,8 @@ template <int32_t kMatrices, class Store>
 THINK_DEVICE void merge_warps(Sums<kMatrices> &sums, const Block &block, int32_t value_steps, int32_t value_kept, int32_t global_channels, int32_t halves,
                               bool sparse, float *to, const Store &store) {
   constexpr int32_t kWarps = warps_of(kMatrices * kStep);
-  const int32_t lane = late_lane(), group = lane / 4, column = sparse ? lane % 4 : lane % 4 * 2, channels = value_steps * kStep, floats = partial_floats(channels);
+  const int32_t lane = late_lane(), group = lane / 4, column = sparse ? lane % 4 : lane % 4 * 2;
+  const int32_t channels = value_steps * kStep, floats = partial_floats(channels);
   sync_block();  // every ring is free
   const Shared<float> all = block.ring.as<float>(), own = all + (warp_index() * floats + place_of_column(column, channels));
 #pragma unroll
