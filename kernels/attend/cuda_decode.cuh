@@ -125,7 +125,7 @@ THINK_HOST_DEVICE constexpr int32_t class_of(int32_t key_channels, int32_t value
 // Of a kernel's class.
 THINK_HOST_DEVICE constexpr int32_t stage_rows(int32_t kernel) { return kernel > 64 ? kTileTokens / 2 : kTileTokens; }
 THINK_HOST_DEVICE constexpr int32_t warps_of(int32_t kernel) { return kernel > 128 ? 2 : 4; }
-constexpr int32_t kBlocks = 3;  // whose registers a multiprocessor has room for
+constexpr int32_t kBlocks = kLargeShared ? 3 : 2;  // whose registers a multiprocessor has room for: as many as its shared memory holds
 THINK_HOST_DEVICE int32_t key_words(int32_t channels, int32_t rows) { return steps_of(channels) * 2 * rows; }  // of 16 bytes, tiles and rows alike
 THINK_HOST_DEVICE int32_t stage_words(int32_t key_channels, int32_t value_channels) {
   const int32_t rows = stage_rows(class_of(key_channels, value_channels));

@@ -3,6 +3,13 @@
 
 namespace think::ptx {
 
+// Has a multiprocessor 228 KiB of shared memory, not 164 or 100?
+#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ < 900 || __CUDA_ARCH__ >= 1200)
+constexpr bool kLargeShared = false;
+#else
+constexpr bool kLargeShared = true;
+#endif
+
 // ---- indices -------------------------------------------------------------------------------------------------------------------------------
 
 THINK_DEVICE int32_t thread_index() { return static_cast<int32_t>(threadIdx.x); }

@@ -12,6 +12,8 @@ namespace think::ptx {
 
 using simt::Site;
 
+constexpr bool kLargeShared = true;
+
 // ---- indices -------------------------------------------------------------------------------------------------------------------------------
 
 THINK_DEVICE int32_t thread_index() { return simt::machine().lane().thread; }
