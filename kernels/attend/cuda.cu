@@ -247,7 +247,7 @@ int32_t attend(const Arguments &a, const Extent &extent, const int32_t *query_sl
   const auto shared_bytes = [&] { return decode_shared_bytes(shape.key_channels, shape.value_channels, code_ring(d)); };
   int32_t blocks = shape.attend_each;
   for (int32_t each = shape.attend_each, best = 0; codes && each > 0; --each) {
-    const uint32_t room = std::min(kMostShared, static_cast<uint32_t>(shape.attend_shared / each - kReservedShared));
+    const uint32_t room = std::min(kMostShared, static_cast<uint32_t>(shape.attend_shared / each) - kReservedShared);
     const int32_t before = d.code_warps;
     d.code_warps = warps_of(kernel_of(shape));
     while (d.code_warps > 1 && shared_bytes() > room) --d.code_warps;

@@ -12,8 +12,7 @@
 
 namespace think::attend::cuda {
 
-constexpr uint32_t kMostShared = 99 << 10;     // of a block, on the smallest devices
-constexpr int32_t kReservedShared = 1 << 10;  // what each block takes besides
+constexpr uint32_t kMostShared = 99 << 10;  // of a block, on the smallest devices
 
 THINK_HOST_DEVICE bool has_codes(think_dtype key, think_dtype value) { return device::is_codes(key) || device::is_codes(value); }
 THINK_HOST_DEVICE int32_t code_ring(const Decode &d) { return d.code_warps * kCodeStages * d.code_words; }
@@ -477,7 +476,7 @@ THINK_DEVICE void sum_code_tile(CodeSums<kSteps> &sums, const Keys<kSteps> &keys
     sum_key_numbers<T>(score, keys, staged_keys);
   }
   make_probabilities(
-      score, sums, keys, g, scale, softcap, 0.0f,
+      score, sums, keys, g, scale, softcap,
       [&](int32_t m, int32_t half) { return first + m * 16 + (in_pairs ? 2 * group + half : half * 8 + group); },
       [&](int32_t x, float rest) { sums.zero[x] *= rest; });
   uint32_t p[2][2];

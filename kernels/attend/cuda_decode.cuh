@@ -11,7 +11,6 @@ constexpr int32_t kMostParts = 64;    // that a reduction takes; a grid has at m
 constexpr int32_t kLeastStaged = 1;   // parts that a reduction has room for, at least
 constexpr int32_t kCodeStages = 2;    // of a warp's ring for tiles of codes
 constexpr int32_t kStepsAhead = 4;    // steps whose matrices are loaded before the first is multiplied
-constexpr float kSlack = 8.0f;        // probabilities of numbers are up to 2^8, which f16 has room for; those of codes meet scales, which may leave none
 
 struct DecodeSegment {
   device::Side key, value;
@@ -106,17 +105,17 @@ struct Block {
   Shared<uint32_t> tiles, weight;  // [segment] of the current unit: tiles, and weight of a tile
   Shared<Words2> visit;            // a Visit
   Shared<int64_t> start;           // [units + 1], where the block has made the plan
-  Shared<Words4> ring;             // of all warps; between pieces the place where they merge
   Shared<Words2> folded;           // queries of each warp, where they have no place in registers
+  Shared<Words4> ring;             // of all warps; between pieces the place where they merge
   Shared<Words2> views;            // of each warp: keys and values of the segment that it fetches, and its rows
   Shared<Words4> paces;            // of each warp, for keys and for values
-  SharedCarver behind;             // what begins where the ring begins: for the reduction
-  int32_t words;                   // of the ring
+  SharedCarver behind;             // for the reduction: what begins in front of those two,
+  int32_t end;                     // and where the ring ends
 };
 
 // There is a kernel for heads of up to 64, 128 and 256 channels, whichever side has more. A stage of a warp's ring holds a tile, or half of it where a whole
-// one would leave a multiprocessor few warps: what a warp does for a tile is one long chain, and only other warps fill its gaps. Two stages, so that two
-// blocks fit on multiprocessors with 164 KiB and one on those with 100.
+// one would leave a multiprocessor few warps: what a warp does for a tile is one long chain, and only other warps fill its gaps. Two stages, so that three
+// blocks fit on multiprocessors with 228 KiB, of all widths up to 128 channels and of 256 two on those with 164 and one on those with 100.
 constexpr int32_t kStages = 2;
 THINK_HOST_DEVICE constexpr int32_t class_of(int32_t channels) { return channels > 128 ? 256 : channels > 64 ? 128 : 64; }
 THINK_HOST_DEVICE constexpr int32_t class_of(int32_t key_channels, int32_t value_channels) {
@@ -125,7 +124,7 @@ THINK_HOST_DEVICE constexpr int32_t class_of(int32_t key_channels, int32_t value
 // Of a kernel's class.
 THINK_HOST_DEVICE constexpr int32_t stage_rows(int32_t kernel) { return kernel > 64 ? kTileTokens / 2 : kTileTokens; }
 THINK_HOST_DEVICE constexpr int32_t warps_of(int32_t kernel) { return kernel > 128 ? 2 : 4; }
-constexpr int32_t kBlocks = kLargeShared ? 3 : 2;  // whose registers a multiprocessor has room for: as many as its shared memory holds
+constexpr int32_t kResidentBlocks = kLargeShared ? 3 : 2;  // whose registers a multiprocessor has room for: as many as its shared memory holds
 THINK_HOST_DEVICE int32_t key_words(int32_t channels, int32_t rows) { return steps_of(channels) * 2 * rows; }  // of 16 bytes, tiles and rows alike
 THINK_HOST_DEVICE int32_t stage_words(int32_t key_channels, int32_t value_channels) {
   const int32_t rows = stage_rows(class_of(key_channels, value_channels));
@@ -186,27 +185,29 @@ THINK_HOST_DEVICE Block take_block(SharedCarver &carver, int32_t key_channels, i
   block.weight = carver.take<uint32_t>(THINK_MAX_SEGMENTS);
   block.visit = carver.take<Words2>(kVisitWords);
   block.start = carver.take<int64_t>(kOwnPlanUnits + 1);
-  block.folded = carver.take<Words2>(kernel > 128 ? static_cast<uint32_t>(warps * steps_of(key_channels) * 32) : 0);
   block.views = carver.take<Words2>(static_cast<uint32_t>(warps * kAheadWords));
   block.paces = carver.take<Words4>(static_cast<uint32_t>(warps * 2 * kPaceWords));
   carver.next = (carver.next + 127) / 128 * 128;
   block.behind = carver;
   SharedCarver reduction = carver;
   take_reduction(reduction, value_channels, warps, 0);
+  // Queries are written anew for each piece, so a reduction has their place too.
+  block.folded = carver.take<Words2>(kernel > 128 ? static_cast<uint32_t>(warps * steps_of(key_channels) * 32) : 0);
+  carver.next = (carver.next + 127) / 128 * 128;
   int32_t words = warps * kStages * stage_words(key_channels, value_channels);
   const int32_t merge = warps * partial_floats(steps_of(value_channels) * kStep) / 4;
-  const int32_t reduce = static_cast<int32_t>(reduction.next - carver.next + 15) / 16;
+  const int32_t reduce = static_cast<int32_t>(reduction.next + 15) / 16 - static_cast<int32_t>(carver.next) / 16;
   if (words < code_ring) words = code_ring;
   if (words < merge) words = merge;
   if (words < reduce) words = reduce;
-  block.words = words;
-  block.ring = carver.take<Words4>(static_cast<uint32_t>(words), 128);
+  block.ring = carver.take<Words4>(static_cast<uint32_t>(words));
+  block.end = static_cast<int32_t>(carver.next);
   return block;
 }
 
 THINK_DEVICE Reduction reduction_of(const Block &block, int32_t value_channels) {
   SharedCarver carver = block.behind;
-  return take_reduction(carver, value_channels, block_threads() / 32, static_cast<int32_t>(carver.next) + block.words * 16);
+  return take_reduction(carver, value_channels, block_threads() / 32, block.end);
 }
 
 // ---- staged tiles
@@ -475,22 +476,22 @@ struct Sums {
   float out[kMatrices][4], maximum[2], mass[2];
 };
 
-// Sums of products become logits and those probabilities, beside the maximum that they leave behind. It follows the logits only where one is more than
-// `slack` above it, in powers of two: then alone lanes exchange theirs and sums are scaled, and a probability is 2^slack at most. token(m, half): which one of
-// the segment's a number stands for. shrink(x, factor): what else is summed of column x. Where columns are sparse a lane has one of them.
-template <int32_t kBlocks, int32_t kMatrices, int32_t kSteps, class Token, class Shrink>
-THINK_DEVICE void make_probabilities(float (&score)[kBlocks][4], Sums<kMatrices> &sums, const Keys<kSteps> &keys, const Geometry &g, float scale,
-                                     float softcap, float slack, const Token &token, const Shrink &shrink) {
+// Sums of products become logits and those probabilities, beside the maximum that they leave behind. Only where a logit is above it do lanes exchange theirs,
+// and are sums scaled. (It must not lag: a largest probability other than 1 would be rounded where it meets the values, but not in the mass.) token(m, half):
+// which one of the segment's a number stands for. shrink(x, factor): what else is summed of column x. Where columns are sparse a lane has one of them.
+template <int32_t kRowMatrices, int32_t kMatrices, int32_t kSteps, class Token, class Shrink>
+THINK_DEVICE void make_probabilities(float (&score)[kRowMatrices][4], Sums<kMatrices> &sums, const Keys<kSteps> &keys, const Geometry &g, float scale,
+                                     float softcap, const Token &token, const Shrink &shrink) {
   if (g.residue) {
 #pragma unroll
-    for (int32_t m = 0; m < kBlocks; ++m) score[m][0] += score[m][1], score[m][2] += score[m][3];
+    for (int32_t m = 0; m < kRowMatrices; ++m) score[m][0] += score[m][1], score[m][2] += score[m][3];
   }
   const float factor = softcap > 0.0f ? scale / softcap * 2.0f * kLog2E : scale * kLog2E;
   float largest[2] = {kLowest, kLowest};
   bool higher = false;
   const auto of_column = [&](int32_t x, const auto &body) {
 #pragma unroll
-    for (int32_t m = 0; m < kBlocks; ++m) {
+    for (int32_t m = 0; m < kRowMatrices; ++m) {
 #pragma unroll
       for (int32_t half = 0; half < 2; ++half) body(score[m][half * 2 + x], m, half);
     }
@@ -504,7 +505,7 @@ THINK_DEVICE void make_probabilities(float (&score)[kBlocks][4], Sums<kMatrices>
       if (token(m, half) >= keys.limit[x]) z = -INFINITY;
       largest[x] = fmaxf(largest[x], z);
     });
-    higher = higher || largest[x] > sums.maximum[x] + slack;
+    higher = higher || largest[x] > sums.maximum[x];
   };
   const auto follow = [&](int32_t x) {
     largest[x] = fmaxf(largest[x], sums.maximum[x]);
@@ -541,23 +542,23 @@ THINK_DEVICE void make_probabilities(float (&score)[kBlocks][4], Sums<kMatrices>
 template <class T, int32_t kRows, int32_t kSteps, int32_t kMatrices>
 THINK_DEVICE void sum_tile(Sums<kMatrices> &sums, const Keys<kSteps> &keys, const Geometry &g, float scale, float softcap, Shared<Words4> staged_keys,
                            Shared<Words4> staged_values, int32_t value_steps, int32_t first) {
-  constexpr int32_t kBlocks = kRows / 16;
+  constexpr int32_t kRowMatrices = kRows / 16;
   const int32_t lane = lane_index(), group = lane / 4, matrix = lane / 8, row = lane % 8;
   // Two sums of every other step, so that a product does not wait for the one before.
-  float score[kBlocks][4], other[kBlocks][4] = {};
+  float score[kRowMatrices][4], other[kRowMatrices][4] = {};
 #pragma unroll
-  for (int32_t m = 0; m < kBlocks; ++m) score[m][0] = score[m][2] = keys.begin[0], score[m][1] = score[m][3] = keys.begin[1];
+  for (int32_t m = 0; m < kRowMatrices; ++m) score[m][0] = score[m][2] = keys.begin[0], score[m][1] = score[m][3] = keys.begin[1];
   // load(a, m, k): the rows m * 16 .. of step k as the A operand. Steps behind the last multiply zeros.
   const auto add_scores = [&](const auto &load) {
 #pragma unroll
     for (int32_t first_step = 0; first_step < kSteps; first_step += kStepsAhead) {
       if (first_step < keys.steps) {
-        uint32_t a[kStepsAhead][kBlocks][4] = {}, query[kStepsAhead][2];
+        uint32_t a[kStepsAhead][kRowMatrices][4] = {}, query[kStepsAhead][2];
 #pragma unroll
         for (int32_t i = 0; i < kStepsAhead; ++i) {
           if (first_step + i < keys.steps) {
 #pragma unroll
-            for (int32_t m = 0; m < kBlocks; ++m) load(a[i][m], m, first_step + i);
+            for (int32_t m = 0; m < kRowMatrices; ++m) load(a[i][m], m, first_step + i);
             load_query(query[i], keys, first_step + i);
           } else {
             query[i][0] = query[i][1] = 0;
@@ -566,31 +567,31 @@ THINK_DEVICE void sum_tile(Sums<kMatrices> &sums, const Keys<kSteps> &keys, cons
 #pragma unroll
         for (int32_t i = 0; i < kStepsAhead; ++i) {
 #pragma unroll
-          for (int32_t m = 0; m < kBlocks; ++m) mma<T>(i % 2 ? other[m] : score[m], a[i][m], query[i]);
+          for (int32_t m = 0; m < kRowMatrices; ++m) mma<T>(i % 2 ? other[m] : score[m], a[i][m], query[i]);
         }
       }
     }
   };
   if (keys.layout == THINK_TILES) {
-    int32_t place[kBlocks];
+    int32_t place[kRowMatrices];
 #pragma unroll
-    for (int32_t m = 0; m < kBlocks; ++m) place[m] = tile_place<kRows>(matrix / 2 * 8 + row, m * 2 + matrix % 2);
+    for (int32_t m = 0; m < kRowMatrices; ++m) place[m] = tile_place<kRows>(matrix / 2 * 8 + row, m * 2 + matrix % 2);
     add_scores([&](uint32_t(&a)[4], int32_t m, int32_t k) { ldmatrix_trans(a, staged_keys + (place[m] + k * kStep * (kRows / 8))); });
   } else {
     const LanePlace place = lane_place(keys.steps, matrix % 2 * 8 + row, matrix / 2);
     add_scores([&](uint32_t(&a)[4], int32_t m, int32_t k) { ldmatrix(a, staged_keys + place(m, k)); });
   }
 #pragma unroll
-  for (int32_t m = 0; m < kBlocks; ++m) {
+  for (int32_t m = 0; m < kRowMatrices; ++m) {
 #pragma unroll
     for (int32_t i = 0; i < 4; ++i) score[m][i] += other[m][i];
   }
   make_probabilities(
-      score, sums, keys, g, scale, softcap, kSlack, [&](int32_t m, int32_t half) { return first + m * 16 + half * 8 + group; }, [](int32_t, float) {});
+      score, sums, keys, g, scale, softcap, [&](int32_t m, int32_t half) { return first + m * 16 + half * 8 + group; }, [](int32_t, float) {});
   const LanePlace place = lane_place(value_steps, matrix / 2 * 8 + row, matrix % 2);
-  uint32_t p[kBlocks][2];
+  uint32_t p[kRowMatrices][2];
 #pragma unroll
-  for (int32_t m = 0; m < kBlocks; ++m) {
+  for (int32_t m = 0; m < kRowMatrices; ++m) {
     p[m][0] = movmatrix_trans(pack<T>(score[m][0], score[m][1]));
     p[m][1] = movmatrix_trans(pack<T>(score[m][2], score[m][3]));
   }
@@ -598,7 +599,7 @@ THINK_DEVICE void sum_tile(Sums<kMatrices> &sums, const Keys<kSteps> &keys, cons
   for (int32_t first_matrix = 0; first_matrix < kMatrices; first_matrix += kStepsAhead) {
     if (first_matrix < value_steps) {
 #pragma unroll
-      for (int32_t m = 0; m < kBlocks; ++m) {
+      for (int32_t m = 0; m < kRowMatrices; ++m) {
         uint32_t a[kStepsAhead][4] = {};
 #pragma unroll
         for (int32_t i = 0; i < kStepsAhead; ++i) {

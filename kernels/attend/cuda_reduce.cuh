@@ -480,7 +480,7 @@ THINK_DEVICE int32_t visit_unit(const Decode &d, const Output &o, const Block &b
 
 // kCodes: segments may be tiles of codes.
 template <class T, int32_t kChannels, bool kCodes>
-__global__ void __launch_bounds__(warps_of(kChannels) * 32, kBlocks) attend_decode(const __grid_constant__ Decode d, const __grid_constant__ Output o) {
+__global__ void __launch_bounds__(warps_of(kChannels) * 32, kResidentBlocks) attend_decode(const __grid_constant__ Decode d, const __grid_constant__ Output o) {
   constexpr int32_t kSteps = kChannels / kStep;
   const Geometry &g = d.geometry;
   SharedCarver carver = shared_memory();

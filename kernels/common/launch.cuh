@@ -10,6 +10,8 @@ struct Grid {
   int32_t x = 1, y = 1, z = 1;
 };
 
+constexpr uint32_t kReservedShared = 1 << 10;  // of a multiprocessor's shared memory, for each block besides its own
+
 struct Launch {
   const char *name;  // of the kernel, for the emulator's reports
   Grid grid;
@@ -51,7 +53,7 @@ inline int32_t multiprocessors(int32_t *count) {
   return cudaDeviceGetAttribute(count, cudaDevAttrMultiProcessorCount, device);
 }
 
-// Shared memory of one of them, which its blocks divide; each takes 1 KiB besides its own.
+// Shared memory of one of them, which its blocks divide.
 inline int32_t multiprocessor_shared_bytes(int32_t *bytes) {
   int device;
   if (const cudaError_t error = cudaGetDevice(&device)) return error;

@@ -18,8 +18,8 @@ THINK_DEVICE int32_t opaque(int32_t x) {
   asm volatile("" : "+r"(x));
   return x;
 }
-// A unit that defines THINK_OPAQUE_LANES has kernels of so many paths that the addresses of all of them, computed far ahead, would fill the registers: there the
-// compiler knows nothing of a lane, and what follows from it is computed where it is needed.
+// A unit that defines THINK_OPAQUE_LANES has kernels of so many paths that the addresses of all of them, computed far ahead, would fill the registers: there
+// the compiler knows nothing of a lane, and what follows from it is computed where it is needed.
 #if defined(THINK_OPAQUE_LANES)
 THINK_DEVICE int32_t lane_index() { return opaque(static_cast<int32_t>(threadIdx.x & 31)); }
 #else
@@ -231,7 +231,6 @@ THINK_DEVICE void cp_async(Shared<T> to, const void *from) {
     asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(to.address), "l"(global_address(from)), "n"(Bytes) : "memory");
   }
 }
-// Closes a group of this thread's copies; an empty group counts too.
 // Only where `condition` holds, without a branch. Of 16 bytes.
 template <class T>
 THINK_DEVICE void cp_async_if(bool condition, Shared<T> to, const void *from) {
@@ -239,6 +238,7 @@ THINK_DEVICE void cp_async_if(bool condition, Shared<T> to, const void *from) {
                "r"(static_cast<int32_t>(condition))
                : "memory");
 }
+// Closes a group of this thread's copies; an empty group counts too.
 THINK_DEVICE void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // Waits until at most `Pending` of this thread's newest groups are under way.
 template <int32_t Pending>

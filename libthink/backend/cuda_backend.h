@@ -15,7 +15,7 @@
 namespace think::cuda {
 
 // Raised whenever the table, or a struct that it takes, changes in any way.
-constexpr uint32_t kBackendAbi = 5;
+constexpr uint32_t kBackendAbi = 6;
 
 // A device that a context uses. Filled by Backend::open(), handed back to the other functions.
 struct Device {

@@ -17,7 +17,7 @@ constexpr uint32_t kProcessorShared = 228u * 1024u;
 // As if registers were no limit.
 template <class... P>
 int32_t resident_blocks(int32_t *blocks, void (*)(P...), int32_t threads, uint32_t shared_bytes) {
-  *blocks = static_cast<int32_t>(std::min<uint32_t>(2048u / static_cast<uint32_t>(threads), kProcessorShared / (shared_bytes + 1024u)));
+  *blocks = static_cast<int32_t>(std::min<uint32_t>(2048u / static_cast<uint32_t>(threads), kProcessorShared / (shared_bytes + kReservedShared)));
   return simt::machine().admitted();
 }
 

@@ -166,6 +166,82 @@ TEST_P(AttendOnDevice, NaNValuesAreNeverLost) {
   }
 }
 
+// A warp's maximum follows logits that rise from one segment to the next, and sums and masses with it; scales of any sign.
+TEST_P(AttendOnDevice, LogitsThatRise) {
+  for (const float factor : {1.0f, -1.0f, 0.0f}) {
+    for (const int32_t group : {1, 4, 5, 8}) {
+      const int32_t channels = group == 1 ? 256 : group == 4 ? 128 : group == 5 ? 64 : 128;
+      SCOPED_TRACE(std::to_string(factor) + ", group " + std::to_string(group));
+      Case c;
+      c.group = group;
+      c.key_channels = c.value_channels = channels;
+      c.sink = group == 5;
+      c.queries = {1, 1};
+      for (const float magnitude : {0.3f, 3.0f, 10.0f, 30.0f}) {
+        SegmentSpec s = segment({301, 140});
+        s.magnitude = magnitude;
+        c.segments.push_back(s);
+      }
+      Problem problem(c);
+      problem.arguments.shape.scale *= factor;
+      for (const int32_t processors : {1, 16}) {
+        OnDevice device(problem, 6, false, processors);
+        const Result result = device.run();
+        ASSERT_FALSE(simt::machine().fault()) << simt::machine().fault().text();
+        expect_close(problem, result, "rising");
+      }
+    }
+  }
+}
+
+// One token has nearly all of the mass, and comes late: its probability must not be rounded where it meets the values.
+TEST_P(AttendOnDevice, ALateTokenDominates) {
+  for (const float lead : {0.31f, 0.57f, 0.72f}) {  // of each of 64 channels: eight times that in the logit
+    Case c;
+    c.kv_heads = c.group = 1;
+    c.key_channels = c.value_channels = 64;
+    c.segments = {segment({512})};
+    const Problem problem(c);
+    const SideView keys = side_view(problem.owned[0]->segment, Side::keys, problem.arguments.shape, problem.arguments.batch, 0, 0);
+    char *query = const_cast<char *>(element(problem.arguments.query, 0, 0, 0));
+    for (int32_t channel = 0; channel < 64; ++channel) {
+      store_element(query, c.query_dtype, channel, 1.0f);
+      for (int32_t token = 0; token < 512; ++token) {
+        const int32_t place = keys.layout == THINK_TILES ? channel * kTileTokens + token % kTileTokens : channel;
+        store_element(row_address(keys, token), keys.dtype, place, token == 0 ? 0.0f : token == 133 ? lead : -3.0f);
+      }
+    }
+    OnDevice device(problem, 6, false, 1);
+    expect_close(problem, device.run(), "late");
+  }
+}
+
+// Groups of parts of both halves and of wide heads, of two runs with a basis.
+TEST_P(AttendOnDevice, WideUnitsAreReducedInGroups) {
+  for (const int32_t channels : {128, 256}) {
+    for (const bool invariant : {false, true}) {
+      SCOPED_TRACE(std::to_string(channels) + (invariant ? " invariant" : ""));
+      Case c;
+      c.kv_heads = 1;
+      c.group = 7;
+      c.queries = {1};
+      c.key_channels = c.value_channels = channels;
+      c.sink = true;
+      SegmentSpec compact = segment({5000}), more = segment({2100});
+      compact.key_kept = {16};
+      compact.value_kept = {channels / 2 - 8};
+      more.key_layout = THINK_ROWS;
+      more.magnitude = 12;
+      c.segments = {compact, more};
+      const Problem problem(c);
+      OnDevice device(problem, 5, invariant, 64);
+      const Result result = device.run();
+      ASSERT_FALSE(simt::machine().fault()) << simt::machine().fault().text();
+      expect_close(problem, result, "wide");
+    }
+  }
+}
+
 // The smallest devices give a block 99 KiB.
 TEST(AttendShape, FitsSmallDevices) {
   for (const int32_t channels : {64, 128, 256}) {
@@ -177,6 +253,7 @@ TEST(AttendShape, FitsSmallDevices) {
     device.run();
     ASSERT_FALSE(simt::machine().fault()) << simt::machine().fault().text();
     EXPECT_LE(simt::machine().launches().back().shared_bytes, 99u << 10) << channels;
+    EXPECT_EQ(3, device.arguments().shape.attend_each) << channels;  // of 228 KiB
   }
 }
 
