@@ -1,6 +1,7 @@
 // Gains on a CUDA device: one elimination per head, in f64, by one block. The matrix lies in registers, but for values of more than 128 channels: their
 // kernel stands here. There a thread has one channel and a share of the rows that are left; rows that were taken leave the list, so the work is D^3 / 2.
 // The matrix lies in global memory and stays in the caches; a step is a walk over it.
+#define THINK_OPAQUE_LANES
 #include "cuda_gains_registers.cuh"
 
 namespace think::moments::cuda {

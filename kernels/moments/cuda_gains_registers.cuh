@@ -109,22 +109,18 @@ THINK_DEVICE void eliminate(Rest<kRows, kColumns> &rest, uint32_t left, Shared<d
 }
 
 // Publishes the warp's rows from kRow on, one after the other, as columns and inverses of their pivots, and eliminates their channels in those that come
-// later. Gives the inverse of the row that the lane has in sum_rows().
+// later.
 template <int32_t kRow = 0, int32_t kRows, int32_t kColumns>
-THINK_DEVICE double eliminate_own(const RegisterElimination &work, Rest<kRows, kColumns> &rest, Shared<double> columns, Shared<double> inverses,
-                                  double own = 0) {
+THINK_DEVICE void eliminate_own(const RegisterElimination &work, Rest<kRows, kColumns> &rest, Shared<double> columns, Shared<double> inverses) {
   const Shared<double> column = columns + kRow * 32 * kColumns;
   const int32_t channel = rest.channel[kRow];
   publish(rest, kRow, column);
   sync_warp();
   const double pivot = load_shared(column + channel), inverse = is_alive(pivot, load_shared(work.first + channel)) ? 1 / pivot : 0;
   if (lane_index() == 0) store_shared(inverses + kRow, inverse);
-  if (lane_index() / rest.kRowLanes == kRow) own = inverse;
-  if constexpr (kRow + 1 == kRows) {
-    return own;
-  } else {
+  if constexpr (kRow + 1 < kRows) {
     if (inverse != 0) eliminate<kRow + 1>(rest, rest.kAll, column, channel, inverse, [](int32_t) {});
-    return eliminate_own<kRow + 1>(work, rest, columns, inverses, own);
+    eliminate_own<kRow + 1>(work, rest, columns, inverses);
   }
 }
 
@@ -149,24 +145,27 @@ THINK_DEVICE void gains_by_score(const GainsCall &call, const RegisterEliminatio
   const int32_t earlier = begin / kRows;
   const auto columns_of = [&](int32_t panel) { return work.column + panel % 2 * kRows * 32 * kColumns; };
   const auto meet = [&](int32_t panel) { sync_named(1, (panel < earlier ? warps : earlier + warps - panel) * 32); };  // those for whom it is new
+  // One place for the barrier: compute-sanitizer wants a block's threads to meet in one.
 #pragma unroll 1
-  for (int32_t panel = 0; panel < earlier + warp; ++panel) {
-    if (kInPortions && panel < earlier) {
+  for (int32_t panel = 0;; ++panel) {
+    const bool own = panel == earlier + warp;
+    if (own) {
+      eliminate_own(work, rest, columns_of(panel), work.inverse + own_step);
+    } else if (kInPortions && panel < earlier) {
       for (int32_t i = thread_index(); i < kRows * 32 * kColumns; i += warps * 32) {
         const int32_t line = panel * kRows + i / (32 * kColumns), column = i % (32 * kColumns);
         store_shared(columns_of(panel) + i, column < channels ? load_global(columns + (line * channels + column)) : 0);
       }
     }
     meet(panel);
+    if (own) break;
 #pragma unroll 1
     for (int32_t i = 0; i < kRows; ++i) {
       const int32_t step = panel * kRows + i;
-      const double inverse = load_shared(work.inverse + step);
-      if (inverse != 0) eliminate<0>(rest, rest.kAll, columns_of(panel) + i * 32 * kColumns, load_shared(work.order + step), inverse, [](int32_t) {});
+      const double factor = load_shared(work.inverse + step);
+      if (factor != 0) eliminate<0>(rest, rest.kAll, columns_of(panel) + i * 32 * kColumns, load_shared(work.order + step), factor, [](int32_t) {});
     }
   }
-  const double inverse = eliminate_own(work, rest, columns_of(earlier + warp), work.inverse + own_step);
-  meet(earlier + warp);
   if (kInPortions && begin + kBlockRows < channels) {
 #pragma unroll
     for (int32_t j = 0; j < kColumns; ++j) {
@@ -201,7 +200,7 @@ THINK_DEVICE void gains_by_score(const GainsCall &call, const RegisterEliminatio
   }
   const double drop = sum_rows(sum);
   const int32_t step = own_step + lane_index() / rest.kRowLanes;
-  if (lane_index() % rest.kRowLanes == 0) store_step(head, step, load_shared(work.order + step), drop * inverse);
+  if (lane_index() % rest.kRowLanes == 0) store_step(head, step, load_shared(work.order + step), drop * load_shared(work.inverse + step));
 }
 
 // Values. The worth of a channel is the sum of its column's squares, by symmetry of its row's, which its warp has.
