@@ -543,11 +543,8 @@ THINK_DEVICE void sum_code_piece(const Decode &d, float scale, float softcap, co
     cp_async_commit();
   };
 
-  const auto head_of_slot = [&](const DecodeSegment &segment) {
-    const Unit unit = get<Visit>(block.visit).unit;
-    return int64_t{device::slot_of(segment.run.slot, unit.sequence)} * g.kv_heads + unit.head;
-  };
-  const int32_t value_kept = device::width_of(one.value, head_of_slot(one));
+  const auto place_of = [&](const DecodeSegment &segment) { return head_of_slot(g, segment.run.slot, get<Visit>(block.visit).unit); };
+  const int32_t value_kept = device::width_of(one.value, place_of(one));
   CodeSums<kSteps> sums = {};
   sums.maximum[0] = sums.maximum[1] = kLowest;
   Keys<kSteps> keys;
@@ -564,8 +561,8 @@ THINK_DEVICE void sum_code_piece(const Decode &d, float scale, float softcap, co
     if (advance(cursor, block, tile) || !met) {
       const DecodeSegment &segment = d.segment[cursor.segment];
       meet_segment(keys, d, block, cursor.segment);
-      key_kept = device::width_of(segment.key, head_of_slot(segment));
-      key_scale = device::scale_of(segment.key, head_of_slot(segment));
+      key_kept = device::width_of(segment.key, place_of(segment));
+      key_scale = device::scale_of(segment.key, place_of(segment));
       const Unit unit = get<Visit>(block.visit).unit;
       length = device::length_of(segment.run, unit.sequence, unit.head);
       met = true;
@@ -580,7 +577,7 @@ THINK_DEVICE void sum_code_piece(const Decode &d, float scale, float softcap, co
   cp_async_wait<0>();
   merge_warps(sums, block, steps_of(value_kept), value_kept, g.value_channels, get<Visit>(block.visit).halves, g.sparse, place(), [&](Shared<float> own) {
     if (device::is_codes(value_type)) {
-      store_value_codes(own, g.sparse, sums, value_kept, value_type, device::scale_of(one.value, head_of_slot(one)));
+      store_value_codes(own, g.sparse, sums, value_kept, value_type, device::scale_of(one.value, place_of(one)));
     } else {
       store_sums(own, g.sparse, sums, steps_of(value_kept));
     }

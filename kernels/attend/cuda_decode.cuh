@@ -8,7 +8,6 @@ namespace think::attend::cuda {
 
 constexpr int32_t kGroupParts = 16;   // parts of a unit that are reduced to one before the unit is, where it has more
 constexpr int32_t kMostParts = 64;    // that a reduction takes; a grid has at most kGroupParts times as many blocks
-constexpr int32_t kLeastStaged = 1;   // parts that a reduction has room for, at least
 constexpr int32_t kCodeStages = 2;    // of a warp's ring for tiles of codes
 constexpr int32_t kStepsAhead = 4;    // steps whose matrices are loaded before the first is multiplied
 
@@ -147,7 +146,7 @@ struct Reduction {
   Shared<int32_t> index;                 // [channel], of the basis
   Shared<float> offsets;                 // [channel], the same
   Shared<Float4> expanded;               // [other thread's share][dropped channel]: four columns
-  Shared<Words4> weight;                 // W; then parts, as many as there is room for
+  Shared<Words4> weight;                 // W; then parts, as many as there is room for, one at least
   int32_t room;                          // for both, in 16 bytes
 };
 
@@ -173,7 +172,7 @@ THINK_HOST_DEVICE Reduction take_reduction(SharedCarver &carver, int32_t value_c
   r.index = carver.take<int32_t>(static_cast<uint32_t>(value_channels));
   r.offsets = carver.take<float>(static_cast<uint32_t>(value_channels));
   r.expanded = carver.take<Float4>(static_cast<uint32_t>(warps * 32));
-  r.room = end ? (end - static_cast<int32_t>(carver.next + 15) / 16 * 16) / 16 : most_weight_words(value_channels) + kLeastStaged * value_channels * 2;
+  r.room = end ? (end - static_cast<int32_t>(carver.next + 15) / 16 * 16) / 16 : most_weight_words(value_channels) + 2 * value_channels;
   r.weight = carver.take<Words4>(static_cast<uint32_t>(r.room));
   return r;
 }
@@ -240,8 +239,9 @@ THINK_DEVICE LanePlace lane_place(int32_t steps, int32_t row, int32_t half) {
   return {row * place.chunks, 16 * place.chunks, half, row >> place.shift & place.mask};
 }
 
-// For what is seldom: addresses that follow from it are not computed in front of the loop.
+// For what is seldom, or done once: what follows from them is computed there, not in front of the loop or of all units.
 THINK_DEVICE int32_t late_lane() { return opaque(lane_index()); }
+THINK_DEVICE int32_t late_thread() { return opaque(thread_index()); }
 
 // Of whole chunks of rows: lanes hold 8 rows x 4 chunks, so that from one copy to the next only constants are added. Eight lanes that store together have two
 // rows, so far apart that their chunks lie in different banks: 4, 1 or 2.
@@ -431,8 +431,8 @@ THINK_DEVICE void meet_segment(Keys<kSteps> &keys, const Decode &d, const Block 
   const int32_t own = lane_index() / 4;  // column of the MMA whose queries this lane holds
   const bool wanted = g.residue || (g.sparse ? own % 2 == 0 && own / 2 < columns_of(g, unit, queries) : own < columns_of(g, unit, queries));
   const DecodeSegment &segment = d.segment[s];
-  const int32_t slot = device::slot_of(segment.run.slot, unit.sequence), lane = lane_index();
-  keys.steps = steps_of(device::width_of(segment.key, int64_t{slot} * g.kv_heads + unit.head));
+  const int32_t lane = lane_index();
+  keys.steps = steps_of(device::width_of(segment.key, head_of_slot(g, segment.run.slot, unit)));
   keys.layout = segment.key.layout;
   const int64_t place = int64_t{unit.index} * g.bases + segment.basis;
   const Words2 *folded = reinterpret_cast<const Words2 *>(d.folded + place * steps_of(g.key_channels) * 64) + lane;
@@ -612,9 +612,6 @@ THINK_DEVICE void sum_tile(Sums<kMatrices> &sums, const Keys<kSteps> &keys, cons
   }
 }
 
-// For what is done once: what follows from a thread is computed there, not in front of all units.
-THINK_DEVICE int32_t this_thread() { return opaque(thread_index()); }
-
 // Halves of four columns that stand for queries.
 THINK_DEVICE int32_t halves_of(const Geometry &g, const Unit &unit, int32_t queries) { return columns_of(g, unit, queries) > kColumns / 2 ? 2 : 1; }
 
@@ -666,7 +663,7 @@ THINK_DEVICE void merge_warps(Sums<kMatrices> &sums, const Block &block, int32_t
   store(own + 8);
   sync_block();
   // A thread has one half of everything.
-  const int32_t half = halves == 2 ? this_thread() % 2 : 0, step = block_threads() / halves;
+  const int32_t half = halves == 2 ? late_thread() % 2 : 0, step = block_threads() / halves;
   const Shared<float> theirs = all + half * half_floats(channels);
   Float4 maximum[kWarps], weight[kWarps], largest = {kLowest, kLowest, kLowest, kLowest};
 #pragma unroll
@@ -683,9 +680,9 @@ THINK_DEVICE void merge_warps(Sums<kMatrices> &sums, const Block &block, int32_t
   // Where no column has seen anything there may still be a NaN, from behind the end of a segment.
   const bool seen = fmaxf(fmaxf(largest.x, largest.y), fmaxf(largest.z, largest.w)) > kLowest;
   Float4 *out = reinterpret_cast<Float4 *>(to) + half * half_floats(global_channels) / 4;
-  if (this_thread() < halves) store_global(out, largest);
+  if (late_thread() < halves) store_global(out, largest);
 #pragma unroll 1
-  for (int32_t i = this_thread() / halves; i <= value_kept; i += step) {  // mass, then channels
+  for (int32_t i = late_thread() / halves; i <= value_kept; i += step) {  // mass, then channels
     Float4 sum = {0.0f, 0.0f, 0.0f, 0.0f};
 #pragma unroll
     for (int32_t w = 0; w < kWarps; ++w) {
@@ -697,7 +694,7 @@ THINK_DEVICE void merge_warps(Sums<kMatrices> &sums, const Block &block, int32_t
 }
 
 THINK_DEVICE int32_t value_width(const Decode &d, const Unit &unit, int32_t segment) {
-  return device::width_of(d.segment[segment].value, int64_t{device::slot_of(d.segment[segment].run.slot, unit.sequence)} * d.geometry.kv_heads + unit.head);
+  return device::width_of(d.segment[segment].value, head_of_slot(d.geometry, d.segment[segment].run.slot, unit));
 }
 
 // The segment whose tiles a warp fetches, ahead of those that it sums.

@@ -124,8 +124,13 @@ struct Prepare {
   int32_t counter_count;
 };
 
-THINK_DEVICE int32_t kept_of(const int32_t *kept, int32_t channels, int64_t head_of_slot) {
-  return kept ? device::clamp(load_constant(kept + head_of_slot), channels) : channels;
+// Where the unit's head is in what there is for each slot and head.
+THINK_DEVICE int64_t head_of_slot(const Geometry &g, const int32_t *slots, const Unit &unit) {
+  return int64_t{device::slot_of(slots, unit.sequence)} * g.kv_heads + unit.head;
+}
+
+THINK_DEVICE int32_t kept_of(const int32_t *kept, int32_t channels, int64_t place) {
+  return kept ? device::clamp(load_constant(kept + place), channels) : channels;
 }
 
 THINK_DEVICE int32_t bytes_of(think_dtype dtype) { return dtype == THINK_F32 ? 4 : 2; }
@@ -136,10 +141,10 @@ struct SegmentTiles {
 };
 
 THINK_DEVICE SegmentTiles tiles_of_segment(const Geometry &g, const WeighedSegment &segment, const Unit &unit) {
-  const int64_t head_of_slot = int64_t{device::slot_of(segment.run.slot, unit.sequence)} * g.kv_heads + unit.head;
+  const int64_t place = head_of_slot(g, segment.run.slot, unit);
   return {tiles_of(device::length_of(segment.run, unit.sequence, unit.head)),
-          tile_weight(kept_of(segment.key_kept, g.key_channels, head_of_slot), segment.key_bits,
-                      kept_of(segment.value_kept, g.value_channels, head_of_slot), segment.value_bits)};
+          tile_weight(kept_of(segment.key_kept, g.key_channels, place), segment.key_bits, kept_of(segment.value_kept, g.value_channels, place),
+                      segment.value_bits)};
 }
 
 // The place of every unit on the line, a stretch of units for each of kThreads threads. segment(s): a WeighedSegment. tensor: of queries or outputs.
@@ -268,10 +273,10 @@ __global__ void __launch_bounds__(kPrepareThreads, kPrepareBlocks) attend_prepar
   const int32_t columns = columns_of(g, unit, rows.count);
   if (columns <= 0) return;
   const KeyBasis &basis = p.basis[which];
-  const int64_t head_of_slot = int64_t{device::slot_of(basis.slot, unit.sequence)} * g.kv_heads + unit.head;
-  const int32_t channels = g.key_channels, kept = kept_of(basis.kept, channels, head_of_slot), steps = steps_of(kept), width = (kept + 7) / 8 * 8;
-  const int32_t *index = basis.index ? basis.index + head_of_slot * channels : nullptr;
-  const int64_t block = basis.index && kept < channels ? load_constant(basis.weight_offset + head_of_slot) : -1;
+  const int64_t of_head = head_of_slot(g, basis.slot, unit);
+  const int32_t channels = g.key_channels, kept = kept_of(basis.kept, channels, of_head), steps = steps_of(kept), width = (kept + 7) / 8 * 8;
+  const int32_t *index = basis.index ? basis.index + of_head * channels : nullptr;
+  const int64_t block = basis.index && kept < channels ? load_constant(basis.weight_offset + of_head) : -1;
 
   // Pairs of channels; the threads of a pair share its rows of W. Rows are under way before the first is needed, and in front of all that is waited for.
   const int32_t pairs = (steps > 0 ? steps : 1) * kStep / 2, shares = kPrepareThreads / pairs;
@@ -307,7 +312,7 @@ __global__ void __launch_bounds__(kPrepareThreads, kPrepareBlocks) attend_prepar
 #pragma unroll 1
     for (int32_t position = thread_index(); position < wanted; position += kPrepareThreads) {
       const int32_t channel = index ? load_constant(index + position) : position;
-      if (position >= kept) store_shared(folding.offsets + position, load_constant(basis.offset + head_of_slot * channels + position));
+      if (position >= kept) store_shared(folding.offsets + position, load_constant(basis.offset + of_head * channels + position));
       Q q[kColumns] = {};  // all of them under way before the first is needed
 #pragma unroll
       for (int32_t column = 0; column < kColumns; ++column) {

@@ -56,13 +56,13 @@ THINK_DEVICE Places places_of(const Decode &d, const Cuts &cuts, int32_t unit, i
 // The largest maximum of this thread's column: those of every kColumns-th thread together are all. Among what parts have of several runs.
 THINK_DEVICE float find_largest(const Decode &d, const Block &block, const Visit &visit, const Parts &parts) {
   float largest = kLowest;
-  const int32_t column = this_thread() % kColumns;
+  const int32_t column = late_thread() % kColumns;
 #pragma unroll 1
   for (int32_t run = 0; run < d.geometry.runs; ++run) {
     const Parts own = parts_of_run(d, block, visit.cuts, run, parts);
     const Places places = places_of(d, visit.cuts, visit.unit.index, run, own);
 #pragma unroll 1
-    for (int32_t part = this_thread() / kColumns; part < own.count && column < visit.halves * 4; part += block_threads() / kColumns) {
+    for (int32_t part = late_thread() / kColumns; part < own.count && column < visit.halves * 4; part += block_threads() / kColumns) {
       largest = fmaxf(largest, load_l2(places(part) + place_of_column(column, d.geometry.value_channels)));
     }
   }
@@ -78,7 +78,7 @@ THINK_DEVICE float across_warps(const Reduction &r, float x, const Combine &comb
   sync_block();
   float of_warp[kWarps];
 #pragma unroll
-  for (int32_t warp = 0; warp < kWarps; ++warp) of_warp[warp] = load_shared(r.of_warp + warp * kColumns + this_thread() % kColumns);
+  for (int32_t warp = 0; warp < kWarps; ++warp) of_warp[warp] = load_shared(r.of_warp + warp * kColumns + late_thread() % kColumns);
 #pragma unroll
   for (int32_t warp = 1; warp < kWarps; ++warp) of_warp[0] = combine(of_warp[0], of_warp[warp]);
   return of_warp[0];
@@ -89,7 +89,7 @@ THINK_DEVICE void fetch_maxima(const Reduction &r, const Places &places, int32_t
 #pragma unroll 1
   for (int32_t masses = 0; masses < 2; ++masses) {
 #pragma unroll 1
-    for (int32_t i = this_thread(); i < count * halves; i += block_threads()) {
+    for (int32_t i = late_thread(); i < count * halves; i += block_threads()) {
       const int32_t part = i / halves, half = i & (halves - 1);
       cp_async<16>((masses ? r.masses : r.weights) + part_place(part, half * 4), places(part) + half * half_floats(value_channels) + masses * 4);
     }
@@ -99,9 +99,9 @@ THINK_DEVICE void fetch_maxima(const Reduction &r, const Places &places, int32_t
 // Among what fetch_maxima() has brought, of one run.
 THINK_DEVICE float find_largest(const Reduction &r, int32_t count, int32_t halves) {
   float largest = kLowest;
-  const int32_t column = this_thread() % kColumns;
+  const int32_t column = late_thread() % kColumns;
 #pragma unroll 1
-  for (int32_t part = this_thread() / kColumns; part < count && column < halves * 4; part += block_threads() / kColumns) {
+  for (int32_t part = late_thread() / kColumns; part < count && column < halves * 4; part += block_threads() / kColumns) {
     largest = fmaxf(largest, load_shared(r.weights + part_place(part, column)));
   }
   return largest;
@@ -109,10 +109,10 @@ THINK_DEVICE float find_largest(const Reduction &r, int32_t count, int32_t halve
 
 // What fetch_maxima() has brought becomes the weights of the parts. Returns this thread's share of the mass of its column.
 THINK_DEVICE float weigh_parts(const Reduction &r, int32_t count, int32_t halves, float largest) {
-  const int32_t column = this_thread() % kColumns;
+  const int32_t column = late_thread() % kColumns;
   float mass = 0.0f;
 #pragma unroll 1
-  for (int32_t part = this_thread() / kColumns; part < count && column < halves * 4; part += block_threads() / kColumns) {
+  for (int32_t part = late_thread() / kColumns; part < count && column < halves * 4; part += block_threads() / kColumns) {
     const Shared<float> at = r.weights + part_place(part, column);
     const float weight = exp2_fast(load_shared(at) - largest);  // of one that saw nothing it does not matter: its mass and sums are 0
     store_shared(at, weight);
@@ -125,7 +125,7 @@ THINK_DEVICE float weigh_parts(const Reduction &r, int32_t count, int32_t halves
 THINK_DEVICE void fetch_parts(Shared<Words4> to, const Places &places, int32_t first, int32_t count, int32_t kept, int32_t halves, int32_t value_channels) {
   const int32_t chunks = kept * halves;
 #pragma unroll 1
-  for (int32_t i = this_thread(); i < chunks; i += block_threads()) {
+  for (int32_t i = late_thread(); i < chunks; i += block_threads()) {
     const float *from = places(first) + (i & (halves - 1)) * half_floats(value_channels) + (2 + i / halves) * 4;
     cp_async<16>(to + i, from);
     from = places(first + 1) + (from - places(first));
@@ -138,7 +138,7 @@ THINK_DEVICE void fetch_parts(Shared<Words4> to, const Places &places, int32_t f
 THINK_DEVICE void sum_parts(const Reduction &r, Shared<Words4> from, int32_t first, int32_t count, int32_t kept, int32_t halves, int32_t value_channels) {
   const int32_t chunks = kept * halves;
 #pragma unroll 1
-  for (int32_t i = this_thread(); i < chunks; i += block_threads()) {
+  for (int32_t i = late_thread(); i < chunks; i += block_threads()) {
     const int32_t half = i & (halves - 1);
     const Shared<float> to = r.sums + half * half_floats(value_channels) + (1 + i / halves) * 4;
     Float4 sum = {0.0f, 0.0f, 0.0f, 0.0f};
@@ -169,17 +169,17 @@ struct Expansion {
 THINK_DEVICE Expansion expansion_of(const Decode &d, const Output &o, const Unit &unit, int32_t run, int32_t segment) {
   const Geometry &g = d.geometry;
   const device::Side &side = d.segment[segment].value;
-  const int64_t head_of_slot = int64_t{device::slot_of(d.segment[segment].run.slot, unit.sequence)} * g.kv_heads + unit.head;
+  const int64_t place = head_of_slot(g, d.segment[segment].run.slot, unit);
   const ValueBasis &basis = o.basis[run];
   Expansion e = {};
-  e.kept = device::width_of(side, head_of_slot);
+  e.kept = device::width_of(side, place);
   if (!side.index) return e;
-  e.index = side.index + head_of_slot * g.value_channels;
+  e.index = side.index + place * g.value_channels;
   if (e.kept == g.value_channels) return e;
-  const int64_t block = load_constant(basis.weight_offset + head_of_slot);
+  const int64_t block = load_constant(basis.weight_offset + place);
   if (block < 0) return e;
   e.weight = static_cast<const char *>(basis.weight) + block;
-  e.offset = basis.offset + head_of_slot * g.value_channels;
+  e.offset = basis.offset + place * g.value_channels;
   e.dropped = g.value_channels - e.kept;
   e.chunks = (e.kept + 7) / 8;
   return e;
@@ -192,13 +192,13 @@ THINK_HOST_DEVICE int32_t weight_pitch(int32_t chunks) { return chunks | 1; }
 THINK_DEVICE void fetch_expansion(const Reduction &r, const Expansion &e, int32_t channels) {
   const int32_t threads = block_threads();
 #pragma unroll 1
-  for (int32_t i = this_thread(); i < channels; i += threads) {
+  for (int32_t i = late_thread(); i < channels; i += threads) {
     cp_async<4>(r.index + i, e.index + i);
     if (e.dropped && i >= e.kept) cp_async<4>(r.offsets + i, e.offset + i);
   }
-  int32_t row = 0, chunk = this_thread();
+  int32_t row = 0, chunk = late_thread();
 #pragma unroll 1
-  for (int32_t i = this_thread(); i < e.dropped * e.chunks; i += threads, chunk += threads) {
+  for (int32_t i = late_thread(); i < e.dropped * e.chunks; i += threads, chunk += threads) {
     while (chunk >= e.chunks) chunk -= e.chunks, ++row;
     cp_async<16>(r.weight + (row * weight_pitch(e.chunks) + chunk), e.weight + int64_t{i} * 16);
   }
@@ -206,7 +206,7 @@ THINK_DEVICE void fetch_expansion(const Reduction &r, const Expansion &e, int32_
 
 // Adds the sums of a run to the outputs. Several threads share a dropped channel where there are enough.
 THINK_DEVICE void expand(const Reduction &r, const Expansion &e, int32_t channels, int32_t halves) {
-  const int32_t thread = this_thread(), threads = block_threads(), of_half = half_floats(channels);
+  const int32_t thread = late_thread(), threads = block_threads(), of_half = half_floats(channels);
   const auto add = [](Shared<float> to, const Float4 &x) {
     const Float4 old = load_shared(to.as<Float4>());
     store_shared(to.as<Float4>(), Float4{old.x + x.x, old.y + x.y, old.z + x.z, old.w + x.w});
@@ -261,7 +261,7 @@ THINK_DEVICE void expand(const Reduction &r, const Expansion &e, int32_t channel
 THINK_DEVICE void write_outputs(const Decode &d, const Output &o, const Visit &visit, const Reduction &r, Shared<float> sums) {
   const Geometry &g = d.geometry;
   const Unit &unit = visit.unit;
-  const int32_t thread = this_thread(), channels = g.value_channels;
+  const int32_t thread = late_thread(), channels = g.value_channels;
   // What holds for a whole column is found by one thread; and then a thread has the same channels of all columns.
   const RowRange rows = device::rows_of(o.tensor, o.batch, unit.sequence, g.most_queries);
   const int32_t columns = columns_of(g, unit, rows.count);
@@ -293,7 +293,7 @@ THINK_DEVICE void write_outputs(const Decode &d, const Output &o, const Visit &v
 template <int32_t kWarps>
 THINK_DEVICE void reduce_parts(const Decode &d, const Output &o, const Block &block, const Visit &visit, const Parts &parts, bool whole) {
   const Geometry &g = d.geometry;
-  const int32_t thread = this_thread(), channels = g.value_channels, halves = visit.halves;
+  const int32_t thread = late_thread(), channels = g.value_channels, halves = visit.halves;
   const Reduction r = reduction_of(block, channels);
   // Of one run without a basis the sums are the outputs.
   const bool plain = !whole || (g.runs == 1 && !d.segment[0].value.index);
@@ -389,7 +389,7 @@ THINK_DEVICE void leave_nothing(const Decode &d, const Block &block, int32_t run
   float *nothing = partial_at(d, visit.cuts, visit.unit.index, block_x(), run, visit.cuts.begins, visit.cuts.ends);
   const int32_t of_half = half_floats(d.geometry.value_channels);
 #pragma unroll 1
-  for (int32_t i = this_thread(); i < visit.halves * of_half; i += block_threads()) store_global(nothing + i, i % of_half < 4 ? kLowest : 0.0f);
+  for (int32_t i = late_thread(); i < visit.halves * of_half; i += block_threads()) store_global(nothing + i, i % of_half < 4 ? kLowest : 0.0f);
 }
 
 // Every tile of a unit that begins on the block's stretch of the line, and the reduction where this block is the last. Returns the index, for which there is
@@ -402,10 +402,10 @@ THINK_DEVICE int32_t visit_unit(const Decode &d, const Output &o, const Block &b
     visit.cuts = get<Cuts>(block.visit);
     visit.unit = unit_at(g, o.batch, index);
     sync_block();  // the unit before has been read
-    if (this_thread() < g.segments) {
-      const SegmentTiles tiles = tiles_of_segment(g, weighed(d.segment[this_thread()]), visit.unit);
-      store_shared(block.tiles + this_thread(), static_cast<uint32_t>(tiles.count));
-      store_shared(block.weight + this_thread(), static_cast<uint32_t>(tiles.weight));
+    if (late_thread() < g.segments) {
+      const SegmentTiles tiles = tiles_of_segment(g, weighed(d.segment[late_thread()]), visit.unit);
+      store_shared(block.tiles + late_thread(), static_cast<uint32_t>(tiles.count));
+      store_shared(block.weight + late_thread(), static_cast<uint32_t>(tiles.weight));
     }
     visit.queries = static_cast<int32_t>(device::rows_of(o.tensor, o.batch, visit.unit.sequence, g.most_queries).count);
     visit.halves = halves_of(g, visit.unit, visit.queries);
@@ -427,7 +427,7 @@ THINK_DEVICE int32_t visit_unit(const Decode &d, const Output &o, const Block &b
       if (cuts.chunk < kLeastTiles) cuts.chunk = kLeastTiles;
     }
     visit.first = cuts.begins ? 0 : first_tile(g, block, cuts, cuts.from), visit.end = cuts.ends ? cuts.tiles : first_tile(g, block, cuts, cuts.to);
-    if (this_thread() == 0) put(block.visit, visit);
+    if (late_thread() == 0) put(block.visit, visit);
     sync_block();
   }
 #pragma unroll 1

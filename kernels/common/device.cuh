@@ -183,6 +183,21 @@ THINK_DEVICE void copy_eight(Shared<Words4> to, const char *from, int32_t number
 // ---- numbers of any type. It is the same for a whole launch, so nothing diverges, where a kernel for each pair of types would be nine of each.
 
 template <class T>
+THINK_DEVICE void unpack_eight(float (&x)[8], const Words4 &eight) {
+  const uint32_t words[4] = {eight.x, eight.y, eight.z, eight.w};
+#pragma unroll
+  for (int32_t i = 0; i < 4; ++i) {
+    const Float2 two = unpack<T>(words[i]);
+    x[2 * i] = two.x, x[2 * i + 1] = two.y;
+  }
+}
+
+// Those of a and of b.
+THINK_DEVICE void unpack_eight(float (&x)[8], const Float4 &a, const Float4 &b) {
+  x[0] = a.x, x[1] = a.y, x[2] = a.z, x[3] = a.w, x[4] = b.x, x[5] = b.y, x[6] = b.z, x[7] = b.w;
+}
+
+template <class T>
 THINK_DEVICE void load_eight(float (&x)[8], const char *at) {
   constexpr int32_t kWords = 8 * static_cast<int32_t>(sizeof(T)) / 16;
   if (reinterpret_cast<uintptr_t>(at) % 16 == 0) {

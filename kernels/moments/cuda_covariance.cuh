@@ -93,9 +93,7 @@ THINK_DEVICE void copy_unit(Shared<Words4> to, const char *from, think_dtype dty
 
 THINK_DEVICE void load_unit(float (&x)[8], Shared<Words4> from, think_dtype dtype) {
   if (dtype == THINK_F32) {
-    const Float4 a = load_shared(from.as<Float4>()), b = load_shared((from + kThreads).as<Float4>());
-    x[0] = a.x, x[1] = a.y, x[2] = a.z, x[3] = a.w, x[4] = b.x, x[5] = b.y, x[6] = b.z, x[7] = b.w;
-    return;
+    return device::unpack_eight(x, load_shared(from.as<Float4>()), load_shared((from + kThreads).as<Float4>()));
   }
   const Words4 eight = load_shared(from);
   const uint32_t words[4] = {eight.x, eight.y, eight.z, eight.w};

@@ -234,8 +234,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks) moments_mass(const __grid_c
   float *sums = sums_of(call, head, block_x());
   const auto fetch = [&](float(&x)[8], int32_t line, int32_t chunk) {
     const Shared<Float4> at = (tiles.keys + (line * pitch + chunk * 8)).as<Float4>();
-    const Float4 a = load_shared(at), b = load_shared(at + 1);
-    x[0] = a.x, x[1] = a.y, x[2] = a.z, x[3] = a.w, x[4] = b.x, x[5] = b.y, x[6] = b.z, x[7] = b.w;
+    device::unpack_eight(x, load_shared(at), load_shared(at + 1));
   };
   add_up_rows(warp_index(), kThreads / 32, call.key_channels / 8, tiles.mass, sums, sums + both, fetch);
   if (!call.values) return;
@@ -288,13 +287,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks) moments_mass_mma(const __gr
     if (part.count <= 0) return;
     const Shared<Words4> own = rows + part.tile * kTile * row_pitch(channels);
     add_up_rows(part.warp, kTileThreads / 32, channels / 8, mass, to, to + both, [&](float(&x)[8], int32_t line, int32_t chunk) {
-      const Words4 eight = load_shared(own + (line * row_pitch(channels) + chunk));
-      const uint32_t words[4] = {eight.x, eight.y, eight.z, eight.w};
-#pragma unroll
-      for (int32_t i = 0; i < 4; ++i) {
-        const Float2 two = unpack<T>(words[i]);
-        x[2 * i] = two.x, x[2 * i + 1] = two.y;
-      }
+      device::unpack_eight<T>(x, load_shared(own + (line * row_pitch(channels) + chunk)));
     });
   };
   add_up(matrices.keys, call.key_channels, sums);
