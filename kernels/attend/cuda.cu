@@ -102,7 +102,7 @@ int64_t carve(const Shape &shape, const Extent &extent, void *memory, Space &spa
   const int64_t places = shape.batch_invariant ? units * (kMaxItems + extent.segments) : int64_t{shape.attend_blocks} * 3 * extent.segments;
   Carver carver = {static_cast<char *>(memory), 0};
   space.counters = take<uint32_t>(carver, counters);
-  space.start = take<int64_t>(carver, units + 1);
+  space.start = take<int64_t>(carver, units + 2);
   space.constant = take<float>(carver, units * extent.segments * kColumns);
   space.folded = take<uint32_t>(carver, units * extent.segments * steps_of(shape.key_channels) * 64);
   space.partial = take<float>(carver, places * partial_floats(shape.value_channels));
@@ -169,7 +169,7 @@ int32_t resident(Shape &shape) {
   const int32_t error = with_kernel(shape.cache_dtype == THINK_F16 ? THINK_F16 : THINK_BF16, kernel, false,
                                     [&](auto decode, auto) { return resident_blocks(&each, decode, warps_of(kernel) * 32, shared_bytes); });
   shape.attend_each = std::max(each, 1);
-  shape.attend_blocks = std::min(processors * shape.attend_each, kGroupParts * kMostParts);
+  shape.attend_blocks = std::min(processors * shape.attend_each, kMostBlocks);
   return error;
 }
 
@@ -193,18 +193,16 @@ int32_t attend(const Arguments &a, const Extent &extent, const int32_t *query_sl
   g.most_queries = extent.queries;
   g.invariant = shape.batch_invariant;
   const int32_t threads = warps_of(kernel_of(shape)) * 32, units_of_thread = (g.units + threads - 1) / threads;
-  g.own_plan = g.units <= kOwnPlanUnits && units_of_thread * g.segments <= kOwnPlanLookups;
+  const int64_t unit_weight = kUnitWeight + int64_t{g.segments} * tiles_of(extent.tokens) * tile_weight(shape.key_channels, 16, shape.value_channels, 16);
+  g.own_plan = g.units <= kOwnPlanUnits && units_of_thread * g.segments <= kOwnPlanLookups && g.units * unit_weight <= INT32_MAX;
   // The type of what is no code, which is one; f16 where there is none.
   think_dtype dtype = THINK_F16;
   Decode d = {};
-  d.least = INT32_MAX;
   for (int32_t i = 0; i < a.segment_count; ++i) {
     const think_dtype key = a.segments[i].key_dtype, value = a.segments[i].value_dtype;
     for (const think_dtype own : {key, value}) {
       if (!device::is_codes(own)) dtype = own;
     }
-    const int32_t key_bits = device::bits_of(key), value_bits = device::bits_of(value);
-    d.least = std::min(d.least, kLeastTiles * tile_weight(shape.key_channels, key_bits, shape.value_channels, value_bits));
     if (has_codes(key, value)) {
       d.code_words = std::max(d.code_words, key_stage(shape.key_channels, key) + value_stage(shape.value_channels, value));
     }
@@ -214,6 +212,7 @@ int32_t attend(const Arguments &a, const Extent &extent, const int32_t *query_sl
   const int64_t most_queries = shape.batch_invariant ? shape.max_queries : extent.queries;
   g.sparse = most_queries * shape.group * 2 <= kColumns;
   g.residue = g.sparse && dtype == THINK_BF16;
+  d.least = g.sparse ? kLeastSparse : kLeastTiles;
 
   int32_t order[THINK_MAX_SEGMENTS];
   int8_t run[THINK_MAX_SEGMENTS];
@@ -257,6 +256,7 @@ int32_t attend(const Arguments &a, const Extent &extent, const int32_t *query_sl
       best = d.code_warps * each, blocks = each;
     }
   }
+  d.shared_bytes = static_cast<int32_t>(shared_bytes());
   o.tensor = a.output;
   o.sink_logit = a.sink_logit;
   o.lse = a.lse;
@@ -271,7 +271,7 @@ int32_t attend(const Arguments &a, const Extent &extent, const int32_t *query_sl
     const Launch second = {.name = "attend_decode",
                            .grid = {shape.attend_blocks / shape.attend_each * blocks},
                            .threads = warps_of(kernel_of(shape)) * 32,
-                           .shared_bytes = shared_bytes(),
+                           .shared_bytes = static_cast<uint32_t>(d.shared_bytes),
                            .stream = stream,
                            .overlap = true};
     return launch(second, decode, d, o);

@@ -85,7 +85,7 @@ THINK_DEVICE KeyCodes key_codes(Shared<Words4> stage, int32_t steps, int32_t bit
 
 THINK_DEVICE void fetch_key_codes(Shared<Words4> to, const device::View &view, think_dtype dtype, int32_t first) {
   const int32_t bits = device::bits_of(dtype), stored = device::code_pieces(view.channels, dtype), all = steps_of(view.channels) * bits * 4;
-  const int32_t rest = static_cast<int32_t>(view.tile_bytes / 16) - stored;
+  const int32_t rest = static_cast<int32_t>(view.step / 16) - stored;
   const char *from = device::row_address(view, first);
 #pragma unroll 1
   for (int32_t i = lane_index(); i < all; i += 32) {
@@ -518,33 +518,33 @@ THINK_DEVICE void sum_code_piece(const Decode &d, float scale, float softcap, co
   const think_dtype key_type = one.key.dtype, value_type = one.value.dtype;
   const int32_t warp = warp_index(), keys_at = key_stage(g.key_channels, key_type);
   const Shared<Words4> ring = block.ring + warp * kCodeStages * d.code_words;
-  Ahead ahead = ahead_of(cursor, block);
+  Cursor ahead = cursor;  // of what is fetched
   const auto fetch = [&](int32_t tile, int32_t round) {
     if (tile < end) {
-      meet_tile(ahead, d, block, tile);
-      const Rows of_segment = get<Rows>(ahead.rows);
-      const int32_t behind = (tile - ahead.cursor.begin) * kTileTokens, left = of_segment.length - behind, row = of_segment.first + behind;
+      advance(ahead, block, tile);
+      const Located at = located(block, ahead.segment);
+      const int32_t behind = (tile - ahead.begin) * kTileTokens, left = at.rows.length - behind, row = at.rows.first + behind;
       const int32_t rows = left < kTileTokens ? left : kTileTokens;
       const Shared<Words4> stage = ring + round % kCodeStages * d.code_words;
-      const device::View key_view = get<device::View>(ahead.key_view);
       if (device::is_codes(key_type)) {
-        fetch_key_codes(stage, key_view, key_type, row);
-      } else if (key_view.layout == THINK_TILES) {
-        fetch_tile<kTileTokens, kSteps>(stage, key_view, row);
+        fetch_key_codes(stage, at.key, key_type, row);
+      } else if (at.key.layout == THINK_TILES) {
+        fetch_tile<kTileTokens, kSteps>(stage, at.key, row);
       } else {
-        fetch_rows<kTileTokens, kSteps>(stage, key_view, row, rows);
+        fetch_rows<kTileTokens, kSteps>(stage, at.key, row, rows);
       }
+      const device::View value = located(block, ahead.segment).value;
       if (device::is_codes(value_type)) {
-        fetch_value_codes(stage + keys_at, get<device::View>(ahead.value_view), value_type, row, rows);
+        fetch_value_codes(stage + keys_at, value, value_type, row, rows);
       } else {
-        fetch_rows<kTileTokens, kSteps>(stage + keys_at, get<device::View>(ahead.value_view), row, rows);
+        fetch_rows<kTileTokens, kSteps>(stage + keys_at, value, row, rows);
       }
     }
     cp_async_commit();
   };
 
-  const auto place_of = [&](const DecodeSegment &segment) { return head_of_slot(g, segment.run.slot, get<Visit>(block.visit).unit); };
-  const int32_t value_kept = device::width_of(one.value, place_of(one));
+  const auto place_of = [&](const DecodeSegment &segment) { return head_of_slot(g, segment.run.slot, read_shared<Visit>(block.visit).unit); };
+  const int32_t value_kept = located(block, cursor.segment).value.channels;
   CodeSums<kSteps> sums = {};
   sums.maximum[0] = sums.maximum[1] = kLowest;
   Keys<kSteps> keys;
@@ -561,10 +561,9 @@ THINK_DEVICE void sum_code_piece(const Decode &d, float scale, float softcap, co
     if (advance(cursor, block, tile) || !met) {
       const DecodeSegment &segment = d.segment[cursor.segment];
       meet_segment(keys, d, block, cursor.segment);
-      key_kept = device::width_of(segment.key, place_of(segment));
+      key_kept = located(block, cursor.segment).key.channels;
       key_scale = device::scale_of(segment.key, place_of(segment));
-      const Unit unit = get<Visit>(block.visit).unit;
-      length = device::length_of(segment.run, unit.sequence, unit.head);
+      length = located(block, cursor.segment).rows.length;
       met = true;
     }
     cp_async_wait<kCodeStages - 1>();
@@ -575,7 +574,8 @@ THINK_DEVICE void sum_code_piece(const Decode &d, float scale, float softcap, co
     sync_warp();  // the stage may be filled again
   }
   cp_async_wait<0>();
-  merge_warps(sums, block, steps_of(value_kept), value_kept, g.value_channels, get<Visit>(block.visit).halves, g.sparse, place(), [&](Shared<float> own) {
+  const int32_t halves = read_shared<Visit>(block.visit).halves;
+  merge_warps(sums, block, steps_of(value_kept), value_kept, g.value_channels, halves, g.sparse, place(), [&](Shared<float> own) {
     if (device::is_codes(value_type)) {
       store_value_codes(own, g.sparse, sums, value_kept, value_type, device::scale_of(one.value, place_of(one)));
     } else {

@@ -6,8 +6,11 @@
 
 namespace think::attend::cuda {
 
-constexpr int32_t kGroupParts = 16;   // parts of a unit that are reduced to one before the unit is, where it has more
-constexpr int32_t kMostParts = 64;    // that a reduction takes; a grid has at most kGroupParts times as many blocks
+constexpr int32_t kWholeParts = 32;   // parts of a unit that are reduced at once; where it has more,
+constexpr int32_t kGroupParts = 16;   // so many become one first
+constexpr int32_t kMostParts = 64;    // that a reduction takes
+constexpr int32_t kMostBlocks = 1024; // of a grid
+static_assert(kMostBlocks <= kGroupParts * kMostParts && kWholeParts <= kMostParts);
 constexpr int32_t kCodeStages = 2;    // of a warp's ring for tiles of codes
 constexpr int32_t kStepsAhead = 4;    // steps whose matrices are loaded before the first is multiplied
 
@@ -35,8 +38,9 @@ struct Decode {
   const int64_t *start;
   float *partial;
   uint32_t *counters;  // of units that are cut; then, unless they are invariant, two for each block: of the groups of parts that it leads
-  int32_t least;  // weight that a block has at least, while there are fewer blocks than in the grid
+  int32_t least;  // tiles that a block has at least, while there are fewer blocks than in the grid
   int32_t code_warps, code_words;  // warps that take tiles of codes, and their stages of 16 bytes; 0 where no segment has any
+  int32_t shared_bytes;  // of a block
 };
 
 struct Output {
@@ -62,15 +66,16 @@ THINK_DEVICE void put(Shared<Words2> to, const T &value) {
   for (int32_t i = 0; i < InWords<T>::kCount; ++i) store_shared(to + i, copy.words[i]);
 }
 
-template <class T>
-THINK_DEVICE T get(Shared<Words2> from) {
-  InWords<T> copy;
-#pragma unroll
-  for (int32_t i = 0; i < InWords<T>::kCount; ++i) copy.words[i] = load_shared(from + i);
-  return bit_copy<T>(copy);
-}
-
-constexpr int32_t kViewWords = InWords<device::View>::kCount, kAheadWords = 2 * kViewWords + 1;
+// A segment of the unit that a block sums: where its rows are, and how many.
+struct Counts {
+  int32_t first, length;  // from the start of the pages or slot on
+  int32_t tiles, weight;  // weight: of a tile
+};
+struct Located {
+  device::View key, value;
+  Counts rows;
+};
+constexpr int32_t kLocatedWords = InWords<Located>::kCount, kViewWords = InWords<device::View>::kCount;
 
 // Rows of one side at even distances: what a warp adds to its addresses from one share to its next, in bytes; between rows; and what a share is.
 struct Pace {
@@ -82,10 +87,10 @@ constexpr int32_t kPaceWords = static_cast<int32_t>(sizeof(Pace) / sizeof(Words4
 
 // How the unit is cut: parts [i * chunk ...) when it is invariant, else what the blocks that it meets have of it.
 struct Cuts {
-  int64_t total, each;   // of the line, and total / blocks
+  int64_t total, each;   // of the line, and total / blocks, whole
   int64_t from, to;      // the block's stretch of it
   int64_t start, weight; // of the unit
-  int32_t rest, blocks;  // total % blocks; blocks that share the line
+  int32_t rest, blocks;  // total % blocks / blocks, in 2^-kRestBits, rounded up; blocks that share the line
   int32_t tiles, chunk;  // of the unit; chunk: 0 = not invariant
   int32_t begins, ends;  // the unit, on this block's stretch: 0 or 1
 };
@@ -101,15 +106,13 @@ constexpr int32_t kVisitWords = InWords<Visit>::kCount;
 
 // Shared memory of a block.
 struct Block {
-  Shared<uint32_t> tiles, weight;  // [segment] of the current unit: tiles, and weight of a tile
+  Shared<Words2> segments;         // [segment] of the current unit: a Located
   Shared<Words2> visit;            // a Visit
-  Shared<int64_t> start;           // [units + 1], where the block has made the plan
+  Shared<int32_t> start;           // [units + 2], where the block has made the plan: 32 bits are enough for that
   Shared<Words2> folded;           // queries of each warp, where they have no place in registers
   Shared<Words4> ring;             // of all warps; between pieces the place where they merge
-  Shared<Words2> views;            // of each warp: keys and values of the segment that it fetches, and its rows
   Shared<Words4> paces;            // of each warp, for keys and for values
-  SharedCarver behind;             // for the reduction: what begins in front of those two,
-  int32_t end;                     // and where the ring ends
+  SharedCarver behind;             // for the reduction: what begins in front of those two and ends where the ring does
 };
 
 // There is a kernel for heads of up to 64, 128 and 256 channels, whichever side has more. A stage of a warp's ring holds a tile, or half of it where a whole
@@ -142,7 +145,8 @@ struct Reduction {
   Shared<float> masses;   // the same
   Shared<float> of_warp;   // [warp][column]
   Shared<float> largest, mass, factors;  // [column]
-  Shared<int64_t> rows;                  // [column]: where the output begins, in bytes
+  Shared<int64_t> rows, lses;            // [column]: where the output begins, in bytes, and the LSE's place
+  Shared<float> sinks;                   // [column], in powers of two
   Shared<int32_t> index;                 // [channel], of the basis
   Shared<float> offsets;                 // [channel], the same
   Shared<Float4> expanded;               // [other thread's share][dropped channel]: four columns
@@ -169,6 +173,8 @@ THINK_HOST_DEVICE Reduction take_reduction(SharedCarver &carver, int32_t value_c
   r.mass = carver.take<float>(kColumns);
   r.factors = carver.take<float>(kColumns);
   r.rows = carver.take<int64_t>(kColumns);
+  r.lses = carver.take<int64_t>(kColumns);
+  r.sinks = carver.take<float>(kColumns);
   r.index = carver.take<int32_t>(static_cast<uint32_t>(value_channels));
   r.offsets = carver.take<float>(static_cast<uint32_t>(value_channels));
   r.expanded = carver.take<Float4>(static_cast<uint32_t>(warps * 32));
@@ -180,11 +186,9 @@ THINK_HOST_DEVICE Reduction take_reduction(SharedCarver &carver, int32_t value_c
 THINK_HOST_DEVICE Block take_block(SharedCarver &carver, int32_t key_channels, int32_t value_channels, int32_t code_ring) {
   const int32_t kernel = class_of(key_channels, value_channels), warps = warps_of(kernel);
   Block block;
-  block.tiles = carver.take<uint32_t>(THINK_MAX_SEGMENTS);
-  block.weight = carver.take<uint32_t>(THINK_MAX_SEGMENTS);
+  block.segments = carver.take<Words2>(THINK_MAX_SEGMENTS * kLocatedWords);
   block.visit = carver.take<Words2>(kVisitWords);
-  block.start = carver.take<int64_t>(kOwnPlanUnits + 1);
-  block.views = carver.take<Words2>(static_cast<uint32_t>(warps * kAheadWords));
+  block.start = carver.take<int32_t>(kOwnPlanUnits + 2);
   block.paces = carver.take<Words4>(static_cast<uint32_t>(warps * 2 * kPaceWords));
   carver.next = (carver.next + 127) / 128 * 128;
   block.behind = carver;
@@ -200,13 +204,14 @@ THINK_HOST_DEVICE Block take_block(SharedCarver &carver, int32_t key_channels, i
   if (words < merge) words = merge;
   if (words < reduce) words = reduce;
   block.ring = carver.take<Words4>(static_cast<uint32_t>(words));
-  block.end = static_cast<int32_t>(carver.next);
   return block;
 }
 
-THINK_DEVICE Reduction reduction_of(const Block &block, int32_t value_channels) {
+THINK_DEVICE Located located(const Block &block, int32_t segment) { return read_shared<Located>(block.segments + segment * kLocatedWords); }
+
+THINK_DEVICE Reduction reduction_of(const Decode &d, const Block &block) {
   SharedCarver carver = block.behind;
-  return take_reduction(carver, value_channels, block_threads() / 32, block.end);
+  return take_reduction(carver, d.geometry.value_channels, block_threads() / 32, static_cast<int32_t>(carver.begin) + d.shared_bytes);
 }
 
 // ---- staged tiles
@@ -240,29 +245,42 @@ THINK_DEVICE LanePlace lane_place(int32_t steps, int32_t row, int32_t half) {
 }
 
 // For what is seldom, or done once: what follows from them is computed there, not in front of the loop or of all units.
-THINK_DEVICE int32_t late_lane() { return opaque(lane_index()); }
-THINK_DEVICE int32_t late_thread() { return opaque(thread_index()); }
+THINK_DEVICE int32_t late_lane() {
+  const int32_t lane = opaque(lane_index());
+  assume(lane >= 0 && lane < 32);
+  return lane;
+}
+THINK_DEVICE int32_t late_thread() {
+  const int32_t thread = opaque(thread_index());
+  assume(thread >= 0 && thread < 1024);
+  return thread;
+}
 
 // Of whole chunks of rows: lanes hold 8 rows x 4 chunks, so that from one copy to the next only constants are added. Eight lanes that store together have two
 // rows, so far apart that their chunks lie in different banks: 4, 1 or 2.
 THINK_DEVICE int32_t lane_row(const RowPlace &place, int32_t lane) {
-  const int32_t bit = (place.shift + 2) % 3, rest = lane / 8;
+  const int32_t bit = place.shift ? place.shift - 1 : 2, rest = lane / 8;
   return (rest >> bit << (bit + 1)) + (lane / 4 % 2 << bit) + (rest & ((1 << bit) - 1));
 }
 
-// Where a lane stores its first chunk of whole rows, by 8; and, added, what the exclusive-or does further on: its two lower bits lie within the lanes' four
-// chunks, the third, 4 or 0, changes places of four.
-THINK_DEVICE int32_t lane_of_rows(int32_t channels, int32_t lane) {
+// The row of a lane's first chunk of whole rows; and where it stores it, by 8, and, added, what the exclusive-or does further on: its two lower bits lie within
+// the lanes' four chunks, the third, 4 or 0, changes places of four.
+struct LaneOfRows {
+  int32_t row, place;
+  THINK_DEVICE const char *chunk(const char *first_row, int64_t stride) const { return first_row + row * stride + late_lane() % 4 * 16; }
+};
+
+THINK_DEVICE LaneOfRows lane_of_rows(int32_t channels) {
   const RowPlace place = row_place(steps_of(channels));
-  const int32_t row = lane_row(place, lane), twist = row >> place.shift & place.mask;
-  return (row * place.chunks + (lane % 4 ^ (twist & 3))) * 8 + (twist & 4);
+  const int32_t lane = late_lane(), row = lane_row(place, lane), twist = row >> place.shift & place.mask;
+  return {row, (row * place.chunks + (lane % 4 ^ (twist & 3))) * 8 + (twist & 4)};
 }
 
-// As many rows as a stage has. from: this lane's first chunk. place: lane_of_rows(). No branches but for what most widths have not.
+// As many rows as a stage has. from, place: this lane's, of LaneOfRows. No branches but for what most widths have not.
 template <int32_t kRows, int32_t kSteps>
 THINK_DEVICE void fetch_whole_rows(Shared<Words4> to, const char *from, int64_t stride, int32_t channels, int32_t place) {
-  const int32_t stored = channels / 8, chunks = steps_of(channels) * 2, odd = place & 4;
-  const Shared<Words4> at = to + place / 8;
+  const int32_t stored = divide(channels, 8), chunks = steps_of(channels) * 2, odd = place & 4;
+  const Shared<Words4> at = to + divide(place, 8);
 #pragma unroll
   for (int32_t r = 0; r < kRows / 8; ++r) {
 #pragma unroll
@@ -279,27 +297,22 @@ THINK_DEVICE void fetch_whole_rows(Shared<Words4> to, const char *from, int64_t 
   }
 }
 
-THINK_DEVICE const char *first_chunk(const char *row, int64_t stride, int32_t channels) {
-  const int32_t lane = late_lane();
-  return row + lane_row(row_place(steps_of(channels)), lane) * stride + lane % 4 * 16;
-}
-
 // `rows` rows from `first` on; what is missing of rows and channels becomes zero. Rows off the 16 bytes go through registers.
 template <int32_t kRows, int32_t kSteps>
 THINK_DEVICE void fetch_rows(Shared<Words4> to, const device::View &view, int32_t first, int32_t rows) {
   const char *begin = rows > 0 ? device::row_address(view, first) : nullptr;
   const bool in_one_page = !view.pages || first % view.page_tokens + rows <= view.page_tokens;
-  const bool even = ((reinterpret_cast<uint64_t>(begin) | static_cast<uint64_t>(view.row_stride)) & 15) == 0;
+  const bool even = ((reinterpret_cast<uint64_t>(begin) | static_cast<uint64_t>(view.step)) & 15) == 0;
   if (rows == kRows && in_one_page && even && view.channels % 8 == 0) {
-    const char *from = first_chunk(begin, view.row_stride, view.channels);
-    return fetch_whole_rows<kRows, kSteps>(to, from, view.row_stride, view.channels, lane_of_rows(view.channels, late_lane()));
+    const LaneOfRows own = lane_of_rows(view.channels);
+    return fetch_whole_rows<kRows, kSteps>(to, own.chunk(begin, view.step), view.step, view.channels, own.place);
   }
   const int32_t lane = late_lane(), steps = steps_of(view.channels), chunks = steps * 2;
   const RowPlace place = row_place(steps);
   const char *own = lane < rows ? device::row_address(view, first + lane) : nullptr;
 #pragma unroll 1
   for (int32_t i = lane; i < kRows * chunks; i += 32) {
-    const int32_t row = i / chunks, chunk = i - row * chunks, numbers = row < rows ? view.channels - chunk * 8 : 0;
+    const int32_t row = divide(i, chunks), chunk = i - row * chunks, numbers = row < rows ? view.channels - chunk * 8 : 0;
     const char *from = device::shuffle_pointer(own, row) + chunk * 16;
     device::copy_eight(to + place(row, chunk), from, numbers);
   }
@@ -315,7 +328,7 @@ template <int32_t kRows, int32_t kSteps>
 THINK_DEVICE void fetch_whole_tile(Shared<Words4> to, const char *from, int32_t channels, int32_t place) {
   constexpr int32_t kChunks = kRows / 8, kOn = 32 / kChunks;  // channels that the lanes hold
   const Shared<Words4> at = to + place;
-  const int32_t whole = channels / kOn;
+  const int32_t whole = divide(channels, kOn);
 #pragma unroll
   for (int32_t c = 0; c < kSteps * kStep / kOn; ++c) cp_async_if(c < whole, at + c * 32, from + c * kOn * 64);
   // What is missing of the last step becomes zero.
@@ -330,7 +343,7 @@ template <int32_t kRows>
 THINK_DEVICE const char *first_chunk_of_tile(const char *tile, int32_t token) {
   constexpr int32_t kChunks = kRows / 8;
   const int32_t lane = late_lane();
-  return tile + token % kTileTokens * 2 + lane / kChunks * 64 + lane % kChunks * 16;
+  return tile + (token & (kTileTokens - 1)) * 2 + lane / kChunks * 64 + lane % kChunks * 16;
 }
 
 // Tokens [first, first + kRows) of a tile.
@@ -350,7 +363,7 @@ THINK_DEVICE bool advance(Cursor &cursor, const Block &block, int32_t tile) {
   bool moved = false;
 #pragma unroll 1
   for (;;) {
-    const int32_t tiles = static_cast<int32_t>(load_shared(block.tiles + cursor.segment));
+    const int32_t tiles = located(block, cursor.segment).rows.tiles;
     if (tile < cursor.begin + tiles) return moved;
     cursor.begin += tiles;
     ++cursor.segment;
@@ -369,7 +382,8 @@ THINK_DEVICE int32_t cut(const Geometry &g, const Block &block, int64_t distance
   int32_t before = 0;
 #pragma unroll 1
   for (int32_t s = 0; s < g.segments; ++s) {
-    const int32_t tiles = static_cast<int32_t>(load_shared(block.tiles + s)), weight = static_cast<int32_t>(load_shared(block.weight + s));
+    const Counts rows = located(block, s).rows;
+    const int32_t tiles = rows.tiles, weight = rows.weight;
     const int64_t whole = int64_t{tiles} * weight;
     if (distance >= at + whole) {
       before += tiles;
@@ -381,11 +395,13 @@ THINK_DEVICE int32_t cut(const Geometry &g, const Block &block, int64_t distance
   return before;
 }
 
-// block * total / blocks, in divisions of 32 bits.
-THINK_DEVICE int64_t stretch_of(const Cuts &cuts, int32_t block) { return block * cuts.each + block * cuts.rest / cuts.blocks; }
+// Where a block's stretch begins: block * total / blocks. What rounding added to the rest is less than 1 / blocks.
+constexpr int32_t kRestBits = 21;
+static_assert(kMostBlocks <= 1 << kRestBits / 2, "all blocks times the rest fit in 31 bits, and all blocks twice in kRestBits");
+THINK_DEVICE int64_t stretch_of(const Cuts &cuts, int32_t block) { return block * cuts.each + (block * cuts.rest >> kRestBits); }
 // The block that has `place`: a guess in f32, which is off by one at most, as there are fewer than 2^12 blocks.
 THINK_DEVICE int32_t block_at(const Cuts &cuts, int64_t place) {
-  int32_t block = static_cast<int32_t>(static_cast<float>(place) / static_cast<float>(cuts.total) * static_cast<float>(cuts.blocks));
+  int32_t block = static_cast<int32_t>(static_cast<float>(place) * reciprocal_fast(static_cast<float>(cuts.total)) * static_cast<float>(cuts.blocks));
   block = device::clamp(block, cuts.blocks - 1);
   while (stretch_of(cuts, block) > place) --block;
   while (stretch_of(cuts, block + 1) <= place) ++block;
@@ -396,7 +412,7 @@ THINK_DEVICE int32_t block_at(const Cuts &cuts, int64_t place) {
 THINK_DEVICE int32_t first_tile(const Geometry &g, const Block &block, const Cuts &cuts, int64_t place) {
   const int32_t tile = cut(g, block, place - cuts.start);
   if (cuts.chunk == 0) return tile;
-  const int32_t up = (tile + cuts.chunk - 1) / cuts.chunk * cuts.chunk;
+  const int32_t up = divide_up(tile, cuts.chunk) * cuts.chunk;
   return up < cuts.tiles ? up : cuts.tiles;
 }
 
@@ -424,15 +440,16 @@ struct Keys {
 template <int32_t kSteps>
 THINK_DEVICE void meet_segment(Keys<kSteps> &keys, const Decode &d, const Block &block, int32_t s) {
   wait_for_previous_launch();  // which wrote the queries; what is fetched of the cache needs no plan of it
-  const Visit visit = get<Visit>(block.visit);
+  const Visit visit = read_shared<Visit>(block.visit);
   const Unit &unit = visit.unit;
   const int32_t queries = visit.queries;
   const Geometry &g = d.geometry;
   const int32_t own = lane_index() / 4;  // column of the MMA whose queries this lane holds
   const bool wanted = g.residue || (g.sparse ? own % 2 == 0 && own / 2 < columns_of(g, unit, queries) : own < columns_of(g, unit, queries));
   const DecodeSegment &segment = d.segment[s];
+  const Located at = located(block, s);
   const int32_t lane = lane_index();
-  keys.steps = steps_of(device::width_of(segment.key, head_of_slot(g, segment.run.slot, unit)));
+  keys.steps = steps_of(at.key.channels);
   keys.layout = segment.key.layout;
   const int64_t place = int64_t{unit.index} * g.bases + segment.basis;
   const Words2 *folded = reinterpret_cast<const Words2 *>(d.folded + place * steps_of(g.key_channels) * 64) + lane;
@@ -452,12 +469,13 @@ THINK_DEVICE void meet_segment(Keys<kSteps> &keys, const Decode &d, const Block 
     const Float2 two = load_global(reinterpret_cast<const Float2 *>(begin) + lane % 4);
     keys.begin[0] = two.x, keys.begin[1] = two.y;
   }
-  const int32_t length = device::length_of(segment.run, unit.sequence, unit.head);
 #pragma unroll
   for (int32_t x = 0; x < 2; ++x) {
-    const int32_t column = g.sparse ? lane % 4 : lane % 4 * 2 + x;
-    const int64_t token = (int64_t{unit.column_group} * kColumns + column) / g.group;
-    keys.limit[x] = segment.causal && token < queries ? static_cast<int32_t>(length - (queries - token - 1)) : length;
+    keys.limit[x] = at.rows.length;
+    if (segment.causal) {
+      const int32_t token = divide(unit.column_group * kColumns + (g.sparse ? lane % 4 : lane % 4 * 2 + x), g.group);
+      if (token < queries) keys.limit[x] -= queries - token - 1;
+    }
   }
 }
 
@@ -663,7 +681,7 @@ THINK_DEVICE void merge_warps(Sums<kMatrices> &sums, const Block &block, int32_t
   store(own + 8);
   sync_block();
   // A thread has one half of everything.
-  const int32_t half = halves == 2 ? late_thread() % 2 : 0, step = block_threads() / halves;
+  const int32_t half = late_thread() & (halves - 1), step = block_threads() >> (halves - 1);
   const Shared<float> theirs = all + half * half_floats(channels);
   Float4 maximum[kWarps], weight[kWarps], largest = {kLowest, kLowest, kLowest, kLowest};
 #pragma unroll
@@ -682,7 +700,7 @@ THINK_DEVICE void merge_warps(Sums<kMatrices> &sums, const Block &block, int32_t
   Float4 *out = reinterpret_cast<Float4 *>(to) + half * half_floats(global_channels) / 4;
   if (late_thread() < halves) store_global(out, largest);
 #pragma unroll 1
-  for (int32_t i = late_thread() / halves; i <= value_kept; i += step) {  // mass, then channels
+  for (int32_t i = late_thread() >> (halves - 1); i <= value_kept; i += step) {  // mass, then channels
     Float4 sum = {0.0f, 0.0f, 0.0f, 0.0f};
 #pragma unroll
     for (int32_t w = 0; w < kWarps; ++w) {
@@ -693,43 +711,6 @@ THINK_DEVICE void merge_warps(Sums<kMatrices> &sums, const Block &block, int32_t
   sync_block();  // before the rings fill again
 }
 
-THINK_DEVICE int32_t value_width(const Decode &d, const Unit &unit, int32_t segment) {
-  return device::width_of(d.segment[segment].value, head_of_slot(d.geometry, d.segment[segment].run.slot, unit));
-}
-
-// The segment whose tiles a warp fetches, ahead of those that it sums.
-struct Ahead {
-  Cursor cursor;
-  Shared<Words2> key_view, value_view, rows;  // of the warp; rows: where the segment begins, and how many it has
-  bool met;
-};
-
-struct Rows {
-  int32_t first, length;
-};
-
-THINK_DEVICE Ahead ahead_of(const Cursor &cursor, const Block &block) {
-  const Shared<Words2> views = block.views + opaque(warp_index()) * kAheadWords;
-  return {cursor, views, views + kViewWords, views + 2 * kViewWords, false};
-}
-
-THINK_DEVICE void meet_tile(Ahead &ahead, const Decode &d, const Block &block, int32_t tile) {
-  if (!advance(ahead.cursor, block, tile) && ahead.met) return;
-  const DecodeSegment &segment = d.segment[ahead.cursor.segment];
-  const Unit unit = get<Visit>(block.visit).unit;
-  sync_warp();
-  // A lane for each: what they wait for, they wait for together.
-  if (lane_index() < 2) {
-    const device::View view = device::view_of(lane_index() ? segment.value : segment.key, segment.run, d.geometry.kv_heads, unit.sequence, unit.head);
-    put(lane_index() ? ahead.value_view : ahead.key_view, view);
-  } else if (lane_index() == 2) {
-    const Rows rows = {device::first_of(segment.run, unit.sequence, unit.head), device::length_of(segment.run, unit.sequence, unit.head)};
-    put(ahead.rows, rows);
-  }
-  sync_warp();
-  ahead.met = true;
-}
-
 // Where a warp goes on fetching without looking anything up.
 struct Stride {
   const char *key, *value;  // this lane's first chunks of the next share
@@ -737,43 +718,37 @@ struct Stride {
   int32_t shares;           // of this warp that are left of it
 };
 
-// How many rows at even distances lie behind `row` in the segment and page: shares of kRows, `apart` rows from one to the next, `left` rows in the segment.
-template <int32_t kRows>
-THINK_DEVICE int32_t shares_ahead(const device::View &view, int32_t row, int32_t left, int32_t apart) {
-  if (view.pages) {
-    const int32_t in_page = view.page_tokens - row % view.page_tokens;
-    if (in_page < left) left = in_page;
-  }
-  return left < kRows ? 0 : (left - kRows) / apart + 1;
-}
-
 // Begins a stride where at least one whole share is left; rows off the 16 bytes have none.
 template <int32_t kRows, int32_t kWarps>
-THINK_DEVICE Stride stride_from(const Ahead &ahead, int32_t row, int32_t left, Shared<Words4> paces_of_warp) {
+THINK_DEVICE Stride stride_from(Shared<Words2> located, int32_t row, int32_t left, Shared<Words4> paces_of_warp) {
   constexpr int32_t kApart = kWarps * kRows;
   static_assert(kApart % kTileTokens == 0, "a warp's next share begins where this one does in its tile");
-  Stride stride = {nullptr, nullptr, 0, 0, INT32_MAX};
+  Stride stride = {};
   sync_warp();
+  const device::View of_both = read_shared<device::View>(located);
+  const device::RowInBlock place = device::find_row(of_both, row);
+  if (of_both.pages && of_both.page_tokens - place.row < left) left = of_both.page_tokens - place.row;
+  if (left < kRows) return {};
 #pragma unroll 1
   for (int32_t values = 0; values < 2; ++values) {
-    const device::View view = get<device::View>(values ? ahead.value_view : ahead.key_view);
+    const device::View view = read_shared<device::View>(located + values * kViewWords);
     const bool tiles = view.layout == THINK_TILES;
-    const int32_t shares = shares_ahead<kRows>(view, row, left, kApart);
-    if (shares == 0 || (!tiles && view.channels % 8 != 0)) return {};
-    const char *address = device::row_address(view, row);
-    const int64_t apart = tiles ? 0 : view.row_stride;
+    if (!tiles && view.channels % 8 != 0) return {};
+    const char *address = device::row_address(view, place);
+    const int64_t apart = tiles ? 0 : view.step;
     if (((reinterpret_cast<uint64_t>(address) | static_cast<uint64_t>(apart)) & 15) != 0) return {};
-    if (shares < stride.shares) stride.shares = shares;
-    const char *chunk = tiles ? first_chunk_of_tile<kRows>(address, row) : first_chunk(address, apart, view.channels);
-    const int32_t place = tiles ? lane_of_tile<kRows>(late_lane()) : lane_of_rows(view.channels, late_lane());
+    const LaneOfRows of_rows = lane_of_rows(view.channels);
+    const char *chunk = tiles ? first_chunk_of_tile<kRows>(address, row) : of_rows.chunk(address, apart);
+    const int32_t staged = tiles ? lane_of_tile<kRows>(late_lane()) : of_rows.place;
     if (values) {
-      stride.value = chunk, stride.value_place = place;
+      stride.value = chunk, stride.value_place = staged;
     } else {
-      stride.key = chunk, stride.key_place = place;
+      stride.key = chunk, stride.key_place = staged;
     }
-    const Pace pace = {tiles ? kApart / kTileTokens * view.tile_bytes : kApart * apart, apart, view.channels, view.layout, 0};
+    const Pace pace = {tiles ? kApart / kTileTokens * view.step : kApart * apart, apart, view.channels, view.layout, 0};
     if (lane_index() == 0) put((paces_of_warp + values * kPaceWords).as<Words2>(), pace);
   }
+  stride.shares = divide(left - kRows, kApart) + 1;
   sync_warp();
   return stride;
 }
@@ -806,19 +781,19 @@ THINK_DEVICE void sum_piece(const Decode &d, float scale, float softcap, const B
   const int32_t warp = warp_index(), keys_at = key_words(g.key_channels, kRows), words = stage_words(g.key_channels, g.value_channels);
   const Shared<Words4> ring = block.ring + warp * kStages * words;
   const Shared<Words4> paces = block.paces + warp * 2 * kPaceWords;
-  Ahead ahead = ahead_of(cursor, block);
+  Cursor ahead = cursor;  // of what is fetched
   Stride stride = {};
   const auto fetch = [&](int32_t share, int32_t round) {
-    const int32_t tile = share / kShares;
+    const int32_t tile = divide(share, kShares);
     if (tile < end) {
       const Shared<Words4> stage = ring + round % kStages * words;
       int32_t row = 0, left = 0;  // of the pages or slot; in the segment, from there on
       if (stride.shares == 0) {
-        meet_tile(ahead, d, block, tile);
-        const Rows rows = get<Rows>(ahead.rows);
-        const int32_t behind = share * kRows - ahead.cursor.begin * kTileTokens;
+        advance(ahead, block, tile);
+        const Counts rows = located(block, ahead.segment).rows;
+        const int32_t behind = share * kRows - ahead.begin * kTileTokens;
         row = rows.first + behind, left = rows.length - behind;
-        stride = stride_from<kRows, kWarps>(ahead, row, left, paces);
+        stride = stride_from<kRows, kWarps>(block.segments + ahead.segment * kLocatedWords, row, left, paces);
       }
       if (stride.shares > 0) {
         fetch_share<kRows, kSteps>(stage, stage + keys_at, stride, paces);
@@ -826,7 +801,7 @@ THINK_DEVICE void sum_piece(const Decode &d, float scale, float softcap, const B
         if (left > kRows) left = kRows;
 #pragma unroll 1
         for (int32_t values = 0; values < 2; ++values) {
-          const device::View view = get<device::View>(values ? ahead.value_view : ahead.key_view);
+          const device::View view = read_shared<device::View>(block.segments + (ahead.segment * kLocatedWords + values * kViewWords));
           if (view.layout == THINK_TILES) {
             fetch_tile<kRows, kSteps>(stage, view, row);
           } else {
@@ -838,7 +813,7 @@ THINK_DEVICE void sum_piece(const Decode &d, float scale, float softcap, const B
     cp_async_commit();
   };
 
-  const int32_t value_kept = value_width(d, get<Visit>(block.visit).unit, cursor.segment), value_steps = steps_of(value_kept);
+  const int32_t value_kept = located(block, cursor.segment).value.channels, value_steps = steps_of(value_kept);
   Sums<kMatrices> sums = {};
   sums.maximum[0] = sums.maximum[1] = kLowest;
   Keys<kSteps> keys;
@@ -849,7 +824,7 @@ THINK_DEVICE void sum_piece(const Decode &d, float scale, float softcap, const B
   for (int32_t round = 1 - kStages, share = first * kShares + warp + round * kWarps; share < end * kShares; share += kWarps, ++round) {
     fetch(share + (kStages - 1) * kWarps, round + kStages - 1);
     if (round < 0) continue;
-    if (advance(cursor, block, share / kShares) || !met) meet_segment(keys, d, block, cursor.segment), met = true;
+    if (advance(cursor, block, divide(share, kShares)) || !met) meet_segment(keys, d, block, cursor.segment), met = true;
     cp_async_wait<kStages - 1>();
     sync_warp();
     const Shared<Words4> stage = ring + round % kStages * words;
@@ -857,7 +832,7 @@ THINK_DEVICE void sum_piece(const Decode &d, float scale, float softcap, const B
     sync_warp();  // the stage may be filled again
   }
   cp_async_wait<0>();
-  merge_warps(sums, block, value_steps, value_kept, g.value_channels, get<Visit>(block.visit).halves, g.sparse, place(),
+  merge_warps(sums, block, value_steps, value_kept, g.value_channels, read_shared<Visit>(block.visit).halves, g.sparse, place(),
               [&](Shared<float> own) { store_sums(own, g.sparse, sums, value_steps); });
 }
 

@@ -23,15 +23,19 @@ constexpr int32_t kPrepareThreads = kColumns * 32;
 constexpr int32_t kPrepareBlocks = 2;    // of a multiprocessor, at least: as many registers as that allows, or ptxas spills for the sake of more
 constexpr int32_t kWeightRows = 8;       // of W that a thread asks for at once
 constexpr int32_t kUnitWeight = 64;      // what a unit costs besides its tiles, in rows of a tile (64 bytes)
-constexpr int32_t kLeastTiles = 8;       // that a block should have before there are more blocks
+constexpr int32_t kLeastTiles = 8;       // that a block should have before there are more blocks, as more partial results take longer than tiles do
+constexpr int32_t kLeastSparse = 6;      // the same of four columns or fewer, whose partial results are half as large
+constexpr int32_t kLeastItem = 8;        // tiles of an item of an invariant unit
+constexpr int32_t kCountedTiles = 1 << 20;  // beyond which no thread counts on: no device has as many blocks
 constexpr int32_t kMaxItems = 32;        // of a unit, when cuts may depend on nothing but the unit
 constexpr int32_t kOwnPlanUnits = 256;   // up to which each block of the decode kernel weighs all units, which takes less time than to wait for a plan,
 constexpr int32_t kOwnPlanLookups = 8;   // as long as no thread has to look at more segments of units
 constexpr float kLowest = -1e30f;        // a maximum before anything was seen: finite, so that differences are no NaN
 constexpr float kLog2E = 1.44269504088896340736f, kLn2 = 0.69314718055994530942f;
 
-THINK_HOST_DEVICE int32_t steps_of(int32_t channels) { return (channels + kStep - 1) / kStep; }
-THINK_HOST_DEVICE int32_t tiles_of(int32_t tokens) { return (tokens + kTileTokens - 1) / kTileTokens; }
+using device::divide, device::divide_up;
+THINK_HOST_DEVICE int32_t steps_of(int32_t channels) { return divide_up(channels, kStep); }
+THINK_HOST_DEVICE int32_t tiles_of(int32_t tokens) { return divide_up(tokens, kTileTokens); }
 // Of a tile: its bytes by 64, keys and values. bits: of a code, 16 of numbers; scales and zeros take as much as one bit more.
 THINK_HOST_DEVICE int32_t channel_weight(int32_t bits) { return bits < 16 ? bits + 1 : 16; }
 THINK_HOST_DEVICE int32_t tile_weight(int32_t key_kept, int32_t key_bits, int32_t value_kept, int32_t value_bits) {
@@ -60,9 +64,9 @@ THINK_DEVICE int32_t first_place(const Geometry &g, const Batch &batch, int32_t 
 
 THINK_DEVICE Unit unit_at(const Geometry &g, const Batch &batch, int32_t index) {
   // Opaque, or what divides by them would be computed in front of all units, and kept.
-  const int32_t places = opaque(g.places), head = index / places, place = index - head * places;
+  const int32_t places = opaque(g.places), head = divide(index, places), place = index - head * places;
   if (!g.packed_rows) {
-    const int32_t column_groups = opaque(g.column_groups), sequence = place / column_groups;
+    const int32_t column_groups = opaque(g.column_groups), sequence = divide(place, column_groups);
     return {index, sequence, head, place - sequence * column_groups};
   }
   int32_t low = 0, high = batch.count;
@@ -119,7 +123,7 @@ struct Prepare {
   KeyBasis basis[THINK_MAX_SEGMENTS];
   uint32_t *folded;   // [unit][basis][step][lane][2]: queries as B fragments
   float *constant;    // [unit][basis][column]: where the sum of a logit begins
-  int64_t *start;     // [units + 1]: places on the line
+  int64_t *start;     // [units + 2]: places on the line, and how many tiles there are
   uint32_t *counters;
   int32_t counter_count;
 };
@@ -148,17 +152,22 @@ THINK_DEVICE SegmentTiles tiles_of_segment(const Geometry &g, const WeighedSegme
 }
 
 // The place of every unit on the line, a stretch of units for each of kThreads threads. segment(s): a WeighedSegment. tensor: of queries or outputs.
-// store(index, place), and that of the end as index g.units.
+// store(index, place), that of the end as index g.units, and how many tiles there are (see kCountedTiles) as the next.
 template <int32_t kThreads, class Segment, class Store>
 THINK_DEVICE void place_units(const Geometry &g, const Batch &batch, const think_tensor &tensor, Shared<int64_t> sums, const Segment &segment,
                               const Store &store) {
-  const int32_t each = (g.units + kThreads - 1) / kThreads, first = thread_index() * each, end = first + each < g.units ? first + each : g.units;
+  const int32_t each = divide_up(g.units, kThreads), first = thread_index() * each, end = first + each < g.units ? first + each : g.units;
+  struct Weight {
+    int64_t bytes;
+    int32_t tiles;
+  };
   const auto weight_of = [&](const Unit &unit) {
-    int64_t weight = kUnitWeight;
+    Weight weight = {kUnitWeight, 0};
 #pragma unroll 1
     for (int32_t s = 0; s < g.segments; ++s) {
       const SegmentTiles tiles = tiles_of_segment(g, segment(s), unit);
-      weight += static_cast<int64_t>(tiles.count) * tiles.weight;
+      weight.bytes += static_cast<int64_t>(tiles.count) * tiles.weight;
+      weight.tiles = device::clamp(weight.tiles + tiles.count, kCountedTiles);
     }
     return weight;
   };
@@ -167,14 +176,14 @@ THINK_DEVICE void place_units(const Geometry &g, const Batch &batch, const think
     if (first >= end) return;
     Unit unit = unit_at(g, batch, first);
     int32_t queries = -1;
-    int64_t weight = 0;
+    Weight weight = {0, 0};
 #pragma unroll 1
     for (;;) {
       if (queries < 0) {
         queries = static_cast<int32_t>(device::rows_of(tensor, batch, unit.sequence, g.most_queries).count);
-        weight = queries > 0 ? weight_of(unit) : 0;
+        weight = queries > 0 ? weight_of(unit) : Weight{0, 0};
       }
-      body(unit.index, columns_of(g, unit, queries) > 0 ? weight : 0);
+      body(unit.index, columns_of(g, unit, queries) > 0 ? weight : Weight{0, 0});
       if (unit.index + 1 == end) return;
       const Unit next = next_unit(g, batch, unit);
       if (next.sequence != unit.sequence || next.head != unit.head) queries = -1;
@@ -182,14 +191,17 @@ THINK_DEVICE void place_units(const Geometry &g, const Batch &batch, const think
     }
   };
   // Twice: the sum of what is in front of a unit is known only when all are weighed.
+  constexpr int32_t kWarps = kThreads / 32;
   int64_t before = 0;
+  int32_t tiles = 0;
 #pragma unroll 1
   for (int32_t pass = 0; pass < 2; ++pass) {
     int64_t sum = 0;
     if (pass == 0 || each > 1) {
-      for_each_unit([&](int32_t index, int64_t weight) {
+      for_each_unit([&](int32_t index, const Weight &weight) {
         if (pass == 1) store(index, before + sum);
-        sum += weight;
+        sum += weight.bytes;
+        if (pass == 0) tiles = device::clamp(tiles + weight.tiles, kCountedTiles);
       });
     } else if (first < end) {
       store(first, before);
@@ -202,12 +214,13 @@ THINK_DEVICE void place_units(const Geometry &g, const Batch &batch, const think
       const int64_t other = device::shuffle_wide(before, [&](uint32_t half) { return shuffle_up(half, distance); });
       if (lane_index() >= distance) before += other;
     }
-    if (lane_index() == 31) store_shared(sums + warp_index(), before);
+    tiles = warp_sum(tiles);
+    if (lane_index() == 31) store_shared(sums + warp_index(), before), store_shared(sums + kWarps + warp_index(), tiles);
     sync_block();
     before -= sum;
 #pragma unroll 1
-    for (int32_t i = 0; i < warp_index(); ++i) before += load_shared(sums + i);
-    if (thread_index() == kThreads - 1) store(g.units, before + sum);
+    for (int32_t i = 0; i < warp_index(); ++i) before += load_shared(sums + i), tiles += static_cast<int32_t>(load_shared(sums + kWarps + i));
+    if (thread_index() == kThreads - 1) store(g.units, before + sum), store(g.units + 1, tiles);
   }
 }
 
@@ -217,7 +230,7 @@ THINK_DEVICE void write_plan(const Prepare &p, SharedCarver carver) {
   for (int32_t i = thread_index(); i < p.counter_count; i += kPrepareThreads) store_global(p.counters + i, 0);
   if (g.own_plan) return;
   place_units<kPrepareThreads>(
-      g, p.batch, p.query, carver.take<int64_t>(kPrepareThreads / 32), [&](int32_t s) { return p.segment[s]; },
+      g, p.batch, p.query, carver.take<int64_t>(2 * kPrepareThreads / 32), [&](int32_t s) { return p.segment[s]; },
       [&](int32_t index, int64_t place) { store_global(p.start + index, place); });
 }
 
@@ -237,7 +250,7 @@ THINK_HOST_DEVICE Folding take_folding(SharedCarver &carver, int32_t key_channel
 
 inline uint32_t prepare_shared_bytes(int32_t key_channels) {
   SharedCarver plan, folding;
-  plan.take<int64_t>(kPrepareThreads / 32);
+  plan.take<int64_t>(2 * kPrepareThreads / 32);
   take_folding(folding, key_channels);
   return plan.bytes() > folding.bytes() ? plan.bytes() : folding.bytes();
 }
@@ -353,10 +366,17 @@ __global__ void __launch_bounds__(kPrepareThreads, kPrepareBlocks) attend_prepar
         const int32_t row = begin + i * shares;
         if (row < dropped) {
           const Float2 two = unpack<F16>(w[i]);
-          const Float4 low = load_shared(folding.queries + (kept + row) * 2), high = load_shared(folding.queries + (kept + row) * 2 + 1);
-          const float q[kColumns] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
 #pragma unroll
-          for (int32_t c = 0; c < kColumns; ++c) sum[0][c] = fmaf(two.x, q[c], sum[0][c]), sum[1][c] = fmaf(two.y, q[c], sum[1][c]);
+          for (int32_t half = 0; half < 2; ++half) {
+            if (half == 1 && g.sparse) break;
+            const Float4 four = load_shared(folding.queries + (kept + row) * 2 + half);
+            const float q[4] = {four.x, four.y, four.z, four.w};
+#pragma unroll
+            for (int32_t c = 0; c < 4; ++c) {
+              sum[0][half * 4 + c] = fmaf(two.x, q[c], sum[0][half * 4 + c]);
+              sum[1][half * 4 + c] = fmaf(two.y, q[c], sum[1][half * 4 + c]);
+            }
+          }
         }
       }
     }

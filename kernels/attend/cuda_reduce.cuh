@@ -22,7 +22,7 @@ THINK_DEVICE Range run_range(const Decode &d, const Block &block, int32_t run) {
   Range range = {0, 0};
 #pragma unroll 1
   for (int32_t s = 0; s < d.geometry.segments; ++s) {
-    const int32_t tiles = static_cast<int32_t>(load_shared(block.tiles + s));
+    const int32_t tiles = located(block, s).rows.tiles;
     if (d.segment[s].value_run < run) range.first += tiles;
     if (d.segment[s].value_run <= run) range.end += tiles;
   }
@@ -35,8 +35,8 @@ THINK_DEVICE Parts parts_of_run(const Decode &d, const Block &block, const Cuts 
   const Range tiles = run_range(d, block, run);
   if (tiles.first == tiles.end) return {0, 0, 1, false, false};
   if (!cuts.chunk) return parts;
-  const int32_t first = tiles.first / cuts.chunk;
-  return {first, (tiles.end + cuts.chunk - 1) / cuts.chunk - first, 1, false, false};
+  const int32_t first = divide(tiles.first, cuts.chunk);
+  return {first, divide_up(tiles.end, cuts.chunk) - first, 1, false, false};
 }
 
 // Their partial results, which lie at even distances but for the first.
@@ -54,7 +54,8 @@ THINK_DEVICE Places places_of(const Decode &d, const Cuts &cuts, int32_t unit, i
 }
 
 // The largest maximum of this thread's column: those of every kColumns-th thread together are all. Among what parts have of several runs.
-THINK_DEVICE float find_largest(const Decode &d, const Block &block, const Visit &visit, const Parts &parts) {
+THINK_DEVICE float find_largest(const Decode &d, const Block &block, const Parts &parts) {
+  const Visit visit = read_shared<Visit>(block.visit);
   float largest = kLowest;
   const int32_t column = late_thread() % kColumns;
 #pragma unroll 1
@@ -90,7 +91,7 @@ THINK_DEVICE void fetch_maxima(const Reduction &r, const Places &places, int32_t
   for (int32_t masses = 0; masses < 2; ++masses) {
 #pragma unroll 1
     for (int32_t i = late_thread(); i < count * halves; i += block_threads()) {
-      const int32_t part = i / halves, half = i & (halves - 1);
+      const int32_t part = i >> (halves - 1), half = i & (halves - 1);
       cp_async<16>((masses ? r.masses : r.weights) + part_place(part, half * 4), places(part) + half * half_floats(value_channels) + masses * 4);
     }
   }
@@ -126,11 +127,15 @@ THINK_DEVICE void fetch_parts(Shared<Words4> to, const Places &places, int32_t f
   const int32_t chunks = kept * halves;
 #pragma unroll 1
   for (int32_t i = late_thread(); i < chunks; i += block_threads()) {
-    const float *from = places(first) + (i & (halves - 1)) * half_floats(value_channels) + (2 + i / halves) * 4;
-    cp_async<16>(to + i, from);
-    from = places(first + 1) + (from - places(first));
+    const int32_t own = (i & (halves - 1)) * half_floats(value_channels) + (2 + (i >> (halves - 1))) * 4;
+    Shared<Words4> at = to + i;
+    cp_async<16>(at, places(first) + own);
+    const float *from = places(first + 1) + own;
 #pragma unroll 4
-    for (int32_t part = 1; part < count; ++part, from += places.step) cp_async<16>(to + (part * chunks + i), from);
+    for (int32_t part = 1; part < count; ++part, from += places.step) {
+      at = at + chunks;
+      cp_async<16>(at, from);
+    }
   }
 }
 
@@ -140,13 +145,14 @@ THINK_DEVICE void sum_parts(const Reduction &r, Shared<Words4> from, int32_t fir
 #pragma unroll 1
   for (int32_t i = late_thread(); i < chunks; i += block_threads()) {
     const int32_t half = i & (halves - 1);
-    const Shared<float> to = r.sums + half * half_floats(value_channels) + (1 + i / halves) * 4;
+    const Shared<float> to = r.sums + half * half_floats(value_channels) + (1 + (i >> (halves - 1))) * 4;
     Float4 sum = {0.0f, 0.0f, 0.0f, 0.0f};
     if (first > 0) sum = load_shared(to.as<Float4>());
-#pragma unroll 8
+    Shared<Float4> weights = (r.weights + part_place(first, half * 4)).as<Float4>(), at = (from + i).as<Float4>();
+#pragma unroll 4
     for (int32_t part = 0; part < count; ++part) {
-      const Float4 weight = load_shared((r.weights + part_place(first + part, half * 4)).as<Float4>());
-      sum = multiply_add(weight, load_shared((from + (part * chunks + i)).as<Float4>()), sum);
+      sum = multiply_add(load_shared(weights), load_shared(at), sum);
+      weights = weights + 1, at = at + chunks;
     }
     store_shared(to.as<Float4>(), sum);
   }
@@ -166,22 +172,23 @@ struct Expansion {
   int32_t kept, dropped, chunks;  // dropped: channels that are predicted; chunks of a row of W
 };
 
-THINK_DEVICE Expansion expansion_of(const Decode &d, const Output &o, const Unit &unit, int32_t run, int32_t segment) {
+THINK_DEVICE Expansion expansion_of(const Decode &d, const Output &o, const Block &block, int32_t run, int32_t segment) {
   const Geometry &g = d.geometry;
   const device::Side &side = d.segment[segment].value;
-  const int64_t place = head_of_slot(g, d.segment[segment].run.slot, unit);
+  const device::View view = located(block, segment).value;
   const ValueBasis &basis = o.basis[run];
   Expansion e = {};
-  e.kept = device::width_of(side, place);
+  e.kept = view.channels;
   if (!side.index) return e;
+  const int64_t place = int64_t{view.slot} * g.kv_heads + read_shared<Visit>(block.visit).unit.head;
   e.index = side.index + place * g.value_channels;
   if (e.kept == g.value_channels) return e;
-  const int64_t block = load_constant(basis.weight_offset + place);
-  if (block < 0) return e;
-  e.weight = static_cast<const char *>(basis.weight) + block;
+  const int64_t weight = load_constant(basis.weight_offset + place);
+  if (weight < 0) return e;
+  e.weight = static_cast<const char *>(basis.weight) + weight;
   e.offset = basis.offset + place * g.value_channels;
   e.dropped = g.value_channels - e.kept;
-  e.chunks = (e.kept + 7) / 8;
+  e.chunks = divide_up(e.kept, 8);
   return e;
 }
 
@@ -213,17 +220,17 @@ THINK_DEVICE void expand(const Reduction &r, const Expansion &e, int32_t channel
   };
 #pragma unroll 1
   for (int32_t i = thread; i < e.kept * halves; i += threads) {
-    const int32_t channel = i / halves, half = i % halves * of_half;
+    const int32_t channel = i >> (halves - 1), half = (i & (halves - 1)) * of_half;
     const int32_t to = e.index ? load_shared(r.index + channel) : channel;
     add(r.outputs + half + to * 4, load_shared((r.sums + half + (1 + channel) * 4).as<Float4>()));
   }
   if (!e.dropped) return;
-  const int32_t items = e.dropped * halves, shares = items < threads ? threads / items : 1;
+  const int32_t items = e.dropped * halves, shares = items < threads ? divide(threads, items) : 1;
   int32_t first = thread, share = 0;
   while (first >= items && share < shares) first -= items, ++share;
 #pragma unroll 1
   for (int32_t item = first; item < items && share < shares; item += threads) {
-    const int32_t row = item / halves, half = item % halves * of_half;
+    const int32_t row = item >> (halves - 1), half = (item & (halves - 1)) * of_half;
     Float4 sum = {0.0f, 0.0f, 0.0f, 0.0f};
 #pragma unroll 1
     for (int32_t c = share; c < e.chunks; c += shares) {
@@ -251,32 +258,36 @@ THINK_DEVICE void expand(const Reduction &r, const Expansion &e, int32_t channel
   sync_block();
 #pragma unroll 1
   for (int32_t item = thread; item < items; item += threads) {
-    const Shared<float> to = r.outputs + (item % halves * of_half + load_shared(r.index + e.kept + item / halves) * 4);
+    const Shared<float> to = r.outputs + ((item & (halves - 1)) * of_half + load_shared(r.index + e.kept + (item >> (halves - 1))) * 4);
 #pragma unroll 1
     for (int32_t of = 0; of < shares - 1; ++of) add(to, load_shared(r.expanded + (of * items + item)));
   }
 }
 
-// The outputs of a unit. sums: of each channel.
-THINK_DEVICE void write_outputs(const Decode &d, const Output &o, const Visit &visit, const Reduction &r, Shared<float> sums) {
+// Where the outputs of a unit begin: what holds for a whole column is found by one thread.
+THINK_DEVICE void find_outputs(const Decode &d, const Output &o, const Unit &unit, const Reduction &r) {
   const Geometry &g = d.geometry;
-  const Unit &unit = visit.unit;
-  const int32_t thread = late_thread(), channels = g.value_channels;
-  // What holds for a whole column is found by one thread; and then a thread has the same channels of all columns.
   const RowRange rows = device::rows_of(o.tensor, o.batch, unit.sequence, g.most_queries);
-  const int32_t columns = columns_of(g, unit, rows.count);
+  const int32_t column = late_thread();
+  if (column >= columns_of(g, unit, rows.count)) return;
+  const int32_t c = unit.column_group * kColumns + column, query = divide(c, g.group), head = unit.head * g.group + c - query * g.group;
+  const int64_t token = rows.first + query;
+  store_shared(r.rows + column, device::element(o.tensor, rows.row, head, token, bytes_of(o.tensor.dtype)) - static_cast<const char *>(o.tensor.data));
+  store_shared(r.lses + column, (rows.row * o.tensor.extent[1] + head) * o.tensor.extent[2] + token);
+  store_shared(r.sinks + column, o.sink_logit ? load_constant(o.sink_logit + head) * kLog2E : -INFINITY);
+}
+
+// The outputs of a unit, where find_outputs() has said. sums: of each channel.
+THINK_DEVICE void write_outputs(const Decode &d, const Output &o, int32_t columns, const Reduction &r, Shared<float> sums) {
+  const int32_t thread = late_thread(), channels = d.geometry.value_channels;
   if (thread < columns) {
-    const int32_t c = unit.column_group * kColumns + thread, head = unit.head * g.group + c % g.group;
-    const int64_t token = rows.first + c / g.group;
     const float mass = load_shared(r.mass + thread), maximum = load_shared(r.largest + thread);
-    const float whole = mass + (o.sink_logit ? exp2_fast(load_constant(o.sink_logit + head) * kLog2E - maximum) : 0.0f);
+    const float whole = mass + exp2_fast(load_shared(r.sinks + thread) - maximum);
     store_shared(r.factors + thread, mass == 0.0f ? -1.0f : 1.0f / whole);  // below 0: saw nothing
-    store_shared(r.rows + thread, device::element(o.tensor, rows.row, head, token, bytes_of(o.tensor.dtype)) - static_cast<const char *>(o.tensor.data));
-    if (o.lse) {
-      store_global(o.lse + (rows.row * o.tensor.extent[1] + head) * o.tensor.extent[2] + token, mass == 0.0f ? -INFINITY : (maximum + log2_fast(mass)) * kLn2);
-    }
+    if (o.lse) store_global(o.lse + load_shared(r.lses + thread), mass == 0.0f ? -INFINITY : (maximum + log2_fast(mass)) * kLn2);
   }
   sync_block();
+  // A thread has the same channels of all columns.
   char *outputs = static_cast<char *>(o.tensor.data);
 #pragma unroll 1
   for (int32_t channel = thread; channel < channels; channel += block_threads()) {
@@ -291,10 +302,10 @@ THINK_DEVICE void write_outputs(const Decode &d, const Output &o, const Visit &v
 
 // Parts of a unit to its outputs; or, of a group, to one part in the place of the first.
 template <int32_t kWarps>
-THINK_DEVICE void reduce_parts(const Decode &d, const Output &o, const Block &block, const Visit &visit, const Parts &parts, bool whole) {
+THINK_DEVICE void reduce_parts(const Decode &d, const Output &o, const Block &block, const Parts &parts, bool whole) {
   const Geometry &g = d.geometry;
-  const int32_t thread = late_thread(), channels = g.value_channels, halves = visit.halves;
-  const Reduction r = reduction_of(block, channels);
+  const int32_t thread = late_thread(), channels = g.value_channels, halves = read_shared<Visit>(block.visit).halves;
+  const Reduction r = reduction_of(d, block);
   // Of one run without a basis the sums are the outputs.
   const bool plain = !whole || (g.runs == 1 && !d.segment[0].value.index);
   sync_block();  // the ring is free
@@ -307,28 +318,30 @@ THINK_DEVICE void reduce_parts(const Decode &d, const Output &o, const Block &bl
   bool begun = false;
 #pragma unroll 1
   for (int32_t run = 0; run < g.runs; ++run) {
+    const Visit visit = read_shared<Visit>(block.visit);
     const Parts own = parts_of_run(d, block, visit.cuts, run, parts);
     if (own.count == 0) continue;
     const int32_t segment = first_segment(d, run);
     Expansion expansion = {};
-    expansion.kept = value_width(d, visit.unit, segment);
-    if (!plain) expansion = expansion_of(d, o, visit.unit, run, segment);
+    expansion.kept = located(block, segment).value.channels;
+    if (!plain) expansion = expansion_of(d, o, block, run, segment);
     const int32_t kept = expansion.kept, weight_words = expansion.dropped * weight_pitch(expansion.chunks);
     const Shared<Words4> staged = r.weight + weight_words;
     const Places places = places_of(d, visit.cuts, visit.unit.index, run, own);
     // As many parts at once as there is room for.
-    const int32_t room = kept > 0 ? (r.room - weight_words) / (kept * halves) : own.count, most = room < own.count ? room : own.count;
+    const int32_t room = kept > 0 ? divide(r.room - weight_words, kept * halves) : own.count, most = room < own.count ? room : own.count;
     if (begun) sync_block();
     fetch_maxima(r, places, own.count, halves, channels);
     cp_async_commit();
     fetch_parts(staged, places, 0, most, kept, halves, channels);
     if (expansion.index) fetch_expansion(r, expansion, channels);
     cp_async_commit();
+    if (whole && !begun) find_outputs(d, o, visit.unit, r);
     cp_async_wait<1>();
     sync_block();
     if (!begun) {
       begun = true;
-      const float own_largest = g.runs > 1 ? find_largest(d, block, visit, parts) : find_largest(r, own.count, halves);
+      const float own_largest = g.runs > 1 ? find_largest(d, block, parts) : find_largest(r, own.count, halves);
       largest = across_warps<kWarps>(r, own_largest, [](float x, float y) { return fmaxf(x, y); });
       if (thread < kColumns) store_shared(r.largest + thread, largest);
     }
@@ -358,34 +371,38 @@ THINK_DEVICE void reduce_parts(const Decode &d, const Output &o, const Block &bl
     float *to = d.partial + (places(0) - d.partial);
 #pragma unroll 1
     for (int32_t i = thread; i < (kept + 2) * halves; i += block_threads()) {
-      const int32_t half = i & (halves - 1), at = i / halves;
+      const int32_t half = i & (halves - 1), at = i >> (halves - 1);
       const Shared<float> from = at == 0 ? r.largest + half * 4 : r.sums + half * half_floats(channels) + (at - 1) * 4;
       store_global(reinterpret_cast<Float4 *>(to + half * half_floats(channels)) + at, load_shared(from.as<Float4>()));
     }
   }
   if (!whole) return;
+  const Visit visit = read_shared<Visit>(block.visit);
+  if (!begun) find_outputs(d, o, visit.unit, r);
   sync_block();
-  write_outputs(d, o, visit, r, plain ? r.sums + 4 : r.outputs);
+  write_outputs(d, o, columns_of(g, visit.unit, visit.queries), r, plain ? r.sums + 4 : r.outputs);
 }
 
 // The tiles of a run that begin on the block's stretch.
 THINK_DEVICE Range run_on_stretch(const Decode &d, const Block &block, int32_t run) {
-  const Visit visit = get<Visit>(block.visit);
+  const Visit visit = read_shared<Visit>(block.visit);
   const Range tiles = run_range(d, block, run);
   return {tiles.first > visit.first ? tiles.first : visit.first, tiles.end < visit.end ? tiles.end : visit.end};
 }
 
-// Of that which begins with tile `at`: what is left of the run, or of an item.
-THINK_DEVICE int32_t end_of_piece(const Decode &d, const Block &block, int32_t run, int32_t at) {
-  const int32_t last = run_on_stretch(d, block, run).end, chunk = get<Visit>(block.visit).cuts.chunk;
-  return chunk && (at / chunk + 1) * chunk < last ? (at / chunk + 1) * chunk : last;
+// Of that which begins with tile `at`: what is left of the run, whose part of the stretch ends with tile `last`, or of an item.
+THINK_DEVICE int32_t end_of_piece(const Block &block, int32_t at, int32_t last) {
+  const int32_t chunk = read_shared<Visit>(block.visit).cuts.chunk;
+  if (!chunk) return last;
+  const int32_t next = (divide(at, chunk) + 1) * chunk;
+  return next < last ? next : last;
 }
 
-// A part says so where it saw nothing of a run that others have tiles of.
+// A part that saw nothing of a run says so, where others have tiles of it.
 THINK_DEVICE void leave_nothing(const Decode &d, const Block &block, int32_t run) {
-  const Visit visit = get<Visit>(block.visit);
-  const Range tiles = run_range(d, block, run), own = run_on_stretch(d, block, run);
-  if (own.first < own.end || tiles.first == tiles.end || visit.cuts.chunk) return;
+  const Visit visit = read_shared<Visit>(block.visit);
+  const Range tiles = run_range(d, block, run);
+  if (tiles.first == tiles.end || visit.cuts.chunk) return;
   float *nothing = partial_at(d, visit.cuts, visit.unit.index, block_x(), run, visit.cuts.begins, visit.cuts.ends);
   const int32_t of_half = half_floats(d.geometry.value_channels);
 #pragma unroll 1
@@ -399,13 +416,22 @@ THINK_DEVICE int32_t visit_unit(const Decode &d, const Output &o, const Block &b
   const Geometry &g = d.geometry;
   {
     Visit visit;
-    visit.cuts = get<Cuts>(block.visit);
+    visit.cuts = read_shared<Cuts>(block.visit);
     visit.unit = unit_at(g, o.batch, index);
     sync_block();  // the unit before has been read
-    if (late_thread() < g.segments) {
-      const SegmentTiles tiles = tiles_of_segment(g, weighed(d.segment[late_thread()]), visit.unit);
-      store_shared(block.tiles + late_thread(), static_cast<uint32_t>(tiles.count));
-      store_shared(block.weight + late_thread(), static_cast<uint32_t>(tiles.weight));
+    // The first warp finds where the rows are, a lane for each side of a segment, and the second how many: they wait for memory together.
+    static_assert(THINK_MAX_SEGMENTS * 2 <= 32);
+    if (late_thread() < g.segments * 2) {
+      const int32_t values = late_thread() % 2, s = late_thread() / 2;
+      const DecodeSegment &segment = d.segment[s];
+      const device::View view = device::view_of(values ? segment.value : segment.key, segment.run, g.kv_heads, visit.unit.sequence, visit.unit.head);
+      put(block.segments + (s * kLocatedWords + values * kViewWords), view);
+    } else if (const int32_t s = late_thread() - 32; s >= 0 && s < g.segments) {
+      const DecodeSegment &segment = d.segment[s];
+      const SegmentTiles tiles = tiles_of_segment(g, weighed(segment), visit.unit);
+      const Counts rows = {device::first_of(segment.run, visit.unit.sequence, visit.unit.head),
+                           device::length_of(segment.run, visit.unit.sequence, visit.unit.head), tiles.count, tiles.weight};
+      put(block.segments + (s * kLocatedWords + 2 * kViewWords), rows);
     }
     visit.queries = static_cast<int32_t>(device::rows_of(o.tensor, o.batch, visit.unit.sequence, g.most_queries).count);
     visit.halves = halves_of(g, visit.unit, visit.queries);
@@ -415,16 +441,16 @@ THINK_DEVICE int32_t visit_unit(const Decode &d, const Output &o, const Block &b
     cuts.tiles = 0, cuts.weight = 0, cuts.chunk = 0;
 #pragma unroll 1
     for (int32_t s = 0; s < g.segments; ++s) {
-      const int32_t tiles = static_cast<int32_t>(load_shared(block.tiles + s));
-      cuts.tiles += tiles;
-      cuts.weight += static_cast<int64_t>(load_shared(block.weight + s)) * tiles;
+      const Counts rows = located(block, s).rows;
+      cuts.tiles += rows.tiles;
+      cuts.weight += int64_t{rows.weight} * rows.tiles;
     }
     if (cuts.weight == 0) cuts.weight = 1;
     if (start + cuts.weight <= cuts.from) return index;
     cuts.begins = start >= cuts.from, cuts.ends = start + cuts.weight <= cuts.to;
     if (g.invariant) {
-      cuts.chunk = (cuts.tiles + kMaxItems - 1) / kMaxItems;
-      if (cuts.chunk < kLeastTiles) cuts.chunk = kLeastTiles;
+      cuts.chunk = divide_up(cuts.tiles, kMaxItems);
+      if (cuts.chunk < kLeastItem) cuts.chunk = kLeastItem;
     }
     visit.first = cuts.begins ? 0 : first_tile(g, block, cuts, cuts.from), visit.end = cuts.ends ? cuts.tiles : first_tile(g, block, cuts, cuts.to);
     if (late_thread() == 0) put(block.visit, visit);
@@ -432,49 +458,61 @@ THINK_DEVICE int32_t visit_unit(const Decode &d, const Output &o, const Block &b
   }
 #pragma unroll 1
   for (int32_t run = 0; run < g.runs; ++run) {
+    Range own = run_on_stretch(d, block, run);
+    if (own.first >= own.end) leave_nothing(d, block, run);
     // What a piece begins with is looked up for each, as registers are for its sums.
+    int32_t at = own.first;
 #pragma unroll 1
-    for (int32_t at = run_on_stretch(d, block, run).first; at < run_on_stretch(d, block, run).end; at = end_of_piece(d, block, run, at)) {
+    while (at < own.end) {
+      const int32_t begin = at, end = end_of_piece(block, at, own.end);
       const auto place = [&] {
-        const Visit now = get<Visit>(block.visit);
-        return partial_at(d, now.cuts, now.unit.index, now.cuts.chunk ? at / now.cuts.chunk : block_x(), run, now.cuts.begins, now.cuts.ends);
+        const Visit now = read_shared<Visit>(block.visit);
+        const int32_t part = now.cuts.chunk ? divide(begin, now.cuts.chunk) : block_x();
+        return partial_at(d, now.cuts, now.unit.index, part, run, now.cuts.begins, now.cuts.ends);
       };
       const Cursor cursor = {first_segment(d, run), run_range(d, block, run).first};
       if (kCodes && has_codes(d.segment[cursor.segment])) {
-        if constexpr (kCodes) sum_code_piece<T, kSteps>(d, o.scale, o.softcap, block, cursor, at, end_of_piece(d, block, run, at), place);
+        if constexpr (kCodes) sum_code_piece<T, kSteps>(d, o.scale, o.softcap, block, cursor, begin, end, place);
       } else {
-        sum_piece<T, stage_rows(kSteps * kStep), kSteps, kSteps>(d, o.scale, o.softcap, block, cursor, at, end_of_piece(d, block, run, at), place);
+        sum_piece<T, stage_rows(kSteps * kStep), kSteps, kSteps>(d, o.scale, o.softcap, block, cursor, begin, end, place);
       }
+      if (!read_shared<Visit>(block.visit).cuts.chunk) break;  // all of the run
+      own = run_on_stretch(d, block, run);
+      at = end_of_piece(block, begin, own.end);
     }
-    leave_nothing(d, block, run);
   }
   wait_for_previous_launch();  // which cleared the counters
-  const Visit visit = get<Visit>(block.visit);
-  const Cuts &cuts = visit.cuts;
-  const int32_t first_block = cuts.begins ? block_x() : block_at(cuts, cuts.start), last = cuts.ends ? block_x() : block_at(cuts, cuts.start + cuts.weight - 1);
+  int32_t first_block, last;  // that have something of the unit
+  {
+    const Cuts cuts = read_shared<Cuts>(block.visit);
+    first_block = cuts.begins ? block_x() : block_at(cuts, cuts.start);
+    last = cuts.ends ? block_x() : block_at(cuts, cuts.start + cuts.weight - 1);
+  }
+  const auto own_index = [&] { return read_shared<Visit>(block.visit).unit.index; };
   const int32_t arrivals = last - first_block + 1;
   // The block that is last in its group reduces the group, the one whose group is last the unit.
 #pragma unroll 1
-  for (bool whole = g.invariant || arrivals <= kGroupParts;; whole = true) {
+  for (bool whole = g.invariant || arrivals <= kWholeParts;; whole = true) {
     Parts parts = {first_block, arrivals, 1, true, arrivals == 1};
     uint32_t *counter = d.counters + first_block;
     int32_t awaited = arrivals;
     if (g.invariant) {
-      parts = {0, (cuts.tiles + cuts.chunk - 1) / cuts.chunk, 1, false, false};
-      counter = d.counters + visit.unit.index;
+      const Cuts cuts = read_shared<Cuts>(block.visit);
+      parts = {0, divide_up(cuts.tiles, cuts.chunk), 1, false, false};
+      counter = d.counters + own_index();
     } else if (!whole) {
-      const int32_t leader = first_block + (block_x() - first_block) / kGroupParts * kGroupParts, left = last + 1 - leader;
+      const int32_t leader = first_block + divide(block_x() - first_block, kGroupParts) * kGroupParts, left = last + 1 - leader;
       awaited = left < kGroupParts ? left : kGroupParts;
       parts = {leader, awaited, 1, leader == first_block, false};
       // A block leads two groups at most: of the unit that begins in it, and of one that began before.
       counter = d.counters + grid_x() + leader * 2 + (leader > first_block);
-    } else if (arrivals > kGroupParts) {
-      awaited = (arrivals + kGroupParts - 1) / kGroupParts;
+    } else if (arrivals > kWholeParts) {
+      awaited = divide_up(arrivals, kGroupParts);
       parts = {first_block, awaited, kGroupParts, true, false};
     }
-    if (awaited > 1 && !last_block(counter, static_cast<uint32_t>(awaited))) return visit.unit.index;
-    if (whole || awaited > 1) reduce_parts<warps_of(kSteps * kStep)>(d, o, block, visit, parts, whole);
-    if (whole) return visit.unit.index;
+    if (awaited > 1 && !last_block(counter, static_cast<uint32_t>(awaited))) return own_index();
+    if (whole || awaited > 1) reduce_parts<warps_of(kSteps * kStep)>(d, o, block, parts, whole);
+    if (whole) return own_index();
   }
 }
 
@@ -490,29 +528,29 @@ __global__ void __launch_bounds__(warps_of(kChannels) * 32, kResidentBlocks) att
     place_units<warps_of(kChannels) * 32>(
         g, o.batch, o.tensor, block.ring.as<int64_t>(),
         [&](int32_t s) { return weighed(d.segment[s]); },
-        [&](int32_t index, int64_t place) { store_shared(block.start + index, place); });
+        [&](int32_t index, int64_t place) { store_shared(block.start + index, static_cast<int32_t>(place)); });
     sync_block();
   } else {
     wait_for_previous_launch();
   }
-  const auto start_of = [&](int32_t unit) { return g.own_plan ? load_shared(block.start + unit) : load_global(d.start + unit); };
+  const auto start_of = [&](int32_t unit) { return g.own_plan ? int64_t{load_shared(block.start + unit)} : load_global(d.start + unit); };
   Cuts cuts = {};
   cuts.total = start_of(g.units);
   if (cuts.total == 0) return wait_for_previous_launch();  // else some block does: one has to, or what comes behind this launch would overtake prepare
-  const int64_t wanted = quotient(cuts.total, d.least);
-  cuts.blocks = wanted < 1 ? 1 : wanted < grid_x() ? static_cast<int32_t>(wanted) : grid_x();
+  const int32_t wanted = divide(static_cast<int32_t>(start_of(g.units + 1)), d.least);
+  cuts.blocks = wanted < 1 ? 1 : wanted < grid_x() ? wanted : grid_x();
   // A block that has something of two units takes twice what a piece costs besides its tiles. Units of one weight have blocks of their own.
-  if (const int32_t shared = cuts.blocks % g.units; shared * 16 <= cuts.blocks) cuts.blocks -= shared;
+  if (const int32_t shared = cuts.blocks - divide(cuts.blocks, g.units) * g.units; shared * 16 <= cuts.blocks) cuts.blocks -= shared;
   if (block_x() >= cuts.blocks) return;
   cuts.each = quotient(cuts.total, cuts.blocks);
-  cuts.rest = static_cast<int32_t>(cuts.total - cuts.each * cuts.blocks);
+  cuts.rest = divide(static_cast<int32_t>(cuts.total - cuts.each * cuts.blocks) << kRestBits, cuts.blocks) + 1;
   cuts.from = stretch_of(cuts, block_x()), cuts.to = stretch_of(cuts, block_x() + 1);
   if (thread_index() == 0) put(block.visit, cuts);
   // The last unit that begins at `from` or in front of it; a lane for each of 32 candidates.
   int32_t low = 0, high = g.units;
 #pragma unroll 1
   while (high - low > 1) {
-    const int32_t apart = (high - low + 31) / 32, candidate = low + lane_index() * apart;
+    const int32_t apart = divide_up(high - low, 32), candidate = low + lane_index() * apart;
     const int64_t start = start_of(candidate < high ? candidate : low);
     const int32_t reached = count_bits(ballot(candidate < high && start <= cuts.from));
     low += (reached - 1) * apart;
@@ -523,7 +561,7 @@ __global__ void __launch_bounds__(warps_of(kChannels) * 32, kResidentBlocks) att
 #pragma unroll 1
   for (int32_t index = low; index < g.units; ++index) {
     const int64_t start = start_of(index);
-    if (start >= get<Cuts>(block.visit).to) return;
+    if (start >= read_shared<Cuts>(block.visit).to) return;
     if (start_of(index + 1) > start) index = visit_unit<T, kSteps, kCodes>(d, o, block, index, start);
   }
 }

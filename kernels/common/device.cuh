@@ -13,6 +13,12 @@ using namespace ptx;
 // A length or width, which the host could not check, forced into what memory was made for. Other contents (slots, pages, indices) are trusted.
 THINK_DEVICE int32_t clamp(int32_t value, int32_t most) { return value < 0 ? 0 : value > most ? most : value; }
 
+// Of numbers that are not negative, which spares what the signs take.
+THINK_HOST_DEVICE int32_t divide(int32_t number, int32_t divisor) {
+  return static_cast<int32_t>(static_cast<uint32_t>(number) / static_cast<uint32_t>(divisor));
+}
+THINK_HOST_DEVICE int32_t divide_up(int32_t number, int32_t divisor) { return divide(number + divisor - 1, divisor); }
+
 // As in rank.h.
 THINK_DEVICE float nan_to_infinity(float x) { return x == x ? x : as_float(0x7f800000u); }
 
@@ -129,10 +135,9 @@ THINK_DEVICE float scale_of(const Side &side, int64_t head_of_slot) {
 // A side of one sequence and KV head, resolved as far as the page: SideView of segment.h.
 struct View {
   char *base;
-  int64_t block_stride, row_stride;
+  int64_t block_stride, step;  // bytes; step: from one row to the next, or from one tile
   const int32_t *pages;
   int32_t page_tokens, slot, channels, layout;
-  int64_t tile_bytes;
 };
 
 THINK_DEVICE View view_of(const Side &side, const Run &run, int32_t kv_heads, int32_t sequence, int32_t head) {
@@ -142,25 +147,37 @@ THINK_DEVICE View view_of(const Side &side, const Run &run, int32_t kv_heads, in
   view.channels = width_of(side, head_of_slot);
   view.base = side.base + (side.head_offset ? load_constant(side.head_offset + head_of_slot) : head * side.head_stride);
   view.block_stride = side.block_stride;
-  view.row_stride = side.layout == THINK_ROWS && side.row_stride ? side.row_stride : static_cast<int64_t>(view.channels) * side.element_bytes;
-  view.tile_bytes = is_codes(side.dtype) ? code_tile(side.keys, view.channels, side.dtype).bytes
-                                         : static_cast<int64_t>(view.channels) * kTileTokens * side.element_bytes;
+  const int64_t bytes = static_cast<int64_t>(view.channels) * side.element_bytes;
+  if (side.layout == THINK_ROWS) {
+    view.step = side.row_stride ? side.row_stride : bytes;
+  } else {
+    view.step = is_codes(side.dtype) ? code_tile(side.keys, view.channels, side.dtype).bytes : bytes * kTileTokens;
+  }
   view.pages = run.pages ? run.pages + sequence * run.pages_stride : nullptr;
   view.page_tokens = run.page_tokens;
   view.layout = side.layout;
   return view;
 }
 
-// Address of a row (THINK_ROWS), or of the tile that holds it (THINK_TILES). `row` counts from the start of the pages or slot.
-THINK_DEVICE char *row_address(const View &view, int32_t row) {
-  int64_t block = view.slot;
-  if (view.pages) {
-    block = load_constant(view.pages + row / view.page_tokens);
-    row %= view.page_tokens;
-  }
-  char *start = view.base + block * view.block_stride;
-  return view.layout == THINK_TILES ? start + row / kTileTokens * view.tile_bytes : start + row * view.row_stride;
+// The page or slot that has a row, and which one of its rows that is: the same for both sides. `row` counts from the start of the pages or slot.
+struct RowInBlock {
+  int64_t block;
+  int32_t row;
+};
+
+THINK_DEVICE RowInBlock find_row(const View &view, int32_t row) {
+  if (!view.pages) return {view.slot, row};
+  const int32_t page = divide(row, view.page_tokens);
+  return {load_constant(view.pages + page), row - page * view.page_tokens};
 }
+
+// Address of a row (THINK_ROWS), or of the tile that holds it (THINK_TILES).
+THINK_DEVICE char *row_address(const View &view, const RowInBlock &place) {
+  char *start = view.base + place.block * view.block_stride;
+  return start + (view.layout == THINK_TILES ? divide(place.row, kTileTokens) : place.row) * view.step;
+}
+
+THINK_DEVICE char *row_address(const View &view, int32_t row) { return row_address(view, find_row(view, row)); }
 
 // ---- chunks of eight 16-bit numbers in shared memory, of which the first `numbers` exist; the others become zero
 

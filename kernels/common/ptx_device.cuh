@@ -18,6 +18,8 @@ THINK_DEVICE int32_t opaque(int32_t x) {
   asm volatile("" : "+r"(x));
   return x;
 }
+// What the compiler cannot know and may rely on.
+THINK_DEVICE void assume(bool x) { __builtin_assume(x); }
 // A unit that defines THINK_OPAQUE_LANES has kernels of so many paths that the addresses of all of them, computed far ahead, would fill the registers: there
 // the compiler knows nothing of a lane, and what follows from it is computed where it is needed.
 #if defined(THINK_OPAQUE_LANES)
@@ -206,6 +208,13 @@ THINK_DEVICE void store_shared(Shared<T> to, Same<T> value) {
   } else {
     asm volatile("st.shared.u8 [%0], %1;" ::"r"(to.address), "r"(static_cast<uint32_t>(bit_copy<uint8_t>(value))) : "memory");
   }
+}
+
+// Any type in the bytes of words. For the compiler an ordinary read: what is not used of it is not loaded.
+template <class T>
+THINK_DEVICE T read_shared(Shared<Words2> from) {
+  static_assert(sizeof(T) % sizeof(Words2) == 0 && alignof(T) <= alignof(Words2));
+  return *static_cast<const T *>(__cvta_shared_to_generic(from.address));
 }
 
 // ---- asynchronous copies -------------------------------------------------------------------------------------------------------------------

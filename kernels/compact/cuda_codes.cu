@@ -298,7 +298,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks) compact_codes(const __grid_
     char *tile = to_tiles ? device::row_address(job.destination, job.destination_first + first) : nullptr;
     if (same_form && rows == kTileTokens) {
       const char *source = device::row_address(job.source, job.source_first + first);
-      for (int32_t i = thread_index(); i < job.source.tile_bytes / 16; i += kThreads) {
+      for (int32_t i = thread_index(); i < job.source.step / 16; i += kThreads) {
         store_global(reinterpret_cast<Words4 *>(tile) + i, load_stream(reinterpret_cast<const Words4 *>(source) + i));
       }
       continue;

@@ -18,6 +18,7 @@ constexpr bool kLargeShared = true;
 
 THINK_DEVICE int32_t thread_index() { return simt::machine().lane().thread; }
 THINK_DEVICE int32_t opaque(int32_t x) { return x; }
+THINK_DEVICE void assume(bool) {}
 THINK_DEVICE int32_t lane_index() { return thread_index() & 31; }
 THINK_DEVICE int32_t warp_index() { return thread_index() >> 5; }
 THINK_DEVICE int32_t block_threads() { return simt::machine().spec().threads; }
@@ -147,6 +148,13 @@ THINK_DEVICE T load_shared(Shared<T> from, Site site = Site::current()) {
   T value;
   std::memcpy(&value, simt::machine().shared(from.bounds, from.address, sizeof(T), false, site), sizeof(T));
   return value;
+}
+template <class T>
+THINK_DEVICE T read_shared(Shared<Words2> from, Site site = Site::current()) {
+  static_assert(sizeof(T) % sizeof(Words2) == 0 && alignof(T) <= alignof(Words2));
+  Words2 words[sizeof(T) / sizeof(Words2)];
+  for (size_t i = 0; i < sizeof(T) / sizeof(Words2); ++i) words[i] = load_shared(from + static_cast<int32_t>(i), site);
+  return bit_copy<T>(words);
 }
 template <class T>
 THINK_DEVICE void store_shared(Shared<T> to, Same<T> value, Site site = Site::current()) {

@@ -196,8 +196,8 @@ simt::Counters moved_counters() {
   return counters;
 }
 
-// Of a warp and part: lengths, widths, slots, places.
-constexpr int64_t kLookups = 10;
+// Of a part: lengths, widths, slots, places; and of each of its warps: pages, constants.
+constexpr int64_t kLookups = 8, kLookupsOfWarp = 2;
 
 struct Model {
   double cache = 0, reads = 0, writes = 0;
@@ -210,7 +210,7 @@ Model model_of(const Problem &problem, const OnDevice &device) {
   const Shape &shape = a.shape;
   const think_segment &host = problem.owned[0]->segment;
   const int64_t units = int64_t{a.batch.count} * shape.kv_heads, columns = shape.group, key = shape.key_channels, value = shape.value_channels;
-  const bool residue = host.key_dtype == THINK_BF16 && columns * 2 <= 8;
+  const bool sparse = columns * 2 <= 8, residue = sparse && host.key_dtype == THINK_BF16;
   const auto steps = [](int64_t channels) { return (channels + 15) / 16; };
   const auto weight_of = [](think_dtype dtype) { return is_quantized(dtype) ? dtype_bits(dtype) + 1 : 16; };
   Model model;
@@ -218,7 +218,7 @@ Model model_of(const Problem &problem, const OnDevice &device) {
     int64_t key, value, weight;
   };
   std::vector<Head> heads;
-  int64_t line = 0;
+  int64_t line = 0, all_tiles = 0;
   for (int64_t unit = 0; unit < units; ++unit) {
     const int32_t sequence = static_cast<int32_t>(unit % a.batch.count), head = static_cast<int32_t>(unit / a.batch.count);
     const SideView keys = side_view(host, Side::keys, shape, a.batch, sequence, head), values = side_view(host, Side::values, shape, a.batch, sequence, head);
@@ -231,27 +231,27 @@ Model model_of(const Problem &problem, const OnDevice &device) {
       model.cache += static_cast<double>(side.layout == THINK_TILES ? tiles * side.tile_bytes : tokens * side.channels * dtype_bytes(side.dtype));
     }
     heads.push_back({keys.channels, values.channels, weight});
-    line += weight;
+    line += weight, all_tiles += tiles;
     // prepare: rows of queries and the index beside each, W, and the offsets for every column.
     const int64_t wanted = predicts(host.key_basis) ? key : keys.channels;
     model.reads += static_cast<double>(columns * wanted * (dtype_bytes(shape.query_dtype) + (host.key_basis ? 4 : 0)));
     if (predicts(host.key_basis)) model.reads += static_cast<double>(2 * dropped * width + 8 * 4 * dropped);
-    model.writes += static_cast<double>(steps(keys.channels) * 256 + 32);
-    // reduce: index, W and offsets of values; outputs, LSE, and the sink that is looked up for each 32 outputs.
+    model.writes += static_cast<double>(steps(keys.channels) * (sparse && !residue ? 128 : 256) + 32);
+    // reduce: index, W and offsets of values; outputs, LSE, and the sink.
     if (host.value_basis) model.reads += static_cast<double>(4 * value);
     if (predicts(host.value_basis)) model.reads += static_cast<double>(2 * values_dropped * values.channels + 4 * values_dropped);
-    if (a.sink_logit) model.reads += static_cast<double>(columns * value);
+    if (a.sink_logit) model.reads += static_cast<double>(columns * 4);
     model.writes += static_cast<double>(columns * (value * dtype_bytes(shape.output_dtype) + 4));
   }
   // The parts: what each block has of each unit, at most one part more than there are blocks and units.
-  const int64_t least = 8 * (steps(key) * weight_of(host.key_dtype) + steps(value) * weight_of(host.value_dtype));
-  int64_t blocks = std::max<int64_t>(1, std::min<int64_t>(device.arguments().shape.attend_blocks, line / least));
+  const int64_t least = sparse ? 6 : 8;  // tiles
+  int64_t blocks = std::max<int64_t>(1, std::min<int64_t>(device.arguments().shape.attend_blocks, all_tiles / least));
   if (const int64_t shared = blocks % units; shared * 16 <= blocks) blocks -= shared;
   int64_t start = 0;
   for (const Head &head : heads) {
-    const int64_t first = ((start + 1) * blocks - 1) / line, last = ((start + head.weight) * blocks - 1) / line, parts = last - first + 1;
+    const int64_t first = ((start + 1) * blocks - 1) / line, last = ((start + head.weight - 64) * blocks - 1) / line, parts = last - first + 1;
     const int64_t folded = device.warps() * (steps(head.key) * 32 * (residue ? 8 : columns) + 32);
-    const int64_t tables = device.warps() * kLookups * 32;
+    const int64_t tables = (kLookups + device.warps() * kLookupsOfWarp) * 32;
     const int64_t partial = (2 + head.value) * 16 * (columns > 4 ? 2 : 1);  // maximum, mass and sums of four columns, or of eight
     model.reads += static_cast<double>(parts * (folded + tables + partial));
     model.writes += static_cast<double>(parts * partial);
