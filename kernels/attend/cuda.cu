@@ -193,7 +193,9 @@ int32_t attend(const Arguments &a, const Extent &extent, const int32_t *query_sl
   g.most_queries = extent.queries;
   g.invariant = shape.batch_invariant;
   const int32_t threads = warps_of(kernel_of(shape)) * 32, units_of_thread = (g.units + threads - 1) / threads;
-  const int64_t unit_weight = kUnitWeight + int64_t{g.segments} * tiles_of(extent.tokens) * tile_weight(shape.key_channels, 16, shape.value_channels, 16);
+  // Places on the line of a plan of its own are 32 bits wide: a wide kernel's shared memory has no room for more.
+  const int64_t most_tiles = int64_t{g.segments} * tiles_of(static_cast<int32_t>(extent.tokens));
+  const int64_t unit_weight = kUnitWeight + most_tiles * tile_weight(shape.key_channels, 16, shape.value_channels, 16);
   g.own_plan = g.units <= kOwnPlanUnits && units_of_thread * g.segments <= kOwnPlanLookups && g.units * unit_weight <= INT32_MAX;
   // The type of what is no code, which is one; f16 where there is none.
   think_dtype dtype = THINK_F16;

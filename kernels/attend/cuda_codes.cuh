@@ -533,7 +533,7 @@ THINK_DEVICE void sum_code_piece(const Decode &d, float scale, float softcap, co
       } else {
         fetch_rows<kTileTokens, kSteps>(stage, at.key, row, rows);
       }
-      const device::View value = located(block, ahead.segment).value;
+      const device::View value = located(block, ahead.segment).value;  // anew, as registers are for the keys until here
       if (device::is_codes(value_type)) {
         fetch_value_codes(stage + keys_at, value, value_type, row, rows);
       } else {

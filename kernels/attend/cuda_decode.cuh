@@ -38,7 +38,7 @@ struct Decode {
   const int64_t *start;
   float *partial;
   uint32_t *counters;  // of units that are cut; then, unless they are invariant, two for each block: of the groups of parts that it leads
-  int32_t least;  // tiles that a block has at least, while there are fewer blocks than in the grid
+  int32_t least;  // tiles that a block has on average at least, while there are fewer blocks than in the grid
   int32_t code_warps, code_words;  // warps that take tiles of codes, and their stages of 16 bytes; 0 where no segment has any
   int32_t shared_bytes;  // of a block
 };
@@ -66,31 +66,24 @@ THINK_DEVICE void put(Shared<Words2> to, const T &value) {
   for (int32_t i = 0; i < InWords<T>::kCount; ++i) store_shared(to + i, copy.words[i]);
 }
 
-// A segment of the unit that a block sums: where its rows are, and how many.
-struct Counts {
+struct Rows {
   int32_t first, length;  // from the start of the pages or slot on
   int32_t tiles, weight;  // weight: of a tile
 };
+
+// A segment of the unit that a block sums: where its rows are, and how many.
 struct Located {
   device::View key, value;
-  Counts rows;
+  Rows rows;
 };
 constexpr int32_t kLocatedWords = InWords<Located>::kCount, kViewWords = InWords<device::View>::kCount;
-
-// Rows of one side at even distances: what a warp adds to its addresses from one share to its next, in bytes; between rows; and what a share is.
-struct Pace {
-  int64_t step, stride;
-  int32_t channels, layout;
-  int64_t unused;
-};
-constexpr int32_t kPaceWords = static_cast<int32_t>(sizeof(Pace) / sizeof(Words4));
 
 // How the unit is cut: parts [i * chunk ...) when it is invariant, else what the blocks that it meets have of it.
 struct Cuts {
   int64_t total, each;   // of the line, and total / blocks, whole
   int64_t from, to;      // the block's stretch of it
   int64_t start, weight; // of the unit
-  int32_t rest, blocks;  // total % blocks / blocks, in 2^-kRestBits, rounded up; blocks that share the line
+  int32_t rest, blocks;  // total % blocks / blocks, in 2^-kRestBits, rounded up or 1 more; blocks that share the line
   int32_t tiles, chunk;  // of the unit; chunk: 0 = not invariant
   int32_t begins, ends;  // the unit, on this block's stretch: 0 or 1
 };
@@ -111,7 +104,6 @@ struct Block {
   Shared<int32_t> start;           // [units + 2], where the block has made the plan: 32 bits are enough for that
   Shared<Words2> folded;           // queries of each warp, where they have no place in registers
   Shared<Words4> ring;             // of all warps; between pieces the place where they merge
-  Shared<Words4> paces;            // of each warp, for keys and for values
   SharedCarver behind;             // for the reduction: what begins in front of those two and ends where the ring does
 };
 
@@ -189,7 +181,6 @@ THINK_HOST_DEVICE Block take_block(SharedCarver &carver, int32_t key_channels, i
   block.segments = carver.take<Words2>(THINK_MAX_SEGMENTS * kLocatedWords);
   block.visit = carver.take<Words2>(kVisitWords);
   block.start = carver.take<int32_t>(kOwnPlanUnits + 2);
-  block.paces = carver.take<Words4>(static_cast<uint32_t>(warps * 2 * kPaceWords));
   carver.next = (carver.next + 127) / 128 * 128;
   block.behind = carver;
   SharedCarver reduction = carver;
@@ -382,7 +373,7 @@ THINK_DEVICE int32_t cut(const Geometry &g, const Block &block, int64_t distance
   int32_t before = 0;
 #pragma unroll 1
   for (int32_t s = 0; s < g.segments; ++s) {
-    const Counts rows = located(block, s).rows;
+    const Rows rows = located(block, s).rows;
     const int32_t tiles = rows.tiles, weight = rows.weight;
     const int64_t whole = int64_t{tiles} * weight;
     if (distance >= at + whole) {
@@ -397,7 +388,8 @@ THINK_DEVICE int32_t cut(const Geometry &g, const Block &block, int64_t distance
 
 // Where a block's stretch begins: block * total / blocks. What rounding added to the rest is less than 1 / blocks.
 constexpr int32_t kRestBits = 21;
-static_assert(kMostBlocks <= 1 << kRestBits / 2, "all blocks times the rest fit in 31 bits, and all blocks twice in kRestBits");
+static_assert(kMostBlocks <= 1 << kRestBits / 2, "what rounding adds in all blocks is less than 1 / blocks");
+static_assert(((int64_t{kMostBlocks} - 1) << kRestBits) + kMostBlocks <= INT32_MAX, "all blocks times the rest fit in 31 bits");
 THINK_DEVICE int64_t stretch_of(const Cuts &cuts, int32_t block) { return block * cuts.each + (block * cuts.rest >> kRestBits); }
 // The block that has `place`: a guess in f32, which is off by one at most, as there are fewer than 2^12 blocks.
 THINK_DEVICE int32_t block_at(const Cuts &cuts, int64_t place) {
@@ -719,19 +711,17 @@ struct Stride {
 };
 
 // Begins a stride where at least one whole share is left; rows off the 16 bytes have none.
-template <int32_t kRows, int32_t kWarps>
-THINK_DEVICE Stride stride_from(Shared<Words2> located, int32_t row, int32_t left, Shared<Words4> paces_of_warp) {
-  constexpr int32_t kApart = kWarps * kRows;
-  static_assert(kApart % kTileTokens == 0, "a warp's next share begins where this one does in its tile");
+template <int32_t kRows, int32_t kApart>
+THINK_DEVICE Stride stride_from(Shared<Words2> segment, int32_t row, int32_t left) {
+  if (left < kRows) return {};  // there may be no page for such a row
   Stride stride = {};
-  sync_warp();
-  const device::View of_both = read_shared<device::View>(located);
+  const device::View of_both = read_shared<device::View>(segment);
   const device::RowInBlock place = device::find_row(of_both, row);
   if (of_both.pages && of_both.page_tokens - place.row < left) left = of_both.page_tokens - place.row;
   if (left < kRows) return {};
 #pragma unroll 1
   for (int32_t values = 0; values < 2; ++values) {
-    const device::View view = read_shared<device::View>(located + values * kViewWords);
+    const device::View view = read_shared<device::View>(segment + values * kViewWords);
     const bool tiles = view.layout == THINK_TILES;
     if (!tiles && view.channels % 8 != 0) return {};
     const char *address = device::row_address(view, place);
@@ -745,31 +735,25 @@ THINK_DEVICE Stride stride_from(Shared<Words2> located, int32_t row, int32_t lef
     } else {
       stride.key = chunk, stride.key_place = staged;
     }
-    const Pace pace = {tiles ? kApart / kTileTokens * view.step : kApart * apart, apart, view.channels, view.layout, 0};
-    if (lane_index() == 0) put((paces_of_warp + values * kPaceWords).as<Words2>(), pace);
   }
   stride.shares = divide(left - kRows, kApart) + 1;
-  sync_warp();
   return stride;
 }
 
-// Fetches a share and goes on to the next.
-template <int32_t kRows, int32_t kSteps>
-THINK_DEVICE void fetch_share(Shared<Words4> keys, Shared<Words4> values, Stride &stride, Shared<Words4> paces_of_warp) {
-  struct Halves {
-    Words4 x, y;
-  };
-  const auto pace_of = [&](int32_t side) {
-    return bit_copy<Pace>(Halves{load_shared(paces_of_warp + side * kPaceWords), load_shared(paces_of_warp + side * kPaceWords + 1)});
-  };
-  const Pace of_keys = pace_of(0), of_values = pace_of(1);
-  if (of_keys.layout == THINK_TILES) {
-    fetch_whole_tile<kRows, kSteps>(keys, stride.key, of_keys.channels, stride.key_place);
+// Fetches a share and goes on to the warp's next, kApart rows further on.
+template <int32_t kRows, int32_t kSteps, int32_t kApart>
+THINK_DEVICE void fetch_share(Shared<Words4> keys, Shared<Words4> values, Stride &stride, Shared<Words2> segment) {
+  static_assert(kApart % kTileTokens == 0, "the next share begins where this one does in its tile");
+  const device::View key = read_shared<device::View>(segment), value = read_shared<device::View>(segment + kViewWords);
+  if (key.layout == THINK_TILES) {
+    fetch_whole_tile<kRows, kSteps>(keys, stride.key, key.channels, stride.key_place);
+    stride.key += kApart / kTileTokens * key.step;
   } else {
-    fetch_whole_rows<kRows, kSteps>(keys, stride.key, of_keys.stride, of_keys.channels, stride.key_place);
+    fetch_whole_rows<kRows, kSteps>(keys, stride.key, key.step, key.channels, stride.key_place);
+    stride.key += kApart * key.step;
   }
-  fetch_whole_rows<kRows, kSteps>(values, stride.value, of_values.stride, of_values.channels, stride.value_place);
-  stride.key += of_keys.step, stride.value += of_values.step;
+  fetch_whole_rows<kRows, kSteps>(values, stride.value, value.step, value.channels, stride.value_place);
+  stride.value += kApart * value.step;
   --stride.shares;
 }
 
@@ -780,7 +764,6 @@ THINK_DEVICE void sum_piece(const Decode &d, float scale, float softcap, const B
   constexpr int32_t kShares = kTileTokens / kRows, kWarps = warps_of(kSteps * kStep);
   const int32_t warp = warp_index(), keys_at = key_words(g.key_channels, kRows), words = stage_words(g.key_channels, g.value_channels);
   const Shared<Words4> ring = block.ring + warp * kStages * words;
-  const Shared<Words4> paces = block.paces + warp * 2 * kPaceWords;
   Cursor ahead = cursor;  // of what is fetched
   Stride stride = {};
   const auto fetch = [&](int32_t share, int32_t round) {
@@ -790,13 +773,13 @@ THINK_DEVICE void sum_piece(const Decode &d, float scale, float softcap, const B
       int32_t row = 0, left = 0;  // of the pages or slot; in the segment, from there on
       if (stride.shares == 0) {
         advance(ahead, block, tile);
-        const Counts rows = located(block, ahead.segment).rows;
+        const Rows rows = located(block, ahead.segment).rows;
         const int32_t behind = share * kRows - ahead.begin * kTileTokens;
         row = rows.first + behind, left = rows.length - behind;
-        stride = stride_from<kRows, kWarps>(block.segments + ahead.segment * kLocatedWords, row, left, paces);
+        stride = stride_from<kRows, kWarps * kRows>(block.segments + ahead.segment * kLocatedWords, row, left);
       }
       if (stride.shares > 0) {
-        fetch_share<kRows, kSteps>(stage, stage + keys_at, stride, paces);
+        fetch_share<kRows, kSteps, kWarps * kRows>(stage, stage + keys_at, stride, block.segments + ahead.segment * kLocatedWords);
       } else {
         if (left > kRows) left = kRows;
 #pragma unroll 1

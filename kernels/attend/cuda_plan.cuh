@@ -23,10 +23,10 @@ constexpr int32_t kPrepareThreads = kColumns * 32;
 constexpr int32_t kPrepareBlocks = 2;    // of a multiprocessor, at least: as many registers as that allows, or ptxas spills for the sake of more
 constexpr int32_t kWeightRows = 8;       // of W that a thread asks for at once
 constexpr int32_t kUnitWeight = 64;      // what a unit costs besides its tiles, in rows of a tile (64 bytes)
-constexpr int32_t kLeastTiles = 8;       // that a block should have before there are more blocks, as more partial results take longer than tiles do
+constexpr int32_t kLeastTiles = 8;       // that a block should have on average before there are more, as more partial results take longer than tiles do
 constexpr int32_t kLeastSparse = 6;      // the same of four columns or fewer, whose partial results are half as large
 constexpr int32_t kLeastItem = 8;        // tiles of an item of an invariant unit
-constexpr int32_t kCountedTiles = 1 << 20;  // beyond which no thread counts on: no device has as many blocks
+constexpr int32_t kCountedTiles = 1 << 20;  // of a thread, beyond which it counts no further: all threads' fit in 32 bits, and are enough for any grid
 constexpr int32_t kMaxItems = 32;        // of a unit, when cuts may depend on nothing but the unit
 constexpr int32_t kOwnPlanUnits = 256;   // up to which each block of the decode kernel weighs all units, which takes less time than to wait for a plan,
 constexpr int32_t kOwnPlanLookups = 8;   // as long as no thread has to look at more segments of units
@@ -158,15 +158,15 @@ THINK_DEVICE void place_units(const Geometry &g, const Batch &batch, const think
                               const Store &store) {
   const int32_t each = divide_up(g.units, kThreads), first = thread_index() * each, end = first + each < g.units ? first + each : g.units;
   struct Weight {
-    int64_t bytes;
+    int64_t line;
     int32_t tiles;
   };
   const auto weight_of = [&](const Unit &unit) {
-    Weight weight = {kUnitWeight, 0};
+    Weight weight = {kUnitWeight, 1};  // one without tiles takes its time too
 #pragma unroll 1
     for (int32_t s = 0; s < g.segments; ++s) {
       const SegmentTiles tiles = tiles_of_segment(g, segment(s), unit);
-      weight.bytes += static_cast<int64_t>(tiles.count) * tiles.weight;
+      weight.line += static_cast<int64_t>(tiles.count) * tiles.weight;
       weight.tiles = device::clamp(weight.tiles + tiles.count, kCountedTiles);
     }
     return weight;
@@ -200,7 +200,7 @@ THINK_DEVICE void place_units(const Geometry &g, const Batch &batch, const think
     if (pass == 0 || each > 1) {
       for_each_unit([&](int32_t index, const Weight &weight) {
         if (pass == 1) store(index, before + sum);
-        sum += weight.bytes;
+        sum += weight.line;
         if (pass == 0) tiles = device::clamp(tiles + weight.tiles, kCountedTiles);
       });
     } else if (first < end) {

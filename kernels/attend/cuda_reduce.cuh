@@ -429,7 +429,7 @@ THINK_DEVICE int32_t visit_unit(const Decode &d, const Output &o, const Block &b
     } else if (const int32_t s = late_thread() - 32; s >= 0 && s < g.segments) {
       const DecodeSegment &segment = d.segment[s];
       const SegmentTiles tiles = tiles_of_segment(g, weighed(segment), visit.unit);
-      const Counts rows = {device::first_of(segment.run, visit.unit.sequence, visit.unit.head),
+      const Rows rows = {device::first_of(segment.run, visit.unit.sequence, visit.unit.head),
                            device::length_of(segment.run, visit.unit.sequence, visit.unit.head), tiles.count, tiles.weight};
       put(block.segments + (s * kLocatedWords + 2 * kViewWords), rows);
     }
@@ -441,7 +441,7 @@ THINK_DEVICE int32_t visit_unit(const Decode &d, const Output &o, const Block &b
     cuts.tiles = 0, cuts.weight = 0, cuts.chunk = 0;
 #pragma unroll 1
     for (int32_t s = 0; s < g.segments; ++s) {
-      const Counts rows = located(block, s).rows;
+      const Rows rows = located(block, s).rows;
       cuts.tiles += rows.tiles;
       cuts.weight += int64_t{rows.weight} * rows.tiles;
     }
@@ -476,7 +476,7 @@ THINK_DEVICE int32_t visit_unit(const Decode &d, const Output &o, const Block &b
       } else {
         sum_piece<T, stage_rows(kSteps * kStep), kSteps, kSteps>(d, o.scale, o.softcap, block, cursor, begin, end, place);
       }
-      if (!read_shared<Visit>(block.visit).cuts.chunk) break;  // all of the run
+      if (!read_shared<Visit>(block.visit).cuts.chunk) break;  // without items a run is one piece
       own = run_on_stretch(d, block, run);
       at = end_of_piece(block, begin, own.end);
     }

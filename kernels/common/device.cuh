@@ -17,7 +17,10 @@ THINK_DEVICE int32_t clamp(int32_t value, int32_t most) { return value < 0 ? 0 :
 THINK_HOST_DEVICE int32_t divide(int32_t number, int32_t divisor) {
   return static_cast<int32_t>(static_cast<uint32_t>(number) / static_cast<uint32_t>(divisor));
 }
-THINK_HOST_DEVICE int32_t divide_up(int32_t number, int32_t divisor) { return divide(number + divisor - 1, divisor); }
+THINK_HOST_DEVICE int32_t divide_up(int32_t number, int32_t divisor) {
+  const uint32_t wide = static_cast<uint32_t>(divisor);
+  return static_cast<int32_t>((static_cast<uint32_t>(number) + wide - 1) / wide);
+}
 
 // As in rank.h.
 THINK_DEVICE float nan_to_infinity(float x) { return x == x ? x : as_float(0x7f800000u); }

@@ -10,6 +10,7 @@
 //   - Collectives (names of PTX) need all 32 lanes of the warp, unless a mask is an argument.
 //   - Blocks are one-dimensional and a multiple of 32 threads; grids have up to three dimensions.
 //   - For the compiler all memory functions and barriers stay in the order in which they are written; ptxas, which knows what they touch, overlaps them.
+//     Only read_shared() may be left out in part, and stays between the stores and barriers around it.
 #pragma once
 
 #include <cstdint>

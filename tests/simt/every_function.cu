@@ -82,6 +82,8 @@ __global__ void __launch_bounds__(64) everything_kernel(const __grid_constant__ 
   cp_async_wait<0>();
   sync_named(1, block_threads());
   uint32_t bits = load_shared((ring + (i ^ 1)).as<uint32_t>()) + load_shared((ring + 64 + (i ^ 1)).as<uint32_t>() + 3);
+  assume(i >= 0);
+  bits += read_shared<Words2>((ring + 64 + (i ^ 1)).as<Words2>()).y;
 
   float x = arithmetic<F16>(as_float(0x3f800000u)) + arithmetic<BF16>(1.0f) + matrices<F16>(scratch + warp_index() * 32);
   x += matrices<BF16>(scratch + warp_index() * 32);

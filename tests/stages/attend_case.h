@@ -416,6 +416,7 @@ struct Problem {
       own.pages.resize(blocks);
       std::iota(own.pages.begin(), own.pages.end(), 0);
       for (int64_t i = blocks - 1; i > 0; --i) std::swap(own.pages[i], own.pages[random.below(i + 1)]);
+      own.pages.pop_back();  // the last table ends with its last page
       segment.pages = own.pages.data();
     }
     segment.page_tokens = static_cast<int32_t>(block_tokens);

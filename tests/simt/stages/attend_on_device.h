@@ -231,7 +231,7 @@ Model model_of(const Problem &problem, const OnDevice &device) {
       model.cache += static_cast<double>(side.layout == THINK_TILES ? tiles * side.tile_bytes : tokens * side.channels * dtype_bytes(side.dtype));
     }
     heads.push_back({keys.channels, values.channels, weight});
-    line += weight, all_tiles += tiles;
+    line += weight, all_tiles += tiles + 1;
     // prepare: rows of queries and the index beside each, W, and the offsets for every column.
     const int64_t wanted = predicts(host.key_basis) ? key : keys.channels;
     model.reads += static_cast<double>(columns * wanted * (dtype_bytes(shape.query_dtype) + (host.key_basis ? 4 : 0)));

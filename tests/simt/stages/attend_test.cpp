@@ -227,7 +227,7 @@ TEST_P(AttendOnDevice, WideUnitsAreReducedInGroups) {
       c.queries = {1};
       c.key_channels = c.value_channels = channels;
       c.sink = true;
-      SegmentSpec compact = segment({5000}), more = segment({2100});
+      SegmentSpec compact = segment({9000}), more = segment({2100});
       compact.key_kept = {16};
       compact.value_kept = {channels / 2 - 8};
       more.key_layout = THINK_ROWS;
@@ -235,10 +235,41 @@ TEST_P(AttendOnDevice, WideUnitsAreReducedInGroups) {
       c.segments = {compact, more};
       const Problem problem(c);
       OnDevice device(problem, 5, invariant, 64);
+      EXPECT_GT(device.arguments().shape.attend_blocks, (9000 + 2100) / 32 / 8);  // more than are reduced at once
       const Result result = device.run();
       ASSERT_FALSE(simt::machine().fault()) << simt::machine().fault().text();
       expect_close(problem, result, "wide");
     }
+  }
+}
+
+// As many parts as are reduced at once, and one more, which is a group of its own.
+TEST_P(AttendOnDevice, PartsOfOneGroupAndOneMore) {
+  for (const int32_t tiles : {6 * 32, 6 * 33}) {
+    Case c;
+    c.kv_heads = 1;
+    c.group = 4;
+    c.queries = {1};
+    c.segments = {segment({(tiles - 1) * 32})};  // a unit counts as a tile
+    const Problem problem(c);
+    OnDevice device(problem, 3, false, 64);
+    const Result result = device.run();
+    ASSERT_FALSE(simt::machine().fault()) << simt::machine().fault().text();
+    expect_close(problem, result, std::to_string(tiles / 6) + " parts");
+  }
+}
+
+// Half tiles behind the last row of a page, of which there is no next one.
+TEST_P(AttendOnDevice, SegmentsThatEndInsideOfAPage) {
+  for (const int32_t length : {8, 12, 40}) {
+    Case c;
+    c.key_channels = c.value_channels = 128;
+    SegmentSpec s = segment({length});
+    s.key_layout = THINK_ROWS;
+    s.page_tokens = 64;
+    s.first = {64 - 12};
+    c.segments = {s};
+    check_on_device(c);
   }
 }
 
