@@ -57,7 +57,10 @@ const char *device_open(device *device, const char *name) {
   size_t i;
   memset(device, 0, sizeof *device);
   if (strcmp(name, "cpu") == 0) return NULL;
-  if (strncmp(name, "cuda", 4) != 0 || (name[4] != 0 && name[4] != ':')) return "expected cpu, cuda or cuda:N";
+  if (strncmp(name, "cuda", 4) != 0 || (name[4] != 0 && name[4] != ':')) {
+    fprintf(stderr, "device: expected cpu, cuda or cuda:N, got '%s'\n", name);
+    exit(2);
+  }
   device->cuda = 1;
   device->index = name[4] ? atoi(name + 5) : 0;
   library = dlopen("libcuda.so.1", RTLD_NOW);

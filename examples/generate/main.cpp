@@ -49,9 +49,15 @@ std::string read_text(const std::string &path) {
   return text;
 }
 
-// One line on stderr that replaces itself, for people only.
+// On stderr: on a terminal one line that replaces itself, else a line for each kind of work, by its text in front of the first figure.
 void show(const std::string &text) {
-  if (isatty(STDERR_FILENO)) std::fprintf(stderr, "\r\033[K%s", text.c_str());
+  static std::string last;
+  if (isatty(STDERR_FILENO)) {
+    std::fprintf(stderr, "\r\033[K%s", text.c_str());
+  } else if (const std::string kind = text.substr(0, text.find_first_of("0123456789")); !kind.empty() && kind != last) {
+    std::fprintf(stderr, "%s\n", text.c_str());
+    last = kind;
+  }
 }
 
 think_dtype cache_type(const Arguments &arguments) { return arguments.cache == "f32" ? THINK_F32 : THINK_F16; }

@@ -67,8 +67,8 @@ make -C "$root/examples/pkgconfig_consumer" O="$work" CFLAGS='-Wall -Wextra -Wer
 grep -q '^KV head 0 keeps channels 0 1 2 ' "$work/printed" && grep -q '^KV head 1 keeps channels .* 13 14 15$' "$work/printed" ||
   { cat "$work/printed" >&2; fail "examples/pkgconfig_consumer keeps other channels"; }
 
-# the example of the README, as printed: its first block of C
-python3 - "$root/README.md" "$work/example.c" <<'PY' || fail "README.md has no C example"
+# the example of the README, as printed: its first block of C; and with what its second block puts in the place of one call
+python3 - "$root/README.md" "$work/example.c" "$work/chosen.c" <<'PY' || fail "README.md has no C example"
 import re, sys
 blocks = re.findall(r"^```c\n(.*?)^```", open(sys.argv[1], encoding="utf-8").read(), flags=re.S | re.M)
 if not blocks or "main(" not in blocks[0]:
@@ -76,11 +76,17 @@ if not blocks or "main(" not in blocks[0]:
 lines = [line for line in blocks[0].splitlines() if line.strip()]
 if len(lines) > 40:
     sys.exit(f"the example has {len(lines)} lines; it promises about 25")
+default = "  TRY(think_cache_create(plan, NULL, &cache, &error));\n"
+if len(blocks) < 2 or blocks[0].count(default) != 1:
+    sys.exit("README.md does not say how to choose what is kept")
 open(sys.argv[2], "w", encoding="utf-8").write(blocks[0])
+open(sys.argv[3], "w", encoding="utf-8").write(blocks[0].replace(default, blocks[1]))
 PY
-# shellcheck disable=SC2086
-${CC:-cc} -std=c99 -Wall -Wextra -Werror "$work/example.c" -o "$work/example" $flags -lm || fail "the README's example does not compile"
-(cd "$work" && ./example >example.out) || fail "the README's example does not run"
-[ -s "$work/example.out" ] || fail "the README's example prints nothing"
+for program in example chosen; do
+  # shellcheck disable=SC2086
+  ${CC:-cc} -std=c99 -Wall -Wextra -Werror "$work/$program.c" -o "$work/$program" $flags -lm || fail "the README's $program.c does not compile"
+  (cd "$work" && "./$program" >"$program.out") || fail "the README's $program.c does not run"
+done
+grep -q ' take 3.22$' "$work/example.out" && grep -q ' take 0.82$' "$work/chosen.out" || fail "the README's examples print something else than it says"
 echo "the installed package works; the README's example printed:"
 sed 's/^/  /' "$work/example.out"
