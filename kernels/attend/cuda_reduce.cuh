@@ -430,7 +430,7 @@ THINK_DEVICE int32_t visit_unit(const Decode &d, const Output &o, const Block &b
       const DecodeSegment &segment = d.segment[s];
       const SegmentTiles tiles = tiles_of_segment(g, weighed(segment), visit.unit);
       const Rows rows = {device::first_of(segment.run, visit.unit.sequence, visit.unit.head),
-                           device::length_of(segment.run, visit.unit.sequence, visit.unit.head), tiles.count, tiles.weight};
+                         device::length_of(segment.run, visit.unit.sequence, visit.unit.head), tiles.count, tiles.weight};
       put(block.segments + (s * kLocatedWords + 2 * kViewWords), rows);
     }
     visit.queries = static_cast<int32_t>(device::rows_of(o.tensor, o.batch, visit.unit.sequence, g.most_queries).count);
