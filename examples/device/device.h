@@ -14,7 +14,7 @@ typedef struct device {
 
 enum { EXIT_SKIPPED = 77 };
 
-/* "cpu", "cuda" or "cuda:N". Returns NULL, or why the device cannot be used. */
+/* "cpu", "cuda" or "cuda:N"; any other name ends the program with exit code 2. Returns NULL, or why the device cannot be used. */
 const char *device_open(device *device, const char *name);
 
 void *device_allocate(const device *device, size_t bytes); /* zeroed, aligned to 64, never freed before the program ends */
