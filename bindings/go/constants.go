@@ -91,7 +91,7 @@ const (
 	ISAPortable = 0
 	// AVX2, FMA, F16C
 	ISAAVX2 = 1
-	// AVX-512 F, BW, DQ, VL
+	// AVX-512 F, BW, DQ, VL, and BMI2
 	ISAAVX512 = 2
 	// the same with BF16, VNNI and VBMI; attend multiplies codes as integers
 	ISAAVX512BF16 = 3

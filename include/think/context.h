@@ -98,7 +98,7 @@ THINK_API void think_context_destroy(think_context *context);
 
 #define THINK_ISA_PORTABLE 0
 #define THINK_ISA_AVX2 1       /* AVX2, FMA, F16C */
-#define THINK_ISA_AVX512 2     /* AVX-512 F, BW, DQ, VL */
+#define THINK_ISA_AVX512 2     /* AVX-512 F, BW, DQ, VL, and BMI2 */
 #define THINK_ISA_AVX512BF16 3 /* the same with BF16, VNNI and VBMI; attend multiplies codes as integers */
 #define THINK_ISA_NEON 4       /* AArch64 Advanced SIMD */
 

@@ -42,20 +42,19 @@ struct Ahead {
 // those of the one behind it into the second, from where the first has them in time. Row after row: memory gives half as much when they are read across.
 struct NextTiles {
   const char *const *rows;  // of the next tile and the one behind it
-  int64_t row_bytes, byte = 0;
-  int32_t row = 0, share;  // lines that are fetched with a part of the work
+  int64_t row_bytes;
+  int32_t work, due = 0, row = 0;
 
-  // The work on a tile has so many parts.
-  NextTiles(const char *const *next, int64_t bytes, int32_t parts)
-      : rows(next), row_bytes(bytes), share(static_cast<int32_t>((kTileTokens * ((bytes + 63) / 64) + parts - 1) / parts)) {}
-  [[gnu::always_inline]] inline void fetch_part() {
-    for (int32_t line = 0; line < share && row < kTileTokens; ++line) {
-      prefetch_near(rows[row] + byte);
-      prefetch_far(rows[row + kTileTokens] + byte);
-      byte += 64;
-      if (byte < row_bytes) continue;
-      byte = 0;
-      ++row;
+  // All the work on a tile, in the unit of fetch_for().
+  NextTiles(const char *const *next, int64_t bytes, int32_t all) : rows(next), row_bytes(bytes), work(all) {}
+  // What is due with a part of it.
+  inline void fetch_for(int32_t part) {
+    for (due += part * kTileTokens; due >= work && row < kTileTokens; due -= work, ++row) {
+      const char *near = rows[row], *far = rows[row + kTileTokens];
+      for (int64_t byte = 0; byte < row_bytes; byte += 64) {
+        prefetch_near(near + byte);
+        prefetch_far(far + byte);
+      }
     }
   }
 };

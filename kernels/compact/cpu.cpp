@@ -3,6 +3,7 @@
 
 #include <cstring>
 #include <initializer_list>
+#include <iterator>
 
 #include "compact.h"
 
@@ -107,7 +108,8 @@ Map map_of(const Kernels &kernels, const Run &run) {
   map.kept = run.destination.channels;
   map.index = run.index;
   std::memset(map.mask, 0, sizeof map.mask);
-  for (int32_t i = 0; i < map.kept; ++i) {
+  if (!run.index) std::memset(map.mask, 0xff, static_cast<size_t>(map.kept / 8));
+  for (int32_t i = run.index ? 0 : map.kept / 8 * 8; i < map.kept; ++i) {
     const int32_t channel = run.index ? run.index[i] : i;
     map.mask[channel / 8] |= static_cast<uint8_t>(1u << channel % 8);
   }
@@ -184,7 +186,7 @@ void quantize_tile(const Kernels &kernels, const Run &run, const Block &block, b
   }
   if (run.most) return kernels.largest(rows, block.count, channels, block.source_dtype, run.most);
   const SideView &to = run.destination;
-  const Encode to_codes{rows, channels, block.count, block.source_dtype, to.dtype, keys, block.destination, block.stream, to.scale};
+  const Encode to_codes{rows, channels, block.count, block.source_dtype, to.dtype, keys, block.destination, block.stream, to.scale, block.f8_steps};
   kernels.encode(to_codes, fetches ? &block : nullptr);
 }
 
@@ -248,17 +250,37 @@ void move_tile(const Kernels &kernels, const Run &run, int64_t tile, const Block
   store_tile(kernels, run, first, count, block, from_rows);
 }
 
-void move_tiles(const Kernels &kernels, const Bundle &bundle, int64_t begin, int64_t end, bool stream) {
+// Tiles of a bundle.
+struct Work {
+  Bundle bundle;
+  int64_t begin, end;
+};
+
+// What is made next may be fetched meanwhile, where there is something.
+void move_tiles(const Kernels &kernels, const Work &work, const Work *then, bool stream) {
+  const auto &[bundle, begin, end] = work;
   Map map[kMostHeads];
-  for (int32_t h = 0; h < bundle.heads; ++h) map[h] = map_of(kernels, bundle.run[h]);
+  F8Steps steps[kMostHeads];
+  bool has_steps[kMostHeads];
+  for (int32_t h = 0; h < bundle.heads; ++h) {
+    const Run &run = bundle.run[h];
+    map[h] = map_of(kernels, run);
+    const bool f8_of_f16 = run.source.dtype == THINK_F16 && run.destination.dtype == THINK_F8_E4M3 && !run.most;
+    has_steps[h] = f8_of_f16 && kernels.find_f8_steps(run.destination.scale, steps[h]);
+  }
   const Run &lead = bundle.run[0];
   const int64_t row_bytes = static_cast<int64_t>(lead.source.channels) * dtype_bytes(lead.source.dtype);
   const bool from_rows = lead.source.layout == THINK_ROWS;
-  const char *rows[3 * kTileTokens], *rows_of_head[kTileTokens];  // of this tile and the next two, first head; of this tile, another head
-  const auto find_rows = [&](int64_t tile, const char **addresses) {
-    const int64_t first = tile * kTileTokens, left = tile < end ? lead.count - first : 0, count = left < kTileTokens ? left : kTileTokens;
-    row_addresses(lead.source, lead.source_first + first, count, addresses);
+  // Of this tile and the next two, first head, in a window that slides; of this tile, another head.
+  const char *window[8 * kTileTokens], **rows = window, *rows_of_head[kTileTokens];
+  const auto find_rows_of = [](const Run &run, int64_t tile, int64_t end_of_run, const char **addresses) {
+    const int64_t first = tile * kTileTokens, left = tile < end_of_run ? run.count - first : 0, count = left < kTileTokens ? left : kTileTokens;
+    row_addresses(run.source, run.source_first + first, count, addresses);
     for (int64_t t = count; t < kTileTokens; ++t) addresses[t] = zero_row;
+  };
+  const auto find_rows = [&](int64_t tile, const char **addresses) {
+    const bool goes_on = tile >= end && then && then->bundle.run[0].source.layout == THINK_ROWS;
+    goes_on ? find_rows_of(then->bundle.run[0], then->begin + tile - end, then->end, addresses) : find_rows_of(lead, tile, end, addresses);
   };
   Block block{};
   block.stream = stream;
@@ -273,13 +295,18 @@ void move_tiles(const Kernels &kernels, const Bundle &bundle, int64_t begin, int
   for (int64_t tile = begin; tile < end; ++tile) {
     const bool last = tile + 1 == end;
     if (from_rows) {
-      std::memmove(rows, rows + kTileTokens, beforehand * kTileTokens * sizeof *rows);
+      rows += kTileTokens;
+      if (rows + (beforehand + 1) * kTileTokens > std::end(window)) {
+        std::memcpy(window, rows, beforehand * kTileTokens * sizeof *rows);
+        rows = window;
+      }
       find_rows(tile + beforehand, rows + beforehand * kTileTokens);
     }
     // Rows behind the end of a run are not of memory that may be fetched as if other heads followed.
     const int64_t whole = (lead.count - tile * kTileTokens) / kTileTokens;
     for (int32_t h = 0; h < bundle.heads; ++h) {
       block.map = &map[h];
+      block.f8_steps = has_steps[h] ? &steps[h] : nullptr;
       block.destination_stride = bundle.run[h].destination.row_stride;
       block.rows = rows;
       block.known = last || bundle.heads > 1 ? kTileTokens : 2 * kTileTokens;
@@ -310,7 +337,7 @@ void measure(const Kernels &kernels, const Arguments &arguments, const Parallel 
       bundle.heads = 0;
       bundle.tile_cost = 0;
       bundle.add(run);
-      if (run.tiles > 0) move_tiles(kernels, bundle, 0, run.tiles, false);
+      if (run.tiles > 0) move_tiles(kernels, {bundle, 0, run.tiles}, nullptr, false);
       float largest = 0;
       for (int32_t c = 0; c < run.destination.channels; ++c) largest = most[c] > largest ? most[c] : largest;
       scale[static_cast<int64_t>(run.destination.slot) * heads + head] = f8_scale_of(largest);
@@ -321,6 +348,8 @@ void measure(const Kernels &kernels, const Arguments &arguments, const Parallel 
 // Tiles whose place in the list of all tiles, measured in bytes, lies in [begin, end).
 void move_part(const Kernels &kernels, const Arguments &arguments, int64_t begin, int64_t end, bool stream) {
   int64_t start = 0;
+  Work work[2];
+  int32_t found = 0;  // each waits until the one behind it is known
   for_each_bundle(arguments, [&](const Bundle &bundle) {
     const int64_t tiles = bundle.run[0].tiles;
     const auto tile_at = [&](int64_t cost) {
@@ -328,10 +357,15 @@ void move_part(const Kernels &kernels, const Arguments &arguments, int64_t begin
       return tile < tiles ? tile : tiles;
     };
     const int64_t first = tile_at(begin), last = tile_at(end);
-    if (first < last) move_tiles(kernels, bundle, first, last, stream);
+    if (first < last) {
+      Work &next = work[found++ % 2];
+      next = {bundle, first, last};
+      if (found > 1) move_tiles(kernels, work[found % 2], &next, stream);
+    }
     start += tiles * bundle.tile_cost;
     return start < end;
   });
+  if (found > 0) move_tiles(kernels, work[(found - 1) % 2], nullptr, stream);
   if (stream) kernels.finish();
 }
 

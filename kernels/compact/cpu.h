@@ -18,8 +18,15 @@ struct Map {
   uint8_t advance[kMaxChannels * 4 / kChunkBytes];
 };
 
+// What the bits of an f16 make its F8 of one scale (f16_codes.h).
+struct F8Steps {
+  alignas(64) uint16_t normal[32], small[64];
+  uint16_t least_normal, floor, least;
+};
+
 struct Block {
   const Map *map;
+  const F8Steps *f8_steps;  // of a destination of F8 from f16, or NULL
   const char *const *rows;  // source rows: addresses of 32 (to a tile) or `count` rows, and behind them of those that come next, to be fetched meanwhile
   int32_t known;            // addresses in `rows`
   bool next_tiles;          // there are 96: behind those of this tile those of the next two, or addresses that do no harm
@@ -46,7 +53,8 @@ struct Encode {
   bool keys;
   char *destination;
   bool stream;
-  float scale;  // of F8
+  float scale;           // of F8
+  const F8Steps *steps;  // ... of f16; NULL: not known
 };
 
 // f32 numbers from a tile of codes.
@@ -66,6 +74,7 @@ struct Kernels {
   void (*rows_to_rows)(const Block &block);
   void (*tile_to_tile)(const Block &block);  // tokens behind `count` become zero
   void (*tile_to_rows)(const Block &block);
+  bool (*find_f8_steps)(float scale, F8Steps &);       // false: this instruction set or scale has none
   void (*encode)(const Encode &, const Block *ahead);  // ahead: its next_tiles are fetched; NULL: none
   void (*decode)(const Decode &);
   // most[c] = the largest finite magnitude of channel c of `count` rows, or what it was before; numbers behind the last channel may be read.

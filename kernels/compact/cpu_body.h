@@ -345,7 +345,7 @@ void tile_to_rows(const Block &block) {
   bytes_of(block.destination_dtype) == 2 ? tile_to_rows_sized<2>(block) : tile_to_rows_sized<4>(block);
 }
 
-constexpr Kernels kKernels = {kGatherBytes, rows_to_tile, rows_to_rows, tile_to_tile, tile_to_rows, encode, decode, find_largest, finish_stream};
+constexpr Kernels kKernels = {kGatherBytes, rows_to_tile, rows_to_rows, tile_to_tile, tile_to_rows, find_f8_steps, encode, decode, find_largest, finish_stream};
 
 }  // namespace
 }  // namespace think::compact

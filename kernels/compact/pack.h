@@ -2,7 +2,10 @@
 //
 //   max_signed<B> max_unsigned<B> min_unsigned<B>(a, b)  of the bits of numbers of B bytes
 //   by_sign<B>(x, a, b)           a where x is negative, else b
+//   differ_in_sign<B>(a, b)       no number of a is negative, all of b are
 //   once(x)                       x; GCC would load it again for each use that can take it from memory
+//   fused_sub(a, b)               a - b; by the units that multiply, where those that add have to convert as well
+//   round_to_f16(x)               x as the f16 beside it
 //   transpose_lanes(x)            kLaneCount lines: line i, lane l <-> line l, lane i
 //   Words, round_codes<Small>     kLanes codes: (x, most) -> x rounded to nearest even, between 0 and most; NaN becomes 0. Small: |x| < 2^31, and the bound
 //                                 may be left to the functions below
@@ -41,6 +44,11 @@ template <int kBytes>
 inline Line by_sign(Line x, Line a, Line b) {
   return kBytes == 2 ? _mm512_mask_mov_epi16(b, _mm512_movepi16_mask(x), a) : _mm512_mask_mov_epi32(b, _mm512_movepi32_mask(x), a);
 }
+template <int kBytes>
+inline bool differ_in_sign(Line a, Line b) {
+  const Line same = _mm512_ternarylogic_epi32(a, b, b, 0xf3);  // a | ~b
+  return kBytes == 2 ? _mm512_movepi16_mask(same) == 0 : _mm512_movepi32_mask(same) == 0;
+}
 inline Line once(Line x) {
   asm("" : "+v"(x));
   return x;
@@ -58,6 +66,9 @@ inline void transpose_lanes(Line (&x)[kLaneCount]) {
   x[0] = _mm512_shuffle_i32x4(a, c, 0x88), x[1] = _mm512_shuffle_i32x4(a, c, 0xdd);
   x[2] = _mm512_shuffle_i32x4(b, d, 0x88), x[3] = _mm512_shuffle_i32x4(b, d, 0xdd);
 }
+
+inline Vec fused_sub(Vec a, Vec b) { return _mm512_fmsub_ps(a, broadcast(1.0f), b); }
+inline Vec round_to_f16(Vec x) { return _mm512_cvtph_ps(_mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)); }
 
 using Words = __m512i;
 // The minimum of two numbers is the second where one is NaN, and NaN becomes the least integer. Below 0 is left to pack_codes().
@@ -88,39 +99,19 @@ inline void interleave_lanes(Line &a, Line &b) {
   b = _mm512_permutex2var_epi64(a, _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15), b);
   a = first;
 }
-// Does the host leave the processor's f32 as it finds it? Else subnormal numbers may be zeros, and sums rounded another way.
-inline bool rounds_as_usual() { return (_mm_getcsr() & (_MM_DENORMALS_ZERO_MASK | _MM_ROUND_MASK)) == 0; }
-// f8_code_of() of the 32 f16 of a line, as words: half the registers that floats take, but for the product and its rounding. If rounds_as_usual(), for a
-// subnormal f16 is a subnormal f32 here. Scales are between 2^-100 and 2^100.
-inline Line f8_of_f16(Line x, Vec inverse) {
-  // Moved into the place of an f32, an f16 is 2^-112 times as large. The inverse makes up for 2^27 of them, which is as much as the largest one bears.
-  constexpr float kUnit = 0x1p-85f;
-  constexpr int kLeast = 127 - 85 - 6, kDigits = 20;
-  // Added to 2^20 times its power of two, a number is rounded to three binary digits behind the first; below 2^-6 to those of that. The upper half of the
-  // sum's bits is the power, whose exponent e counts codes in steps of 8 from 16 bits on: e << 3 == bits >> 20. The lower half is the digits, 0 to 16, and
-  // 0x10000 - (the least e << 3), so that both halves together are the code: 2^-6 has the least e and digits of 8, and 8 is its code.
-  constexpr float kSum = 0x1p20f + (0x10000 - ((kLeast + kDigits) << 3)) * 0x1p-3f;
-  const Vec factor = mul(inverse, broadcast(kUnit * 0x1p112f));
-  const auto rounded = [&](Line magnitude) {  // of the numbers of 16 bits in the upper half of words, without their signs
-    const Vec product = mul(_mm512_castsi512_ps(_mm512_srli_epi32(magnitude, 3)), factor);
-    const Line power = _mm512_max_epi32(_mm512_and_si512(_mm512_castps_si512(product), _mm512_set1_epi32(0x7f800000)), _mm512_set1_epi32(kLeast << 23));
-    return _mm512_castps_si512(fma(_mm512_castsi512_ps(power), broadcast(kSum), product));
-  };
-  const Line even = rounded(_mm512_and_si512(_mm512_slli_epi32(x, 16), _mm512_set1_epi32(0x7fff0000)));
-  const Line odd = rounded(_mm512_and_si512(x, _mm512_set1_epi32(0x7fff0000)));
-  const Line power = _mm512_mask_mov_epi16(_mm512_srli_epi32(even, 16), 0xaaaaaaaa, odd);
-  const Line digits = _mm512_mask_mov_epi16(even, 0xaaaaaaaa, _mm512_slli_epi32(odd, 16));
-  Line code = _mm512_min_epu16(_mm512_add_epi16(_mm512_srli_epi16(power, 4), digits), _mm512_set1_epi16(kMostF8));
-  const __mmask32 not_finite = _mm512_cmpgt_epi16_mask(_mm512_and_si512(x, _mm512_set1_epi16(0x7fff)), _mm512_set1_epi16(0x7bff));
-  code = _mm512_mask_mov_epi16(code, not_finite, _mm512_set1_epi16(kNanF8));
-  return _mm512_ternarylogic_epi32(code, _mm512_srli_epi16(x, 8), _mm512_set1_epi16(0x80), 0xf8);  // code | (x >> 8 & 0x80)
-}
-// Words a[0 .. 15] and b[0 .. 15], a[16 .. 31] and b[16 .. 31] as bytes a0 b0 a16 b16 a1 ...; words of a, then those of b as bytes.
-inline Line interleave_words(Line a, Line b) {
+// Bytes of words without signs, with the signs of numbers of 16 bits. Of words a[0 .. 15] and b[0 .. 15], a[16 .. 31] and b[16 .. 31]: a0 b0 a16 b16 a1 ...
+inline Line interleave_words(Line a, Line b, Line of_a, Line of_b) {
   const Line order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-  return _mm512_permutexvar_epi16(order, _mm512_or_si512(a, _mm512_slli_epi16(b, 8)));
+  const Line signs = _mm512_ternarylogic_epi32(_mm512_set1_epi16(static_cast<int16_t>(0xff00)), of_b, _mm512_srli_epi16(of_a, 8), 0xca);  // a ? b : c
+  const Line codes = _mm512_or_si512(a, _mm512_slli_epi16(b, 8));
+  return _mm512_permutexvar_epi16(order, _mm512_ternarylogic_epi32(codes, signs, _mm512_set1_epi8(-128), 0xf8));  // a | (b & c)
 }
-inline Line concat_words(Line a, Line b) { return _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), _mm512_packus_epi16(a, b)); }
+// ... those of a, then those of b.
+inline Line concat_words(Line a, Line b, Line of_a, Line of_b) {
+  const Line signs = _mm512_packs_epi16(of_a, of_b);
+  const Line codes = _mm512_ternarylogic_epi32(_mm512_packus_epi16(a, b), signs, _mm512_set1_epi8(-128), 0xf8);
+  return _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), codes);
+}
 inline Line concat_halves(Line a, Line b) { return _mm512_permutex2var_epi64(a, _mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14), b); }
 
 #elif defined(THINK_ISA_UNIT_AVX2)
@@ -141,6 +132,11 @@ template <int kBytes>
 inline Line by_sign(Line x, Line a, Line b) {
   return _mm256_blendv_epi8(b, a, kBytes == 2 ? _mm256_srai_epi16(x, 15) : _mm256_srai_epi32(x, 31));
 }
+template <int kBytes>
+inline bool differ_in_sign(Line a, Line b) {
+  const Line differ = _mm256_andnot_si256(a, b);
+  return (kBytes == 2 ? ~_mm256_movemask_epi8(differ) & static_cast<int>(0xaaaaaaaa) : ~_mm256_movemask_ps(_mm256_castsi256_ps(differ)) & 0xff) == 0;
+}
 inline Line once(Line x) {
   asm("" : "+x"(x));
   return x;
@@ -149,6 +145,9 @@ inline void transpose_lanes(Line (&x)[kLaneCount]) {
   const Line a = x[0];
   x[0] = _mm256_permute2x128_si256(a, x[1], 0x20), x[1] = _mm256_permute2x128_si256(a, x[1], 0x31);
 }
+
+inline Vec fused_sub(Vec a, Vec b) { return _mm256_fmsub_ps(a, broadcast(1.0f), b); }
+inline Vec round_to_f16(Vec x) { return _mm256_cvtph_ps(_mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)); }
 
 using Words = __m256i;
 template <bool kSmall>
@@ -208,8 +207,21 @@ inline Line by_sign(Line x, Line a, Line b) {
   using Signed = SignedLine<kBytes>;
   return reinterpret_cast<Line>(reinterpret_cast<Signed>(x) < 0 ? reinterpret_cast<Signed>(a) : reinterpret_cast<Signed>(b));
 }
+template <int kBytes>
+inline bool differ_in_sign(Line a, Line b) {
+  constexpr uint64_t kSigns = kBytes == 2 ? 0x8000800080008000 : 0x8000000080000000;
+  const auto same = reinterpret_cast<Line64>(a | ~b);
+  return ((same[0] | same[1]) & kSigns) == 0;
+}
 inline Line once(Line x) { return x; }
 inline void transpose_lanes(Line (&)[kLaneCount]) {}
+
+inline Vec fused_sub(Vec a, Vec b) { return sub(a, b); }
+inline Vec round_to_f16(Vec x) {
+  uint16_t half[kLanes];
+  store_f16(half, x);
+  return load_f16(half);
+}
 
 using Words = Line32;
 template <bool>

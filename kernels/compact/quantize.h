@@ -7,7 +7,7 @@
 #include "../common/codes.h"
 #include "ahead.h"
 #include "cpu.h"
-#include "pack.h"
+#include "f16_codes.h"
 
 namespace think::compact {
 namespace {
@@ -18,6 +18,9 @@ struct Ranges {
   float start[kMaxChannels + kLanes], inverse[kMaxChannels + kLanes];
 };
 
+// How long the extremes of so many numbers take for NextTiles, in numbers that become codes: as measured.
+inline int32_t work_on_extremes(int32_t numbers, bool keys) { return numbers / (keys ? 4 : 2); }
+
 // The least and the largest number of each group.
 template <class Number>
 struct Extremes {
@@ -25,10 +28,10 @@ struct Extremes {
 };
 
 // What tells the extremes of numbers, each place of a line for itself. One instruction less for each number than bringing them into the order of integers
-// takes. A NaN lies outside of everything.
-template <int kBytes>
+// takes. A NaN lies outside of everything. Where numbers of both signs are expected, what only matters where there are none is left out.
+template <int kBytes, bool kBothSigns>
 struct Extent {
-  Line top, wide, narrow;  // of their bits the largest signed integer, the largest and the smallest unsigned one
+  Line top, wide, narrow;  // of their bits the largest signed integer, the largest and (not of both signs) the smallest unsigned one
 
   static inline Extent of(Line x) {
     x = once(x);
@@ -37,12 +40,12 @@ struct Extent {
   inline void add(const Extent &x) {
     top = max_signed<kBytes>(top, x.top);
     wide = max_unsigned<kBytes>(wide, x.wide);
-    narrow = min_unsigned<kBytes>(narrow, x.narrow);
+    if constexpr (!kBothSigns) narrow = min_unsigned<kBytes>(narrow, x.narrow);
   }
   inline void add(Line x) { add(of(x)); }
   // Of negative numbers the least is the widest, the most the narrowest.
-  inline Line least() const { return by_sign<kBytes>(wide, wide, narrow); }
-  inline Line most() const { return by_sign<kBytes>(top, narrow, top); }
+  inline Line least() const { return kBothSigns ? wide : by_sign<kBytes>(wide, wide, narrow); }
+  inline Line most() const { return kBothSigns ? top : by_sign<kBytes>(top, narrow, top); }
 };
 
 // Of each channel over the tokens; up to a line behind the last channel is read. Row after row, as they come from memory.
@@ -53,8 +56,9 @@ void find_extremes_of_channels(const Encode &e, Extremes<Number> &out) {
   for (int64_t strip = 0; strip < row_bytes; strip += kLines * sizeof(Line)) {
     const int64_t left = (row_bytes - strip + sizeof(Line) - 1) / sizeof(Line);
     const auto take = [&](auto lines) {
-      Extent<kBytes> x[lines];
-      for (int i = 0; i < lines; ++i) x[i] = Extent<kBytes>::of(load_line(e.rows[0] + strip + i * sizeof(Line)));
+      using All = Extent<kBytes, false>;  // of some channels every token has the same sign
+      All x[lines];
+      for (int i = 0; i < lines; ++i) x[i] = All::of(load_line(e.rows[0] + strip + i * sizeof(Line)));
       for (int32_t t = 1; t < kTileTokens; ++t) {
         for (int i = 0; i < lines; ++i) x[i].add(load_line(e.rows[t] + strip + i * sizeof(Line)));
       }
@@ -72,38 +76,40 @@ void find_extremes_of_channels(const Encode &e, Extremes<Number> &out) {
 }
 
 // Places 2 i and 2 i + 1 of both as one, those of `a` (low) and of `b` side by side in the order of the functions.
-template <int kBytes, class Low, class High>
-inline Extent<kBytes> fold(const Extent<kBytes> &a, const Extent<kBytes> &b, const Low &low, const High &high) {
-  Extent<kBytes> sum = {low(a.top, b.top), low(a.wide, b.wide), low(a.narrow, b.narrow)};
+template <class Extent, class Low, class High>
+inline Extent fold(const Extent &a, const Extent &b, const Low &low, const High &high) {
+  Extent sum = {low(a.top, b.top), low(a.wide, b.wide), low(a.narrow, b.narrow)};
   sum.add({high(a.top, b.top), high(a.wide, b.wide), high(a.narrow, b.narrow)});
   return sum;
 }
 
 // of(j), number i of a lane -> number j of the same lane: over all i. Depth first, as three registers belong to each.
 template <int kBytes, class Of>
-inline Extent<kBytes> fold_lanes(const Of &of) {
-  const auto fold32 = [](const Extent<kBytes> &a, const Extent<kBytes> &b) { return fold(a, b, low32, high32); };
+inline auto fold_lanes(const Of &of) {
   const auto pair = [&](int j) {
     if constexpr (kBytes == 4) return of(j);
-    const Extent<kBytes> a = of(2 * j);
+    const auto a = of(2 * j);
     return fold(a, of(2 * j + 1), low16, high16);
   };
   const auto quad = [&](int j) {
-    const Extent<kBytes> a = pair(2 * j);
-    return fold32(a, pair(2 * j + 1));
+    const auto a = pair(2 * j);
+    return fold(a, pair(2 * j + 1), low32, high32);
   };
-  const Extent<kBytes> a = quad(0);
+  const auto a = quad(0);
   return fold(a, quad(1), low64, high64);
 }
 
-// Of channels [first, end) of each of 32 rows, to out.least[at + row].
-template <class Number>
-void find_extremes_of_tokens(const char *const *row, int32_t first, int32_t end, Extremes<Number> &out, int32_t at) {
+// Of channels [first, end) of each of 32 rows, to out.least[at + row]. False: they were taken to have both signs, and one did not.
+template <bool kBothSigns, class Number>
+bool find_extremes_of_rows(const char *const *row, int32_t first, int32_t end, Extremes<Number> &out, int32_t at) {
   constexpr int kBytes = sizeof(Number);
   using U = Unit<kBytes>;
+  using All = Extent<kBytes, kBothSigns>;
   const int64_t begin = int64_t{first} * kBytes, bytes = int64_t{end - first} * kBytes;
+  bool mixed = true;
   for (int32_t token = 0; token < kTileTokens; token += U::kTokens) {
-    const auto put = [&](const Extent<kBytes> &all) {
+    const auto put = [&](const All &all) {
+      if constexpr (kBothSigns) mixed &= differ_in_sign<kBytes>(all.top, all.wide);
       store_line(reinterpret_cast<char *>(out.least + at + token), all.least());
       store_line(reinterpret_cast<char *>(out.most + at + token), all.most());
     };
@@ -111,23 +117,29 @@ void find_extremes_of_tokens(const char *const *row, int32_t first, int32_t end,
     if (bytes == sizeof(Line)) {  // half a line at a time takes half the loads
       const auto halves = [&](int j) {
         const char *one = row[token + j] + begin, *other = row[token + j + U::kCount] + begin;
-        auto x = Extent<kBytes>::of(gather_halves(one, other));
-        x.add(gather_halves(one + 32, other + 32));
+        auto x = All::of(gather_halves(one, other));
+        x.add(All::of(gather_halves(one + 32, other + 32)));
         return x;
       };
       put(fold_lanes<kBytes>([&](int j) {
-        const Extent<kBytes> a = halves(j);
+        const All a = halves(j);
         return fold(a, halves(j + 2 * U::kCount), even_lanes, odd_lanes);
       }));
       continue;
     }
 #endif
     put(fold_lanes<kBytes>([&](int j) {
-      auto x = Extent<kBytes>::of(gather_lanes(row + token + j, U::kCount, begin));
-      for (int64_t byte = kChunkBytes; byte < bytes; byte += kChunkBytes) x.add(gather_lanes(row + token + j, U::kCount, begin + byte));
+      auto x = All::of(gather_lanes(row + token + j, U::kCount, begin));
+      for (int64_t byte = kChunkBytes; byte < bytes; byte += kChunkBytes) x.add(All::of(gather_lanes(row + token + j, U::kCount, begin + byte)));
       return x;
     }));
   }
+  return mixed;
+}
+
+template <class Number>
+void find_extremes_of_tokens(const char *const *row, int32_t first, int32_t end, Extremes<Number> &out, int32_t at) {
+  if (!find_extremes_of_rows<true>(row, first, end, out, at)) find_extremes_of_rows<false>(row, first, end, out, at);
 }
 
 inline Vec clamp_f16(Vec x) {
@@ -142,12 +154,11 @@ void find_ranges(const Extremes<typename Element::Type> &extremes, int32_t n, th
   const Vec steps = broadcast(static_cast<float>(most_code(to))), tiny = broadcast(0x1p-24f), nan = broadcast(bits_float(0x7fc00000));
   for (int32_t i = 0; i < n; i += kLanes) {
     Vec least = Element::load(extremes.least + i), most = Element::load(extremes.most + i);
-    const Vec odd = fma(least, zero(), mul(most, zero()));  // NaN where one of them is not finite
-    Vec start;
+    Vec start, odd;  // odd: NaN where one of them is not finite
     if constexpr (Element::dtype == THINK_F16) {
       start = add(least, zero());  // -0 becomes 0
-      most = add(most, zero());
     } else {
+      odd = fma(least, zero(), mul(most, zero()));
       least = add(clamp_f16(least), zero());
       most = add(clamp_f16(most), zero());
       float exact[kLanes], rounded[kLanes];
@@ -161,11 +172,11 @@ void find_ranges(const Extremes<typename Element::Type> &extremes, int32_t n, th
       start = load_f16(out.zero + i);
     }
     const Vec distance = sub(most, start);
+    if constexpr (Element::dtype == THINK_F16) odd = sub(distance, distance);  // of finite f16 it is finite
     Vec step = distance / steps;
     step = step < tiny ? tiny : step;
     step = distance > zero() ? step : zero();
-    store_f16(out.scale + i, odd == odd ? step : zero());
-    step = load_f16(out.scale + i);
+    step = round_to_f16(odd == odd ? step : zero());
     start = odd == odd ? start : nan;
     // The f16 below, where code_range() takes one: such a step is no subnormal, so an f32 has that distance in the same digit.
     const Vec below = reinterpret_cast<Vec>(reinterpret_cast<Numbers>(step) - (1 << 13));
@@ -185,7 +196,7 @@ inline Words find_codes(const char *from, Vec start, Vec inverse, Vec most) {
     return round_f8(x, mul(x, inverse));
   }
   // A step is rounded by less than half of itself, so no code of an f16 is far above the largest one. f32 and bf16 may be beyond f16, where the zero is cut.
-  return round_codes<Element::dtype == THINK_F16>(mul(sub(Element::load(reinterpret_cast<const typename Element::Type *>(from)), start), inverse), most);
+  return round_codes<Element::dtype == THINK_F16>(mul(fused_sub(Element::load(reinterpret_cast<const typename Element::Type *>(from)), start), inverse), most);
 }
 
 // Calls body(code) with a value of the type that stands for a dtype.
@@ -196,18 +207,22 @@ inline void with_code(think_dtype dtype, const Body &body) {
   dtype == THINK_U4 ? body(U4()) : body(U2());
 }
 
-// F8 by way of f8_of_f16().
-struct F8OfF16 : F8 {};
+#if defined(THINK_ISA_UNIT_AVX512)
+// F8 that is looked up.
+struct F8OfF16 : F8 {
+  F8Table table;
+};
+#endif
 
 // ... of codes that are made of numbers.
 template <class Element, class Body>
-inline void with_code_of(think_dtype dtype, const Body &body) {
+inline void with_code_of(const Encode &e, const Body &body) {
 #if defined(THINK_ISA_UNIT_AVX512)
   if constexpr (Element::dtype == THINK_F16) {
-    if (dtype == THINK_F8_E4M3 && rounds_as_usual()) return body(F8OfF16());
+    if (e.to == THINK_F8_E4M3 && e.steps) return body(F8OfF16{{}, F8Table(*e.steps)});
   }
 #endif
-  with_code(dtype, body);
+  with_code(e.to, body);
 }
 
 // ... and of numbers.
@@ -268,7 +283,7 @@ inline void pack_keys(const FourTokens &four_tokens, char *out, bool stream) {
 }
 
 template <class Element, class Code>
-void encode_key_rows(const Encode &e, NextTiles *next, const Ranges &ranges, bool stream) {
+void encode_key_rows(const Encode &e, NextTiles *next, const Ranges &ranges, [[maybe_unused]] const Code &code, bool stream) {
   constexpr int kBits = dtype_bits(Code::dtype);
   constexpr int32_t kNumber = sizeof(typename Element::Type), kRowBytes = kTileTokens * kBits / 8;
   const Vec most = broadcast(static_cast<float>((1 << kBits) - 1));
@@ -276,14 +291,14 @@ void encode_key_rows(const Encode &e, NextTiles *next, const Ranges &ranges, boo
   for (int32_t c = 0; c < e.channels; c += kLanes) {
     const Vec start = load(ranges.start + c), inverse = load(ranges.inverse + c);
     const bool whole = e.channels - c >= kLanes;
-    if (next) next->fetch_part();
+    if (next) next->fetch_for(kTileTokens * kLanes);
     // Words of 4 tokens, a channel each.
     const auto four_tokens = [&](int32_t token) {
 #if defined(THINK_ISA_UNIT_AVX512)
       if constexpr (std::is_same_v<Code, F8OfF16>) {
-        const auto two_tokens = [&](int32_t t) { return f8_of_f16(gather_halves(e.rows[t] + c * kNumber, e.rows[t + 2] + c * kNumber), inverse); };
-        const Line even = two_tokens(token);
-        return interleave_words(even, two_tokens(token + 1));
+        const auto two_tokens = [&](int32_t t) { return gather_halves(e.rows[t] + c * kNumber, e.rows[t + 2] + c * kNumber); };
+        const Line even = two_tokens(token), odd = two_tokens(token + 1);
+        if (code.table.holds(even, odd)) [[likely]] return interleave_words(code.table.codes(even), code.table.codes(odd), even, odd);
       }
 #endif
       Words w[4];
@@ -318,6 +333,7 @@ void encode_keys(const Encode &e, NextTiles *next) {
   Ranges ranges;
   if (has_groups(e.to)) {
     Extremes<typename Element::Type> extremes;
+    if (next) next->fetch_for(work_on_extremes(e.channels * kTileTokens, true));
     find_extremes_of_channels(e, extremes);
     find_ranges<Element>(extremes, e.channels, e.to, ranges);
   } else {
@@ -325,7 +341,7 @@ void encode_keys(const Encode &e, NextTiles *next) {
   }
   // Keys of 8 bits past the caches, like everything that moves many bytes; for fewer bits stores into them were measured to be faster.
   const bool past = e.stream && dtype_bits(e.to) == 8, stream = can_stream(e.destination, past && e.count == kTileTokens);
-  with_code_of<Element>(e.to, [&](auto code) { encode_key_rows<Element, decltype(code)>(e, next, ranges, stream); });
+  with_code_of<Element>(e, [&](const auto &code) { encode_key_rows<Element>(e, next, ranges, code, stream); });
   if (e.count < kTileTokens) clear_key_tokens(e);
   if (!has_groups(e.to)) return;
   const int64_t rows = key_row(key_rows(e.channels, e.to), e.to), array = 2 * int64_t{e.channels};
@@ -337,18 +353,19 @@ void encode_keys(const Encode &e, NextTiles *next) {
 
 // Codes of a block of 32 channels from `first` on, in the order in which they are stored.
 template <class Element, class Code>
-inline void encode_value_block(const Encode &e, NextTiles *next, int32_t first, const float *start, const float *inverse, char *out, bool stream) {
+inline void encode_value_block(const Encode &e, NextTiles *next, int32_t first, const float *start, const float *inverse, [[maybe_unused]] const Code &code,
+                               char *out, bool stream) {
   constexpr int kBits = dtype_bits(Code::dtype);
   constexpr int32_t kRowBytes = kBlockChannels * kBits / 8, kNumber = sizeof(typename Element::Type), kLine = sizeof(Line);
   const Vec most = broadcast(static_cast<float>((1 << kBits) - 1));
   // Number `place` of those of `width` channels of each token, and what follows, as a line of bytes. GCC leaves it a call for codes of 2 bits: a tenth slower.
   const auto codes_from = [&](int32_t channel, int32_t width, int32_t place) __attribute__((always_inline)) {
-    if (kBits == 8 && next) next->fetch_part();
+    if (kBits == 8 && next) next->fetch_for(4 * kLanes);
 #if defined(THINK_ISA_UNIT_AVX512)
     if constexpr (std::is_same_v<Code, F8OfF16>) {  // of codes of 8 bits: two whole tokens
-      const auto token = [&](int32_t t) { return f8_of_f16(load_line(e.rows[t] + first * kNumber), broadcast(inverse[t])); };
-      const Line even = token(place / width);
-      return concat_words(even, token(place / width + 1));
+      const char *const *row = e.rows + place / width;
+      const Line x = load_line(row[0] + first * kNumber), y = load_line(row[1] + first * kNumber);
+      if (code.table.holds(x, y)) [[likely]] return concat_words(code.table.codes(x), code.table.codes(y), x, y);
     }
 #endif
     Words w[4];
@@ -360,7 +377,7 @@ inline void encode_value_block(const Encode &e, NextTiles *next, int32_t first, 
   };
   // 16 bytes a token, channel b low and b + 16 high.
   const auto nibbles_from = [&](int32_t byte) __attribute__((always_inline)) {
-    if (next) next->fetch_part();
+    if (next) next->fetch_for(8 * kLanes);
     const Line low = codes_from(0, kBlockChannels / 2, byte);
     return join_codes<4>(low, codes_from(kBlockChannels / 2, kBlockChannels / 2, byte));
   };
@@ -376,25 +393,56 @@ inline void encode_value_block(const Encode &e, NextTiles *next, int32_t first, 
   }
 }
 
+#if defined(THINK_ISA_UNIT_AVX512)
+// U2 of f16: those blocks of which all borders are found.
+void compare_values(const Encode &e, NextTiles *next, const Borders &borders, bool stream) {
+  constexpr int32_t kBytes = kTileTokens * kBlockChannels / 4;
+  const int32_t blocks = e.channels / kBlockChannels;
+  // Eight bytes at a time do not go past the caches; and as lines they are only read when they have arrived where they lie.
+  alignas(64) char lines[kMaxChannels / kBlockChannels * kBytes];
+  char *to = stream ? lines : e.destination;
+  for (int32_t block = 0; block < blocks; ++block) {
+    for (int32_t t = 0; borders.found[block] && t < kTileTokens; t += kCodeRows) {
+      if (next) next->fetch_for(kCodeRows * kBlockChannels);
+      find_codes_between(e.rows, block, borders, t, to + block * kBytes);
+    }
+  }
+  for (int32_t block = 0; stream && block < blocks; ++block) {
+    if (borders.found[block]) copy_lines<kBytes / sizeof(Line)>(e.destination + block * kBytes, lines + block * kBytes, true);
+  }
+}
+#endif
+
 template <class Element, class Code>
-void encode_value_rows(const Encode &e, NextTiles *next, const Ranges &ranges, bool stream) {
+void encode_value_rows(const Encode &e, NextTiles *next, const Ranges &ranges, const Code &code, bool stream) {
   constexpr int kBits = dtype_bits(Code::dtype);
+  const bool *done = nullptr;  // blocks
+#if defined(THINK_ISA_UNIT_AVX512)
+  [[maybe_unused]] Borders borders;
+  if constexpr (kCompares<Element> && Code::dtype == THINK_U2) {
+    find_borders(ranges.scale, ranges.start, ranges.inverse, e.channels / kBlockChannels, next, borders);
+    compare_values(e, next, borders, stream);
+    done = borders.found;
+  }
+#endif
   char *out = e.destination;
   for (int32_t first = 0; first < e.channels; first += kBlockChannels) {
     const int32_t width = e.channels - first < kBlockChannels ? e.channels - first : kBlockChannels, bytes = width * kBits / 8;
     const int32_t place = has_groups(Code::dtype) ? value_group(e.channels, first) * kTileTokens : 0;
     if (width == kBlockChannels) {
-      encode_value_block<Element, Code>(e, next, first, ranges.start + place, ranges.inverse + place, out, stream);
+      if (!done || !done[first / kBlockChannels]) {
+        encode_value_block<Element>(e, next, first, ranges.start + place, ranges.inverse + place, code, out, stream);
+      }
     } else {
       // A narrower block: as whole rows of bytes first.
       alignas(64) uint8_t codes[kTileTokens][kBlockChannels];
-      encode_value_block<Element, ByteCode<Code>>(e, next, first, ranges.start + place, ranges.inverse + place, reinterpret_cast<char *>(codes), false);
+      encode_value_block<Element>(e, next, first, ranges.start + place, ranges.inverse + place, ByteCode<Code>(), reinterpret_cast<char *>(codes), false);
       for (int32_t t = 0; t < kTileTokens; ++t) {
         for (int32_t b = 0; b < bytes; ++b) {
           int joined = 0;
           for (int part = 0; part < 8 / kBits; ++part) {
-            const int code = codes[t][part * bytes + b];
-            joined |= (code < most_code(e.to) ? code : most_code(e.to)) << (part * kBits);
+            const int number = codes[t][part * bytes + b];
+            joined |= (number < most_code(e.to) ? number : most_code(e.to)) << (part * kBits);
           }
           out[t * bytes + b] = static_cast<char>(joined);
         }
@@ -413,6 +461,7 @@ void encode_values(const Encode &e, NextTiles *next) {
     int32_t g = 0;
     do {  // there is a group
       const int32_t first = g * kBlockChannels, end = g + 1 == layout.groups ? e.channels : first + kBlockChannels;
+      if (next) next->fetch_for(work_on_extremes(kBlockChannels * kTileTokens, false));
       find_extremes_of_tokens(e.rows, first, end, extremes, g * kTileTokens);
     } while (++g < layout.groups);
     find_ranges<Element>(extremes, layout.groups * kTileTokens, e.to, ranges);
@@ -420,20 +469,27 @@ void encode_values(const Encode &e, NextTiles *next) {
     fill_ranges(e.scale, kTileTokens, ranges);
   }
   const bool stream = can_stream(e.destination, e.stream);
-  with_code_of<Element>(e.to, [&](auto code) { encode_value_rows<Element, decltype(code)>(e, next, ranges, stream); });
+  with_code_of<Element>(e, [&](const auto &code) { encode_value_rows<Element>(e, next, ranges, code, stream); });
   const int64_t array = int64_t{2} * layout.groups * kTileTokens;
   copy_out(e.destination + layout.scale, reinterpret_cast<const char *>(ranges.scale), array, e.stream);
   copy_out(e.destination + layout.zero, reinterpret_cast<const char *>(ranges.zero), array, e.stream);
+}
+
+template <class Element>
+int32_t work_on_tile(const Encode &e) {
+  const int32_t unit = e.keys ? kLanes : kBlockChannels, numbers = (e.channels + unit - 1) / unit * unit * kTileTokens;
+  int32_t work = numbers;
+  if (has_groups(e.to)) work += work_on_extremes(numbers, e.keys);
+  if (kCompares<Element> && !e.keys && e.to == THINK_U2) work += work_on_borders(e.channels / kBlockChannels * kBlockChannels * kTileTokens);
+  return work;
 }
 
 void encode(const Encode &e, const Block *ahead) {
   with_element(e.from, [&](auto element) {
     using Element = decltype(element);
     if (!ahead || e.channels < 1) return e.keys ? encode_keys<Element>(e, nullptr) : encode_values<Element>(e, nullptr);
-    const int32_t blocks = (e.channels + kBlockChannels - 1) / kBlockChannels, numbers = (dtype_bits(e.to) == 8 ? 4 : 8) * kLanes;  // of values in a part
-    const int32_t parts = e.keys ? (e.channels + kLanes - 1) / kLanes : blocks * kBlockChannels * kTileTokens / numbers;
     const int64_t row_bytes = ahead->map->channels * static_cast<int64_t>(sizeof(typename Element::Type));
-    NextTiles next(ahead->rows + kTileTokens, row_bytes, parts);
+    NextTiles next(ahead->rows + kTileTokens, row_bytes, work_on_tile<Element>(e));
     e.keys ? encode_keys<Element>(e, &next) : encode_values<Element>(e, &next);
   });
 }

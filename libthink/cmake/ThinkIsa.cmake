@@ -9,7 +9,7 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64)$")
   set(THINK_ISAS portable avx2 avx512 avx512bf16)
   set(think_flags_avx2 -mavx2 -mfma -mf16c)
   # GCC 12 finds "uninitialized" variables in its own AVX-512 headers.
-  set(think_flags_avx512 -Wno-uninitialized -Wno-maybe-uninitialized -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512)
+  set(think_flags_avx512 -Wno-uninitialized -Wno-maybe-uninitialized -mavx2 -mfma -mf16c -mbmi2 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512)
   set(think_flags_avx512bf16 ${think_flags_avx512} -mavx512bf16 -mavx512vnni -mavx512vbmi)
 elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64)$")
   set(THINK_ISAS portable neon)

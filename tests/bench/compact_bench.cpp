@@ -16,6 +16,9 @@ struct Case {
   bool interleaved;              // source rows of all heads side by side, token by token
 };
 
+std::string dtypes_of(const Case &which) { return std::string(dtype_name(which.from)) + " to " + dtype_name(which.to); }
+std::string what_of(const Case &which) { return std::string(which.name) + ", " + dtypes_of(which); }
+
 void measure(const Bench &bench, const Arena &target, const Shape &shape, const Case &which, int32_t tokens, const Threads &threads, Json &rows) {
   const Parallel &parallel = threads.parallel();
   const int64_t heads = shape.kv_heads, channels = shape.key_channels;
@@ -86,7 +89,7 @@ void measure(const Bench &bench, const Arena &target, const Shape &shape, const 
   const Passes passes = measure_passes(bench.options.rounds, pass, [&] { return probe_seconds_per_byte(bench.arena, parallel); });
   rows.push_back({{"shape", shape_name(shape)},
                   {"case", which.name},
-                  {"dtypes", std::string(dtype_name(which.from)) + " to " + dtype_name(which.to)},
+                  {"dtypes", dtypes_of(which)},
                   {"threads", parallel.threads},
                   {"tokens", tokens},
                   {"key_kept", which.key_kept},
@@ -118,9 +121,12 @@ Json compact_bench(const Bench &bench) {
     const Threads threads(count);
     for (int32_t tokens : bench.options.quick ? std::vector<int32_t>{4096} : std::vector<int32_t>{1024, 8192, 32768}) {
       bench.progress("compact, " + std::to_string(tokens) + " tokens, " + std::to_string(count) + " threads");
-      for (const Case &which : cases) measure(bench, target, large, which, tokens, threads, rows);
-      measure(bench, target, small, {"keys 32, values copied", THINK_F16, THINK_F16, 32, 64, false}, tokens, threads, rows);
-      measure(bench, target, small, {"keys 32, values 48", THINK_F32, THINK_F16, 32, 48, false}, tokens, threads, rows);
+      const auto measure_if_wanted = [&](const Shape &shape, const Case &which) {
+        if (what_of(which).find(bench.options.match) != std::string::npos) measure(bench, target, shape, which, tokens, threads, rows);
+      };
+      for (const Case &which : cases) measure_if_wanted(large, which);
+      measure_if_wanted(small, {"keys 32, values copied", THINK_F16, THINK_F16, 32, 64, false});
+      measure_if_wanted(small, {"keys 32, values 48", THINK_F32, THINK_F16, 32, 48, false});
     }
   }
   return rows;

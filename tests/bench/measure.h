@@ -25,7 +25,7 @@ struct Options {
   int64_t footprint = int64_t{1} << 30;  // bytes that every timed pass goes through
   std::vector<int32_t> threads;          // numbers of threads to measure with
   std::string only;                      // run only the benchmark of this name
-  std::string match;                     // of attend, only the shapes whose progress line holds this text
+  std::string match;                     // of attend only the shapes whose progress line holds this text, of compact the cases ("keys 128, f16 to u4")
 };
 
 // Threads of the library's own pool, as a plan would have them.

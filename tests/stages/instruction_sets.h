@@ -15,7 +15,7 @@ inline std::vector<int32_t> instruction_sets() {
 #endif
 #if THINK_HAVE_AVX512
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vl")) {
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("bmi2")) {
     isas.push_back(THINK_ISA_AVX512);
 #if THINK_HAVE_AVX512BF16
     if (__builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi")) isas.push_back(THINK_ISA_AVX512BF16);

@@ -77,7 +77,7 @@ ISA_PORTABLE: Final = 0
 ISA_AVX2: Final = 1
 """AVX2, FMA, F16C"""
 ISA_AVX512: Final = 2
-"""AVX-512 F, BW, DQ, VL"""
+"""AVX-512 F, BW, DQ, VL, and BMI2"""
 ISA_AVX512BF16: Final = 3
 """the same with BF16, VNNI and VBMI; attend multiplies codes as integers"""
 ISA_NEON: Final = 4

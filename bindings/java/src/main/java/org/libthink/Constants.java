@@ -79,7 +79,7 @@ public final class Constants {
   public static final int ISA_PORTABLE = 0;
   /** AVX2, FMA, F16C */
   public static final int ISA_AVX2 = 1;
-  /** AVX-512 F, BW, DQ, VL */
+  /** AVX-512 F, BW, DQ, VL, and BMI2 */
   public static final int ISA_AVX512 = 2;
   /** the same with BF16, VNNI and VBMI; attend multiplies codes as integers */
   public static final int ISA_AVX512BF16 = 3;
