@@ -130,7 +130,7 @@ Search find_backend() {
   Path path;
   if (!library_path(path)) return missing(0, "the folder of libthink or %s is longer than a path may be", kPathVariable);
   struct stat status;
-  if (::stat(path, &status) != 0) return missing(0, "%s is not installed: %s does not exist", kLibrary, tail(path));
+  if (::stat(path, &status) != 0) return missing(0, "%s is not installed: %s does not exist; %s can name another place", kLibrary, tail(path), kPathVariable);
   // dlopen() would wait for somebody to write into a pipe.
   if (!S_ISREG(status.st_mode)) return missing(0, "%s could not be loaded: %s is no file", kLibrary, tail(path));
   void *library = ::dlopen(path, RTLD_NOW | RTLD_LOCAL);
