@@ -265,23 +265,14 @@ void move_tiles(const Kernels &kernels, const Work &work, const Work *then, bool
   for (int32_t h = 0; h < bundle.heads; ++h) {
     const Run &run = bundle.run[h];
     map[h] = map_of(kernels, run);
-    const bool f8_of_f16 = run.source.dtype == THINK_F16 && run.destination.dtype == THINK_F8_E4M3 && !run.most;
-    has_steps[h] = f8_of_f16 && kernels.find_f8_steps(run.destination.scale, steps[h]);
+    const bool may_have = run.source.dtype == THINK_F16 && run.destination.dtype == THINK_F8_E4M3 && !run.most;
+    has_steps[h] = may_have && kernels.find_f8_steps(run.destination.scale, steps[h]);
   }
   const Run &lead = bundle.run[0];
   const int64_t row_bytes = static_cast<int64_t>(lead.source.channels) * dtype_bytes(lead.source.dtype);
   const bool from_rows = lead.source.layout == THINK_ROWS;
   // Of this tile and the next two, first head, in a window that slides; of this tile, another head.
   const char *window[8 * kTileTokens], **rows = window, *rows_of_head[kTileTokens];
-  const auto find_rows_of = [](const Run &run, int64_t tile, int64_t end_of_run, const char **addresses) {
-    const int64_t first = tile * kTileTokens, left = tile < end_of_run ? run.count - first : 0, count = left < kTileTokens ? left : kTileTokens;
-    row_addresses(run.source, run.source_first + first, count, addresses);
-    for (int64_t t = count; t < kTileTokens; ++t) addresses[t] = zero_row;
-  };
-  const auto find_rows = [&](int64_t tile, const char **addresses) {
-    const bool goes_on = tile >= end && then && then->bundle.run[0].source.layout == THINK_ROWS;
-    goes_on ? find_rows_of(then->bundle.run[0], then->begin + tile - end, then->end, addresses) : find_rows_of(lead, tile, end, addresses);
-  };
   Block block{};
   block.stream = stream;
   block.source_dtype = lead.source.dtype;
@@ -291,6 +282,16 @@ void move_tiles(const Kernels &kernels, const Work &work, const Work *then, bool
   // Tiles whose rows are known beforehand: making codes fetches two of them.
   block.next_tiles = from_rows && bundle.heads == 1 && is_quantized(lead.destination.dtype);
   const int32_t beforehand = block.next_tiles ? 2 : 1;
+  const auto find_rows_of = [](const Run &run, int64_t tile, int64_t end_of_run, const char **addresses) {
+    const int64_t first = tile * kTileTokens, left = tile < end_of_run ? run.count - first : 0, count = left < kTileTokens ? left : kTileTokens;
+    row_addresses(run.source, run.source_first + first, count, addresses);
+    for (int64_t t = count; t < kTileTokens; ++t) addresses[t] = zero_row;
+  };
+  const SideView *behind = then && block.next_tiles ? &then->bundle.run[0].source : nullptr;
+  const bool goes_on = behind && behind->layout == THINK_ROWS && behind->channels == lead.source.channels && behind->dtype == lead.source.dtype;
+  const auto find_rows = [&](int64_t tile, const char **addresses) {
+    tile >= end && goes_on ? find_rows_of(then->bundle.run[0], then->begin + tile - end, then->end, addresses) : find_rows_of(lead, tile, end, addresses);
+  };
   for (int32_t next = 0; from_rows && next < beforehand; ++next) find_rows(begin + next, rows + (next + 1) * kTileTokens);
   for (int64_t tile = begin; tile < end; ++tile) {
     const bool last = tile + 1 == end;

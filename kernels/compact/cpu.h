@@ -29,7 +29,7 @@ struct Block {
   const F8Steps *f8_steps;  // of a destination of F8 from f16, or NULL
   const char *const *rows;  // source rows: addresses of 32 (to a tile) or `count` rows, and behind them of those that come next, to be fetched meanwhile
   int32_t known;            // addresses in `rows`
-  bool next_tiles;          // there are 96: behind those of this tile those of the next two, or addresses that do no harm
+  bool next_tiles;          // there are 96: behind those of this tile those of the next two, of the next head behind the last, or addresses that do no harm
   const char *const *next;  // what to fetch meanwhile for the next block: this many pieces of memory, each of so many bytes
   int32_t next_count;
   int64_t next_bytes;

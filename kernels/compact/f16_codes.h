@@ -5,6 +5,8 @@
 
 #include <initializer_list>
 
+#include "../common/quantized.h"
+#include "../common/simd.h"
 #include "ahead.h"
 #include "pack.h"
 
@@ -22,6 +24,9 @@ constexpr bool kCompares = false;
 inline int32_t work_on_borders(int32_t numbers) { return numbers / 2; }
 
 #if defined(THINK_ISA_UNIT_AVX512)
+
+// Does the host round as the rules do? Where it does not, its arithmetic is what codes follow.
+inline bool rounds_to_nearest() { return (_mm_getcsr() & _MM_ROUND_MASK) == _MM_ROUND_NEAREST; }
 
 inline Vec to_floats(__m256i bits) { return _mm512_cvtph_ps(bits); }
 inline __m256i to_f16(Vec x) { return _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
@@ -84,11 +89,10 @@ constexpr int32_t kCodeRows = 4;
 [[gnu::always_inline]] inline void find_codes_between(const char *const *rows, int32_t block, const Borders &borders, int32_t token, char *out) {
   const Line order =
       once(_mm512_set_epi16(31, 23, 15, 7, 30, 22, 14, 6, 29, 21, 13, 5, 28, 20, 12, 4, 27, 19, 11, 3, 26, 18, 10, 2, 25, 17, 9, 1, 24, 16, 8, 0));
-  const int32_t *below = borders.below[0] + block * kTileTokens;
 #pragma GCC unroll 4
   for (int32_t t = token; t < token + kCodeRows; ++t) {
     const Line x = _mm512_permutexvar_epi16(order, in_order(load_line(rows[t] + block * int64_t{2} * kBlockChannels)));
-    const auto below_code = [&](int code) { return _mm512_set1_epi32(below[(code - 1) * kMaxChannels + t]); };
+    const auto below_code = [&](int code) { return _mm512_set1_epi32(borders.below[code - 1][block * kTileTokens + t]); };
     const __mmask32 upper = _mm512_cmpgt_epi16_mask(x, below_code(2));
     const __mmask32 lower = _mm512_cmpgt_epi16_mask(x, _mm512_mask_mov_epi16(below_code(1), upper, below_code(3)));
     const uint64_t codes = _pdep_u64(lower, 0x5555555555555555) | _pdep_u64(upper, 0xaaaaaaaaaaaaaaaa);
@@ -106,7 +110,7 @@ bool find_f8_steps(float scale, F8Steps &out) {
   const Numbers lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   const float inverse = 1.0f / scale;
   const int32_t exponent = static_cast<int32_t>(float_bits(inverse) >> 23) - 127;
-  if (exponent > 38) return false;  // u + step would not be 16 bits
+  if (exponent > 38 || !rounds_to_nearest()) return false;  // u + step would not be 16 bits
   const auto code_at = [](Vec y) { return reinterpret_cast<Numbers>(round_f8(y, y)); };
   bool known = true;
   // Steps for a vector of `width` numbers each from `first` on: y(u) is a number times the inverse, guess(code) the number with which the next code might
@@ -167,18 +171,23 @@ struct F8Table {
     floor = all(steps.floor), least_normal = all(steps.least_normal), least = all(steps.least);
   }
   static inline Line magnitude(Line x) { return _mm512_and_si512(x, _mm512_set1_epi16(0x7fff)); }
-  // Are all numbers between the least one and infinity?
+  // How far numbers are above the least one; zeros count as the least.
+  inline Line above_least(Line x) const {
+    const Line u = magnitude(x);
+    return _mm512_maskz_sub_epi16(_mm512_test_epi16_mask(u, u), u, least);
+  }
+  // Are all numbers zeros or between the least one and infinity?
   inline bool holds(Line x, Line y) const {
-    const Line most = _mm512_max_epu16(_mm512_sub_epi16(magnitude(x), least), _mm512_sub_epi16(magnitude(y), least));
-    return _mm512_cmpge_epu16_mask(most, _mm512_sub_epi16(_mm512_set1_epi16(0x7c00), least)) == 0;
+    return _mm512_cmpge_epu16_mask(_mm512_max_epu16(above_least(x), above_least(y)), _mm512_sub_epi16(_mm512_set1_epi16(0x7c00), least)) == 0;
   }
   // Words, without signs.
   inline Line codes(Line x) const {
-    const Line u = _mm512_max_epu16(magnitude(x), floor);
+    const Line bits = magnitude(x), u = _mm512_max_epu16(bits, floor);
     const Line of_normal = _mm512_permutexvar_epi16(_mm512_srli_epi16(u, 6), normal);
     const Line of_small = _mm512_permutex2var_epi16(small[0], _mm512_srli_epi16(u, 7), small[1]);
     const Line step = _mm512_mask_mov_epi16(of_normal, _mm512_cmplt_epu16_mask(u, least_normal), of_small);
-    return _mm512_min_epu16(_mm512_srli_epi16(_mm512_add_epi16(u, step), 7), _mm512_set1_epi16(kMostF8));
+    const Line code = _mm512_srli_epi16(_mm512_add_epi16(u, step), 7);
+    return _mm512_maskz_min_epu16(_mm512_test_epi16_mask(bits, bits), code, _mm512_set1_epi16(kMostF8));
   }
 };
 

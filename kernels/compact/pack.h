@@ -17,6 +17,10 @@
 //   pair_codes(x)                 bytes of words in turn, two words at a time: w0 0, w1 0, w0 1, w1 1, ...
 //   interleave_lanes(a, b)        lanes a[0] b[0] a[1] ... of two lines
 //   concat_halves(a, b)           the lower 64 bits of each lane of a, then of b
+// and of AVX-512 alone
+//   gather_halves(p, q)           32 bytes from each of two places
+//   even_lanes odd_lanes(a, b)    lanes 0 and 2 (1 and 3) of two lines
+//   interleave_words concat_words(a, b, x, y)  bytes of words and the signs of the numbers x and y that they were made of
 #pragma once
 
 #include <type_traits>

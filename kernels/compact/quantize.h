@@ -138,8 +138,10 @@ bool find_extremes_of_rows(const char *const *row, int32_t first, int32_t end, E
 }
 
 template <class Number>
-void find_extremes_of_tokens(const char *const *row, int32_t first, int32_t end, Extremes<Number> &out, int32_t at) {
-  if (!find_extremes_of_rows<true>(row, first, end, out, at)) find_extremes_of_rows<false>(row, first, end, out, at);
+void find_extremes_of_tokens(const Encode &e, int32_t first, int32_t end, Extremes<Number> &out, int32_t at) {
+  // Behind the last token there are zeros, which have one sign.
+  if (e.count == kTileTokens && find_extremes_of_rows<true>(e.rows, first, end, out, at)) return;
+  find_extremes_of_rows<false>(e.rows, first, end, out, at);
 }
 
 inline Vec clamp_f16(Vec x) {
@@ -298,7 +300,8 @@ void encode_key_rows(const Encode &e, NextTiles *next, const Ranges &ranges, [[m
       if constexpr (std::is_same_v<Code, F8OfF16>) {
         const auto two_tokens = [&](int32_t t) { return gather_halves(e.rows[t] + c * kNumber, e.rows[t + 2] + c * kNumber); };
         const Line even = two_tokens(token), odd = two_tokens(token + 1);
-        if (code.table.holds(even, odd)) [[likely]] return interleave_words(code.table.codes(even), code.table.codes(odd), even, odd);
+        // Behind the last channel may lie anything.
+        if (whole && code.table.holds(even, odd)) [[likely]] return interleave_words(code.table.codes(even), code.table.codes(odd), even, odd);
       }
 #endif
       Words w[4];
@@ -420,9 +423,11 @@ void encode_value_rows(const Encode &e, NextTiles *next, const Ranges &ranges, c
 #if defined(THINK_ISA_UNIT_AVX512)
   [[maybe_unused]] Borders borders;
   if constexpr (kCompares<Element> && Code::dtype == THINK_U2) {
-    find_borders(ranges.scale, ranges.start, ranges.inverse, e.channels / kBlockChannels, next, borders);
-    compare_values(e, next, borders, stream);
-    done = borders.found;
+    if (rounds_to_nearest()) {
+      find_borders(ranges.scale, ranges.start, ranges.inverse, e.channels / kBlockChannels, next, borders);
+      compare_values(e, next, borders, stream);
+      done = borders.found;
+    }
   }
 #endif
   char *out = e.destination;
@@ -462,7 +467,7 @@ void encode_values(const Encode &e, NextTiles *next) {
     do {  // there is a group
       const int32_t first = g * kBlockChannels, end = g + 1 == layout.groups ? e.channels : first + kBlockChannels;
       if (next) next->fetch_for(work_on_extremes(kBlockChannels * kTileTokens, false));
-      find_extremes_of_tokens(e.rows, first, end, extremes, g * kTileTokens);
+      find_extremes_of_tokens(e, first, end, extremes, g * kTileTokens);
     } while (++g < layout.groups);
     find_ranges<Element>(extremes, layout.groups * kTileTokens, e.to, ranges);
   } else {
@@ -479,7 +484,7 @@ template <class Element>
 int32_t work_on_tile(const Encode &e) {
   const int32_t unit = e.keys ? kLanes : kBlockChannels, numbers = (e.channels + unit - 1) / unit * unit * kTileTokens;
   int32_t work = numbers;
-  if (has_groups(e.to)) work += work_on_extremes(numbers, e.keys);
+  if (has_groups(e.to)) work += work_on_extremes(e.keys ? e.channels * kTileTokens : value_groups(e.channels) * kBlockChannels * kTileTokens, e.keys);
   if (kCompares<Element> && !e.keys && e.to == THINK_U2) work += work_on_borders(e.channels / kBlockChannels * kBlockChannels * kTileTokens);
   return work;
 }

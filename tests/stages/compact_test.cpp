@@ -159,6 +159,27 @@ TEST_P(CompactTest, LargeCallsInSlices) {
   }
 }
 
+// Codes past the caches, and rows of the next head that are fetched meanwhile: heads of partial last tiles, cut anywhere.
+TEST_P(CompactTest, LargeCallsOfCodesInSlices) {
+  Random random(4);
+  const Shape shape = make_shape(4, 128, 64, 1);
+  const Batch batch{1, nullptr, nullptr, nullptr};
+  const int32_t tokens = 2090;
+  Store source(random, shape, batch, 1, false, 2112, 2112, {THINK_F16}, {THINK_F16}, {3}, {}, false);
+  source.poison();
+  source.fill(random, shape, batch, {tokens});
+  for (const auto &[keys, values] : {std::pair{THINK_U2, THINK_F8_E4M3}, std::pair{THINK_F8_E4M3, THINK_U2}, std::pair{THINK_U4, THINK_U8}}) {
+    Store destination(random, shape, batch, 1, false, 2112, 2112, {keys, THINK_TILES, nullptr, Order::placed}, {values, THINK_TILES, nullptr, Order::placed}, {0},
+                      {tokens}, false);
+    for (int slices : {1, 2, 7, 40}) {
+      for (const Parallel &parallel : {kSerial, kThreaded}) {
+        expect_as_reference(GetParam(), shape, batch, source, destination, std::to_string(slices) + " slices", parallel, slices);
+        if (HasFatalFailure()) return;
+      }
+    }
+  }
+}
+
 // One full block of the window goes to the end of the tiles that are there already.
 TEST_P(CompactTest, FoldAppendsOneTile) {
   fold_one_tile([](const Shape &shape, const Batch &batch, int32_t, Store &source, Store &destination) {

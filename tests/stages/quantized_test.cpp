@@ -2,6 +2,7 @@
 // hold.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -11,6 +12,7 @@
 
 #include "compact_case.h"
 #include "instruction_sets.h"
+#include "kernels/compact/cpu.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -329,6 +331,41 @@ TEST_P(Quantized, OrdinaryF16BecomesItsF8) {
 }
 
 #if defined(__x86_64__)
+// The tests above would pass as well if nothing were ever looked up.
+TEST(F8, OrdinaryScalesAreLookedUp) {
+#if THINK_HAVE_AVX512
+  const std::vector<int32_t> isas = test::instruction_sets();
+  if (std::find(isas.begin(), isas.end(), THINK_ISA_AVX512) == isas.end()) GTEST_SKIP() << "no AVX-512 here";
+  std::mt19937 random(6);
+  compact::F8Steps steps;
+  for (int32_t exponent = -37; exponent < 100; ++exponent) {
+    EXPECT_TRUE(compact::kernels_avx512.find_f8_steps(std::ldexp(1.0f, exponent), steps)) << exponent;
+    EXPECT_TRUE(compact::kernels_avx512.find_f8_steps(std::ldexp(1 + static_cast<float>(random() & 0x7fffff) * 0x1p-23f, exponent), steps)) << exponent;
+  }
+#else
+  GTEST_SKIP() << "built without AVX-512";
+#endif
+}
+
+// With another rounding, which some hosts choose, codes still are those of the scalar rules under it.
+TEST_P(Quantized, FollowsTheRoundingOfTheHost) {
+  std::mt19937 random(8);
+  for (const unsigned mode : {_MM_ROUND_DOWN, _MM_ROUND_UP, _MM_ROUND_TOWARD_ZERO}) {
+    for (const think_dtype dtype : {THINK_U2, THINK_F8_E4M3}) {
+      Tile tile(false, dtype, 128, kTileTokens);
+      tile.scale = 0.7f;
+      for (size_t i = 0; i < tile.rows.size(); ++i) tile.short_rows.push_back(static_cast<uint16_t>(random() & 0xbfff));
+      const unsigned usual = _mm_getcsr();
+      _mm_setcsr((usual & ~static_cast<unsigned>(_MM_ROUND_MASK)) | mode);
+      tile.encode(GetParam());
+      Tile plain = tile;
+      plain.encode(THINK_ISA_PORTABLE);
+      _mm_setcsr(usual);
+      EXPECT_EQ(tile.bytes, plain.bytes) << mode;
+    }
+  }
+}
+
 // Also in a host that has its processor take subnormal f32 for zeros: an f16 that is subnormal is none as f32.
 TEST_P(Quantized, F8OfSubnormalF16WhereF32HasNone) {
   if (GetParam() == 0) GTEST_SKIP() << "the portable code widens f16 by a product with a subnormal f32";
@@ -371,7 +408,8 @@ TEST_P(Quantized, ShortNumbersFollowTheRules) {
             const auto g = static_cast<size_t>(group_of(c, t));
             uint16_t bits = static_cast<uint16_t>((random() & ~uint32_t{clear[g]} & 0xffff) | set[g]);
             if ((bits & infinity) == infinity && (g % 4 || random() % 4)) bits = static_cast<uint16_t>(bits & ~(infinity & -infinity));
-            if (g % 5 == 4) {  // -a and a, a multiple of three steps, and numbers close to 0, where a code begins: a has too few digits to tell them apart
+            if (g % 5 == 4) {
+              // -a and a, a multiple of three steps, and numbers close to 0, where a code begins: a has too few digits to tell them apart.
               const int32_t place = keys ? t : c % kBlockChannels;
               const uint32_t sign = place == 0 ? 0x8000 : place == 1 ? 0 : random() & 0x8000;
               bits = static_cast<uint16_t>(sign | (place < 2 ? infinity / 2 + 3 * g : random() % (2u << random() % 12)));
