@@ -177,6 +177,9 @@ void quantize_tile(const Kernels &kernels, const Run &run, const Block &block, b
     part.first = 0;
     part.count = kTileTokens;
     if (fetches) part.known = 0;  // encode() does
+    if (keys && block.f8_steps && !whole_lines) {  // what lies behind the last channel decides whether all of it is looked up
+      for (int32_t t = 0; t < kTileTokens; ++t) std::memset(staging.rows + t * stride + channels * bytes, 0, static_cast<size_t>(stride - channels * bytes));
+    }
     from_rows ? kernels.rows_to_rows(part) : kernels.tile_to_rows(part);
   }
   const char *other[kTileTokens], *const *rows = block.rows;
@@ -186,7 +189,7 @@ void quantize_tile(const Kernels &kernels, const Run &run, const Block &block, b
   }
   if (run.most) return kernels.largest(rows, block.count, channels, block.source_dtype, run.most);
   const SideView &to = run.destination;
-  const Encode to_codes{rows, channels, block.count, block.source_dtype, to.dtype, keys, block.destination, block.stream, to.scale, block.f8_steps};
+  const Encode to_codes{rows, channels, block.count, block.source_dtype, to.dtype, keys, block.destination, block.stream, to.scale, block.f8_steps, block.nearest};
   kernels.encode(to_codes, fetches ? &block : nullptr);
 }
 
@@ -250,6 +253,12 @@ void move_tile(const Kernels &kernels, const Run &run, int64_t tile, const Block
   store_tile(kernels, run, first, count, block, from_rows);
 }
 
+// Does the host have its processor round to nearest even?
+bool rounds_to_nearest() {
+  const volatile float one = 1;
+  return one + 0x1p-24f == 1 && one + 0x1.8p-24f > 1;
+}
+
 // Tiles of a bundle.
 struct Work {
   Bundle bundle;
@@ -260,13 +269,14 @@ struct Work {
 void move_tiles(const Kernels &kernels, const Work &work, const Work *then, bool stream) {
   const auto &[bundle, begin, end] = work;
   Map map[kMostHeads];
+  const bool nearest = rounds_to_nearest();
   F8Steps steps[kMostHeads];
   bool has_steps[kMostHeads];
   for (int32_t h = 0; h < bundle.heads; ++h) {
     const Run &run = bundle.run[h];
     map[h] = map_of(kernels, run);
     const bool may_have = run.source.dtype == THINK_F16 && run.destination.dtype == THINK_F8_E4M3 && !run.most;
-    has_steps[h] = may_have && kernels.find_f8_steps(run.destination.scale, steps[h]);
+    has_steps[h] = may_have && nearest && kernels.find_f8_steps(run.destination.scale, steps[h]);
   }
   const Run &lead = bundle.run[0];
   const int64_t row_bytes = static_cast<int64_t>(lead.source.channels) * dtype_bytes(lead.source.dtype);
@@ -275,6 +285,7 @@ void move_tiles(const Kernels &kernels, const Work &work, const Work *then, bool
   const char *window[8 * kTileTokens], **rows = window, *rows_of_head[kTileTokens];
   Block block{};
   block.stream = stream;
+  block.nearest = nearest;
   block.source_dtype = lead.source.dtype;
   block.destination_dtype = lead.destination.dtype;
   block.together = bundle.heads > 1;

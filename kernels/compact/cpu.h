@@ -27,6 +27,7 @@ struct F8Steps {
 struct Block {
   const Map *map;
   const F8Steps *f8_steps;  // of a destination of F8 from f16, or NULL
+  bool nearest;             // the host rounds to nearest even, as the rules do; else its arithmetic is what codes follow
   const char *const *rows;  // source rows: addresses of 32 (to a tile) or `count` rows, and behind them of those that come next, to be fetched meanwhile
   int32_t known;            // addresses in `rows`
   bool next_tiles;          // there are 96: behind those of this tile those of the next two, of the next head behind the last, or addresses that do no harm
@@ -55,6 +56,7 @@ struct Encode {
   bool stream;
   float scale;           // of F8
   const F8Steps *steps;  // ... of f16; NULL: not known
+  bool nearest;          // see Block
 };
 
 // f32 numbers from a tile of codes.

@@ -25,9 +25,6 @@ inline int32_t work_on_borders(int32_t numbers) { return numbers / 2; }
 
 #if defined(THINK_ISA_UNIT_AVX512)
 
-// Does the host round as the rules do? Where it does not, its arithmetic is what codes follow.
-inline bool rounds_to_nearest() { return (_mm_getcsr() & _MM_ROUND_MASK) == _MM_ROUND_NEAREST; }
-
 inline Vec to_floats(__m256i bits) { return _mm512_cvtph_ps(bits); }
 inline __m256i to_f16(Vec x) { return _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 
@@ -110,7 +107,7 @@ bool find_f8_steps(float scale, F8Steps &out) {
   const Numbers lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   const float inverse = 1.0f / scale;
   const int32_t exponent = static_cast<int32_t>(float_bits(inverse) >> 23) - 127;
-  if (exponent > 38 || !rounds_to_nearest()) return false;  // u + step would not be 16 bits
+  if (exponent > 38) return false;  // u + step would not be 16 bits
   const auto code_at = [](Vec y) { return reinterpret_cast<Numbers>(round_f8(y, y)); };
   bool known = true;
   // Steps for a vector of `width` numbers each from `first` on: y(u) is a number times the inverse, guess(code) the number with which the next code might

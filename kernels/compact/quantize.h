@@ -300,8 +300,7 @@ void encode_key_rows(const Encode &e, NextTiles *next, const Ranges &ranges, [[m
       if constexpr (std::is_same_v<Code, F8OfF16>) {
         const auto two_tokens = [&](int32_t t) { return gather_halves(e.rows[t] + c * kNumber, e.rows[t + 2] + c * kNumber); };
         const Line even = two_tokens(token), odd = two_tokens(token + 1);
-        // Behind the last channel may lie anything.
-        if (whole && code.table.holds(even, odd)) [[likely]] return interleave_words(code.table.codes(even), code.table.codes(odd), even, odd);
+        if (code.table.holds(even, odd)) [[likely]] return interleave_words(code.table.codes(even), code.table.codes(odd), even, odd);
       }
 #endif
       Words w[4];
@@ -423,7 +422,7 @@ void encode_value_rows(const Encode &e, NextTiles *next, const Ranges &ranges, c
 #if defined(THINK_ISA_UNIT_AVX512)
   [[maybe_unused]] Borders borders;
   if constexpr (kCompares<Element> && Code::dtype == THINK_U2) {
-    if (rounds_to_nearest()) {
+    if (e.nearest) {
       find_borders(ranges.scale, ranges.start, ranges.inverse, e.channels / kBlockChannels, next, borders);
       compare_values(e, next, borders, stream);
       done = borders.found;

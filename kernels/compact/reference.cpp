@@ -148,12 +148,14 @@ void move_side(const Arguments &arguments, bool keys) {
         }
         if (!is_quantized(to_dtype) || t % kTileTokens != kTileTokens - 1) continue;
         const int64_t count = std::min<int64_t>(kTileTokens, length - (t - t % kTileTokens));
-        const Place from = place_of(source, keys, shape, batch, b, h, t);
-        if (from_dtype == to_dtype && from.kept == kept && count == kTileTokens && (has_groups(to_dtype) || from.scale == to.scale)) {
-          std::memcpy(to.row, from.row, static_cast<size_t>((keys ? key_tile(to.kept, to_dtype) : value_tile(to.kept, to_dtype)).bytes));
-        } else {
-          encode_tile(to, keys, to_dtype, count, numbers);
+        if (from_dtype == to_dtype && count == kTileTokens) {  // of fewer, token t of the source may have no page
+          const Place from = place_of(source, keys, shape, batch, b, h, t);
+          if (from.kept == kept && (has_groups(to_dtype) || from.scale == to.scale)) {
+            std::memcpy(to.row, from.row, static_cast<size_t>((keys ? key_tile(to.kept, to_dtype) : value_tile(to.kept, to_dtype)).bytes));
+            continue;
+          }
         }
+        encode_tile(to, keys, to_dtype, count, numbers);
       }
     }
   }
