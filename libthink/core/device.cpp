@@ -4,7 +4,7 @@
 
 namespace think {
 think_status without_backend(const Argument &argument, const cuda::Search &search) {
-  const think_status status = unsupported(argument, "device_type", "CUDA: %s", search.reason);
+  const think_status status = unsupported(argument, "device_type", "%d (CUDA): %s", THINK_DEVICE_CUDA, search.reason);
   set_native_code(argument.error, search.error);
   return status;
 }
