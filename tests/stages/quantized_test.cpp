@@ -366,9 +366,20 @@ TEST_P(Quantized, FollowsTheRoundingOfTheHost) {
   }
 }
 
+// Does the processor widen subnormal f16 where it takes subnormal f32 for zeros? Its makers say so; qemu 7.2 does not.
+__attribute__((target("f16c"))) bool widens_subnormal_f16() {
+  const unsigned usual = _mm_getcsr();
+  _mm_setcsr(usual | _MM_DENORMALS_ZERO_ON);
+  const volatile uint16_t least = 1;
+  const volatile float wide = _cvtsh_ss(least);
+  _mm_setcsr(usual);
+  return wide > 0;
+}
+
 // Also in a host that has its processor take subnormal f32 for zeros: an f16 that is subnormal is none as f32.
 TEST_P(Quantized, F8OfSubnormalF16WhereF32HasNone) {
   if (GetParam() == 0) GTEST_SKIP() << "the portable code widens f16 by a product with a subnormal f32";
+  if (!widens_subnormal_f16()) GTEST_SKIP() << "this processor, or what emulates one, takes subnormal f16 for zeros as well";
   expect_every_f16_becomes_its_f8([](Tile &tile) {
     const unsigned usual = _mm_getcsr();
     _mm_setcsr(usual | _MM_DENORMALS_ZERO_ON);
@@ -378,7 +389,8 @@ TEST_P(Quantized, F8OfSubnormalF16WhereF32HasNone) {
 }
 #endif
 
-// Groups of 16 bits, of one sign and of both, with codes that begin close to 0, with zeros, subnormals and what is not finite among them: scale, zero and codes as the scalar rules say.
+// Groups of 16 bits, of one sign and of both, with codes that begin close to 0, with zeros, subnormals and what is not finite among them: scale, zero and codes
+// as the scalar rules say.
 TEST_P(Quantized, ShortNumbersFollowTheRules) {
   std::mt19937 random(11);
   for (int32_t round = 0; round < 120; ++round) {
