@@ -168,14 +168,12 @@ TEST_P(CompactTest, LargeCallsOfCodesInSlices) {
   Store source(random, shape, batch, 1, false, 2112, 2112, {THINK_F16}, {THINK_F16}, {3}, {}, false);
   source.poison();
   source.fill(random, shape, batch, {tokens});
-  for (const auto &[keys, values] : {std::pair{THINK_U2, THINK_F8_E4M3}, std::pair{THINK_F8_E4M3, THINK_U2}, std::pair{THINK_U4, THINK_U8}}) {
+  for (const auto &[keys, values] : {std::pair{THINK_U4, THINK_F8_E4M3}, std::pair{THINK_F8_E4M3, THINK_U2}}) {
     Store destination(random, shape, batch, 1, false, 2112, 2112, {keys, THINK_TILES, nullptr, Order::placed}, {values, THINK_TILES, nullptr, Order::placed}, {0},
                       {tokens}, false);
-    for (int slices : {1, 2, 7, 40}) {
-      for (const Parallel &parallel : {kSerial, kThreaded}) {
-        expect_as_reference(GetParam(), shape, batch, source, destination, std::to_string(slices) + " slices", parallel, slices);
-        if (HasFatalFailure()) return;
-      }
+    for (const auto &[slices, parallel] : {std::pair{1, kSerial}, std::pair{7, kSerial}, std::pair{1, kThreaded}}) {
+      expect_as_reference(GetParam(), shape, batch, source, destination, std::to_string(slices) + " slices", parallel, slices);
+      if (HasFatalFailure()) return;
     }
   }
 }
