@@ -189,7 +189,8 @@ void quantize_tile(const Kernels &kernels, const Run &run, const Block &block, b
   }
   if (run.most) return kernels.largest(rows, block.count, channels, block.source_dtype, run.most);
   const SideView &to = run.destination;
-  const Encode to_codes{rows, channels, block.count, block.source_dtype, to.dtype, keys, block.destination, block.stream, to.scale, block.f8_steps, block.nearest};
+  const Encode to_codes{rows, channels, block.count, block.source_dtype, to.dtype, keys, block.destination, block.stream, to.scale,
+                        block.f8_steps, block.nearest};
   kernels.encode(to_codes, fetches ? &block : nullptr);
 }
 

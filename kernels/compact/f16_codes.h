@@ -25,9 +25,6 @@ inline int32_t work_on_borders(int32_t numbers) { return numbers / 2; }
 
 #if defined(THINK_ISA_UNIT_AVX512)
 
-inline Vec to_floats(__m256i bits) { return _mm512_cvtph_ps(bits); }
-inline __m256i to_f16(Vec x) { return _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
-
 // ---- U2 of values ---------------------------------------------------------------------------------------------------------------------------------
 
 // For each group [block of channels][token] the last numbers below codes 1, 2 and 3: in the order of integers, and twice, as words to broadcast.

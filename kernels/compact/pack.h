@@ -19,6 +19,7 @@
 //   concat_halves(a, b)           the lower 64 bits of each lane of a, then of b
 // and of AVX-512 alone
 //   gather_halves(p, q)           32 bytes from each of two places
+//   to_floats(f16) to_f16(x)      a vector of f16 in a register
 //   even_lanes odd_lanes(a, b)    lanes 0 and 2 (1 and 3) of two lines
 //   interleave_words concat_words(a, b, x, y)  bytes of words and the signs of the numbers x and y that they were made of
 #pragma once
@@ -72,7 +73,9 @@ inline void transpose_lanes(Line (&x)[kLaneCount]) {
 }
 
 inline Vec fused_sub(Vec a, Vec b) { return _mm512_fmsub_ps(a, broadcast(1.0f), b); }
-inline Vec round_to_f16(Vec x) { return _mm512_cvtph_ps(_mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)); }
+inline Vec to_floats(__m256i f16) { return _mm512_cvtph_ps(f16); }
+inline __m256i to_f16(Vec x) { return _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+inline Vec round_to_f16(Vec x) { return to_floats(to_f16(x)); }
 
 using Words = __m512i;
 // The minimum of two numbers is the second where one is NaN, and NaN becomes the least integer. Below 0 is left to pack_codes().

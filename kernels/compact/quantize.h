@@ -118,7 +118,7 @@ bool find_extremes_of_rows(const char *const *row, int32_t first, int32_t end, E
       const auto halves = [&](int j) {
         const char *one = row[token + j] + begin, *other = row[token + j + U::kCount] + begin;
         auto x = All::of(gather_halves(one, other));
-        x.add(All::of(gather_halves(one + 32, other + 32)));
+        x.add(gather_halves(one + 32, other + 32));
         return x;
       };
       put(fold_lanes<kBytes>([&](int j) {
@@ -130,7 +130,7 @@ bool find_extremes_of_rows(const char *const *row, int32_t first, int32_t end, E
 #endif
     put(fold_lanes<kBytes>([&](int j) {
       auto x = All::of(gather_lanes(row + token + j, U::kCount, begin));
-      for (int64_t byte = kChunkBytes; byte < bytes; byte += kChunkBytes) x.add(All::of(gather_lanes(row + token + j, U::kCount, begin + byte)));
+      for (int64_t byte = kChunkBytes; byte < bytes; byte += kChunkBytes) x.add(gather_lanes(row + token + j, U::kCount, begin + byte));
       return x;
     }));
   }
@@ -404,7 +404,8 @@ void compare_values(const Encode &e, NextTiles *next, const Borders &borders, bo
   alignas(64) char lines[kMaxChannels / kBlockChannels * kBytes];
   char *to = stream ? lines : e.destination;
   for (int32_t block = 0; block < blocks; ++block) {
-    for (int32_t t = 0; borders.found[block] && t < kTileTokens; t += kCodeRows) {
+    if (!borders.found[block]) continue;
+    for (int32_t t = 0; t < kTileTokens; t += kCodeRows) {
       if (next) next->fetch_for(kCodeRows * kBlockChannels);
       find_codes_between(e.rows, block, borders, t, to + block * kBytes);
     }
